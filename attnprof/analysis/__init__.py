@@ -1,0 +1,1 @@
+"""Questions asked of a timeline and of the dispatch."""

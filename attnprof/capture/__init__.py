@@ -1,0 +1,1 @@
+"""Recorders that run a workload in a child process and leave its files."""

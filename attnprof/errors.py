@@ -1,0 +1,43 @@
+"""The one error type that reaches a user, and its few children."""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_CHECK_FAILED = 1
+EXIT_USAGE = 2
+EXIT_CANNOT_TELL = 3
+
+
+class AttnprofError(Exception):
+    """An expected failure: what and where (``message``), what to do (``hint``), and the exit code."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class UsageError(AttnprofError):
+    """The command line or an argument is wrong."""
+
+
+class TraceError(AttnprofError):
+    """A trace cannot be read: missing, empty, truncated, or another format."""
+
+
+class RunError(AttnprofError):
+    """A run folder is missing, incomplete, in the way, or from another version."""
+
+
+class CaptureError(AttnprofError):
+    """A recorder did not leave a usable trace."""
+
+
+class CannotTellError(AttnprofError):
+    """The trace lacks what the question needs."""
+
+    exit_code = EXIT_CANNOT_TELL

@@ -1,0 +1,100 @@
+"""The values that travel between the stages. No I/O, no torch, no numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Library = Literal["flash_attn", "torch", "flash_attn_3"]
+Entry = Literal["fwd", "varlen_fwd", "fwd_kvcache"]
+Dtype = Literal["bf16", "fp16", "fp32"]
+Phase = Literal["prefill", "decode", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What dispatch needs to know of a GPU.
+
+    ``num_sms`` counts streaming multiprocessors; shared memory is in bytes, per SM and per block (opt-in).
+    """
+
+    name: str
+    sm_major: int
+    sm_minor: int
+    num_sms: int
+    smem_per_sm: int
+    smem_per_block_optin: int
+
+    def __post_init__(self) -> None:
+        if self.num_sms < 1:
+            raise ValueError(f"num_sms must be at least 1, not {self.num_sms}")
+
+    @property
+    def is_sm8x(self) -> bool:
+        """Ampere or Ada without the A100's shared memory: sm 8.x with x > 0."""
+        return self.sm_major == 8 and self.sm_minor > 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """One call into an attention library, as the caller made it.
+
+    Lengths are in tokens, ``window`` is (left, right) with -1 for none.
+    ``seqlen_q`` and ``seqlen_k`` are the maxima of a packed batch for ``varlen_fwd``;
+    ``seqlen_k`` is the cache capacity for ``fwd_kvcache``: that is what the library dispatches on.
+    ``num_splits`` is the caller's argument, 0 for automatic.
+    """
+
+    library: Library
+    entry: Entry
+    batch: int
+    seqlen_q: int
+    seqlen_k: int
+    num_heads: int
+    num_heads_k: int
+    head_dim: int
+    dtype: Dtype = "bf16"
+    causal: bool = False
+    window: tuple[int, int] = (-1, -1)
+    softcap: float = 0.0
+    alibi: bool = False
+    dropout_p: float = 0.0
+    return_softmax: bool = False
+    num_splits: int = 0
+    page_block_size: int | None = None
+    seqlen_knew: int | None = None
+    cache_seqlens: bool = False
+    cache_batch_idx: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLaunch:
+    """One kernel launch: demangled name, grid and block (x, y, z), dynamic shared memory in bytes."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    dynamic_smem: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One step of a derivation: the rule's name, what it gave, and why in words."""
+
+    rule: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the library should do with a call.
+
+    ``error`` is the first line of the library's own refusal, else None.
+    ``num_splits`` is None where the call is refused or launches nothing.
+    """
+
+    launches: tuple[KernelLaunch, ...] = ()
+    num_splits: int | None = None
+    error: str | None = None
+    reasons: tuple[Reason, ...] = field(default=(), compare=False)

@@ -1,0 +1,1 @@
+"""Text, figures and pages made from results; nothing here reads files."""

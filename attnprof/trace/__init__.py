@@ -1,0 +1,1 @@
+"""Readers of recorded traces, one per format, each to the same tables."""
