@@ -1,0 +1,122 @@
+"""The tables every reader fills: kernels, API calls, ranges, and what is known of the machine.
+
+Arrays of one table have one element per row. Times are int64 nanoseconds on the trace's own clock.
+Texts are stored once in ``Trace.strings`` and referred to by index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
+
+TraceFormat = Literal["nsys-sqlite", "torch-json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU as the trace names it; a field the trace does not state is None."""
+
+    index: int
+    name: str | None = None
+    num_sms: int | None = None
+    sm_major: int | None = None
+    sm_minor: int | None = None
+    smem_per_sm: int | None = None
+    smem_per_block_optin: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInfo:
+    """Where a trace came from and what it can and cannot answer.
+
+    ``whole_graph_launches`` counts CUDA graph launches recorded without their kernels.
+    ``notes`` are sentences for the reader of a report: rows skipped, ranges lost, a cut file.
+    """
+
+    path: str
+    format: TraceFormat
+    exporter: str | None = None
+    schema: str | None = None
+    devices: tuple[Device, ...] = ()
+    whole_graph_launches: int = 0
+    nvtx_domains: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """GPU kernels, sorted by start.
+
+    ``name`` indexes strings (the demangled name, in the recorder's spelling). ``grid`` and ``block`` are
+    (n, 3), zeros where the trace does not say. ``correlation`` is -1 and ``graph_node`` 0 where absent.
+    ``pid`` is the launching process (0 where the trace does not say).
+    """
+
+    start: Int64
+    end: Int64
+    name: Int32
+    device: Int32
+    stream: Int32
+    pid: Int32
+    correlation: Int64
+    graph_node: Int64
+    grid: Int32
+    block: Int32
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCalls:
+    """Calls into the CUDA runtime and driver, sorted by start; ``thread`` is a globally unique id."""
+
+    start: Int64
+    end: Int64
+    name: Int32
+    pid: Int32
+    thread: Int64
+    correlation: Int64
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Annotated CPU ranges (NVTX push/pop and start/end, record_function), sorted by (start, -end).
+
+    ``payload`` is the integer payload, meaningful where ``has_payload``; ``domain`` indexes strings, the
+    default domain being the empty string. ``nested`` is True for push/pop ranges, which close in order.
+    """
+
+    start: Int64
+    end: Int64
+    name: Int32
+    domain: Int32
+    thread: Int64
+    pid: Int32
+    payload: Int64
+    has_payload: Bool
+    nested: Bool
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One recorded trace."""
+
+    info: TraceInfo
+    kernels: Kernels
+    api_calls: ApiCalls
+    ranges: Ranges
+    strings: list[str] = field(default_factory=list)
