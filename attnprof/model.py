@@ -42,7 +42,8 @@ class AttentionCall:
     Lengths are in tokens, ``window`` is (left, right) with -1 for none.
     ``seqlen_q`` and ``seqlen_k`` are the maxima of a packed batch for ``varlen_fwd``;
     ``seqlen_k`` is the cache capacity for ``fwd_kvcache``: that is what the library dispatches on.
-    ``num_splits`` is the caller's argument, 0 for automatic.
+    ``num_splits`` is the caller's argument, 0 for automatic. ``total_q`` is the number of packed queries,
+    None where each of the ``batch`` sequences has ``seqlen_q``.
     """
 
     library: Library
@@ -61,6 +62,7 @@ class AttentionCall:
     dropout_p: float = 0.0
     return_softmax: bool = False
     num_splits: int = 0
+    total_q: int | None = None
     page_block_size: int | None = None
     seqlen_knew: int | None = None
     cache_seqlens: bool = False

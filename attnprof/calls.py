@@ -1,0 +1,111 @@
+"""Attention calls as files hold them: golden call objects, and the records of a run."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attnprof.errors import UsageError
+from attnprof.gpus import gpu_by_name, make_gpu
+from attnprof.model import AttentionCall, Gpu
+
+ENTRIES = ("fwd", "varlen_fwd", "fwd_kvcache")
+_COUNTS = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) for each non-empty line of a JSON Lines file, gzip or plain.
+
+    Raises UsageError naming the line that is no JSON object.
+    """
+    try:
+        opened = (
+            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+        )
+        with opened as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UsageError(f"{path}:{number}: not JSON: {error.msg}") from error
+                if not isinstance(value, dict):
+                    raise UsageError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
+                yield number, value
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file: {path}") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+
+
+def parse_call(
+    value: dict[str, Any], default_gpu: Gpu | None = None
+) -> tuple[AttentionCall, Gpu, str | None]:
+    """(call, GPU, version) of a golden ``call`` object, bare or under "call".
+
+    Raises UsageError naming the field that is missing or wrong.
+    """
+    fields = value["call"] if isinstance(value.get("call"), dict) else value
+    if fields.get("entry", "fwd") not in ENTRIES:
+        raise UsageError(f"entry {fields['entry']!r} is none of {', '.join(ENTRIES)}")
+    counts = {name: _count(fields, name) for name in _COUNTS}
+    seqlens_q = fields.get("seqlens_q")
+    call = AttentionCall(
+        library=fields.get("library", "flash_attn"),
+        entry=fields.get("entry", "fwd"),
+        **counts,
+        dtype=fields.get("dtype", "bf16"),
+        causal=bool(fields.get("causal", False)),
+        window=(_integer(fields, "window_left", -1), _integer(fields, "window_right", -1)),
+        softcap=_number(fields, "softcap"),
+        alibi=bool(fields.get("alibi", False)),
+        dropout_p=_number(fields, "dropout_p"),
+        return_softmax=bool(fields.get("return_softmax", False)),
+        num_splits=_integer(fields, "num_splits_arg", 0),
+        total_q=sum(seqlens_q) if isinstance(seqlens_q, list) else None,
+        page_block_size=fields.get("page_block_size"),
+        seqlen_knew=fields.get("seqlen_knew"),
+        cache_seqlens=fields.get("cache_seqlen") is not None,
+        cache_batch_idx=bool(fields.get("cache_batch_idx", False)),
+    )
+    device = fields.get("device")
+    if isinstance(device, dict):
+        gpu = make_gpu(
+            str(device.get("name", "GPU")),
+            _integer(device, "sm_major"),
+            _integer(device, "sm_minor"),
+            _integer(device, "num_sms"),
+        )
+    elif isinstance(device, str):
+        gpu = gpu_by_name(device)
+    elif default_gpu is not None:
+        gpu = default_gpu
+    else:
+        raise UsageError("the call names no device", hint="give --gpu NAME for calls without a device")
+    return call, gpu, fields.get("version")
+
+
+def _integer(fields: dict[str, Any], name: str, default: int | None = None) -> int:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name} must be an integer, not {value!r}")
+    return value
+
+
+def _count(fields: dict[str, Any], name: str) -> int:
+    value = _integer(fields, name)
+    lowest = 1 if name in ("num_heads", "num_heads_k", "head_dim") else 0
+    if value < lowest:
+        raise UsageError(f"{name} must be at least {lowest}, not {value}")
+    return value
+
+
+def _number(fields: dict[str, Any], name: str) -> float:
+    value = fields.get(name, 0.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UsageError(f"{name} must be a number, not {value!r}")
+    return float(value)

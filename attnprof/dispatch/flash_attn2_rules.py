@@ -1,0 +1,136 @@
+"""What differs between the versions of flash_attn 2 and PyTorch's copy, and how their kernels are named.
+
+The version tables built from these live in ``flash_attn2.py`` and ``torch_sdpa.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from attnprof.model import Gpu
+
+SPLIT_BLOCK_M = 64
+
+
+class Tile(NamedTuple):
+    """Queries and keys per thread block, and warps per block, of the kernel that does not split."""
+
+    block_m: int
+    block_n: int
+    warps: int = 4
+
+
+TileRule = Callable[[bool, bool, Gpu], Tile]
+"""(causal, dropout, gpu) to a tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How one library version dispatches.
+
+    ``tiles``: head-dim bucket to its tile rule, ascending.  ``slots_per_sm``: thread blocks counted per SM.
+    ``kernel_namespace`` qualifies kernels and their parameter, ``traits_namespace`` the kernel traits.
+    ``head_dim_multiple_message`` is None where the library pads head_dim instead of refusing it, and is
+    raised before the head_dim > 256 check where ``head_dim_multiple_first``.
+    """
+
+    tiles: Mapping[int, TileRule]
+    slots_per_sm: int = 2
+    kernel_namespace: str = ""
+    traits_namespace: str = ""
+    entries: frozenset[str] = frozenset({"fwd", "varlen_fwd", "fwd_kvcache"})
+    any_sm_from_80: bool = True
+    head_dim_multiple_message: str | None = None
+    head_dim_multiple_first: bool = False
+    softcap: bool = True
+    softcap_template: bool = True
+    alibi: bool = True
+    window: bool = True
+    varlen_swap: bool = True
+    varlen_paged: bool = True
+    kvcache_paged: bool = True
+    batch_idx_forces_split: bool = True
+    local_excludes_causal: bool = True
+    alibi_clears_even: bool = True
+    softmax_clears_even_k: bool = True
+    even_mn_max_head_dim: int = 128
+
+
+def block_n(head_dim: int) -> int:
+    """Keys per block of the split kernel. Source: set_params_splitkv, 2.2.4 and later."""
+    return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+
+
+def head_dim_bucket(head_dim: int, tiles: Mapping[int, TileRule]) -> int:
+    """The compiled head dim that serves ``head_dim``: the next one up."""
+    return next(bucket for bucket in tiles if head_dim <= bucket)
+
+
+def combine_block_m(bucket: int) -> int:
+    """Output rows per block of the combine kernel."""
+    return 4 if bucket % 128 == 0 else 8 if bucket % 64 == 0 else 16
+
+
+def kernel_name(
+    name: str, bucket: int, tile: Tile, element: str, arguments: list[bool] | list[int], rules: Rules
+) -> str:
+    """The demangled name, spelled as abi::__cxa_demangle spells it."""
+    traits = rules.traits_namespace
+    shape = f"{bucket}, {tile.block_m}, {tile.block_n}, {tile.warps}"
+    inner = f"{traits}Flash_kernel_traits<{shape}, {element}> >"
+    outer = f"{traits}Flash_fwd_kernel_traits<{shape}, false, false, {element}, {inner}"
+    spelled = ", ".join(str(argument).lower() for argument in arguments)
+    parameter = f"{rules.kernel_namespace}Flash_fwd_params"
+    return f"void {rules.kernel_namespace}{name}<{outer}, {spelled}>({parameter})"
+
+
+def always(block_m: int, block_n: int, warps: int = 4) -> TileRule:
+    """The same tile whatever is asked."""
+    tile = Tile(block_m, block_n, warps)
+    return lambda causal, dropout, gpu: tile
+
+
+def by_dropout(without: Tile, with_dropout: Tile) -> TileRule:
+    """One tile without dropout, another with."""
+    return lambda causal, dropout, gpu: with_dropout if dropout else without
+
+
+def by_smem(bucket: int) -> TileRule:
+    """128 x 64 with 8 warps where a block may have that much shared memory and two 64 x 64 blocks would not
+    fit an SM (A100); 64 x 64 elsewhere. Source: run_mha_fwd_hdim256."""
+
+    def rule(causal: bool, dropout: bool, gpu: Gpu) -> Tile:
+        block_fits = gpu.smem_per_block_optin >= 2 * bucket * (128 + 2 * 64)
+        two_small_fit = gpu.smem_per_sm >= 4 * bucket * (64 + 2 * 64)
+        return Tile(128, 64, 8) if block_fits and not two_small_fit else Tile(64, 64, 4)
+
+    return rule
+
+
+def hdim96(causal: bool, dropout: bool, gpu: Gpu) -> Tile:
+    return Tile(64, 64) if gpu.is_sm8x and causal else Tile(128, 64)
+
+
+def hdim128(causal: bool, dropout: bool, gpu: Gpu) -> Tile:
+    if dropout:
+        return Tile(128, 32)
+    if gpu.is_sm8x:
+        return Tile(64, 64) if causal else Tile(128, 32)
+    return Tile(128, 64)
+
+
+def hdim160(causal: bool, dropout: bool, gpu: Gpu) -> Tile:
+    if gpu.is_sm8x:
+        return Tile(64, 64) if causal else Tile(128, 64, 8)
+    return Tile(128, 32)
+
+
+def hdim224(causal: bool, dropout: bool, gpu: Gpu) -> Tile:
+    return Tile(128, 64, 8) if gpu.smem_per_block_optin >= 2 * 224 * (128 + 2 * 64) else Tile(64, 64, 4)
+
+
+def without(tiles: dict[int, TileRule], *buckets: int) -> dict[int, TileRule]:
+    """The table less some head-dim buckets."""
+    return {bucket: rule for bucket, rule in tiles.items() if bucket not in buckets}

@@ -1,0 +1,33 @@
+"""Library versions as comparable tuples."""
+
+from __future__ import annotations
+
+import re
+
+from attnprof.errors import UsageError
+
+Version = tuple[int, ...]
+_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.post(\d+))?(?:[+.\-a-z].*)?", re.IGNORECASE)
+
+
+def parse_version(text: str, *, library: str = "", oldest: str = "", newest: str = "") -> Version:
+    """(major, minor, patch, post) of ``text``; local parts such as ``+cu128`` are ignored.
+
+    Raises UsageError where ``text`` is no version, or lies outside ``oldest`` to ``newest`` where these are
+    given: rules are never guessed for versions nobody has read.
+    """
+    match = _VERSION.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"{text!r} is not a {library or 'library'} version", hint="give it as 2.8.3")
+    version = tuple(int(part or 0) for part in match.groups())
+    if oldest and version < parse_version(oldest):
+        raise UsageError(
+            f"{library} {text} is not modelled: the oldest version with known rules is {oldest}",
+            hint=f"give a version from {oldest} to {newest}",
+        )
+    if newest and version > parse_version(newest):
+        raise UsageError(
+            f"{library} {text} is not modelled: the newest version with known rules is {newest}",
+            hint=f"give --version {newest} to predict with the newest known rules",
+        )
+    return version

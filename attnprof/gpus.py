@@ -1,0 +1,148 @@
+"""The GPU table: what dispatch and reports need to know of each model, by name or compute capability.
+
+SM counts and memory: NVIDIA's architecture whitepapers (GA100, GA102, AD102, GH100, Blackwell) and product
+data sheets, or ``cudaGetDeviceProperties`` where a cloud part differs from them (noted). Shared memory:
+CUDA C++ Programming Guide, table of technical specifications per compute capability.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from attnprof.errors import UsageError
+from attnprof.model import Gpu
+
+DEFAULT_GPU = "H100 SXM5 80GB"
+
+_SMEM_KIB = {  # compute capability -> (per SM, per block opt-in), KiB
+    (7, 0): (96, 96),
+    (7, 5): (64, 64),
+    (8, 0): (164, 163),
+    (8, 6): (100, 99),
+    (8, 7): (164, 163),
+    (8, 9): (100, 99),
+    (9, 0): (228, 227),
+    (10, 0): (228, 227),
+    (10, 3): (228, 227),
+    (11, 0): (228, 227),
+    (12, 0): (100, 99),
+    (12, 1): (100, 99),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuModel:
+    """A row of the table. ``bandwidth_gb_s`` is the data sheet's peak, ``l2_mb`` the L2 cache in MB."""
+
+    name: str
+    sm: tuple[int, int]
+    num_sms: int
+    memory_gb: int
+    bandwidth_gb_s: int
+    l2_mb: int
+    source: str
+    aliases: tuple[str, ...] = ()
+
+
+_GA100, _GA102 = "A100 whitepaper", "GA102 whitepaper"
+_AD102, _GH100, _GB = "Ada whitepaper", "H100 whitepaper", "Blackwell data sheets"
+_SHEET, _QUERIED = "product data sheet", "device properties"
+
+GPUS: tuple[GpuModel, ...] = (
+    GpuModel("A100-SXM4-40GB", (8, 0), 108, 40, 1555, 40, _GA100),
+    GpuModel("A100-SXM4-80GB", (8, 0), 108, 80, 2039, 40, _GA100, ("a100", "a100-80gb")),
+    GpuModel("A100 80GB PCIe", (8, 0), 108, 80, 1935, 40, _GA100, ("a100-pcie",)),
+    GpuModel("A800-SXM4-80GB", (8, 0), 108, 80, 2039, 40, _SHEET, ("a800",)),
+    GpuModel("A30", (8, 0), 56, 24, 933, 24, _SHEET),
+    GpuModel("A2", (8, 6), 10, 16, 200, 2, _SHEET),
+    GpuModel("A10", (8, 6), 72, 24, 600, 6, _SHEET),
+    GpuModel("A10G", (8, 6), 80, 24, 600, 6, _QUERIED),
+    GpuModel("A40", (8, 6), 84, 48, 696, 6, _SHEET),
+    GpuModel("RTX A4000", (8, 6), 48, 16, 448, 4, _SHEET, ("a4000",)),
+    GpuModel("RTX A5000", (8, 6), 64, 24, 768, 6, _SHEET, ("a5000",)),
+    GpuModel("RTX A6000", (8, 6), 84, 48, 768, 6, _GA102, ("a6000",)),
+    GpuModel("GeForce RTX 3060", (8, 6), 28, 12, 360, 3, _SHEET, ("3060",)),
+    GpuModel("GeForce RTX 3060 Ti", (8, 6), 38, 8, 448, 4, _SHEET, ("3060ti",)),
+    GpuModel("GeForce RTX 3070", (8, 6), 46, 8, 448, 4, _SHEET, ("3070",)),
+    GpuModel("GeForce RTX 3070 Ti", (8, 6), 48, 8, 608, 4, _SHEET, ("3070ti",)),
+    GpuModel("GeForce RTX 3080", (8, 6), 68, 10, 760, 5, _GA102, ("3080",)),
+    GpuModel("GeForce RTX 3080 Ti", (8, 6), 80, 12, 912, 6, _SHEET, ("3080ti",)),
+    GpuModel("GeForce RTX 3090", (8, 6), 82, 24, 936, 6, _GA102, ("3090",)),
+    GpuModel("GeForce RTX 3090 Ti", (8, 6), 84, 24, 1008, 6, _SHEET, ("3090ti",)),
+    GpuModel("Jetson AGX Orin 64GB", (8, 7), 16, 64, 205, 4, _SHEET, ("orin",)),
+    GpuModel("L4", (8, 9), 58, 24, 300, 48, _SHEET),
+    GpuModel("L40", (8, 9), 142, 48, 864, 96, _SHEET),
+    GpuModel("L40S", (8, 9), 142, 48, 864, 96, _SHEET),
+    GpuModel("L20", (8, 9), 92, 48, 864, 96, _SHEET),
+    GpuModel("RTX 4000 Ada Generation", (8, 9), 48, 20, 360, 48, _SHEET, ("4000ada",)),
+    GpuModel("RTX 5000 Ada Generation", (8, 9), 100, 32, 576, 64, _SHEET, ("5000ada",)),
+    GpuModel("RTX 6000 Ada Generation", (8, 9), 142, 48, 960, 96, _AD102, ("6000ada",)),
+    GpuModel("GeForce RTX 4060", (8, 9), 24, 8, 272, 24, _SHEET, ("4060",)),
+    GpuModel("GeForce RTX 4060 Ti", (8, 9), 34, 16, 288, 32, _SHEET, ("4060ti",)),
+    GpuModel("GeForce RTX 4070", (8, 9), 46, 12, 504, 36, _SHEET, ("4070",)),
+    GpuModel("GeForce RTX 4070 SUPER", (8, 9), 56, 12, 504, 48, _SHEET, ("4070super",)),
+    GpuModel("GeForce RTX 4070 Ti", (8, 9), 60, 12, 504, 48, _SHEET, ("4070ti",)),
+    GpuModel("GeForce RTX 4070 Ti SUPER", (8, 9), 66, 16, 672, 48, _SHEET, ("4070tisuper",)),
+    GpuModel("GeForce RTX 4080", (8, 9), 76, 16, 717, 64, _AD102, ("4080",)),
+    GpuModel("GeForce RTX 4080 SUPER", (8, 9), 80, 16, 736, 64, _SHEET, ("4080super",)),
+    GpuModel("GeForce RTX 4090", (8, 9), 128, 24, 1008, 72, _AD102, ("4090",)),
+    GpuModel("H100 SXM5 80GB", (9, 0), 132, 80, 3352, 50, _GH100, ("h100", "h100 80gb hbm3", "h100-sxm")),
+    GpuModel("H100 PCIe", (9, 0), 114, 80, 2039, 50, _GH100, ("h100-pcie",)),
+    GpuModel("H100 NVL", (9, 0), 132, 94, 3938, 50, _SHEET, ("h100-nvl",)),
+    GpuModel("H800", (9, 0), 132, 80, 3352, 50, _SHEET, ("h800-sxm",)),
+    GpuModel("H200", (9, 0), 132, 141, 4800, 50, _SHEET, ("h200-sxm",)),
+    GpuModel("H200 NVL", (9, 0), 132, 141, 4800, 50, _SHEET, ("h200-nvl",)),
+    GpuModel("H20", (9, 0), 78, 96, 4000, 60, _SHEET),
+    GpuModel("GH200 480GB", (9, 0), 132, 96, 4000, 50, _SHEET, ("gh200", "gh200 120gb")),
+    GpuModel("B200", (10, 0), 148, 180, 8000, 126, _QUERIED),
+    GpuModel("GB200", (10, 0), 152, 186, 8000, 126, _QUERIED),
+    GpuModel("B300", (10, 3), 148, 270, 8000, 126, _SHEET),
+    GpuModel("RTX PRO 6000 Blackwell", (12, 0), 188, 96, 1792, 128, _GB, ("rtxpro6000",)),
+    GpuModel("GeForce RTX 5060 Ti", (12, 0), 36, 16, 448, 32, _GB, ("5060ti",)),
+    GpuModel("GeForce RTX 5070", (12, 0), 48, 12, 672, 48, _GB, ("5070",)),
+    GpuModel("GeForce RTX 5070 Ti", (12, 0), 70, 16, 896, 48, _GB, ("5070ti",)),
+    GpuModel("GeForce RTX 5080", (12, 0), 84, 16, 960, 64, _GB, ("5080",)),
+    GpuModel("GeForce RTX 5090", (12, 0), 170, 32, 1792, 96, _GB, ("5090",)),
+    GpuModel("GB10", (12, 1), 48, 128, 273, 24, _SHEET, ("dgx-spark",)),
+)
+
+
+def _key(name: str) -> str:
+    """A name without vendor, spaces and punctuation, for lookup."""
+    return (
+        re.sub(r"[^a-z0-9]", "", name.lower())
+        .removeprefix("nvidia")
+        .removeprefix("geforce")
+        .removeprefix("tesla")
+    )
+
+
+_BY_KEY = {_key(spelling): gpu for gpu in GPUS for spelling in (gpu.name, *gpu.aliases)}
+
+
+def make_gpu(name: str, sm_major: int, sm_minor: int, num_sms: int) -> Gpu:
+    """A Gpu whose shared memory follows from its compute capability (the nearest known one below it)."""
+    known = [sm for sm in _SMEM_KIB if sm <= (sm_major, sm_minor)] or [min(_SMEM_KIB)]
+    per_sm, per_block = _SMEM_KIB[max(known)]
+    return Gpu(name, sm_major, sm_minor, num_sms, per_sm * 1024, per_block * 1024)
+
+
+def find_model(name: str) -> GpuModel | None:
+    """The table row for a name as a person or a driver spells it, or None."""
+    return _BY_KEY.get(_key(name))
+
+
+def gpu_by_name(name: str) -> Gpu:
+    """The Gpu called ``name``. Raises UsageError naming the closest known ones."""
+    model = find_model(name)
+    if model is None:
+        import difflib
+
+        close = difflib.get_close_matches(_key(name), _BY_KEY, n=3, cutoff=0.5)
+        near = ", ".join(dict.fromkeys(_BY_KEY[key].name for key in close))
+        raise UsageError(
+            f"unknown GPU {name!r}" + (f"; close: {near}" if near else ""),
+            hint="attnprof gpus lists the known ones; give any other as --sms N --sm 9.0",
+        )
+    return make_gpu(model.name, *model.sm, model.num_sms)

@@ -1,0 +1,83 @@
+"""Every recorded launch of every recorded version is predicted exactly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from attnprof.calls import parse_call
+from attnprof.dispatch import predict
+from attnprof.dispatch.names import parse_kernel_name
+from tests.conftest import GOLDEN, golden_rows
+
+FILES = sorted(path.name for path in GOLDEN.glob("*_launches_*.jsonl.gz"))
+
+
+def predicted(row: dict[str, Any]) -> dict[str, Any]:
+    """The prediction for a row in the shape of its "expect"."""
+    prediction = predict(*parse_call(row))
+    return {
+        "error": prediction.error,
+        "num_splits": prediction.num_splits,
+        "launches": [
+            {
+                "kernel": launch.kernel,
+                "grid": list(launch.grid),
+                "block": list(launch.block),
+                "dynamic_smem": launch.dynamic_smem,
+            }
+            for launch in prediction.launches
+        ],
+    }
+
+
+def test_the_recorded_versions_are_here() -> None:
+    assert {
+        "fa2_launches_2.6.3.jsonl.gz",
+        "fa2_launches_2.7.4.post1.jsonl.gz",
+        "fa2_launches_2.8.3.jsonl.gz",
+    } <= set(FILES)
+    assert len(golden_rows("fa2_launches_2.8.3.jsonl.gz")) == 4000
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_predicts_the_launches_upstream_makes(name: str) -> None:
+    wrong = [
+        (row["call"], row["expect"], got)
+        for row in golden_rows(name)
+        if (got := predicted(row)) != row["expect"]
+    ]
+    assert not wrong, f"{len(wrong)} rows differ, the first: {wrong[0]}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_reads_back_every_recorded_kernel_name(name: str) -> None:
+    for row in golden_rows(name):
+        for launch in row["expect"]["launches"]:
+            signature = parse_kernel_name(launch["kernel"])
+            assert signature.modelled
+            assert signature.dtype == row["call"]["dtype"]
+            assert signature.flags is not None
+            assert signature.warps is not None
+            assert signature.warps * 32 == launch["block"][0]
+            if signature.family == "fwd_splitkv":
+                split = signature.flag("Split")
+                assert split == (row["expect"]["num_splits"] > 1)
+
+
+def nsys_spelling(kernel: str) -> str:
+    """The name as nsys prints it."""
+    kernel = re.sub(r"(?<=[<, ])(\d+)(?=[,>])", r"(int)\1", kernel)
+    return kernel.replace("false", "(bool)0").replace("true", "(bool)1").replace("> >", ">>")
+
+
+@pytest.mark.parametrize(
+    "spell", [nsys_spelling, lambda k: k.replace("false", "0").replace("true", "1").replace("cutlass::", "")]
+)
+def test_every_spelling_reads_the_same(spell: Callable[[str], str]) -> None:
+    for row in golden_rows("fa2_launches_2.8.3.jsonl.gz"):
+        for launch in row["expect"]["launches"]:
+            assert parse_kernel_name(spell(launch["kernel"])) == parse_kernel_name(launch["kernel"])

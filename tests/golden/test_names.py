@@ -1,0 +1,45 @@
+"""Every kernel name seen in the wild is recognised for what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from attnprof.dispatch.names import parse_kernel_name
+from tests.conftest import golden_rows
+
+NAMES = golden_rows("kernel_names.jsonl")
+# vLLM's fork launches kernels of the same names; no name tells them apart.
+SAME_NAMES = {"vllm-flash-attn": "flash-attn"}
+
+
+@pytest.mark.parametrize("row", NAMES, ids=[f"{row['family']}-{n}" for n, row in enumerate(NAMES)])
+def test_classifies_library_and_family(row: dict[str, Any]) -> None:
+    signature = parse_kernel_name(row["name"])
+    assert signature.family == row["family"]
+    if row["family"] != "not_attention":
+        assert signature.library == SAME_NAMES.get(row["library"], row["library"])
+    else:
+        assert not signature.is_attention
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        row
+        for row in NAMES
+        if row["family"] in ("fwd", "fwd_splitkv", "fwd_splitkv_combine") and not row.get("truncated")
+    ],
+    ids=lambda row: row["name"][:60],
+)
+def test_reads_the_template_fields_of_flash_attention_2(row: dict[str, Any]) -> None:
+    signature = parse_kernel_name(row["name"])
+    if "<" not in row["name"] and not row["name"].startswith("_Z"):
+        assert signature.head_dim is None
+        return
+    assert signature.head_dim in (64, 128, 256)
+    assert signature.block_m in (64, 128)
+    assert signature.warps == 4
+    assert signature.dtype in ("fp16", "bf16")
+    assert signature.flags
