@@ -1,1 +1,35 @@
-"""Recording of attention calls as they enter a library, with the NVTX range around each."""
+"""Records attention calls, steps and layers of the program it runs in, without editing the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+
+from attnprof.instrument import flash_attn, sdpa, steps
+from attnprof.instrument.imports import when_imported
+from attnprof.instrument.recorder import Recorder
+
+__all__ = ["Recorder", "instrument"]
+
+
+@contextmanager
+def instrument(recorder: Recorder) -> Iterator[Recorder]:
+    """Records into ``recorder`` whatever is called inside the block; everything is put back at its end.
+
+    Libraries are instrumented when they are imported, also inside the block, so that it costs nothing and
+    changes no import order for a program that uses none of them.
+    """
+    with ExitStack() as undo:
+
+        def patch_when(name: str, patch: Callable[[ModuleType], Callable[[], None]]) -> None:
+            def patch_module(module: ModuleType) -> None:
+                undo.callback(patch(module))
+
+            undo.callback(when_imported(name, patch_module))
+
+        patch_when("torch", lambda module: sdpa.patch(recorder))
+        patch_when(steps.MODULE, lambda module: steps.patch(recorder, module))
+        for interface in flash_attn.INTERFACES:
+            patch_when(interface, lambda module: flash_attn.patch(recorder, module))
+        yield recorder

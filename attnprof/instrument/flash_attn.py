@@ -1,0 +1,184 @@
+"""Records calls into the flash_attn extension, below every Python wrapper of the library.
+
+The extension is a module global of the library's Python interface, looked up at each call; a forwarding proxy
+in its place sees every path, also those inside torch custom ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attnprof.instrument.recorder import Recorder, dtype_name, keep, kept_value, shape, sizes
+
+# Positional arguments of the C++ entries, oldest first; their number tells the release apart.
+# Source: flash_attn csrc/flash_attn/flash_api.cpp (mha_fwd, mha_varlen_fwd, mha_fwd_kvcache), tags v2.4.0 to
+# v2.8.3.post1 and the development branch; hopper/flash_attn_interface.py v2.8.3 for flash_attn_3.
+_FWD = "q k v out alibi_slopes dropout_p scale causal window_left window_right softcap return_softmax rng"
+_VARLEN = (
+    "q k v out cu_seqlens_q cu_seqlens_k seqused_k leftpad_k block_table alibi_slopes max_seqlen_q"
+    " max_seqlen_k dropout_p scale zero_tensors causal window_left window_right softcap return_softmax rng"
+)
+_KVCACHE = (
+    "q k v k_new v_new cache_seqlens rotary_cos rotary_sin cache_batch_idx leftpad_k block_table"
+    " alibi_slopes out scale causal window_left window_right softcap rotary_interleaved num_splits"
+)
+_FA3 = (
+    "q k v k_new v_new qv out cu_seqlens_q cu_seqlens_k cu_seqlens_k_new seqused_q seqused_k max_seqlen_q"
+    " max_seqlen_k block_table cache_batch_idx leftpad_k rotary_cos rotary_sin seqlens_rotary q_descale"
+    " k_descale v_descale scale causal window_left window_right attention_chunk softcap rotary_interleaved"
+    " scheduler_metadata num_splits pack_gqa sm_margin"
+)
+
+
+def _without(names: str, *absent: str) -> tuple[str, ...]:
+    return tuple(name for name in names.split() if name not in absent)
+
+
+_RELEASES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "fwd": (
+        _without(_FWD, "softcap"),  # 2.4.0 to 2.5.9
+        _without(_FWD),  # 2.6.0 on
+    ),
+    "varlen_fwd": (
+        _without(_VARLEN, "leftpad_k", "block_table", "softcap"),  # 2.4.0 to 2.5.6
+        _without(_VARLEN, "leftpad_k", "softcap"),  # 2.5.7 to 2.5.9
+        _without(_VARLEN, "leftpad_k"),  # 2.6.0
+        _without(_VARLEN),  # 2.6.1 to 2.8.3
+        _without(_VARLEN + " num_splits"),  # after 2.8.3
+    ),
+    "fwd_kvcache": (
+        _without(_KVCACHE, "leftpad_k", "block_table", "softcap"),  # 2.4.x
+        _without(_KVCACHE, "leftpad_k", "softcap"),  # 2.5.x
+        _without(_KVCACHE, "leftpad_k"),  # 2.6.0
+        _without(_KVCACHE),  # 2.6.1 on
+    ),
+}
+_ARGUMENTS = {(entry, len(names)): names for entry, releases in _RELEASES.items() for names in releases}
+_ARGUMENTS_FA3 = {("fwd", 34): _without(_FA3)}
+
+_EXTENSIONS = {  # interface module -> library, names of the extension global, argument lists
+    "flash_attn.flash_attn_interface": ("flash_attn", ("flash_attn_gpu", "flash_attn_cuda"), _ARGUMENTS),
+    "flash_attn_interface": ("flash_attn_3", ("flash_attn_3_gpu", "flash_attn_3_cuda"), _ARGUMENTS_FA3),
+}
+INTERFACES = tuple(_EXTENSIONS)
+
+
+def patch(recorder: Recorder, interface: Any) -> Callable[[], None]:
+    """Puts a proxy on the extension of an imported interface module; returns what takes it off."""
+    library, candidates, arguments = _EXTENSIONS[interface.__name__]
+    name = next((candidate for candidate in candidates if hasattr(interface, candidate)), None)
+    if name is None:
+        recorder.note(f"{interface.__name__} has none of {', '.join(candidates)}: its calls are not recorded")
+        return lambda: None
+    extension = getattr(interface, name)
+    proxy = ExtensionProxy(extension, recorder, library, arguments)
+    setattr(interface, name, proxy)
+
+    def restore() -> None:
+        if getattr(interface, name) is proxy:
+            setattr(interface, name, extension)
+
+    return restore
+
+
+class ExtensionProxy:
+    """Forwards everything to the extension; records the forward entries on the way."""
+
+    def __init__(
+        self,
+        extension: Any,
+        recorder: Recorder,
+        library: str = "flash_attn",
+        arguments: dict[tuple[str, int], tuple[str, ...]] = _ARGUMENTS,
+    ) -> None:
+        self._extension = extension
+        self._recorder = recorder
+        for entry in {entry for entry, _ in arguments}:
+            if hasattr(extension, entry):
+                setattr(self, entry, self._recording(entry, library, arguments))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._extension, name)
+
+    def _recording(
+        self, entry: str, library: str, arguments: dict[tuple[str, int], tuple[str, ...]]
+    ) -> Callable[..., Any]:
+        original = getattr(self._extension, entry)
+        recorder = self._recorder
+        function = f"{getattr(self._extension, '__name__', library)}.{entry}"
+
+        def record(*args: Any) -> Any:
+            names = arguments.get((entry, len(args)))
+            if names is None or recorder.paused:
+                if names is None:
+                    recorder.note(f"{function} took {len(args)} arguments, as no known release: not recorded")
+                return original(*args)
+            given = dict(zip(names, args, strict=True))
+            recorder.begin_call(_describe, (function, library, entry, _snapshot(given)))
+            try:
+                return original(*args)
+            finally:
+                recorder.end_call()
+
+        return record
+
+
+_SHAPES = ("q", "k", "v", "k_new", "block_table")
+_VALUES = ("cu_seqlens_q", "cu_seqlens_k", "cache_seqlens", "seqused_k", "max_seqlen_q", "max_seqlen_k")
+
+
+def _snapshot(given: dict[str, Any]) -> dict[str, Any]:
+    """What a call was given, without reading a value from the device."""
+    q = given["q"]
+    taken: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, int | float)}
+    taken |= {name: shape(given[name]) for name in _SHAPES if given.get(name) is not None}
+    taken |= {name: keep(given[name]) for name in _VALUES if name in given}
+    taken["alibi"] = given.get("alibi_slopes") is not None
+    taken["cache_batch_idx"] = given.get("cache_batch_idx") is not None
+    taken["dtype"], taken["device"] = q.dtype, q.device
+    return taken
+
+
+def _describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    function, library, entry, given = arguments
+    if library == "flash_attn_3":
+        entry = _entry_of_fa3(given)
+    record = {
+        "function": function,
+        "library": library,
+        "entry": entry,
+        "backend": None,
+        "device": str(given["device"]),
+        "dtype": dtype_name(given["dtype"]),
+        "q": sizes(given["q"]),
+        "k": sizes(given["k"]),
+        "v": sizes(given["v"]),
+        "layout": "thd" if entry == "varlen_fwd" else "bshd",
+        "causal": bool(given["causal"]),
+        "window": [given["window_left"], given["window_right"]],
+        "softcap": float(given.get("softcap", 0.0)),
+        "dropout_p": float(given.get("dropout_p", 0.0)),
+        "alibi": given["alibi"],
+        "return_softmax": bool(given.get("return_softmax", False)),
+        "scale": given.get("scale"),
+    }
+    if entry == "varlen_fwd":
+        for name in ("max_seqlen_q", "max_seqlen_k", "cu_seqlens_q", "cu_seqlens_k"):
+            record[name] = kept_value(given.get(name))
+        record["block_table"] = sizes(given.get("block_table"))
+    if entry == "fwd_kvcache":
+        record["k_new"] = sizes(given.get("k_new"))
+        record["cache_seqlens"] = kept_value(given.get("cache_seqlens", given.get("seqused_k")))
+        record["cache_batch_idx"] = given["cache_batch_idx"]
+        record["block_table"] = sizes(given.get("block_table"))
+    if "num_splits" in given:
+        record["num_splits"] = given["num_splits"]
+    return record
+
+
+def _entry_of_fa3(given: dict[str, Any]) -> str:
+    """flash_attn_3 has one C++ entry; which Python function called it shows in what was given."""
+    if given.get("k_new") or given.get("block_table") or given.get("seqused_k") is not None:
+        return "fwd_kvcache"
+    return "varlen_fwd" if given.get("cu_seqlens_q") is not None else "fwd"

@@ -1,0 +1,147 @@
+"""Records attention calls as they enter a library, and marks each with a range that a profiler sees."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attnprof.instrument.ranges import NoRanges, Ranges
+
+Describe = Callable[[tuple[Any, ...]], dict[str, Any]]
+
+
+class _Context(threading.local):
+    """Where this thread is: the model forward (step) and the layer it is in."""
+
+    step: int | None = None
+    phase: str = "other"
+    layer: int | None = None
+
+
+class Recorder:
+    """Numbers attention calls, model forwards and layers, and keeps what each call was given.
+
+    Recording a call appends one tuple of shapes, scalars and references and pushes one range: no device
+    synchronisation, no formatting. ``write`` turns the tuples into calls.jsonl afterwards.
+    """
+
+    def __init__(self, ranges: Ranges | None = None) -> None:
+        self.ranges = ranges or NoRanges()
+        self.steps: list[dict[str, Any]] = []
+        self.notes: dict[str, None] = {}  # a set that keeps its order
+        self.paused = False
+        self._calls: list[tuple[Any, ...]] = []
+        self._seq = itertools.count()
+        self._context = _Context()
+        self._attn = self.ranges.channel("attn")
+        self._layer = self.ranges.channel("layer")
+        self._phases = {phase: self.ranges.channel(phase) for phase in ("prefill", "decode")}
+        os.register_at_fork(after_in_child=self._pause)  # a forked child's records would be lost
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def in_step(self) -> bool:
+        return self._context.step is not None
+
+    def begin_call(self, describe: Describe, arguments: tuple[Any, ...]) -> None:
+        """Opens the range of one attention call; ``describe(arguments)`` gives its fields when written."""
+        context = self._context
+        seq = next(self._seq)
+        self._calls.append((seq, context.step, context.phase, context.layer, describe, arguments))
+        self._attn.push(seq)
+
+    def end_call(self) -> None:
+        self._attn.pop()
+
+    def begin_step(self, phase: str, seqlen_q: int | None, seqlen_k: int | None, batch: int | None) -> None:
+        """Opens one model forward: "prefill" or "decode". Steps count from 0 over the whole process."""
+        step = len(self.steps)
+        self.steps.append(
+            {"step": step, "phase": phase, "batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k}
+        )
+        self._context.step, self._context.phase = step, phase
+        self._phases[phase].push(step)
+
+    def end_step(self) -> None:
+        self._phases[self._context.phase].pop()
+        self._context.step, self._context.phase, self._context.layer = None, "other", None
+
+    def begin_layer(self, layer: int) -> int | None:
+        """Opens one decoder layer and returns the enclosing one, to be handed to ``end_layer``."""
+        outer, self._context.layer = self._context.layer, layer
+        self._layer.push(layer)
+        return outer
+
+    def end_layer(self, outer: int | None) -> None:
+        self._layer.pop()
+        self._context.layer = outer
+
+    def note(self, sentence: str) -> None:
+        """A sentence for the reader of the run, once however often it is said."""
+        self.notes[sentence] = None
+
+    def write(self, path: Path) -> int:
+        """Writes calls.jsonl, one object per call in order of ``seq``; returns the number of calls."""
+        with path.open("w", encoding="utf-8") as file:
+            for seq, step, phase, layer, describe, arguments in sorted(self._calls, key=lambda call: call[0]):
+                record = {"seq": seq, "step": step, "phase": phase, "layer": layer, **describe(arguments)}
+                file.write(json.dumps(record) + "\n")
+        return len(self._calls)
+
+    def _pause(self) -> None:
+        self.paused = True
+
+
+def shape(tensor: Any) -> Any:
+    """What ``sizes`` turns into a list later: the tensor's own shape object where it has one."""
+    try:
+        return tensor.shape
+    except RuntimeError:  # a strided nested tensor has no shape as a whole
+        return [_size(tensor, dim) for dim in range(tensor.dim())]
+
+
+def _size(tensor: Any, dim: int) -> int:
+    try:
+        return int(tensor.size(dim))
+    except RuntimeError:
+        return -1
+
+
+def sizes(recorded: Any) -> list[int] | None:
+    """A recorded shape as a list, a ragged dimension as -1; None for None."""
+    return None if recorded is None else [n if type(n) is int else -1 for n in recorded]
+
+
+def dtype_name(dtype: Any) -> str:
+    """``torch.bfloat16`` as "bf16", like the rest of the field."""
+    name = str(dtype).removeprefix("torch.")
+    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}.get(name, name)
+
+
+def keep(value: Any) -> Any:
+    """What can be read after the run without copying now: a tensor with its version, else the value itself.
+
+    Tensors made in inference mode carry no version and are cloned.
+    """
+    if not hasattr(value, "_version"):
+        return value
+    if value.is_inference():
+        return (value.clone(), None)
+    return (value, value._version)
+
+
+def kept_value(kept: Any) -> Any:
+    """The value behind ``keep``: a number or a list; None if the tensor has been written to since."""
+    if not isinstance(kept, tuple):
+        return kept
+    tensor, version = kept
+    if version is not None and tensor._version != version:
+        return None
+    return tensor.tolist()
