@@ -49,7 +49,6 @@ def _family(library: str, name: str, pattern: str, *, anywhere: bool = False) ->
 FAMILIES: tuple[Family, ...] = (
     _family("flashmla", "mla_combine", r"flash_fwd_splitkv_mla_combine_kernel|flash_fwd_mla_combine_kernel"),
     _family("flashmla", "mla_splitkv", r"flash_fwd_splitkv_mla\w*kernel"),
-    _family(),
     _family(
         "pytorch-bundled-flash",
         "fwd_splitkv_combine",

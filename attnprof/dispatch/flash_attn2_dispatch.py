@@ -262,13 +262,13 @@ class _Dispatch:
             self.num_splits = choice.num_splits
             if self.explain:
                 call, sms, per_sm = self.call, self.gpu.num_sms, self.rules.slots_per_sm
-                whence = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} blocks of {SPLIT_BLOCK_M} queries"
+                product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query blocks"
                 self.say(
                     "key blocks",
                     n_blocks,
                     f"{call.seqlen_k} keys in blocks of {keys} (head_dim {self.head_dim})",
                 )
-                self.say("thread blocks", blocks, whence)
+                self.say("thread blocks", blocks, product)
                 self.say("slots", slots, f"{sms} SMs x {per_sm}")
                 self.say("num_splits", choice.num_splits, choice_in_words(choice, blocks, slots))
         self.require(self.num_splits <= MAX_SPLITS, f"num_splits > {MAX_SPLITS} not supported")

@@ -123,11 +123,11 @@ def _flash_attention_2(name: str, library: str, family: str, kernel: str) -> Ker
     if family == "fwd_splitkv_combine":
         if len(arguments) not in (2, 3):
             return bare
-        flags = (("Is_even_K", bool(arguments[-1])),)
+        even_k = (("Is_even_K", bool(arguments[-1])),)
         # Until 2.2.3 the combine kernel had no block_m argument.
         block_m = arguments[0] if len(arguments) == 3 else None
         return KernelSignature(
-            library, family, kernel, *shape, dtype, flags, block_m, arguments[-2],
+            library, family, kernel, *shape, dtype, even_k, block_m, arguments[-2],
         )  # fmt: skip
     absent = _ABSENT.get(len(arguments))
     if absent is None:
