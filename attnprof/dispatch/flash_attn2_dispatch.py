@@ -43,6 +43,9 @@ class _Dispatch:
         self.head_dim = ceil_div(call.head_dim, 8) * 8
         self.causal = call.causal
         self.window_left, self.window_right = call.window
+        # The kvcache entry takes neither.
+        self.dropout_p = 0.0 if call.entry == "fwd_kvcache" else call.dropout_p
+        self.return_softmax = call.return_softmax and call.entry != "fwd_kvcache"
         self.num_splits = 0
         self.force_split = False
         self.cu_seqlens = False
@@ -83,7 +86,7 @@ class _Dispatch:
         self.check_softcap()
         self.clamp_windows()
         self.drop_causal_for_one_query()
-        self.swap_groups(self.call.dropout_p)
+        self.swap_groups()
         self.check_return_softmax()
         self.choose_num_splits(asked=0)
 
@@ -94,7 +97,7 @@ class _Dispatch:
         if call.page_block_size is not None:
             self.check_page_size(call.page_block_size)
         self.drop_causal_for_one_query()
-        swapped = self.swap_groups(call.dropout_p) if self.rules.varlen_swap else False
+        swapped = self.swap_groups() if self.rules.varlen_swap else False
         if swapped:
             self.check_packed_reshape()
         self.check_batch_and_head_dim()
@@ -123,7 +126,7 @@ class _Dispatch:
         self.check_batch_and_head_dim()
         self.check_heads(self.num_heads)
         self.drop_causal_for_one_query()
-        self.swap_groups(dropout_p=0.0)
+        self.swap_groups()
         self.clamp_windows()
         if call.seqlen_knew is not None:
             self.require(call.cache_seqlens, "If key is supplied, seqlens_k must also be passed in")
@@ -183,11 +186,11 @@ class _Dispatch:
 
     def check_softcap(self) -> None:
         if self.call.softcap > 0:
-            self.require(self.call.dropout_p == 0, "Softcapping does not support dropout for now")
+            self.require(self.dropout_p == 0, "Softcapping does not support dropout for now")
 
     def check_return_softmax(self) -> None:
-        if self.call.return_softmax:
-            self.require(self.call.dropout_p > 0, "return_softmax is only supported when p_dropout > 0.0")
+        if self.return_softmax:
+            self.require(self.dropout_p > 0, "return_softmax is only supported when p_dropout > 0.0")
 
     def check_packed_reshape(self) -> None:
         """Folding query heads reshapes q: that needs one query per sequence and whole groups."""
@@ -217,7 +220,7 @@ class _Dispatch:
         if self.window_right >= self.call.seqlen_k:
             self.window_right = -1
 
-    def swap_groups(self, dropout_p: float) -> bool:
+    def swap_groups(self) -> bool:
         """With one query, the query heads of a group become queries of one head."""
         call = self.call
         groups = call.num_heads // call.num_heads_k
@@ -228,7 +231,7 @@ class _Dispatch:
                     (call.seqlen_q != 1, f"there are {call.seqlen_q} queries"),
                     (call.num_heads <= call.num_heads_k, "every query head has its own KV head"),
                     (self.window_left >= 0 or self.window_right >= 0, "there is a window"),
-                    (dropout_p > 0, "there is dropout"),
+                    (self.dropout_p > 0, "there is dropout"),
                     (call.head_dim % 8 != 0, "head_dim is not a multiple of 8"),
                     (call.alibi, "there is ALiBi"),
                 )
@@ -247,7 +250,7 @@ class _Dispatch:
     def choose_num_splits(self, *, asked: int) -> None:
         """The caller's num_splits, or the heuristic's where the caller asked for none."""
         self.num_splits = asked
-        if self.call.dropout_p > 0:
+        if self.dropout_p > 0:
             self.say("num_splits", "not chosen", "splitting is not implemented with dropout")
             return
         if asked >= 1:
@@ -296,7 +299,7 @@ class _Dispatch:
             and self.seqlen_q % tile.block_m == 0
             and even_k
             and not self.is_local()
-            and not self.call.return_softmax
+            and not self.return_softmax
             and not (self.call.alibi and self.rules.alibi_clears_even)
             and bucket <= self.rules.even_mn_max_head_dim
         )
@@ -316,16 +319,16 @@ class _Dispatch:
     def plain_launch(self) -> KernelLaunch:
         call, rules = self.call, self.rules
         bucket = head_dim_bucket(self.head_dim, rules.tiles)
-        dropout = call.dropout_p > 0
+        dropout = self.dropout_p > 0
         tile = rules.tiles[bucket](self.causal, dropout, self.gpu)
         softcap = call.softcap > 0
         even_mn, even_k = self.even(bucket, tile)
-        if call.return_softmax and rules.softmax_clears_even_k:
+        if self.return_softmax and rules.softmax_clears_even_k:
             even_k = False
         flags = [dropout and not softcap, *(on for _, on in self.masks()), even_mn, even_k]
         if rules.softcap_template:
             flags.append(softcap)
-        flags.append(call.return_softmax and dropout and not softcap)
+        flags.append(self.return_softmax and dropout and not softcap)
         grid = (ceil_div(self.seqlen_q, tile.block_m), call.batch, self.num_heads)
         return self.launch("flash_fwd_kernel", bucket, tile, flags, grid)
 

@@ -1,0 +1,141 @@
+"""The way back: from the kernels of an attention call to the KV lengths that explain them.
+
+Holds for calls whose num_splits the library chose itself (``fwd``, ``fwd_kvcache``, and ``varlen_fwd`` with
+folded query heads); a caller who passes num_splits, or a varlen call that never asks, leaves no trace of the
+KV length in the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from attnprof.dispatch.flash_attn2_rules import SPLIT_BLOCK_M, block_n
+from attnprof.dispatch.heuristic import MAX_SPLITS, num_splits_array
+from attnprof.dispatch.names import KernelSignature
+
+# From MAX_SPLITS * (MAX_SPLITS - 1) key blocks on, every split count is eligible and the choice is constant.
+_ALL_ELIGIBLE = MAX_SPLITS * (MAX_SPLITS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Integers from ``low`` to ``high``, both included; ``high`` is None where there is no upper bound."""
+
+    low: int
+    high: int | None
+
+    def __contains__(self, value: int) -> bool:
+        return self.low <= value and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"{self.low} and more"
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
+
+Intervals = tuple[Interval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferredCall:
+    """What the launches of one attention call say.
+
+    ``batch_heads``: batch x heads of the grid (KV heads where query heads were folded).  ``query_blocks``:
+    blocks of 64 queries, every possible value.  ``seqlen_k``: the KV lengths in tokens (the capacity, for
+    fwd_kvcache) for which the library would choose ``num_splits``; empty where no length does.
+    """
+
+    num_splits: int
+    batch_heads: int
+    query_blocks: tuple[int, ...]
+    seqlen_k: Intervals
+
+
+def infer_call(signature: KernelSignature, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
+    """What the main kernel of a call implies on a GPU with ``num_sms`` SMs; None where its name is cut."""
+    if (
+        signature.head_dim is None
+        or signature.block_m is None
+        or signature.family not in ("fwd", "fwd_splitkv")
+    ):
+        return None
+    if signature.flag("Split"):
+        num_splits, batch_heads = grid[1], grid[2]
+    else:
+        num_splits, batch_heads = 1, grid[1] * grid[2]
+    ratio = max(1, signature.block_m // SPLIT_BLOCK_M)
+    query_blocks = tuple(range(ratio * (grid[0] - 1) + 1, ratio * grid[0] + 1))
+    lengths = union(
+        seqlens_for(num_splits, batch_heads * blocks, num_sms * per_sm, signature.head_dim)
+        for blocks in query_blocks
+        for per_sm in slots_per_sm(signature)
+    )
+    return InferredCall(num_splits, batch_heads, query_blocks, lengths)
+
+
+def slots_per_sm(signature: KernelSignature) -> tuple[int, ...]:
+    """How many slots per SM the versions that spell a kernel like this may count.
+
+    flash_attn: one before 2.5.7, two from it on; 2.6.0 added Is_softcap and 2.4.0 Has_alibi to the name.
+    """
+    if signature.flag("Is_softcap") is not None:
+        return (2,)
+    return (1, 2) if signature.flag("Has_alibi") is not None else (1,)
+
+
+@lru_cache(maxsize=4096)
+def seqlens_for(num_splits: int, batch_nheads_mblocks: int, slots: int, head_dim: int) -> Intervals:
+    """The KV lengths for which the heuristic answers ``num_splits``, ascending and disjoint."""
+    import numpy as np
+
+    keys = block_n(head_dim)
+    n_blocks = np.arange(1, _ALL_ELIGIBLE + 1)
+    chosen = num_splits_array(batch_nheads_mblocks, slots, n_blocks) == num_splits
+    edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
+    return tuple(
+        Interval(int(first) * keys + 1, None if end == _ALL_ELIGIBLE else int(end) * keys)
+        for first, end in zip(edges[::2], edges[1::2], strict=True)
+    )
+
+
+def first_length(steps: Sequence[Intervals]) -> Intervals:
+    """The KV lengths of the first step, where each following step holds one key more.
+
+    steps: for each decode step in order, the lengths its own kernels allow. A step at which the split count
+    changes pins the length; without one the answer stays as wide as the first step's.
+    """
+    allowed: Intervals = (Interval(1, None),)
+    for offset, lengths in enumerate(steps):
+        allowed = intersect(allowed, tuple(_shift(interval, -offset) for interval in lengths))
+    return allowed
+
+
+def union(groups: Iterable[Intervals]) -> Intervals:
+    """All values of any of the groups, as ascending disjoint intervals."""
+    merged: list[Interval] = []
+    for interval in sorted((i for group in groups for i in group), key=lambda i: i.low):
+        last = merged[-1] if merged else None
+        if last is not None and (last.high is None or interval.low <= last.high + 1):
+            high = None if last.high is None or interval.high is None else max(last.high, interval.high)
+            merged[-1] = Interval(last.low, high)
+        else:
+            merged.append(interval)
+    return tuple(merged)
+
+
+def intersect(left: Intervals, right: Intervals) -> Intervals:
+    """The values in both."""
+    common = []
+    for a in left:
+        for b in right:
+            low = max(a.low, b.low)
+            high = min((h for h in (a.high, b.high) if h is not None), default=None)
+            if high is None or low <= high:
+                common.append(Interval(low, high))
+    return tuple(sorted(common, key=lambda i: i.low))
+
+
+def _shift(interval: Interval, by: int) -> Interval:
+    return Interval(interval.low + by, None if interval.high is None else interval.high + by)

@@ -1,0 +1,80 @@
+"""The KV lengths inferred from a launch always contain the true one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnprof.dispatch import predict
+from attnprof.dispatch.infer import Interval, first_length, infer_call, intersect, union
+from attnprof.dispatch.names import parse_kernel_name
+from attnprof.gpus import GPUS, gpu_by_name
+from attnprof.model import AttentionCall
+
+HEADS = st.sampled_from([(28, 4), (32, 32), (32, 8), (64, 8), (40, 8), (12, 12), (71, 1)])
+GPU_NAMES = st.sampled_from([gpu.name for gpu in GPUS if gpu.sm <= (9, 0)])
+
+
+def decode(
+    seqlen_k: int, *, batch: int = 1, num_heads: int = 28, num_heads_k: int = 4, head_dim: int = 128
+) -> AttentionCall:
+    return AttentionCall(
+        "flash_attn", "fwd", batch, 1, seqlen_k, num_heads, num_heads_k, head_dim, causal=True
+    )
+
+
+@given(
+    gpu=GPU_NAMES,
+    heads=HEADS,
+    batch=st.integers(1, 64),
+    seqlen_q=st.one_of(st.just(1), st.integers(1, 300)),
+    seqlen_k=st.integers(1, 200_000),
+    head_dim=st.sampled_from([32, 64, 80, 96, 128, 192, 256]),
+    version=st.sampled_from(["2.6.3", "2.7.4.post1", "2.8.3"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_inferred_lengths_contain_the_true_one(
+    gpu: str, heads: tuple[int, int], batch: int, seqlen_q: int, seqlen_k: int, head_dim: int, version: str
+) -> None:
+    device = gpu_by_name(gpu)
+    call = AttentionCall("flash_attn", "fwd", batch, seqlen_q, seqlen_k, *heads, head_dim, causal=True)
+    prediction = predict(call, device, version)
+    launch = prediction.launches[0]
+    inferred = infer_call(parse_kernel_name(launch.kernel), launch.grid, device.num_sms)
+    assert inferred is not None
+    assert inferred.num_splits == prediction.num_splits
+    assert any(seqlen_k in interval for interval in inferred.seqlen_k)
+
+
+@pytest.mark.parametrize("first", [100, 129, 500, 1000])
+def test_a_split_change_pins_the_length_of_the_first_step(first: int) -> None:
+    h100 = gpu_by_name("h100")
+    steps = []
+    for seqlen_k in range(first, first + 150):
+        launch = predict(decode(seqlen_k), h100).launches[0]
+        inferred = infer_call(parse_kernel_name(launch.kernel), launch.grid, h100.num_sms)
+        assert inferred is not None
+        steps.append(inferred.seqlen_k)
+    assert first_length(steps) == (Interval(first, first),)
+
+
+def test_one_step_gives_the_block_of_keys() -> None:
+    launch = predict(decode(300), gpu_by_name("a100")).launches[0]
+    inferred = infer_call(parse_kernel_name(launch.kernel), launch.grid, 108)
+    assert inferred is not None
+    assert (inferred.num_splits, inferred.batch_heads, inferred.seqlen_k) == (3, 4, (Interval(257, 384),))
+
+
+def test_a_length_that_no_rule_explains_gives_no_interval() -> None:
+    launch = predict(decode(300), gpu_by_name("a100")).launches[0]
+    inferred = infer_call(parse_kernel_name(launch.kernel), (1, 127, 400), 108)
+    assert inferred is not None
+    assert inferred.seqlen_k == ()
+
+
+def test_interval_sets() -> None:
+    a, b = (Interval(1, 5), Interval(9, None)), (Interval(4, 10),)
+    assert union([a, b]) == (Interval(1, None),)
+    assert intersect(a, b) == (Interval(4, 5), Interval(9, 10))
+    assert [str(i) for i in (*a, Interval(3, 3))] == ["1 to 5", "9 and more", "3"]
