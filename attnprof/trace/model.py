@@ -6,8 +6,8 @@ Texts are stored once in ``Trace.strings`` and referred to by index.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +52,11 @@ class TraceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """GPU kernels, sorted by start.
+    """GPU kernels, sorted by (start, -end).
 
     ``name`` indexes strings (the demangled name, in the recorder's spelling). ``grid`` and ``block`` are
-    (n, 3), zeros where the trace does not say. ``correlation`` is -1 and ``graph_node`` 0 where absent.
+    (n, 3), zeros where the trace does not say or the reader was not asked for them. ``correlation`` is -1
+    and ``graph_node`` 0 where absent.
     ``pid`` is the launching process (0 where the trace does not say).
     """
 
@@ -75,8 +76,23 @@ class Kernels:
 
 
 @dataclass(frozen=True, slots=True)
+class Copies:
+    """Copies and sets of GPU memory, sorted by (start, -end); columns as in ``Kernels``."""
+
+    start: Int64
+    end: Int64
+    device: Int32
+    stream: Int32
+    pid: Int32
+    correlation: Int64
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True, slots=True)
 class ApiCalls:
-    """Calls into the CUDA runtime and driver, sorted by start; ``thread`` is a globally unique id."""
+    """Calls into the CUDA runtime and driver, sorted by (start, -end); ``thread`` is a globally unique id."""
 
     start: Int64
     end: Int64
@@ -112,11 +128,53 @@ class Ranges:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionOps:
+    """Attention operators with the arguments a torch trace recorded, sorted by (start, -end).
+
+    ``dims`` and ``dtypes`` have one entry per argument, ``()`` and ``""`` where it is no tensor;
+    ``inputs`` is the argument's value as text, "" for tensors. ``correlations`` are the launches inside.
+    """
+
+    start: Int64
+    end: Int64
+    name: Int32
+    pid: Int32
+    thread: Int64
+    dims: tuple[tuple[tuple[int, ...], ...], ...]
+    dtypes: tuple[tuple[str, ...], ...]
+    inputs: tuple[tuple[str, ...], ...]
+    correlations: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+Rows = TypeVar("Rows", Kernels, Copies, ApiCalls, Ranges)
+
+
+def rows_in_order(table: Rows) -> Rows:
+    """The table with its rows sorted by (start, -end); itself where they are."""
+    start, end = table.start, table.end
+    if np.all((start[1:] > start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] <= end[:-1]))):
+        return table
+    order = np.lexsort((-end, start))
+    return replace(table, **{f.name: getattr(table, f.name)[order] for f in fields(table)})
+
+
+def no_copies() -> Copies:
+    """The table without rows."""
+    times, ids = np.empty(0, np.int64), np.empty(0, np.int32)
+    return Copies(times, times, ids, ids, ids, times)
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
-    """One recorded trace."""
+    """One recorded trace; ``attention_ops`` is None where the recorder does not keep arguments."""
 
     info: TraceInfo
     kernels: Kernels
     api_calls: ApiCalls
     ranges: Ranges
     strings: list[str] = field(default_factory=list)
+    copies: Copies = field(default_factory=no_copies)
+    attention_ops: AttentionOps | None = None

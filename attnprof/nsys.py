@@ -1,0 +1,54 @@
+"""Finding Nsight Systems on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+_PREFIXES = (  # where installers put it without touching PATH; the newest version wins within a line
+    "/opt/nvidia/nsight-systems/*/bin/nsys",
+    "/opt/nvidia/nsight-systems-cli/*/bin/nsys",
+    "/usr/local/cuda*/bin/nsys",
+    "/usr/lib/nsight-systems/*/nsys",
+    "/usr/local/bin/nsys",
+)
+
+
+def find_nsys(explicit: str | None = None) -> Path | None:
+    """The nsys to run: ``explicit``, else ATTNPROF_NSYS, else PATH, else the usual prefixes; None if none.
+
+    A name given by argument or environment is not replaced by another when it is not there.
+    """
+    named = explicit or os.environ.get("ATTNPROF_NSYS")
+    if named:
+        found = shutil.which(named)
+        return Path(found) if found else None
+    found = shutil.which("nsys")
+    if found:
+        return Path(found)
+    for pattern in _PREFIXES:
+        installed = [p for p in Path("/").glob(pattern[1:]) if os.access(p, os.X_OK)]
+        if installed:
+            return max(installed, key=lambda p: [int(n) for n in re.findall(r"\d+", str(p))])
+    return None
+
+
+def nsys_version(nsys: Path) -> str | None:
+    """The version as nsys states it, "2022.4.2.1-df9881f"; None when it does not run."""
+    try:
+        done = subprocess.run([nsys, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    stated = re.search(r"\d{4}\.\d+[\w.-]*", done.stdout)
+    return stated.group() if stated else None
+
+
+def find_importer(nsys: Path) -> Path | None:
+    """QdstrmImporter, which turns a .qdstrm into a report, of the same installation."""
+    target = nsys.resolve().parent
+    hosts = (target.parent / "host-linux-x64", target.parent.parent / "host-linux-x64")
+    beside = [*hosts, Path("/usr/lib/nsight-systems/host-linux-x64")]
+    return next((p for host in beside if os.access(p := host / "QdstrmImporter", os.X_OK)), None)

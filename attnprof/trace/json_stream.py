@@ -1,0 +1,106 @@
+"""A trace's JSON, one event at a time: a profile of a few seconds is gigabytes as one Python object."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+_CHUNK = 1 << 20  # characters
+_SPACE = re.compile(r"[ \t\r\n\ufeff]*")
+_CUT = 16  # an error this near the end of the buffer may be only the end of the buffer
+
+
+class JsonStream:
+    """Pulls the events out of ``{"traceEvents": [...], ...}`` or a bare list; fractions stay as text.
+
+    ``head`` collects the other top-level values and is whole once ``events`` is exhausted.
+    Raises json.JSONDecodeError, with the position in the whole text.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._text = ""
+        self._at = 0
+        self._read_before = 0
+        self._ended = False
+        self._decoder = json.JSONDecoder(parse_float=str, strict=False)
+        self.head: dict[str, Any] = {}
+        self.has_events = False
+
+    def events(self) -> Iterator[Any]:
+        """Each element of the event list."""
+        if self._take("["):
+            self.has_events = True
+            yield from self._items()
+        elif self._take("{"):
+            closed = self._take("}")
+            while not closed:
+                key = self._value()
+                self._expect(":")
+                if key == "traceEvents" and self._take("["):
+                    self.has_events = True
+                    yield from self._items()
+                else:
+                    self.head[str(key)] = self._value()
+                closed = self._take("}")
+                if not closed:
+                    self._expect(",")
+        else:
+            self._expect("{")
+        if self._peek():
+            raise self._error("Extra data")
+
+    def _items(self) -> Iterator[Any]:
+        closed = self._take("]")
+        while not closed:
+            yield self._value()
+            closed = self._take("]")
+            if not closed:
+                self._expect(",")
+
+    def _value(self) -> Any:
+        self._peek()
+        try:
+            value, end = self._decoder.raw_decode(self._text, self._at)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _CUT
+            if cut and self._fill():
+                return self._value()
+            raise self._error(error.msg, error.pos) from None
+        if end == len(self._text) and self._fill():  # a number may go on in the next chunk
+            return self._value()
+        self._at = end
+        return value
+
+    def _peek(self) -> str:
+        """The next character that is not space; "" at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._fill():
+                return self._text[self._at : self._at + 1]
+
+    def _take(self, sign: str) -> bool:
+        found = self._peek() == sign
+        self._at += found
+        return found
+
+    def _expect(self, sign: str) -> None:
+        if not self._take(sign):
+            raise self._error(f"Expecting '{sign}'")
+
+    def _fill(self) -> bool:
+        """Forget what was read and read on, at least as much as is left; False at the end."""
+        left = self._text[self._at :]
+        more = "" if self._ended else self._file.read(max(_CHUNK, len(left)))
+        self._ended = not more
+        if more:
+            self._read_before += self._at
+            self._text, self._at = left + more, 0
+        return bool(more)
+
+    def _error(self, message: str, at: int | None = None) -> json.JSONDecodeError:
+        error = json.JSONDecodeError(message, "", 0)
+        error.pos = self._read_before + (self._at if at is None else at)
+        return error

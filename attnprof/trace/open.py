@@ -1,0 +1,209 @@
+"""Opening a trace file: which reader, told by content, and a report's way to SQLite."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from attnprof.errors import TraceError
+from attnprof.nsys import find_importer, find_nsys, nsys_version
+from attnprof.trace.model import Trace
+from attnprof.trace.nsys_sqlite import read_nsys_sqlite
+from attnprof.trace.torch_json import read_torch_json
+
+_SQLITE_MAGIC = b"SQLite format 3\0"
+_GZIP_MAGIC = b"\x1f\x8b"
+_REPORTS = (".nsys-rep", ".qdrep")
+_KNOWN = "an nsys report (.nsys-rep, .qdstrm), its .sqlite export, or a torch profiler .json, also gzipped"
+
+
+def open_trace(
+    path: Path | str, *, detail: Callable[[str], bool] | None = None, nsys: str | None = None
+) -> Trace:
+    """Read a trace recorded by nsys or torch.profiler.
+
+    ``detail`` picks, by demangled name, the kernels whose grid and block are read; None reads them all.
+    ``nsys`` is the program that exports .nsys-rep and .qdstrm files; None finds one.
+    The file and its folder are left as they are. Raises TraceError for anything that cannot be read.
+    """
+    path = Path(path)
+    head = _head(path)
+    if path.suffix in _REPORTS or path.suffix == ".qdstrm":
+        with _exported(path, nsys) as exported:
+            return read_nsys_sqlite(exported, detail=detail, shown_as=str(path))
+    gzipped = head.startswith(_GZIP_MAGIC)
+    if gzipped:
+        head = _unzipped_head(path)
+        if head.startswith(_SQLITE_MAGIC):
+            with _unzipped(path) as plain:
+                _refuse_cut_sqlite(plain, path)
+                return read_nsys_sqlite(plain, detail=detail, shown_as=str(path))
+    if head.startswith(_SQLITE_MAGIC):
+        _refuse_cut_sqlite(path, path)
+        with _settled(path) as settled:
+            return read_nsys_sqlite(settled, detail=detail, shown_as=str(path))
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return read_torch_json(path, gzipped=gzipped)
+    raise TraceError(f"{path} is no trace that can be read", hint=f"give {_KNOWN}")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise TraceError(f"{path} is a folder, not a trace", hint=f"give {_KNOWN}")
+        with path.open("rb") as file:
+            head = file.read(100)
+    except FileNotFoundError:
+        raise TraceError(f"{path} does not exist", hint="check the path") from None
+    except OSError as error:
+        raise TraceError(
+            f"{path} cannot be read: {error.strerror or error}", hint="check its permissions"
+        ) from error
+    if not head:
+        raise TraceError(f"{path} is empty", hint="the recorder wrote nothing: capture again")
+    return head
+
+
+@contextmanager
+def _gzip_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise TraceError(
+            f"{path} is a broken gzip file: {error}", hint="copy or download it again"
+        ) from error
+
+
+def _unzipped_head(path: Path) -> bytes:
+    with _gzip_errors(path), gzip.open(path) as file:
+        head = file.read(100)
+    if not head:
+        raise TraceError(f"{path} is empty once unpacked", hint="copy or download it again")
+    return head
+
+
+@contextmanager
+def _unzipped(path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="attnprof-") as folder:
+        plain = Path(folder) / "trace.sqlite"
+        with _gzip_errors(path), gzip.open(path) as packed, plain.open("wb") as out:
+            shutil.copyfileobj(packed, out, 1 << 20)
+        yield plain
+
+
+def _refuse_cut_sqlite(plain: Path, path: Path) -> None:
+    """SQLite's header states how many pages follow; a shorter file has been cut."""
+    with plain.open("rb") as file:
+        head = file.read(100)
+    page = int.from_bytes(head[16:18], "big")
+    stated = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
+    valid = head[24:28] == head[92:96]  # else the count is from before the last change
+    if len(head) < 100 or (valid and plain.stat().st_size < stated):
+        raise TraceError(
+            f"{path} is cut short: {plain.stat().st_size:,} bytes of {stated:,}",
+            hint="copy it again, or export the report again (nsys export --type sqlite)",
+        )
+
+
+@contextmanager
+def _settled(path: Path) -> Iterator[Path]:
+    """The database with what its write-ahead log holds: a copy, so that nothing is written beside it."""
+    journal, log = (path.with_name(path.name + end) for end in ("-journal", "-wal"))
+    if journal.exists() and journal.stat().st_size:
+        raise TraceError(
+            f"{path} is being written, or its writing was interrupted ({journal.name} is beside it)",
+            hint="wait for the export to end, or export the report again",
+        )
+    if not log.exists() or not log.stat().st_size:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="attnprof-") as folder:
+        copy = Path(folder) / "trace.sqlite"
+        shutil.copyfile(path, copy)
+        shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
+        db = sqlite3.connect(copy)
+        try:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise TraceError(f"{path} cannot be read: {error}", hint="export the report again") from error
+        finally:
+            db.close()
+        yield copy
+
+
+@contextmanager
+def _exported(path: Path, nsys: str | None) -> Iterator[Path]:
+    """The report's SQLite export, in a folder of its own that goes away."""
+    program = find_nsys(nsys)
+    if program is None:
+        raise TraceError(
+            f"{path} needs nsys to be read, and {nsys or 'nsys'} was not found",
+            hint="install Nsight Systems, set ATTNPROF_NSYS, or export it where it was recorded: "
+            f"nsys export --type sqlite {path.name}",
+        )
+    with tempfile.TemporaryDirectory(prefix="attnprof-") as folder:
+        report, exported = path.resolve(), Path(folder) / "trace.sqlite"
+        if path.suffix == ".qdstrm":
+            importer = find_importer(program)
+            if importer is None:
+                raise TraceError(
+                    f"{path} needs QdstrmImporter, which is not beside {program}",
+                    hint="open it with the Nsight Systems that recorded it and save a .nsys-rep",
+                )
+            report = Path(folder) / "trace.nsys-rep"
+            _convert(
+                [importer, "--input-file", path.resolve(), "--output-file", report], report, path, program
+            )
+        command: list[Path | str] = [
+            program,
+            "export",
+            "--type",
+            "sqlite",
+            "--force-overwrite",
+            "true",
+            "--output",
+            exported,
+            report,
+        ]
+        _convert(command, exported, path, program)
+        yield exported
+
+
+def _convert(command: list[Path | str], made: Path, path: Path, program: Path) -> None:
+    """Run one of nsys's own converters; its exit code alone does not tell whether it wrote anything."""
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        try:
+            code = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+            ).returncode
+        except OSError as error:
+            raise TraceError(
+                f"{path} cannot be converted: {error}", hint="check the nsys installation"
+            ) from error
+        if code == 0 and made.exists() and made.stat().st_size:
+            return
+        raise TraceError(
+            f"{path} cannot be converted by nsys {nsys_version(program) or ''}: {_last_words(log)}",
+            hint="a report opens in the nsys that recorded it or a newer one: "
+            f"nsys export --type sqlite {path.name}, then give the .sqlite file",
+        )
+
+
+def _last_words(log: IO[str]) -> str:
+    """The line of a converter's output that says most."""
+    log.seek(0)
+    lines = [line.strip() for line in log if line.strip()]
+    telling = [
+        line
+        for line in lines
+        if any(w in line.lower() for w in ("error", "newer", "version", "fail", "invalid"))
+    ]
+    return " ".join((telling or lines or ["it said nothing"])[-1].split())[:300]
