@@ -152,7 +152,7 @@ def _sample(
     db: sqlite3.Connection, source: str, columns: list[Column], where: str, rows: int
 ) -> list[tuple[object, ...]]:
     """Rows from evenly spaced places, the first and the last ones included."""
-    first, last = db.execute(f"SELECT min(rowid), max(rowid) {source}").fetchone()
+    first, last = db.execute(f"SELECT (SELECT min(rowid) {source}), (SELECT max(rowid) {source})").fetchone()
     if not rows or first is None:
         return []
     query = f"SELECT {', '.join(c.sql for c in columns)} {source} WHERE rowid >= ?"

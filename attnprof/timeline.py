@@ -1,0 +1,312 @@
+"""Kernels joined with what launched them: the API call, the ranges around it, and the phase, step, layer and
+attention call these name. Every join is an array operation; a launch counts by its time on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, product
+
+import numpy as np
+
+from attnprof.trace.model import ApiCalls, Copies, Int32, Int64, Kernels, Trace
+from attnprof.trace.nesting import Lane, lanes
+from attnprof.trace.range_names import DECODE, NONE, PREFILL, named_attributes
+
+NO_PHASE = 0
+PHASE_NAMES = {NO_PHASE: "other", PREFILL: "prefill", DECODE: "decode"}
+UNKNOWN = -1
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What is known of each row: ``phase`` is NO_PHASE, PREFILL or DECODE, the others are -1 where unknown.
+
+    ``call`` is the sequence number of the attention call.
+    """
+
+    phase: Int32
+    step: Int32
+    layer: Int32
+    call: Int32
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Each range's GPU work: first start and last end (0 where there is none), how many operations.
+
+    An operation is an API call with kernels, copies or sets; it belongs to every range that holds the call.
+    ``kernel_ns`` sums the kernels' durations.
+    """
+
+    start: Int64
+    end: Int64
+    num_ops: Int64
+    num_kernels: Int64
+    kernel_ns: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Rows of a table and, for each, the innermost member of a lane that holds it, as index in the lane."""
+
+    lane: Lane
+    rows: Int64
+    within: Int64
+
+    @property
+    def ranges(self) -> Int64:
+        """The holding ranges, as indices into the trace's table."""
+        return self.lane.members[self.within]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A trace with its joins.
+
+    Per kernel: ``launch`` (index into ``api_calls``) and ``range`` (the innermost one around the launch), both
+    -1 for none, and ``phase``, ``step``, ``layer``, ``call`` as in Attributes. Per range: ``parent`` (index or
+    -1), ``level`` (0 for outermost) and ``of_range``, its own and inherited attributes. ``notes`` are the
+    trace's and what the joins found missing.
+    """
+
+    trace: Trace
+    launch: Int32
+    range: Int32
+    phase: Int32
+    step: Int32
+    layer: Int32
+    call: Int32
+    parent: Int32
+    level: Int32
+    of_range: Attributes
+    notes: tuple[str, ...]
+    _held: list[_Held] = field(repr=False)
+
+    def enclosing(self, kernel: int) -> list[int]:
+        """The ranges around the kernel's launch on its thread, outermost first."""
+        launch = self.launch[kernel]
+        if launch < 0:
+            return []
+        calls, ranges = self.trace.api_calls, self.trace.ranges
+        around = (ranges.thread == calls.thread[launch]) & (ranges.start <= calls.start[launch])
+        around &= ranges.end >= calls.end[launch]
+        return [int(i) for i in np.flatnonzero(around)]
+
+    def projection(self) -> Projection:
+        """The ranges on the GPU, as nsys's nvtx_gpu_proj_trace gives them."""
+        trace, num_calls = self.trace, len(self.trace.api_calls)
+        first = np.full(num_calls, _NEVER)
+        last, kernels, kernel_ns = (np.zeros(num_calls, np.int64) for _ in range(3))
+        for table, launch in ((trace.kernels, self.launch), (trace.copies, _launches(trace.copies, trace))):
+            known = launch >= 0
+            at = launch[known]
+            np.minimum.at(first, at, table.start[known])
+            np.maximum.at(last, at, table.end[known])
+            if table is trace.kernels:
+                kernels += np.bincount(at, minlength=num_calls)
+                np.add.at(kernel_ns, at, (table.end - table.start)[known])
+        ops = (first < _NEVER).astype(np.int64)
+        columns = (
+            (np.minimum, first, _NEVER),
+            (np.maximum, last, 0),
+            *((np.add, c, 0) for c in (ops, kernels, kernel_ns)),
+        )
+        projected = [_gathered(self._held, len(trace.ranges), *column) for column in columns]
+        projected[0][projected[2] == 0] = 0
+        return Projection(*projected)
+
+
+def build_timeline(trace: Trace) -> Timeline:
+    """Join the trace's tables."""
+    calls, ranges = trace.api_calls, trace.ranges
+    launch = _launches(trace.kernels, trace)
+    nested = lanes(ranges)
+    calls_held = _held_calls(nested, calls, _launching(trace, launch))
+    ranges_held = _held_ranges(nested)
+    said = _attributes(trace, nested, ranges_held)
+    of_range: dict[str, Int32] = {}
+    of_kernel: dict[str, Int32] = {}
+    for key, none in NONE.items():
+        nearest, of_range[key] = _inherited(said[key], none, nested, ranges_held)
+        if np.all(nearest < 0):
+            of_kernel[key] = np.broadcast_to(np.int32(none), launch.shape)
+        else:
+            source = _latest(calls_held, len(calls), nearest)
+            of_kernel[key] = _or_none(_or_none(said[key], none)[source], none)[launch]
+    parent = _latest(ranges_held, len(ranges))
+    return Timeline(
+        trace=trace,
+        launch=launch,
+        range=_or_none(_latest(calls_held, len(calls)), UNKNOWN)[launch],
+        **of_kernel,
+        parent=parent,
+        level=_levels(parent),
+        of_range=Attributes(**of_range),
+        notes=(*trace.info.notes, *_notes(trace, launch)),
+        _held=calls_held,
+    )
+
+
+def _or_none(values: Int32, none: int) -> Int32:
+    """The values and ``none`` behind them, where index -1 finds it."""
+    return np.append(values, np.int32(none))
+
+
+def _launches(launched: Kernels | Copies, trace: Trace) -> Int32:
+    """Index of the API call that launched each row, by process and correlation; -1 for none.
+
+    Of several calls with one correlation it is the first. All kernels of a CUDA graph share one call.
+    """
+    calls = trace.api_calls
+    launch = np.full(len(launched), -1, np.int32)
+    callers = dict(_by_process(calls.pid))
+    for process, rows in _by_process(launched.pid):
+        if process in callers:
+            mine = callers[process]
+            found = _match(launched.correlation[rows], calls.correlation[mine])
+            launch[rows] = found if isinstance(mine, slice) else np.append(mine, -1)[found]
+    return launch
+
+
+def _by_process(pid: Int32) -> Iterator[tuple[int, slice | Int64]]:
+    """The rows of each process; all of them as one slice when there is a single one."""
+    if len(pid) and np.all(pid == pid[0]):
+        yield int(pid[0]), slice(None)
+        return
+    for one in np.unique(pid).tolist():
+        yield one, np.flatnonzero(pid == one)
+
+
+def _match(wanted: Int64, offered: Int64) -> Int32:
+    """Index of the first ``offered`` that equals each ``wanted``; -1 for none or a negative id."""
+    low, high = int(offered.min()), int(offered.max())
+    if high - low <= 8 * len(offered) + 1024:  # correlation ids count up: look the call up directly
+        table = np.full(high - low + 2, -1, np.int32)
+        table[offered[::-1] - low] = np.arange(len(offered) - 1, -1, -1, dtype=np.int32)
+        return table[np.where((wanted >= max(low, 0)) & (wanted <= high), wanted - low, -1)]
+    order = np.argsort(offered, kind="stable")
+    found = order[np.minimum(np.searchsorted(offered, wanted, sorter=order), len(order) - 1)]
+    return np.where((offered[found] == wanted) & (wanted >= 0), found, -1).astype(np.int32)
+
+
+def _held_calls(nested: list[Lane], calls: ApiCalls, launching: Int64) -> list[_Held]:
+    """The launching calls inside ranges of each lane."""
+    held = []
+    for thread, group in groupby(nested, key=lambda lane: lane.thread):
+        mine = launching[calls.thread[launching] == thread]
+        held += [_hold(lane, mine, calls.start[mine], calls.end[mine]) for lane in group]
+    return held
+
+
+def _held_ranges(nested: list[Lane]) -> list[_Held]:
+    """The ranges inside other ranges of their thread, once per lane that holds them."""
+    held = []
+    for _, group in groupby(nested, key=lambda lane: lane.thread):
+        same = list(group)
+        for inner, outer in product(same, same):
+            if inner is outer:
+                inside = np.flatnonzero(inner.parent >= 0)
+                held.append(_Held(inner, inner.members[inside], inner.parent[inside]))
+            else:
+                held.append(_hold(outer, inner.members, inner.start, inner.end, inner.members))
+    return held
+
+
+def _hold(lane: Lane, rows: Int64, start: Int64, end: Int64, before: Int64 | None = None) -> _Held:
+    within = lane.innermost(start, end, before)
+    inside = within >= 0
+    return _Held(lane, rows[inside], within[inside])
+
+
+def _latest(held: list[_Held], rows: int, instead: Int32 | None = None) -> Int32:
+    """The range that started last among those around each row, -1 for none.
+
+    ``instead`` gives, per range, the one that counts in its stead.
+    """
+    found = np.full(rows, -1, np.int32)
+    for one in held:
+        ranges = one.ranges if instead is None else instead[one.ranges]
+        found[one.rows] = np.maximum(found[one.rows], ranges)
+    return found
+
+
+def _inherited(said: Int32, none: int, nested: list[Lane], ranges_held: list[_Held]) -> tuple[Int32, Int32]:
+    """The nearest range of its lane, itself included, that says something, and the value each range has."""
+    nearest = np.full(len(said), -1, np.int32)
+    for lane in nested:
+        known = said[lane.members] != none
+        if known.any():
+            at = lane.nearest(known)
+            nearest[lane.members] = np.where(at >= 0, lane.members[at], -1)
+    source = np.maximum(nearest, _latest(ranges_held, len(said), nearest))
+    return nearest, _or_none(said, none)[source]
+
+
+def _attributes(trace: Trace, nested: list[Lane], ranges_held: list[_Held]) -> dict[str, Int32]:
+    """What each range says by itself, with steps counted where prefill and decode carry no number.
+
+    Per process: a step is an outermost prefill or decode range. They are counted in order, the first prefill
+    being 0, unless numbers tell them apart already: their own, those around them or those inside them.
+    """
+    said, own = named_attributes(trace)
+    phases = np.flatnonzero((said["phase"] != NO_PHASE) & ~own)
+    if not len(phases):
+        return said
+    pid = trace.ranges.pid
+    nearest, phase = _inherited(said["phase"], NO_PHASE, nested, ranges_held)
+    _, step = _inherited(said["step"], UNKNOWN, nested, ranges_held)
+    around = _latest(ranges_held, len(phase), nearest)  # the phase range each range is inside of
+    steps = phases[around[phases] < 0]
+    numbered_inside = pid[(said["step"] >= 0) & (around >= 0)]
+    for process, rows in _by_process(pid[steps]):
+        mine = steps[rows]
+        decode = step[mine[said["phase"][mine] == DECODE]]
+        told_apart = len(decode) and decode.min() >= 0 and len(np.unique(decode)) == len(decode)
+        if not told_apart and process not in numbered_inside:
+            said["step"][mine] = np.arange(len(mine)) + (said["phase"][mine[0]] == DECODE)
+    return said
+
+
+def _launching(trace: Trace, launch: Int32) -> Int64:
+    """The calls that launched kernels, copies or sets, in order."""
+    used = np.zeros(len(trace.api_calls), np.bool_)
+    for launched in (launch, _launches(trace.copies, trace)):
+        used[launched[launched >= 0]] = True
+    return np.flatnonzero(used)
+
+
+def _levels(parent: Int32) -> Int32:
+    level = np.zeros(len(parent), np.int32)
+    inner = np.flatnonzero(parent >= 0)
+    while len(inner):
+        deeper = level[parent[inner]] + 1
+        changed = level[inner] != deeper
+        level[inner] = deeper
+        inner = inner[changed]
+    return level
+
+
+def _notes(trace: Trace, launch: Int32) -> list[str]:
+    """What the joins found missing."""
+    lost = int(np.count_nonzero(launch < 0))
+    if not lost:
+        return []
+    why = "the trace was cut" if len(trace.api_calls) else "no CUDA API call was recorded"
+    return [f"{lost:,} of {len(launch):,} kernels have no launching call ({why}): attributed to no range"]
+
+
+def _gathered(held: list[_Held], num_ranges: int, rule: np.ufunc, per_call: Int64, empty: int) -> Int64:
+    """The calls' values brought together by ``rule`` in every range that holds them."""
+    gathered = np.full(num_ranges, empty, np.int64)
+    for one in held:
+        lane = one.lane
+        values = np.full(len(lane.members), empty, np.int64)
+        rule.at(values, one.within, per_call[one.rows])
+        for depth in range(int(lane.level.max(initial=0)), 0, -1):
+            here = np.flatnonzero(lane.level == depth)
+            rule.at(values, lane.parent[here], values[here])
+        gathered[lane.members] = values
+    return gathered

@@ -1,0 +1,69 @@
+"""What the name of a range says of phase, step, layer and attention call."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from attnprof.trace.model import Bool, Int32, Trace
+
+PREFILL, DECODE = 1, 2
+OWN_DOMAIN = "attnprof"
+NONE = {"phase": 0, "step": -1, "layer": -1, "call": -1}  # each attribute and its value where unknown
+
+# attnprof's own ranges: name -> (phase, the attribute its payload gives)
+_OWN = {
+    "prefill": (PREFILL, "step"),
+    "decode": (DECODE, "step"),
+    "layer": (0, "layer"),
+    "attn": (0, "call"),
+}
+
+# Anybody else's, matched anywhere in the name; the first group that matched is the number.
+_MAYBE = re.compile(r"step|layer|prefill|decode|execute_", re.IGNORECASE)
+_NUMBERS = {
+    "step": re.compile(r"(?<![a-z])step[-=:. _#]{0,2}(\d{1,9})(?!\d)|ProfilerStep#(\d{1,9})$", re.IGNORECASE),
+    "layer": re.compile(r"(?<![a-z])layers?[-=:. _#]{0,2}(\d{1,9})(?!\d)", re.IGNORECASE),
+}
+_PHASES = (
+    (re.compile(r"(?<![a-z])prefill(?![a-z])", re.IGNORECASE), PREFILL),
+    (re.compile(r"(?<![a-z])decode(?![a-z])", re.IGNORECASE), DECODE),
+    (re.compile(r"execute_(\d+_)?context_[1-9]\d*\(.*_generation_0\("), PREFILL),  # vLLM and SGLang
+    (re.compile(r"execute_(\d+_)?context_0\(.*_generation_[1-9]"), DECODE),
+)
+
+
+def named_attributes(trace: Trace) -> tuple[dict[str, Int32], Bool]:
+    """Each attribute of each range by its name alone, and which ranges are attnprof's own.
+
+    Where attnprof's ranges give an attribute (phase and step being one), other names are not asked for it.
+    """
+    ranges, strings = trace.ranges, trace.strings
+    own = ranges.has_payload & (ranges.domain == (strings.index(OWN_DOMAIN) if OWN_DOMAIN in strings else -1))
+    said = {key: np.full(len(ranges), none, np.int32) for key, none in NONE.items()}
+    for name, (phase, key) in _OWN.items():
+        mine = own & (ranges.name == (strings.index(name) if name in strings else -1))
+        said[key][mine] = ranges.payload[mine]
+        said["phase"][mine] = phase
+    foreign = _foreign(trace)
+    for keys in (("phase", "step"), ("layer",)):
+        if not any((said[key] != NONE[key]).any() for key in keys):
+            for key in keys:
+                said[key] = foreign[key]
+    return said, own
+
+
+def _foreign(trace: Trace) -> dict[str, Int32]:
+    """Each attribute by the rules for other people's names, applied once per distinct name."""
+    ranges = trace.ranges
+    by_text = {key: np.full(len(trace.strings), none, np.int32) for key, none in NONE.items()}
+    for i in np.flatnonzero(np.bincount(ranges.name, minlength=1)).tolist():
+        text = trace.strings[i]
+        if not _MAYBE.search(text):
+            continue
+        by_text["phase"][i] = next((phase for rule, phase in _PHASES if rule.search(text)), 0)
+        for key, rule in _NUMBERS.items():
+            if found := rule.search(text):
+                by_text[key][i] = int(found[found.lastindex or 1])
+    return {key: values[ranges.name] for key, values in by_text.items()}
