@@ -34,6 +34,8 @@ class Recorder:
         self.ranges = ranges or NoRanges()
         self.steps: list[dict[str, Any]] = []
         self.notes: dict[str, None] = {}  # a set that keeps its order
+        self.model: dict[str, Any] | None = None  # the first model that made a step
+        self.attn_implementation: str | None = None
         self.paused = False
         self._calls: list[tuple[Any, ...]] = []
         self._seq = itertools.count()
@@ -42,9 +44,6 @@ class Recorder:
         self._layer = self.ranges.channel("layer")
         self._phases = {phase: self.ranges.channel(phase) for phase in ("prefill", "decode")}
         os.register_at_fork(after_in_child=self._pause)  # a forked child's records would be lost
-
-    def __len__(self) -> int:
-        return len(self._calls)
 
     @property
     def in_step(self) -> bool:

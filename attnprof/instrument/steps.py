@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from attnprof.instrument.models import describe_model
 from attnprof.instrument.recorder import Recorder
 
 MODULE = "transformers.modeling_utils"
@@ -72,6 +73,9 @@ class StepWatcher:
         if model not in self._models:
             self._models.add(model)
             self._hook_layers(model)
+            if recorder.model is None:
+                recorder.model = describe_model(model)
+                recorder.attn_implementation = getattr(model.config, "_attn_implementation", None)
         tokens = next((kwargs[n] for n in ("input_ids", "inputs_embeds") if kwargs.get(n) is not None), None)
         if tokens is None and args:
             tokens = args[0]

@@ -1,0 +1,230 @@
+"""Recording with Nsight Systems."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from attnprof.capture.process import Outcome, Watch, supervise
+from attnprof.errors import CaptureError
+from attnprof.nsys import find_importer
+from attnprof.workloads.child import PID_FILE, STDIO, TMPDIR
+
+REPORT = "trace.nsys-rep"
+EXPORT = "trace.sqlite"
+LOG = "nsys.log"
+GRACE_S = 60.0
+
+_OPTIONS = (
+    "--trace=cuda,nvtx,osrt",
+    "--cuda-graph-trace=node",  # by default the kernels of a replayed graph are not recorded
+    "--sample=none",
+    "--cpuctxsw=none",
+)
+_DROPPABLE = {  # refused by releases that do not know them
+    "--cuda-graph-trace=node": "this nsys knows no --cuda-graph-trace: kernels of CUDA graphs may be missing",
+    "--cpuctxsw=none": "this nsys knows no --cpuctxsw",
+}
+# An environment as nsys stores it, one for each process it can see: NAME=VALUE joined by NUL.
+_ENVIRONMENT_BLOCK = re.compile(r"\0[A-Za-z_]\w*=")
+
+
+def profile_command(
+    nsys: Path, folder: Path, child: Sequence[str], options: Sequence[str] = _OPTIONS
+) -> list[str]:
+    """The exact command: ``child`` recorded into ``folder``/trace.nsys-rep."""
+    return [str(nsys), "profile", *options, f"--output={folder / REPORT}", *child]
+
+
+def export_command(nsys: Path, folder: Path) -> list[str]:
+    """The command that turns the report into ``folder``/trace.sqlite."""
+    return [
+        str(nsys), "export", "--type=sqlite", "--quiet=true", "--force-overwrite=true",
+        f"--output={folder / EXPORT}", str(folder / REPORT),
+    ]  # fmt: skip
+
+
+def record(
+    nsys: Path,
+    folder: Path,
+    child: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    pass_fds: Sequence[int] = (),
+    grace_s: float = GRACE_S,
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[Outcome, list[str], list[str]]:
+    """Records ``child``; leaves a new trace.nsys-rep and trace.sqlite in ``folder``.
+
+    Returns the outcome, the command used and notes. Raises CaptureError where no report came out of it.
+    """
+    options, notes = list(_OPTIONS), list[str]()
+    with tempfile.TemporaryDirectory(prefix="attnprof-") as scratch_name:
+        scratch = Path(scratch_name)
+        log = scratch / LOG
+        while True:
+            command = profile_command(nsys, folder, child, options)
+            started = time.time()
+            outcome = _profile(command, folder, scratch, environment, pass_fds, grace_s, tick)
+            refused = _refused_option(log, options) if not (folder / PID_FILE).exists() else None
+            if refused is None:
+                break
+            options.remove(refused)
+            notes.append(_DROPPABLE[refused])
+        if outcome.outlived:
+            notes.append(
+                f"nsys went on for {grace_s:.0f} s after the program had ended, wrote nothing, and was ended"
+            )
+        _require_report(nsys, folder, scratch, started, outcome, notes)
+        _export(nsys, folder, scratch, tick)
+    if _remove_environments(folder / EXPORT):
+        notes.append(
+            f"{REPORT} holds the environment variables of every process nsys could see, {EXPORT} does not:"
+            " share the latter"
+        )
+    (folder / REPORT).chmod(0o600)
+    return outcome, command, notes
+
+
+def _profile(
+    command: Sequence[str],
+    folder: Path,
+    scratch: Path,
+    environment: Mapping[str, str],
+    pass_fds: Sequence[int],
+    grace_s: float,
+    tick: Callable[[], None],
+) -> Outcome:
+    given = {**environment, "TMPDIR": str(scratch), TMPDIR: environment.get("TMPDIR", "")}
+    watch = Watch(folder / PID_FILE, (scratch, folder / REPORT), grace_s)
+    own = _own_stdio()
+    if len(own) == 2:
+        given[STDIO] = f"{own[0]},{own[1]}"
+    try:
+        with (scratch / LOG).open("wb") as log:
+            return supervise(command, given, output=log, pass_fds=(*pass_fds, *own), watch=watch, tick=tick)
+    finally:
+        for descriptor in own:
+            os.close(descriptor)
+
+
+def _own_stdio() -> list[int]:
+    """Copies of our stdout and stderr, numbered high enough that nothing on the way replaces them."""
+    copies: list[int] = []
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            copies.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100))
+    return copies
+
+
+def _export(nsys: Path, folder: Path, scratch: Path, tick: Callable[[], None]) -> None:
+    log = scratch / "export.log"
+    with log.open("wb") as output:
+        done = supervise(export_command(nsys, folder), os.environ, output=output, tick=tick)
+    if done.exit_code != 0 or not (folder / EXPORT).exists():
+        raise CaptureError(
+            f"nsys recorded the run but cannot export it: {_last_words(log)}",
+            hint="check the space on this disk, and the installation: nsys status -e",
+        )
+
+
+def _refused_option(log: Path, options: Sequence[str]) -> str | None:
+    """The option that nsys did not know, read from its complaint."""
+    said = log.read_text(errors="replace")
+    if "unrecognised option" not in said and "unrecognized option" not in said:
+        return None
+    return next((option for option in options if option in _DROPPABLE and option.split("=")[0] in said), None)
+
+
+def _require_report(
+    nsys: Path, folder: Path, scratch: Path, started: float, outcome: Outcome, notes: list[str]
+) -> None:
+    """Makes sure of a report of this run; imports the .qdstrm where nsys's own importer failed."""
+    report = folder / REPORT
+    if report.exists() and report.stat().st_mtime >= started - 1:
+        return
+    stream = next(iter(sorted(scratch.rglob("*.qdstrm"))), None)
+    importer = find_importer(nsys)
+    if stream is not None and importer is not None:
+        command = [str(importer), "--input-file", str(stream), "--output-file", str(report)]
+        with suppress(OSError):
+            subprocess.run(command, capture_output=True, check=False)
+        if report.exists():
+            notes.append("nsys left only a .qdstrm; QdstrmImporter made the report")
+            return
+    if not (folder / PID_FILE).exists():
+        raise CaptureError(
+            f"nsys did not start the program: {_last_words(scratch / LOG)}",
+            hint="attnprof doctor checks the installation; --capture none records calls without nsys",
+        )
+    if stream is not None:
+        kept = folder.parent / f"{stream.stem}.qdstrm"
+        shutil.move(stream, kept)
+        raise CaptureError(
+            f"nsys wrote {kept.name} but no report from it"
+            + ("" if importer else ": QdstrmImporter is not installed beside it"),
+            hint=f"attnprof import {kept}, where an importer of the same version is",
+        )
+    raise CaptureError(
+        f"nsys ended with code {outcome.exit_code} and left no report: " + _last_words(scratch / LOG),
+        hint="run it again; --capture none records calls without nsys",
+    )
+
+
+def _last_words(log: Path) -> str:
+    """The last line of nsys's output that is no progress bar."""
+    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
+    said = [line for line in lines if line and "%]" not in line and "% ]" not in line]
+    return " ".join((said or ["it said nothing"])[-1].split())[:300]
+
+
+def _remove_environments(export: Path) -> int:
+    """Takes every process environment out of an export; returns how many there were."""
+    db = sqlite3.connect(export)
+    try:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        removed = 0
+        for table in {"StringIds", "TARGET_INFO_SYSTEM_ENV"} & tables:
+            texts = db.execute(f"SELECT rowid, value FROM {table} WHERE instr(value, '=')")
+            blocks = [rowid for rowid, text in texts if _ENVIRONMENT_BLOCK.search(str(text))]
+            db.executemany(f"UPDATE {table} SET value = '(removed)' WHERE rowid = ?", [(b,) for b in blocks])
+            removed += len(blocks)
+        if "META_DATA_CAPTURE" in tables:
+            removed += db.execute(
+                "DELETE FROM META_DATA_CAPTURE WHERE name LIKE '%ENVIRONMENT_VARIABLE%'"
+            ).rowcount
+        db.commit()
+        if removed:
+            db.execute("VACUUM")  # an update leaves the old text in the file
+    finally:
+        db.close()
+    return removed
+
+
+def count_ranges(export: Path, message: str, domain: str = "attnprof") -> int:
+    """Push/pop ranges of one message in one NVTX domain of an export."""
+    names = (
+        "SELECT e.eventType, e.domainId, e.globalTid >> 24 AS process, coalesce(e.text, s.value) AS name"
+        " FROM NVTX_EVENTS e LEFT JOIN StringIds s ON s.id = e.textId"
+    )
+    db = sqlite3.connect(f"{export.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        (count,) = db.execute(
+            f"WITH named AS ({names}) SELECT count(*) FROM named WHERE eventType = 59 AND name = ? AND"
+            " (domainId, process) IN (SELECT domainId, process FROM named WHERE eventType = 75 AND name = ?)",
+            (message, domain),
+        ).fetchone()
+    except sqlite3.OperationalError:  # no range of any kind: no table
+        return 0
+    finally:
+        db.close()
+    return int(count)

@@ -1,0 +1,203 @@
+"""The process that is recorded: ``python -m attnprof.workloads.child SPEC``, SPEC being JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnprof.errors import EXIT_USAGE, AttnprofError
+from attnprof.workloads.spec import ChildSpec, Program
+
+if TYPE_CHECKING:
+    from attnprof.instrument import Recorder
+
+TMPDIR = "ATTNPROF_CHILD_TMPDIR"  # the user's TMPDIR, empty for none: the recorder's is a folder of its own
+STDIO = "ATTNPROF_CHILD_STDIO"  # "OUT,ERR": descriptors of the user's stdout and stderr
+PROGRESS = "ATTNPROF_CHILD_PROGRESS"  # descriptor that takes the number of steps done, one per line
+PID_FILE = "child.pid"
+WORKLOAD_FILE = "workload.json"
+CALLS_FILE = "calls.jsonl"
+TORCH_TRACE = "trace.json.gz"
+
+
+def main(argv: list[str]) -> int:
+    spec = ChildSpec.from_json(argv[0])
+    folder = Path(spec.folder)
+    (folder / PID_FILE).write_text(str(os.getpid()))
+    _take_up_stdio()
+    _take_up_tmpdir()
+    if spec.program is not None and spec.program.mode == "other":
+        return _run_other(spec, spec.program)
+    return _run_recorded(spec)
+
+
+def _take_up_stdio() -> None:
+    """The user's own stdout and stderr, so that output is not copied through the recorder and its trace."""
+    descriptors = os.environ.pop(STDIO, "")
+    for target, source in zip((1, 2), descriptors.split(",") if descriptors else (), strict=False):
+        with suppress(OSError):  # closed on the way here: what the recorder gave is used
+            os.dup2(int(source), target)
+            os.close(int(source))
+
+
+def _take_up_tmpdir() -> None:
+    original = os.environ.pop(TMPDIR, None)
+    if original:
+        os.environ["TMPDIR"] = original
+    elif original is not None:
+        os.environ.pop("TMPDIR", None)
+
+
+def _run_other(spec: ChildSpec, program: Program) -> int:
+    started = time.perf_counter()
+    code = subprocess.run([program.target, *program.arguments], check=False).returncode
+    code = 128 - code if code < 0 else code
+    _write(spec, None, {}, code, None, time.perf_counter() - started)
+    return code
+
+
+def _run_recorded(spec: ChildSpec) -> int:
+    from attnprof.instrument import Recorder, instrument
+
+    recorder = Recorder(_ranges(spec))
+    for note in spec.notes:
+        recorder.note(note)
+    if spec.ranges == "nvtx" and not recorder.ranges.active:
+        recorder.note("nvtx makes no ranges in this process: pip install 'nvtx>=0.2.11,<0.2.12'")
+    facts: dict[str, Any] = {}
+    error: AttnprofError | str | None = None
+    started = time.perf_counter()
+    with instrument(recorder), _profiled(spec), _progress(recorder):
+        try:
+            if spec.generate is not None:
+                from attnprof.workloads import generate
+
+                run = generate.prepare(spec.generate, recorder)
+                started = time.perf_counter()
+                facts, code = run(), 0
+            else:
+                from attnprof.workloads.program import run_program
+
+                assert spec.program is not None
+                code = run_program(spec.program)
+                _join_threads()
+        except AttnprofError as failure:
+            error, code = failure, EXIT_USAGE
+        except KeyboardInterrupt:
+            error, code = "interrupted", 130
+        except Exception as failure:
+            traceback.print_exc()
+            error, code = f"{type(failure).__name__}: {failure}", 1
+        duration = time.perf_counter() - started
+    _write(spec, recorder, facts, code, error, duration)
+    return code
+
+
+def _ranges(spec: ChildSpec) -> Any:
+    from attnprof.instrument import ranges
+
+    kinds: dict[str, Callable[[], ranges.Ranges]] = {
+        "nvtx": ranges.NvtxRanges,
+        "torch": ranges.RecordFunctionRanges,
+        "none": ranges.NoRanges,
+    }
+    return kinds[spec.ranges]()
+
+
+@contextmanager
+def _profiled(spec: ChildSpec) -> Iterator[None]:
+    if spec.ranges != "torch":
+        yield
+        return
+    from attnprof.instrument.torch_profiler import profiled
+
+    with profiled(Path(spec.folder) / TORCH_TRACE):
+        yield
+
+
+@contextmanager
+def _progress(recorder: Recorder) -> Iterator[None]:
+    """Reports the number of steps a few times a second, from a thread of its own."""
+    descriptor = os.environ.pop(PROGRESS, None)
+    if descriptor is None:
+        yield
+        return
+    done = threading.Event()
+
+    def report() -> None:
+        with suppress(OSError, ValueError), open(int(descriptor), "w", buffering=1) as pipe:  # noqa: PTH123
+            while not done.wait(0.2):
+                print(len(recorder.steps), file=pipe)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(1)
+
+
+def _join_threads() -> None:
+    """Waits for the program's own threads, as the interpreter would at its end."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread():
+            thread.join()
+
+
+def _write(
+    spec: ChildSpec,
+    recorder: Recorder | None,
+    facts: dict[str, Any],
+    code: int,
+    error: AttnprofError | str | None,
+    duration: float,
+) -> None:
+    """Writes calls.jsonl, then workload.json: the latter says that the former is whole."""
+    from attnprof.workloads.environment import compiled_graphs, gpu, versions
+
+    folder = Path(spec.folder)
+    calls = recorder.write(folder / CALLS_FILE) if recorder else 0
+    steps = recorder.steps if recorder else []
+    first = steps[0] if steps else {}
+    device = gpu()
+    if recorder and (graphs := compiled_graphs()):
+        recorder.note(f"torch.compile made {graphs} graphs: attention calls inside them are not recorded")
+    if code and error is None:
+        error = f"the program ended with exit code {code}"
+    workload = {
+        "workload": "generate" if spec.generate is not None else "program",
+        "status": "failed" if code else "complete",
+        "exit_code": code,
+        "error": None if error is None else str(error),
+        "hint": error.hint if isinstance(error, AttnprofError) else None,
+        "model": recorder.model if recorder else None,
+        "attn_implementation": recorder.attn_implementation if recorder else None,
+        "batch": first.get("batch"),
+        "prompt_tokens": first.get("seqlen_q"),
+        "max_new_tokens": None,
+        "seed": None,
+        **facts,
+        "steps": steps,
+        "num_calls": calls,
+        "versions": versions(),
+        "device": "cuda" if device else "cpu",
+        "gpu": device,
+        "duration_s": round(duration, 6),
+        "notes": list(recorder.notes) if recorder else list(spec.notes),
+    }
+    (folder / WORKLOAD_FILE).write_text(json.dumps(workload))
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.exit(code)

@@ -1,0 +1,57 @@
+"""Versions and the GPU, as the workload's own process sees them."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+_PACKAGES = {
+    "transformers": "transformers",
+    "nvtx": "nvtx",
+    "flash_attn": "flash-attn",
+    "flash_attn_3": "flash-attn-3",
+    "kernels": "kernels",
+}
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions by import name, None where absent; torch's with its build tag."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    torch = sys.modules.get("torch")
+    found["torch"] = str(torch.__version__) if torch else _version("torch")
+    found["cuda"] = torch.version.cuda if torch else None
+    found |= {name: _version(package) for name, package in _PACKAGES.items()}
+    return found
+
+
+def gpu() -> dict[str, Any] | None:
+    """The current CUDA device's properties; None if this process did not use one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    device = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "name": device.name,
+        "sm_major": device.major,
+        "sm_minor": device.minor,
+        "num_sms": device.multi_processor_count,
+        "smem_per_sm": getattr(device, "shared_memory_per_multiprocessor", None),
+        "smem_per_block_optin": getattr(device, "shared_memory_per_block_optin", None),
+    }
+
+
+def compiled_graphs() -> int:
+    """Graphs that torch.compile made in this process: attention inside them runs no Python."""
+    if "torch._dynamo.utils" not in sys.modules:
+        return 0
+    counters: Any = sys.modules["torch._dynamo.utils"].counters
+    return int(counters["stats"].get("unique_graphs", 0))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,149 @@
+"""What to run, as the parent checks it and the child receives it. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from attnprof.errors import UsageError
+from attnprof.workloads.presets import DEFAULT_MODEL, find_preset, unknown_model
+
+RangeKind = Literal["nvtx", "torch", "none"]
+DEFAULT_PROMPT_TOKENS = 25
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Hugging Face generate(): ``model`` is a preset, a folder or a hub id.
+
+    ``prompt_tokens`` random ids, or the tokens of ``prompt``; each sequence of the batch gets its own random
+    ids, or the same prompt. ``attn`` "auto" is flash_attention_2 where a GPU and flash_attn are, else sdpa.
+    """
+
+    model: str = DEFAULT_MODEL
+    max_new_tokens: int = 128
+    prompt: str | None = None
+    prompt_tokens: int | None = None
+    batch: int = 1
+    attn: str = "auto"
+    layers: int | None = None
+    device: str = "auto"
+    seed: int = 0
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "prompt_tokens", "batch", "layers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.prompt is not None and self.prompt_tokens is not None:
+            raise UsageError("--prompt and --prompt-tokens exclude each other", hint="give one of them")
+        if self.prompt is not None and not self.prompt:
+            raise UsageError("--prompt is empty", hint="give a text, or --prompt-tokens N for random tokens")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"--device {self.device} is none of auto, cpu, cuda, cuda:N")
+        known = find_preset(self.model) or Path(self.model).is_dir() or self.model.count("/") == 1
+        if not known:
+            raise unknown_model(self.model)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program of the user's: a Python script, module or command line run in-process, or any other program.
+
+    ``mode`` "other" is started as it is: its attention calls are not recorded.
+    """
+
+    mode: Literal["script", "module", "command", "other"]
+    target: str
+    arguments: tuple[str, ...] = ()
+    interpreter_flags: tuple[str, ...] = ()
+
+
+_FLAG_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+
+
+def parse_program(argv: list[str]) -> tuple[Program, tuple[str, ...]]:
+    """The program behind ``argv`` and notes on how it will run.
+
+    ``python [FLAGS] script.py ARGS``, ``python -m MODULE ARGS``, ``python -c TEXT``, the same without
+    ``python``, or anything else on PATH. Raises UsageError for what cannot be started.
+    """
+    if not argv:
+        raise UsageError("no program after --", hint="attnprof run -- python script.py ARGS")
+    head, rest = argv[0], list(argv[1:])
+    if re.fullmatch(r"python(\d+(\.\d+)?)?", os.path.basename(head)):  # noqa: PTH119
+        found = shutil.which(head)
+        if found is None:
+            raise UsageError(
+                f"{head} is not on PATH", hint="give the script itself: attnprof run -- script.py"
+            )
+        return _python(rest), _same_interpreter(found)
+    if head == "-m" or head.endswith(".py"):
+        return _python(list(argv)), ()
+    if shutil.which(head) is None:
+        raise UsageError(f"cannot run {head}: no such program", hint="check the path after --")
+    note = f"{head} is no Python program: its kernels and ranges are recorded, its attention calls are not"
+    return Program("other", head, tuple(rest)), (note,)
+
+
+def _python(arguments: list[str]) -> Program:
+    flags: list[str] = []
+    while arguments and arguments[0].startswith("-") and arguments[0] not in ("-m", "-c", "-"):
+        flags.append(arguments.pop(0))
+        if flags[-1] in _FLAG_WITH_VALUE and arguments:
+            flags.append(arguments.pop(0))
+    if not arguments or arguments[0] == "-" or (arguments[0] in ("-m", "-c") and len(arguments) < 2):
+        raise UsageError("python needs a script or -m MODULE", hint="attnprof run -- python script.py ARGS")
+    if arguments[0] in ("-m", "-c"):
+        mode: Literal["module", "command"] = "module" if arguments[0] == "-m" else "command"
+        return Program(mode, arguments[1], tuple(arguments[2:]), tuple(flags))
+    if not Path(arguments[0]).exists():
+        raise UsageError(f"no such file: {arguments[0]}", hint="check the path after --")
+    return Program("script", arguments[0], tuple(arguments[1:]), tuple(flags))
+
+
+def _same_interpreter(found: str) -> tuple[str, ...]:
+    # Two virtual environments share the binary their links lead to: compare where the links are.
+    if Path(found).absolute().parent == Path(sys.executable).absolute().parent:
+        return ()
+    return (f"the program runs under attnprof's own Python ({sys.executable}), not under {found}",)
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """Everything the child needs: what to run, into which folder, and which ranges the recorder sees."""
+
+    folder: str
+    ranges: RangeKind
+    generate: GenerateOptions | None = None
+    program: Program | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def command(self) -> list[str]:
+        """The child's command line; it needs nothing else, so that it can be copied and run."""
+        flags = self.program.interpreter_flags if self.program else ()
+        return [sys.executable, *flags, "-m", "attnprof.workloads.child", self.to_json()]
+
+    def to_json(self) -> str:
+        given = {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        return json.dumps(given)
+
+    @staticmethod
+    def from_json(text: str) -> ChildSpec:
+        given: dict[str, Any] = json.loads(text)
+        generate, program = given.pop("generate", None), given.pop("program", None)
+        if program:
+            for name in ("arguments", "interpreter_flags"):
+                program[name] = tuple(program[name])
+        return ChildSpec(
+            **given,
+            generate=GenerateOptions(**generate) if generate else None,
+            program=Program(**program) if program else None,
+        )
