@@ -66,8 +66,8 @@ class _Held:
 class Timeline:
     """A trace with its joins.
 
-    Per kernel: ``launch`` (index into ``api_calls``) and ``range`` (the innermost one around the launch), both
-    -1 for none, and ``phase``, ``step``, ``layer``, ``call`` as in Attributes. Per range: ``parent`` (index or
+    Per kernel: ``launch`` (index into ``api_calls``) and ``range`` (the innermost around the launch), both
+    -1 for none; ``phase``, ``step``, ``layer``, ``call`` as in Attributes. Per range: ``parent`` (index or
     -1), ``level`` (0 for outermost) and ``of_range``, its own and inherited attributes. ``notes`` are the
     trace's and what the joins found missing.
     """
