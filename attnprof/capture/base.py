@@ -77,6 +77,11 @@ class CaptureResult:
     trace: Path | None = None
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def status(self) -> str:
+        """ "complete", or "failed" where the workload did."""
+        return "failed" if self.exit_code else "complete"
+
     def as_json(self, folder: Path, final: Path) -> dict[str, Any]:
         """run.json's "capture"; paths name the run's ``final`` folder instead of the one built in."""
         built_in, shown = str(folder.absolute()), str(final)
@@ -160,11 +165,20 @@ def record(
         _raise_failure(workload)
     trace = _trace(folder, chosen)
     notes += workload.pop("notes", [])
+    if workload["status"] == "complete" and not workload["num_calls"] and not _is_other(options.workload):
+        notes.append(
+            "no attention call was recorded: scaled_dot_product_attention and flash_attn are;"
+            " eager attention, compiled graphs and other processes are not"
+        )
     if chosen.recorder == "nsys" and trace is not None:
         notes += _missing_ranges(trace, workload, chosen)
     (folder / PID_FILE).unlink(missing_ok=True)
     (folder / CALLS_FILE).touch()
     return CaptureResult(chosen.recorder, chosen.version, command, code, workload, trace, tuple(notes))
+
+
+def _is_other(workload: GenerateOptions | Program) -> bool:
+    return isinstance(workload, Program) and workload.mode == "other"
 
 
 def _has_gpu() -> bool:

@@ -129,7 +129,7 @@ def keep(value: Any) -> Any:
 
     Tensors made in inference mode carry no version and are cloned.
     """
-    if not hasattr(value, "_version"):
+    if not hasattr(value, "is_inference"):
         return value
     if value.is_inference():
         return (value.clone(), None)

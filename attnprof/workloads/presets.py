@@ -19,7 +19,6 @@ _SMALL = {
     "vocab_size": 1024,
     "max_position_embeddings": 131072,
 }
-_GEMMA2 = {"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "sliding_window": 4096}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,6 @@ PRESETS = {
     "llama-3-8b": Preset("llama", 32, 8, 128, 32),
     "llama-3-70b": Preset("llama", 64, 8, 128, 80),
     "mistral-7b": Preset("mistral", 32, 8, 128, 32, (("sliding_window", None),)),  # v0.2 on; v0.1 has 4096
-    "gemma-2-9b": Preset("gemma2", 16, 8, 256, 42, tuple(_GEMMA2.items())),
 }
 DEFAULT_LAYERS = 2
 

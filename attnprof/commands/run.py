@@ -1,0 +1,267 @@
+"""attnprof run: records a workload and makes a run of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
+
+if TYPE_CHECKING:
+    from attnprof.capture.base import CaptureOptions, CaptureResult, Plan
+    from attnprof.store import RunBuilder
+
+
+def run(
+    program: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- PROGRAM ARGS...]", help="A program to record instead of generate()."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tokens to generate. Default: 128."),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The prompt.")] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="A prompt of N random tokens. Default: 25."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Sequences. Default: 1.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A preset (qwen2.5-7b, llama-3-8b, …: that model's attention, small random weights),"
+            " a folder, or a hub id. Default: qwen2.5-7b.",
+        ),
+    ] = None,
+    attn: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="sdpa, flash_attention_2, eager, … Default: flash_attention_2 where it and a GPU are,"
+            " else sdpa.",
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Decoder layers. Default: 2 for a preset."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of weights and random prompt."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code that comes with a hub model."),
+    ] = False,
+    capture: Annotated[
+        str,
+        typer.Option(
+            metavar="RECORDER",
+            help="nsys, torch (torch.profiler), none (call records only) or auto.",
+        ),
+    ] = "auto",
+    nsys: Annotated[str | None, typer.Option(metavar="PATH", help="The nsys to record with.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", metavar="NAME", help="Name of the run."),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("-f", "--force-overwrite", help="Replace a run of that name."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the commands and run nothing."),
+    ] = False,
+    gpu: GpuOption = None,
+    sms: SmsOption = None,
+    sm: SmOption = None,
+    library: LibraryOption = None,
+    version: VersionOption = None,
+) -> None:
+    """Record a workload's attention calls, ranges and kernels, and make a run of them.
+
+    Without a program, Hugging Face generate() on a small model with a real model's attention.
+    The exit code is the workload's own.
+
+    \b
+    Examples:
+      attnprof run --max-new-tokens 512
+      attnprof run --model llama-3-8b --batch 8 --prompt-tokens 4000 --gpu a100
+      attnprof run -- python script.py ARGS
+    """
+    from attnprof import store
+    from attnprof.capture.base import CaptureOptions, describe_command, plan, record
+
+    generate = {
+        "max_new_tokens": max_new_tokens,
+        "prompt": prompt,
+        "prompt_tokens": prompt_tokens,
+        "batch": batch,
+        "model": model,
+        "attn": attn,
+        "layers": layers,
+        "device": device,
+        "seed": seed,
+        "trust_remote_code": trust_remote_code or None,
+    }
+    workload, notes, stem = _workload(program or [], generate)
+    predict = _prediction(gpu, sms, sm, library, version)
+    options = CaptureOptions(workload, recorder=capture, nsys=nsys, notes=notes)
+    chosen = plan(options)
+    name = output.removesuffix(".nsys-rep") if output else store.unused_name(stem)
+    if dry_run:
+        print(describe_command(chosen, options, store.run_folder(name)))
+        return
+    with store.new_run(name, force=force) as builder:
+        _say(f"recording {_describe(options)} {_with(chosen)}")
+        with _progress(options) as on_step:
+            captured = record(options, builder.folder, chosen=chosen, on_step=on_step)
+        folder = _finish(builder, captured, predict)
+    _summarise(folder, captured)
+    raise typer.Exit(captured.exit_code)
+
+
+def _workload(program: list[str], generate: dict[str, Any]) -> tuple[Any, tuple[str, ...], str]:
+    """(what to run, notes, the stem of the run's name)."""
+    from attnprof.errors import UsageError
+    from attnprof.workloads.presets import find_preset, preset_name
+    from attnprof.workloads.spec import GenerateOptions, parse_program
+
+    given = {name: value for name, value in generate.items() if value is not None}
+    if not program:
+        options = GenerateOptions(**given)
+        stem = preset_name(options.model) if find_preset(options.model) else Path(options.model).name
+        return options, (), stem
+    if given:
+        flag = "--" + next(iter(given)).replace("_", "-")
+        raise UsageError(
+            f"{flag} is an option of the built-in workload, and {program[0]} is given to run",
+            hint=f"an option of the program goes after it: attnprof run -- {program[0]} … {flag} …",
+        )
+    parsed, notes = parse_program(program)
+    return parsed, notes, Path(parsed.target).stem if parsed.mode != "command" else "command"
+
+
+def _prediction(
+    gpu: str | None, sms: int | None, sm: str | None, library: str | None, version: str | None
+) -> dict[str, Any]:
+    """run.json's "predict": what was asked for, tried out now so that a bad name does not cost a run."""
+    from dataclasses import asdict
+
+    from attnprof.dispatch import default_version, predict
+    from attnprof.gpus import DEFAULT_GPU, gpu_by_name
+    from attnprof.model import AttentionCall
+    from attnprof.session import gpu_from_options
+
+    target = gpu_from_options(gpu, sms, sm)
+    asked: dict[str, Any] = {"gpu": asdict(target)} if target else {}
+    if library or version:
+        call = AttentionCall(library or "flash_attn", "fwd", 1, 1, 1, 1, 1, 128)  # type: ignore[arg-type]
+        version = version or default_version(call.library)
+        predict(call, target or gpu_by_name(DEFAULT_GPU), version)
+        asked |= {"library": call.library, "version": version}
+    return asked
+
+
+def _describe(options: CaptureOptions) -> str:
+    from attnprof.workloads.presets import find_preset, preset_name
+    from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, GenerateOptions
+
+    work = options.workload
+    if not isinstance(work, GenerateOptions):
+        return " ".join([work.target, *work.arguments]) if work.mode != "command" else "python -c …"
+    shown = preset_name(work.model) if find_preset(work.model) else work.model
+    prompt = (
+        "the prompt" if work.prompt is not None else f"{work.prompt_tokens or DEFAULT_PROMPT_TOKENS} tokens"
+    )
+    batch = f", batch {work.batch}" if work.batch > 1 else ""
+    return f"{shown}: {prompt} + {work.max_new_tokens} generated{batch},"
+
+
+def _with(chosen: Plan) -> str:
+    if chosen.recorder == "nsys":
+        return f"with nsys {(chosen.version or '').partition('-')[0]}"
+    return "with torch.profiler" if chosen.recorder == "torch" else "without a profiler"
+
+
+@contextmanager
+def _progress(options: CaptureOptions) -> Iterator[Callable[[int], None] | None]:
+    """A bar of the built-in workload's steps, on a terminal; a program has its own output."""
+    from attnprof.workloads.spec import GenerateOptions
+
+    if not sys.stderr.isatty() or not isinstance(options.workload, GenerateOptions):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    total = options.workload.max_new_tokens
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading the model", total=total)
+
+        def on_step(step: int) -> None:
+            stage = "generating" if step < total else "writing the trace"
+            bar.update(task, completed=step, description=stage if step else "loading the model")
+
+        yield on_step
+
+
+def _finish(builder: RunBuilder, captured: CaptureResult, predict: dict[str, Any]) -> Path:
+    from attnprof.ingest import finish
+    from attnprof.trace.open import open_trace
+
+    config = {
+        "kind": "run",
+        "command": ["attnprof", *sys.argv[1:]],
+        "capture": captured.as_json(builder.folder, builder.final),
+        "workload": {key: value for key, value in captured.workload.items() if key != "steps"},
+        "predict": predict,
+    }
+    trace = open_trace(captured.trace) if captured.trace else _no_trace()
+    return finish(builder, trace, config, status=captured.status)
+
+
+def _summarise(folder: Path, captured: CaptureResult) -> None:
+    work = captured.workload
+    steps = [step["phase"] for step in work.get("steps", ())]
+    parts = [f"{work['num_calls']} attention calls"]
+    if steps:
+        parts.append(f"{len(steps)} steps ({steps.count('prefill')} prefill, {steps.count('decode')} decode)")
+    if work.get("duration_s") is not None:
+        parts.append(f"{work['duration_s']:.2f} s")
+    for note in captured.notes:
+        _say(f"note: {note}")
+    if work["status"] == "failed":
+        _say(f"note: {work['error']}")
+    print(f"{folder}: {', '.join(parts)}")
+    print(f"next: attnprof report {folder.name}")
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _no_trace() -> Any:
+    """The trace of a run without a recorder: no row in any table."""
+    import numpy as np
+
+    from attnprof.trace.model import ApiCalls, Kernels, Ranges, Trace, TraceInfo
+
+    time, ids, flags = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.bool_)
+    sizes = np.empty((0, 3), np.int32)
+    return Trace(
+        TraceInfo(path="", format="nsys-sqlite", notes=("recorded without a profiler",)),
+        Kernels(time, time, ids, ids, ids, ids, time, time, sizes, sizes),
+        ApiCalls(time, time, ids, ids, time, time),
+        Ranges(time, time, ids, ids, time, ids, time, flags, flags),
+    )
