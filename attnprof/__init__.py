@@ -1,5 +1,32 @@
-"""attnprof: which attention kernel ran, why that one, and when will it change."""
+"""attnprof: which attention kernel ran, why that one, and when will it change.
+
+``load(run)`` opens a recorded run or a trace file; ``predict(call, gpu)`` says what a library would launch.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnprof.dispatch import predict
+    from attnprof.model import AttentionCall
+    from attnprof.session import Run, load
+
 __version__ = "0.1.0"
+__all__ = ["AttentionCall", "Run", "__version__", "load", "predict"]
+
+_HOME = {
+    "predict": "attnprof.dispatch",
+    "AttentionCall": "attnprof.model",
+    "Run": "attnprof.session",
+    "load": "attnprof.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when first used: ``import attnprof`` stays light."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'attnprof' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -107,6 +107,8 @@ def num_splits_array(
     """
     import numpy as np
 
+    from attnprof.arrays import distinct_rows
+
     columns = np.broadcast_arrays(batch_nheads_mblocks, num_sms, num_n_blocks, max_splits)
     shape = columns[0].shape
     blocks, slots, n_blocks, most = (np.ascontiguousarray(c, dtype=np.int64).ravel() for c in columns)
@@ -115,34 +117,13 @@ def num_splits_array(
     room = np.flatnonzero(blocks.astype(np.float32) < np.float32(_FULL) * slots.astype(np.float32))
     if not room.size:
         return answer.reshape(shape)
-    rows, inverse = _distinct([column[room] for column in (most, blocks, slots, n_blocks)])
+    rows, inverse = distinct_rows([column[room] for column in (most, blocks, slots, n_blocks)])
     chosen = [
         _choose(*(column[at : at + _BLOCK_ROWS] for column in rows))
         for at in range(0, len(rows[0]), _BLOCK_ROWS)
     ]
     answer[room] = np.concatenate(chosen)[inverse]
     return answer.reshape(shape)
-
-
-def _distinct(
-    columns: list[npt.NDArray[np.int64]],
-) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
-    """The distinct rows of equally long non-negative columns, sorted, and where each row went."""
-    import numpy as np
-
-    widths = [int(column.max()).bit_length() for column in columns]
-    if sum(widths) > 62 or min(int(column.min()) for column in columns) < 0:
-        unique, inverse = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-        return list(unique.T), inverse.ravel()
-    key = np.zeros(len(columns[0]), dtype=np.int64)
-    for column, width in zip(columns, widths, strict=True):
-        key = (key << width) | column
-    key, inverse = np.unique(key, return_inverse=True)
-    unpacked = []
-    for width in reversed(widths):
-        unpacked.append(key & ((1 << width) - 1))
-        key = key >> width
-    return unpacked[::-1], inverse
 
 
 def _choose(

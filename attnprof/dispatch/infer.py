@@ -31,8 +31,8 @@ class Interval:
 
     def __str__(self) -> str:
         if self.high is None:
-            return f"{self.low} and more"
-        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+            return f"≥{self.low}"
+        return str(self.low) if self.low == self.high else f"{self.low}–{self.high}"
 
 
 Intervals = tuple[Interval, ...]

@@ -77,4 +77,4 @@ def test_interval_sets() -> None:
     a, b = (Interval(1, 5), Interval(9, None)), (Interval(4, 10),)
     assert union([a, b]) == (Interval(1, None),)
     assert intersect(a, b) == (Interval(4, 5), Interval(9, 10))
-    assert [str(i) for i in (*a, Interval(3, 3))] == ["1 to 5", "9 and more", "3"]
+    assert [str(i) for i in (*a, Interval(3, 3))] == ["1–5", "≥9", "3"]

@@ -1,0 +1,324 @@
+"""Observed against predicted: one verdict per attention call.
+
+With call records every observed call is compared with the prediction for its own arguments. Without, the
+launches are read back: a split count that no KV length explains is a mismatch, and the lengths that do
+explain it are reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from attnprof.dispatch import predict
+from attnprof.dispatch.infer import InferredCall, infer_call
+from attnprof.dispatch.names import KernelSignature, parse_kernel_name
+from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
+from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
+from attnprof.observe import ObservedCalls, ObservedShape
+from attnprof.records import CallRecord, NotModelled, attention_call
+from attnprof.timeline import PHASE_NAMES
+
+if TYPE_CHECKING:
+    from attnprof.session import Run
+
+
+class Verdict(str, Enum):
+    """What comparing one call gave."""
+
+    MATCH = "match"
+    EXPLAINED = "explained"
+    WRONG_KERNEL = "wrong kernel"
+    WRONG_NUM_SPLITS = "wrong num_splits"
+    WRONG_TEMPLATE = "wrong template"
+    WRONG_GRID = "wrong grid"
+    MISSING = "missing"
+    UNEXPECTED = "unexpected"
+    UNEXPLAINED = "unexplained"
+    NOT_MODELLED = "not modelled"
+    NOT_OBSERVED = "not observed"
+
+    @property
+    def failed(self) -> bool:
+        return self in _FAILED
+
+    @property
+    def meaning(self) -> str:
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Verdict.MATCH: "kernels, template arguments, grids and num_splits are those predicted",
+    Verdict.EXPLAINED: "no call was recorded; some KV length makes the library launch exactly this",
+    Verdict.WRONG_KERNEL: "another kernel than predicted ran",
+    Verdict.WRONG_NUM_SPLITS: "the predicted kernels ran with another split count",
+    Verdict.WRONG_TEMPLATE: "the predicted kernel ran with other template arguments",
+    Verdict.WRONG_GRID: "the predicted kernel ran with another grid or block",
+    Verdict.MISSING: "a recorded call has no kernel in a trace that holds kernels",
+    Verdict.UNEXPECTED: "an attention kernel ran that no recorded call accounts for",
+    Verdict.UNEXPLAINED: "no KV length makes the library choose this split count",
+    Verdict.NOT_MODELLED: "another library or backend, whose launches attnprof does not predict",
+    Verdict.NOT_OBSERVED: "predicted only: the trace holds no GPU kernels",
+}
+_FAILED = frozenset({
+    Verdict.WRONG_KERNEL, Verdict.WRONG_NUM_SPLITS, Verdict.WRONG_TEMPLATE, Verdict.WRONG_GRID,
+    Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedCall:
+    """One attention call with its verdict.
+
+    ``observed`` and ``predicted`` are None where there is none; ``call`` is what was predicted for.
+    ``duration_ns`` is GPU time. ``seq``, ``step`` and ``layer`` are None where unknown.
+    """
+
+    verdict: Verdict
+    detail: str
+    seq: int | None
+    step: int | None
+    phase: str
+    layer: int | None
+    call: AttentionCall | None = None
+    predicted: Prediction | None = None
+    observed: ObservedShape | None = None
+    inferred: InferredCall | None = None
+    duration_ns: int | None = None
+    num_kernels: int = 0
+
+    @property
+    def num_splits(self) -> int | None:
+        """Observed where something was observed, else predicted."""
+        if self.observed is not None:
+            return self.observed.num_splits
+        return self.predicted.num_splits if self.predicted else None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """All verdicts of a run. ``cannot_tell`` is a sentence where the trace lacks what the question needs."""
+
+    calls: tuple[CheckedCall, ...]
+    library: Library | None
+    version: str | None
+    gpu: Gpu | None
+    observed: bool
+    cannot_tell: str = ""
+    hint: str = ""
+
+    @property
+    def counts(self) -> Counter[Verdict]:
+        return Counter(call.verdict for call in self.calls)
+
+    @property
+    def failures(self) -> tuple[CheckedCall, ...]:
+        return tuple(call for call in self.calls if call.verdict.failed)
+
+    @property
+    def exit_code(self) -> int:
+        if self.failures:
+            return EXIT_CHECK_FAILED
+        return EXIT_CANNOT_TELL if self.cannot_tell else EXIT_OK
+
+
+@lru_cache(maxsize=65536)
+def _predict(call: AttentionCall, gpu: Gpu, version: str) -> Prediction:
+    return predict(call, gpu, version)
+
+
+def check_recorded(
+    records: Sequence[CallRecord],
+    observed: ObservedCalls,
+    *,
+    library: Library,
+    version: str,
+    gpu: Gpu,
+    has_kernels: bool,
+    complete: bool,
+) -> tuple[CheckedCall, ...]:
+    """A verdict per recorded call, and one per observed call that no record accounts for.
+
+    ``complete`` says that every attention call of the program was recorded: then a kernel outside the records
+    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way.
+    """
+    by_seq = {seq: index for index, seq in enumerate(observed.seq.tolist()) if seq >= 0}
+    checked = []
+    for record in records:
+        index = by_seq.pop(record.seq, None)
+        asked = attention_call(record, library)
+        call, prediction = None, None
+        if isinstance(asked, NotModelled):
+            verdict, detail = Verdict.NOT_MODELLED, asked.why
+        else:
+            call = asked
+            prediction = _predict(call, gpu, version)
+            shape = None if index is None else observed.shapes[observed.shape[index]]
+            if not has_kernels or not record.on_cuda or (index is None and not complete):
+                verdict, detail = Verdict.NOT_OBSERVED, prediction.error or ""
+            else:
+                verdict, detail = compare(prediction, shape)
+        where = {"seq": record.seq, "step": record.step, "phase": record.phase, "layer": record.layer}
+        base = CheckedCall(verdict, detail, **where, call=call, predicted=prediction)  # type: ignore[arg-type]
+        checked.append(base if index is None else replace(base, **_seen(observed, index)))
+    left = [index for index in range(len(observed)) if observed.seq[index] < 0] + list(by_seq.values())
+    for index in left:
+        shape = observed.shapes[observed.shape[index]]
+        reading: tuple[Verdict, str, InferredCall | None]
+        if complete:
+            reading = (Verdict.UNEXPECTED, f"{shape.main.kernel} ran outside every recorded call", None)
+        else:
+            reading = _read_back(shape, gpu.num_sms)
+        checked.append(_of_observed(observed, index, *reading))
+    return tuple(checked)
+
+
+def check_unrecorded(observed: ObservedCalls, num_sms: int | None) -> tuple[CheckedCall, ...]:
+    """A verdict per observed call of a trace without call records."""
+    readings = [_read_back(shape, num_sms) for shape in observed.shapes]
+    return tuple(
+        _of_observed(observed, index, *readings[observed.shape[index]]) for index in range(len(observed))
+    )
+
+
+def _read_back(shape: ObservedShape, num_sms: int | None) -> tuple[Verdict, str, InferredCall | None]:
+    signature, launch = shape.main, shape.launches[0]
+    if not signature.modelled:
+        return Verdict.NOT_MODELLED, f"{signature.library} {signature.family}", None
+    combined = len(shape.launches) > 1
+    if bool(signature.flag("Split")) != combined:
+        wanted = "without its combine kernel" if signature.flag("Split") else "followed by a combine kernel"
+        return Verdict.UNEXPLAINED, f"{signature.kernel} ran {wanted}", None
+    if not all(launch.grid):
+        return Verdict.NOT_MODELLED, "the trace does not hold the grid", None
+    if num_sms is None:
+        return Verdict.EXPLAINED, "the SM count is not in the trace: no KV length can be told", None
+    inferred = infer_call(signature, launch.grid, num_sms)
+    if inferred is None:
+        return Verdict.NOT_MODELLED, "the kernel's name is cut: its template cannot be read", None
+    if not inferred.seqlen_k:
+        if inferred.num_splits == 1:
+            return (
+                Verdict.EXPLAINED,
+                "one split, which the varlen entry and callers who ask for it get",
+                inferred,
+            )
+        detail = f"{inferred.num_splits} splits: no KV length leads there on {num_sms} SMs"
+        return Verdict.UNEXPLAINED, detail, inferred
+    return Verdict.EXPLAINED, "", inferred
+
+
+def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
+    """What was observed of a call, as fields of CheckedCall."""
+    return {
+        "observed": observed.shapes[observed.shape[index]],
+        "duration_ns": int(observed.duration[index]),
+        "num_kernels": int(observed.num_kernels[index]),
+    }
+
+
+def _of_observed(
+    observed: ObservedCalls, index: int, verdict: Verdict, detail: str, inferred: InferredCall | None
+) -> CheckedCall:
+    def known(value: int) -> int | None:
+        return None if value < 0 else value
+
+    return CheckedCall(
+        verdict=verdict,
+        detail=detail,
+        seq=known(int(observed.seq[index])),
+        step=known(int(observed.step[index])),
+        phase=PHASE_NAMES[int(observed.phase[index])],
+        layer=known(int(observed.layer[index])),
+        inferred=inferred,
+        **_seen(observed, index),
+    )
+
+
+def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdict, str]:
+    """The verdict on one call's launches, and what differs in words."""
+    if prediction.error is not None:
+        if shape is None:
+            return Verdict.MATCH, f"refused, as predicted: {prediction.error}"
+        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted a refusal: {prediction.error}"
+    if shape is None:
+        if not prediction.launches:
+            return Verdict.MATCH, "nothing launched, as predicted"
+        return Verdict.MISSING, f"predicted {_names(prediction.launches)}, no attention kernel ran"
+    if not prediction.launches:
+        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted no launch"
+    predicted = [parse_kernel_name(launch.kernel) for launch in prediction.launches]
+    if [s.family for s in predicted] != [s.family for s in shape.signatures]:
+        ran = _names(shape.launches)
+        return Verdict.WRONG_KERNEL, f"ran {ran}; predicted {_names(prediction.launches)}"
+    if shape.num_splits is not None and shape.num_splits != prediction.num_splits:
+        return Verdict.WRONG_NUM_SPLITS, f"ran {shape.num_splits} splits; predicted {prediction.num_splits}"
+    for ours, theirs in zip(predicted, shape.signatures, strict=True):
+        if theirs.head_dim is not None and ours.template() != theirs.template():
+            return Verdict.WRONG_TEMPLATE, f"{ours.kernel}: {_template_difference(ours, theirs)}"
+    for launch, ran_launch in zip(prediction.launches, shape.launches, strict=True):
+        if (launch.grid, launch.block) != (ran_launch.grid, ran_launch.block):
+            return Verdict.WRONG_GRID, (
+                f"{_names([launch])}: ran grid {ran_launch.grid} block {ran_launch.block}; "
+                f"predicted grid {launch.grid} block {launch.block}"
+            )
+    return Verdict.MATCH, ""
+
+
+def _names(launches: Sequence[KernelLaunch]) -> str:
+    return " + ".join(parse_kernel_name(launch.kernel).kernel for launch in launches)
+
+
+def _template_difference(predicted: KernelSignature, observed: KernelSignature) -> str:
+    """The template fields that differ, as ``field: ran x, predicted y``."""
+    fields = ("head_dim", "block_m", "block_n", "warps", "dtype", "combine_block_m", "log_max_splits")
+    pairs = [(name, getattr(observed, name), getattr(predicted, name)) for name in fields]
+    ours, theirs = dict(predicted.flags or ()), dict(observed.flags or ())
+    pairs += [(name, theirs.get(name), ours.get(name)) for name in dict.fromkeys([*ours, *theirs])]
+    return "; ".join(f"{name}: ran {ran}, predicted {wanted}" for name, ran, wanted in pairs if ran != wanted)
+
+
+def check(
+    run: Run, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
+) -> CheckResult:
+    """All verdicts of a run: against its call records where it has them, else read back from the launches."""
+    info = run.trace.info
+    has_kernels = len(run.trace.kernels) > 0
+    if run.records:
+        library, version, target = run.prediction_target(gpu=gpu, library=library, version=version)
+        calls = check_recorded(
+            run.records,
+            run.observed,
+            library=library,
+            version=version,
+            gpu=target,
+            has_kernels=has_kernels,
+            complete=run.records_complete,
+        )
+        why, hint = "", ""
+        if not any(call.observed for call in calls):
+            why = "no GPU kernel was observed: every dispatch shown is a prediction"
+            hint = "run it on a machine with an NVIDIA GPU to see what really ran"
+        return CheckResult(calls, library, version, target, has_kernels, why, hint)
+    target_gpu = gpu or run.observed_gpu
+    calls = check_unrecorded(run.observed, target_gpu.num_sms if target_gpu else None)
+    why, hint = "", ""
+    if info.whole_graph_launches:
+        why = (
+            f"{info.whole_graph_launches} CUDA graph launches were recorded whole: "
+            "the attention kernels inside them, if any, are not in the trace"
+        )
+        hint = "capture with --cuda-graph-trace=node"
+    elif not has_kernels:
+        why = "the trace holds no GPU kernels"
+        hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"
+    elif not calls:
+        why = (
+            f"none of the {len(run.trace.kernels)} kernels in the trace is an attention kernel attnprof knows"
+        )
+        hint = "attnprof report lists the kernels there are"
+    return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint)

@@ -1,0 +1,61 @@
+"""The typer application: wires commands, no logic."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from attnprof import __version__
+from attnprof.commands import check, gpus, ingest, predict, report, run, runs
+from attnprof.errors import AttnprofError
+
+app = typer.Typer(
+    name="attnprof",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Which attention kernel ran, why that one, and when will it change?\n\n"
+    "Start with: attnprof run --max-new-tokens 512, then attnprof report",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"attnprof {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
+app.command("import")(ingest.import_)
+app.command("report")(report.report)
+app.command("check")(check.check)
+app.command("predict")(predict.predict)
+app.command("gpus")(gpus.gpus)
+app.command("runs")(runs.runs)
+
+
+def main() -> None:
+    """The console script: expected failures become one message and an exit code."""
+    try:
+        app()
+    except AttnprofError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  try: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,116 @@
+"""One attention call from command-line flags, for every command that takes one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
+from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu
+
+
+def _flags(
+    entry: Annotated[str, typer.Option(help="fwd (flash_attn_func), varlen_fwd or fwd_kvcache.")] = "fwd",
+    batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
+    seqlen_q: Annotated[
+        int, typer.Option(min=1, help="Queries per sequence (the longest, for varlen_fwd).")
+    ] = 1,
+    seqlen_k: Annotated[
+        int | None, typer.Option(min=0, help="Keys per sequence; the cache's capacity for fwd_kvcache.")
+    ] = None,
+    num_heads: Annotated[int, typer.Option("--num-heads", "--heads", min=1, help="Query heads.")] = 28,
+    num_heads_k: Annotated[
+        int | None,
+        typer.Option("--num-heads-k", "--kv-heads", min=1, help="KV heads. Default: 4 of 28, else all."),
+    ] = None,
+    head_dim: Annotated[int, typer.Option(min=1, help="Elements per head.")] = 128,
+    dtype: Annotated[str, typer.Option(help="bf16 or fp16.")] = "bf16",
+    causal: Annotated[bool, typer.Option("--causal/--no-causal", help="Causal mask.")] = True,
+    window_left: Annotated[int, typer.Option(min=-1, help="Keys visible to the left, -1 for all.")] = -1,
+    window_right: Annotated[int, typer.Option(min=-1, help="Keys visible to the right, -1 for all.")] = -1,
+    softcap: Annotated[float, typer.Option(min=0.0, help="Logit soft cap, 0 for none.")] = 0.0,
+    alibi: Annotated[bool, typer.Option("--alibi", help="ALiBi slopes are passed.")] = False,
+    dropout_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Dropout probability.")] = 0.0,
+    num_splits: Annotated[
+        int, typer.Option(min=0, help="Given to fwd_kvcache; 0 lets the library choose.")
+    ] = 0,
+    page_block_size: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per page of a paged KV cache.")
+    ] = None,
+    seqlen_knew: Annotated[int | None, typer.Option(min=1, help="New keys appended by fwd_kvcache.")] = None,
+    library: LibraryOption = None,
+    version: VersionOption = None,
+    gpu: GpuOption = None,
+    sms: SmsOption = None,
+    sm: SmOption = None,
+) -> None:
+    """The flags themselves: what ``call_flags`` adds to a command."""
+
+
+CallFromFlags = tuple[AttentionCall, Gpu, str | None]
+
+
+def call_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives ``command`` the flags of one call; it receives ``call_flags``, the flags' values by name."""
+    own = inspect.signature(command).parameters
+    flags = inspect.signature(_flags).parameters
+    hints = get_type_hints(_flags, include_extras=True) | get_type_hints(command, include_extras=True)
+
+    @functools.wraps(command)
+    def with_flags(**given: Any) -> None:
+        command(
+            **{name: value for name, value in given.items() if name in own},
+            call_flags={name: given[name] for name in flags},
+        )
+
+    names = [name for name in own if name != "call_flags"] + list(flags)
+    parameters = [_keyword({**own, **flags}[name], hints[name]) for name in names]
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {name: hints[name] for name in names}
+    return with_flags
+
+
+def _keyword(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
+    return parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
+    """(call, GPU, version) that the flags describe. Raises UsageError for a missing or unknown one."""
+    from attnprof.calls import ENTRIES
+    from attnprof.gpus import DEFAULT_GPU, gpu_by_name
+    from attnprof.session import gpu_from_options
+
+    if flags["seqlen_k"] is None:
+        raise UsageError("--seqlen-k is missing", hint="give the number of keys, e.g. --seqlen-k 4096")
+    if flags["entry"] not in ENTRIES:
+        raise UsageError(f"--entry {flags['entry']!r} is none of {', '.join(ENTRIES)}")
+    if flags["dtype"] not in ("bf16", "fp16", "fp32"):
+        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16")
+    default_heads_k = 4 if flags["num_heads"] == 28 else flags["num_heads"]
+    plain = (
+        "entry",
+        "batch",
+        "seqlen_q",
+        "seqlen_k",
+        "num_heads",
+        "head_dim",
+        "dtype",
+        "causal",
+        "softcap",
+        "alibi",
+    )
+    more = ("dropout_p", "num_splits", "page_block_size", "seqlen_knew")
+    call = AttentionCall(
+        library=flags["library"] or "flash_attn",
+        num_heads_k=flags["num_heads_k"] or default_heads_k,
+        window=(flags["window_left"], flags["window_right"]),
+        cache_seqlens=flags["entry"] == "fwd_kvcache",
+        **{name: flags[name] for name in (*plain, *more)},
+    )
+    gpu = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"]) or gpu_by_name(DEFAULT_GPU)
+    return call, gpu, flags["version"]

@@ -1,0 +1,74 @@
+"""attnprof check: observed against predicted."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from attnprof.commands.options import (
+    GpuOption,
+    LibraryOption,
+    RunArgument,
+    SmOption,
+    SmsOption,
+    TableFormat,
+    VersionOption,
+)
+
+
+def check(
+    run: RunArgument = None,
+    gpu: GpuOption = None,
+    sms: SmsOption = None,
+    sm: SmOption = None,
+    library: LibraryOption = None,
+    version: VersionOption = None,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="table, json, csv or md.")
+    ] = TableFormat.TABLE,
+) -> None:
+    """Compare the kernels that ran with the kernels the library should have launched.
+
+    One verdict per attention call. Exit code: 0 nothing contradicts, 1 a mismatch, 2 usage, 3 cannot tell
+    (the trace holds no attention kernel to compare).
+
+    Examples:
+      attnprof check
+      attnprof check trace.sqlite --gpu h100 --format csv
+    """
+    from attnprof.analysis.splits import split_rows
+    from attnprof.report.run_tables import splits_table, verdicts_table
+    from attnprof.report.tables import Column, Table, to_csv, to_markdown
+    from attnprof.report.text import print_check
+    from attnprof.session import gpu_from_options, load
+
+    loaded = load(run)
+    result = loaded.check(gpu=gpu_from_options(gpu, sms, sm), library=library, version=version)  # type: ignore[arg-type]
+    if output_format is TableFormat.TABLE:
+        tables = (splits_table(split_rows(result.calls)), verdicts_table(result))
+        print_check(result, tables, run or loaded.name)
+        raise typer.Exit(result.exit_code)
+    from attnprof.frames import call_row
+
+    rows = [call_row(call) for call in result.calls]
+    if output_format is TableFormat.JSON:
+        counts = {verdict.value: count for verdict, count in result.counts.items()}
+        summary = {
+            "run": loaded.name,
+            "exit_code": result.exit_code,
+            "cannot_tell": result.cannot_tell or None,
+            "hint": result.hint or None,
+            "library": result.library,
+            "version": result.version,
+            "gpu": result.gpu.name if result.gpu else None,
+            "counts": counts,
+            "calls": rows,
+        }
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        columns = [Column(name) for name in (rows[0] if rows else ("verdict",))]
+        table = Table("calls", columns, [list(row.values()) for row in rows])
+        print(to_csv(table) if output_format is TableFormat.CSV else to_markdown(table), end="")
+    raise typer.Exit(result.exit_code)

@@ -1,0 +1,52 @@
+"""attnprof import: a trace somebody else made becomes a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnprof.commands.options import GpuOption, SmOption, SmsOption
+
+
+def import_(
+    traces: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TRACE...", help="nsys .sqlite, .nsys-rep, .qdstrm or torch profiler .json, also gzipped."
+        ),
+    ],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="NAME", help="Name of the run.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("-f", "--force-overwrite", help="Replace a run of that name.")
+    ] = False,
+    gpu: GpuOption = None,
+    sms: SmsOption = None,
+    sm: SmOption = None,
+    nsys: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The nsys that exports .nsys-rep files.")
+    ] = None,
+) -> None:
+    """Ingest traces made by nsys or torch.profiler, so that report and check can answer for them.
+
+    Examples:
+      attnprof import profile.sqlite
+      attnprof import trace.json.gz -o decode --gpu l40
+    """
+    from attnprof.errors import UsageError
+    from attnprof.ingest import import_trace
+    from attnprof.session import gpu_from_options
+
+    if output is not None and len(traces) > 1:
+        raise UsageError("-o names one run, but several traces are given", hint="import them one by one")
+    target = gpu_from_options(gpu, sms, sm)
+    for path in traces:
+        folder, trace = import_trace(path, name=output, force=force, gpu=target, nsys=nsys)
+        source = trace.info.exporter or trace.info.format
+        print(f"{folder}: {len(trace.kernels):,} kernels, {len(trace.ranges):,} ranges, from {source}")
+        for note in trace.info.notes:
+            print(f"  note: {note}")
+        print(f"next: attnprof report {folder.name}")

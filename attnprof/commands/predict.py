@@ -1,0 +1,93 @@
+"""attnprof predict: what a library would launch, for one call from flags or for a file of calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attnprof.commands.call_flags import call_flags, call_from_flags
+from attnprof.errors import AttnprofError, UsageError
+
+if TYPE_CHECKING:
+    from attnprof.model import Gpu, Prediction
+
+
+class PredictFormat(str, Enum):
+    """How predictions are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+@call_flags
+def predict(
+    call_flags: dict[str, Any],
+    calls: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Predict every call of a JSON Lines file (.jsonl or .jsonl.gz) instead of flags.",
+        ),
+    ] = None,
+    output_format: Annotated[
+        PredictFormat, typer.Option("--format", help="jsonl writes one line per call.")
+    ] = PredictFormat.TABLE,
+) -> None:
+    """Predict the kernels, grids and num_splits of attention calls, without a GPU.
+
+    Examples:
+      attnprof predict --seqlen-k 4096 --batch 8 --gpu a100
+      attnprof predict --calls calls.jsonl.gz --format jsonl
+    """
+    if calls is not None:
+        if output_format is PredictFormat.TABLE:
+            raise UsageError("--calls writes JSON Lines", hint="add --format jsonl")
+        _predict_file(calls, call_flags)
+        return
+    from attnprof.dispatch import default_version
+    from attnprof.dispatch import predict as predict_call
+
+    call, gpu, version = call_from_flags(call_flags)
+    version = version or default_version(call.library)
+    prediction = predict_call(call, gpu, version, explain=True)
+    if output_format is PredictFormat.TABLE:
+        from attnprof.report.text import print_prediction
+
+        print_prediction(call, gpu, version, prediction)
+    else:
+        print(json.dumps(prediction_row(prediction)))
+
+
+def prediction_row(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as the bulk format has it."""
+    return {
+        "error": prediction.error,
+        "num_splits": prediction.num_splits,
+        "launches": [
+            {"kernel": launch.kernel, "grid": list(launch.grid), "block": list(launch.block)}
+            for launch in prediction.launches
+        ],
+    }
+
+
+def _predict_file(path: Path, flags: dict[str, Any]) -> None:
+    """One line out per line in, in the same order; the line of a bad call is named and ends the work."""
+    from attnprof.calls import parse_call, read_json_lines
+    from attnprof.dispatch import predict as predict_call
+    from attnprof.session import gpu_from_options
+
+    default_gpu: Gpu | None = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"])
+    write, encode = sys.stdout.write, json.JSONEncoder().encode
+    for number, value in read_json_lines(path):
+        try:
+            call, gpu, version = parse_call(value, default_gpu)
+            prediction = predict_call(call, gpu, flags["version"] or version)
+        except AttnprofError as error:
+            raise UsageError(f"{path}:{number}: {error.message}", hint=error.hint) from error
+        write(encode(prediction_row(prediction)) + "\n")

@@ -1,0 +1,74 @@
+"""From recorded files to a run folder that can be asked: the trace's columns and the database."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnprof import store
+from attnprof.trace.open import open_trace
+from attnprof.trace.saved import save_trace
+
+if TYPE_CHECKING:
+    from attnprof.model import Gpu
+    from attnprof.trace.model import Trace
+
+_ENDINGS = re.compile(r"(\.sqlite3?|\.nsys-rep|\.qdrep|\.qdstrm|\.pt\.trace|\.json|\.gz|\.db)+$")
+
+
+def import_trace(
+    path: Path,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    gpu: Gpu | None = None,
+    nsys: str | None = None,
+) -> tuple[Path, Trace]:
+    """A new run from a trace file; returns its folder and the trace. The file itself is not copied.
+
+    Raises TraceError where the file cannot be read, RunError where the name is taken.
+    """
+    trace = open_trace(path, nsys=nsys)
+    if name is None:
+        name = store.unused_name(_ENDINGS.sub("", path.name).lstrip(".") or "trace")
+    with store.new_run(name, force=force) as builder:
+        config = {
+            "kind": "import",
+            "source": {"path": str(path), "bytes": path.stat().st_size},
+            "predict": {"gpu": asdict(gpu)} if gpu else {},
+        }
+        folder = finish(builder, trace, config)
+    return folder, trace
+
+
+def finish(builder: store.RunBuilder, trace: Trace, config: dict[str, Any], status: str = "complete") -> Path:
+    """Writes what every run folder holds beside the recorder's files, and gives the folder its final name."""
+    from attnprof.database import write_database
+    from attnprof.session import Run
+
+    save_trace(trace, builder.folder / store.TRACE_NPZ)
+    config = {"status": status, "attnprof": _version(), **config, "trace": trace_summary(trace)}
+    run = Run(builder.final.name, folder=builder.folder, trace_path=None, config=config)
+    run.__dict__["trace"] = trace  # just read: no need to read it back
+    write_database(run, builder.folder / store.DATABASE)
+    return builder.finish(config)
+
+
+def trace_summary(trace: Trace) -> dict[str, Any]:
+    """What run.json says of the trace."""
+    info = asdict(trace.info)
+    info["path"] = Path(trace.info.path).name
+    return {
+        **info,
+        "kernels": len(trace.kernels),
+        "api_calls": len(trace.api_calls),
+        "ranges": len(trace.ranges),
+    }
+
+
+def _version() -> str:
+    from attnprof import __version__
+
+    return __version__

@@ -1,0 +1,170 @@
+"""The attention calls of a timeline: which kernels belong to one call, and which calls look alike.
+
+A call is a main kernel with what its library launches before it (a scheduler) and after it (a combine or
+reduce), on one stream. Columns of :class:`ObservedCalls` have one element per call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from attnprof.arrays import distinct_rows
+from attnprof.dispatch.names import KernelSignature, is_attention_kernel, parse_kernel_name
+from attnprof.model import KernelLaunch
+from attnprof.timeline import Timeline
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+
+_BEFORE, _MAIN, _AFTER = 0, 1, 2
+_AFTER_ENDINGS = ("_combine", "_reduce", "merge_states")
+NO_KERNEL = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedShape:
+    """Launches that calls share: the main kernel, and the one after it where there is one."""
+
+    launches: tuple[KernelLaunch, ...]
+    signatures: tuple[KernelSignature, ...]
+
+    @property
+    def main(self) -> KernelSignature:
+        return self.signatures[0]
+
+    @property
+    def num_splits(self) -> int | None:
+        """Splits that the grid shows; None for kernels whose grid attnprof does not model."""
+        if self.main.family == "fwd" or self.main.flag("Split") is False:
+            return 1
+        return self.launches[0].grid[1] if self.main.flag("Split") else None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedCalls:
+    """Attention calls in order of their main kernel's start.
+
+    ``shape`` indexes ``shapes``; ``duration`` is the GPU time of the call's attention kernels in ns; ``seq``,
+    ``step``, ``layer`` are -1 and ``phase`` 0 where unknown; ``main`` indexes the timeline's kernels.
+    """
+
+    main: Int64
+    shape: Int64
+    duration: Int64
+    num_kernels: Int64
+    seq: Int64
+    step: Int32
+    layer: Int32
+    phase: Int32
+    shapes: tuple[ObservedShape, ...]
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+
+def attention_names(strings: list[str], used: Int32) -> dict[int, KernelSignature]:
+    """String index to signature, for the attention kernels among the names in use."""
+    return {
+        index: parse_kernel_name(strings[index])
+        for index in np.unique(used).tolist()
+        if is_attention_kernel(strings[index])
+    }
+
+
+def _role(signature: KernelSignature) -> int:
+    if signature.family == "scheduler_aux":
+        return _BEFORE
+    return _AFTER if signature.family.endswith(_AFTER_ENDINGS) else _MAIN
+
+
+def observe(timeline: Timeline) -> ObservedCalls:
+    """The attention calls that ran."""
+    trace = timeline.trace
+    kernels = trace.kernels
+    signatures = attention_names(trace.strings, kernels.name)
+    role_of_name = np.full(len(trace.strings) + 1, -1, dtype=np.int8)
+    for index, signature in signatures.items():
+        role_of_name[index] = _role(signature)
+    found = np.flatnonzero(role_of_name[kernels.name] >= 0)
+    streams = distinct_rows([kernels.pid[found], kernels.device[found], kernels.stream[found]])[1]
+    order = np.lexsort((kernels.start[found], streams))
+    found, streams = found[order], streams[order]
+    role = role_of_name[kernels.name[found]]
+    call = _call_ids(timeline)
+    seq = call[found]
+
+    begins = np.ones(len(found), dtype=bool)
+    same = (streams[1:] == streams[:-1]) & (seq[1:] == seq[:-1])
+    starts_call = (role[1:] == _BEFORE) | ((role[1:] == _MAIN) & (role[:-1] != _BEFORE))
+    begins[1:] = ~same | starts_call
+    first = np.flatnonzero(begins)
+    call_of = np.cumsum(begins) - 1
+
+    main = _first_with(role == _MAIN, call_of, first)
+    after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
+    spent = np.add.reduceat(kernels.end[found] - kernels.start[found], first) if len(first) else first
+    sizes = np.diff(np.append(first, len(found)))
+
+    launch_rows, launch_of = distinct_rows(
+        [kernels.name[found], *kernels.grid[found].T, *kernels.block[found].T]
+    )  # fmt: skip
+    after_launch = np.where(after >= 0, launch_of[after], NO_KERNEL) if len(found) else after
+    (shape_main, shape_after), shape = distinct_rows([launch_of[main], after_launch])
+    launches = [
+        _launch(trace.strings, row) for row in zip(*(column.tolist() for column in launch_rows), strict=True)
+    ]
+    shapes = tuple(
+        _shape([launches[m]] + ([launches[a]] if a >= 0 else []))
+        for m, a in zip(shape_main.tolist(), shape_after.tolist(), strict=True)
+    )
+    in_time = np.argsort(kernels.start[found[main]], kind="stable")
+    kernel = found[main][in_time]
+    return ObservedCalls(
+        main=kernel,
+        shape=shape[in_time],
+        duration=spent[in_time],
+        num_kernels=sizes[in_time],
+        seq=call[kernel],
+        step=timeline.step[kernel],
+        layer=timeline.layer[kernel],
+        phase=timeline.phase[kernel],
+        shapes=shapes,
+    )
+
+
+def _call_ids(timeline: Timeline) -> Int64:
+    """Per kernel, the sequence number of its attention call: its range's, else the torch operator's row."""
+    ops, kernels = timeline.trace.attention_ops, timeline.trace.kernels
+    call = timeline.call.astype(np.int64)
+    if ops is None or (call >= 0).any() or not len(ops):
+        return call
+    # Operators nest and come outermost first, so the innermost one is written last.
+    owner = {
+        (pid, correlation): row
+        for row, pid in enumerate(ops.pid.tolist())
+        for correlation in ops.correlations[row]
+    }
+    rows = zip(kernels.pid.tolist(), kernels.correlation.tolist(), strict=True)
+    return np.fromiter((owner.get(key, NO_KERNEL) for key in rows), np.int64, len(kernels))
+
+
+def _first_with(
+    wanted: npt.NDArray[np.bool_], call_of: Int64, first: Int64, default: int | None = None
+) -> Int64:
+    """Per call, the position of its first wanted kernel; else ``default``, or the call's first kernel."""
+    answer = first.copy() if default is None else np.full(len(first), default, dtype=np.int64)
+    positions = np.flatnonzero(wanted)[::-1]  # assigned last is first in the call
+    answer[call_of[positions]] = positions
+    return answer
+
+
+def _launch(strings: list[str], row: tuple[int, ...]) -> KernelLaunch:
+    name, gx, gy, gz, bx, by, bz = row
+    return KernelLaunch(strings[name], (gx, gy, gz), (bx, by, bz))
+
+
+def _shape(launches: list[KernelLaunch]) -> ObservedShape:
+    return ObservedShape(tuple(launches), tuple(parse_kernel_name(launch.kernel) for launch in launches))

@@ -1,0 +1,164 @@
+"""calls.jsonl: what a run recorded of each attention call, and the same call as another library takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnprof.calls import read_json_lines
+from attnprof.errors import RunError, UsageError
+from attnprof.model import AttentionCall, Library
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One attention call as it entered a library: ``fields`` is its line of calls.jsonl.
+
+    ``step`` and ``layer`` are None outside a model forward.
+    """
+
+    seq: int
+    step: int | None
+    phase: str
+    layer: int | None
+    fields: dict[str, Any]
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the call's tensors lived on an NVIDIA GPU."""
+        return _on_cuda(self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class NotModelled:
+    """Why a recorded call has no prediction."""
+
+    why: str
+
+
+def read_records(path: Path) -> list[CallRecord]:
+    """The records of a run, by ``seq``. Raises RunError naming the line that is none."""
+    records = []
+    try:
+        for number, fields in read_json_lines(path):
+            try:
+                records.append(
+                    CallRecord(int(fields["seq"]), fields["step"], fields["phase"], fields["layer"], fields)
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{path}:{number}: no attention call record: {error!r}") from error
+    except UsageError as error:
+        raise RunError(error.message, hint="the run is damaged: record it again") from error
+    return sorted(records, key=lambda record: record.seq)
+
+
+def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotModelled:
+    """The call that ``library`` receives for this record.
+
+    The record's own library takes it as recorded. A scaled_dot_product_attention call without mask is what
+    transformers hands to ``flash_attn_func`` for the same inputs, so it has a flash_attn form too.
+    """
+    fields = record.fields
+    if fields["entry"] == "sdpa":
+        return _from_sdpa(fields, library)
+    if fields["library"] != library:
+        return NotModelled(f"the call went to {fields['library']}, not to {library}")
+    if fields["dtype"] not in ("bf16", "fp16", "fp32"):
+        return NotModelled(f"dtype {fields['dtype']}")
+    builders = {"fwd": _from_fwd, "varlen_fwd": _from_varlen, "fwd_kvcache": _from_kvcache}
+    return builders[fields["entry"]](fields, library)
+
+
+def _from_sdpa(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
+    q, k, v = fields["q"], fields["k"], fields["v"]
+    backend = fields.get("backend")
+    if library == "torch" and backend not in (None, "flash"):
+        return NotModelled(f"torch chose the {backend} backend, whose launches attnprof does not model")
+    if fields.get("mask") is not None:
+        return NotModelled("an attention mask was passed, which flash kernels do not take")
+    if q is None or len(q) != 4 or -1 in (*q, *k):
+        return NotModelled(f"q of shape {q} is no batch x heads x length x head_dim")
+    if q[3] != v[3]:
+        return NotModelled(f"head_dim of q ({q[3]}) and v ({v[3]}) differ")
+    causal = bool(fields["causal"])
+    if causal and library != "torch" and q[2] != k[2] and q[2] != 1:
+        return NotModelled("torch aligns a causal mask top left, flash_attn bottom right")
+    # On a CPU the dtype says nothing of the GPU that is predicted for, where only 16 bit are accepted.
+    dtype: Any = fields["dtype"] if fields["dtype"] in ("bf16", "fp16") or _on_cuda(fields) else "bf16"
+    if dtype not in ("bf16", "fp16", "fp32"):
+        return NotModelled(f"dtype {dtype}")
+    return AttentionCall(
+        library=library,
+        entry="fwd",
+        batch=q[0],
+        seqlen_q=q[2],
+        seqlen_k=k[2],
+        num_heads=q[1],
+        num_heads_k=k[1],
+        head_dim=-(-q[3] // 8) * 8,
+        dtype=dtype,
+        causal=causal,
+        dropout_p=float(fields["dropout_p"]),
+    )
+
+
+def _on_cuda(fields: dict[str, Any]) -> bool:
+    return str(fields.get("device", "")).startswith("cuda")
+
+
+def _common(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dtype": fields["dtype"],
+        "causal": bool(fields["causal"]),
+        "window": tuple(fields["window"]),
+        "softcap": float(fields["softcap"]),
+        "alibi": bool(fields["alibi"]),
+        "dropout_p": float(fields["dropout_p"]),
+        "return_softmax": bool(fields["return_softmax"]),
+    }
+
+
+def _from_fwd(fields: dict[str, Any], library: Library) -> AttentionCall:
+    q, k = fields["q"], fields["k"]
+    return AttentionCall(library, "fwd", q[0], q[1], k[1], q[2], k[2], q[3], **_common(fields))
+
+
+def _from_varlen(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
+    q, k, cu_seqlens_q = fields["q"], fields["k"], fields["cu_seqlens_q"]
+    if cu_seqlens_q is None:
+        return NotModelled("cu_seqlens_q was overwritten before it could be read")
+    paged = fields.get("block_table") is not None
+    return AttentionCall(
+        library,
+        "varlen_fwd",
+        len(cu_seqlens_q) - 1,
+        int(fields["max_seqlen_q"]),
+        int(fields["max_seqlen_k"]),
+        q[1],
+        k[2] if paged else k[1],
+        q[2],
+        total_q=q[0],
+        page_block_size=k[1] if paged else None,
+        **_common(fields),
+    )
+
+
+def _from_kvcache(fields: dict[str, Any], library: Library) -> AttentionCall:
+    q, k, table, k_new = fields["q"], fields["k"], fields.get("block_table"), fields.get("k_new")
+    return AttentionCall(
+        library,
+        "fwd_kvcache",
+        q[0],
+        q[1],
+        table[1] * k[1] if table else k[1],
+        q[2],
+        k[2],
+        q[3],
+        num_splits=int(fields["num_splits"]),
+        page_block_size=k[1] if table else None,
+        seqlen_knew=k_new[1] if k_new else None,
+        cache_seqlens=bool(fields.get("has_cache_seqlens", fields.get("cache_seqlens") is not None)),
+        cache_batch_idx=bool(fields["cache_batch_idx"]),
+        **_common(fields),
+    )

@@ -1,0 +1,80 @@
+"""Figures. Colours are Okabe and Ito's, which stay apart for every kind of colour vision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from attnprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnprof.analysis.splits import SplitRow
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_ANNOTATED_ROWS = 24
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
+    """num_splits over decode steps, coloured by kernel; KV lengths where they are known.
+
+    Raises UsageError where no decode step is known.
+    """
+    rows = [row for row in splits if row.phase == "decode" and row.steps and row.num_splits is not None]
+    if not rows:
+        raise UsageError(
+            "there is nothing to plot: the run has no decode steps with a split count",
+            hint="the trace needs ranges that name decode steps, as attnprof run writes them",
+        )
+    figure = Figure(figsize=(9, 4.2), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    colour_of = dict(zip(dict.fromkeys(row.kernel for row in rows), cycle(_COLOURS), strict=False))
+    labelled: set[str] = set()
+    for row in rows:
+        first, last = min(row.steps), max(row.steps)
+        axes.plot(
+            [first, last + 1],
+            [row.num_splits or 0] * 2,
+            color=colour_of[row.kernel],
+            linewidth=3,
+            linestyle="-" if row.observed else (0, (4, 1.2)),
+            label=None if row.kernel in labelled else row.kernel,
+        )
+        labelled.add(row.kernel)
+        if row.seqlen_k and len(rows) <= _ANNOTATED_ROWS:
+            axes.annotate(
+                str(row.seqlen_k[0].low),
+                (first, row.num_splits or 0),
+                xytext=(2, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    seen = {row.observed for row in rows}
+    mixed = "observed solid, predicted dashed"
+    what = mixed if len(seen) == 2 else "observed" if seen.pop() else "predicted, not observed"
+    axes.set_title(f"{title}: num_splits per decode step ({what})".removeprefix(": "), fontsize=10)
+    axes.set_xlabel("decode step (number); small figures: KV length in tokens where a row begins")
+    axes.set_ylabel("num_splits (thread blocks along the keys)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    top = max(row.num_splits or 1 for row in rows)
+    axes.set_ylim(0, top + max(1.2, top * 0.25))
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes the figure in the format its name says. Raises UsageError for others and unwritable places."""
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(f"{path} names no figure format", hint=f"end the name in {', '.join(_FORMATS)}")
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

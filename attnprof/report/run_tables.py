@@ -1,0 +1,128 @@
+"""The tables of a run: phases, split timeline, kernels, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attnprof.report.tables import Column, Table, duration, percent
+
+if TYPE_CHECKING:
+    from attnprof.analysis.kernels import KernelTotal
+    from attnprof.analysis.phases import PhaseTotal
+    from attnprof.analysis.splits import SplitRow
+    from attnprof.check import CheckResult
+
+_LENGTHS_SHOWN = 3
+
+
+def phases_table(phases: Sequence[PhaseTotal]) -> Table:
+    """GPU time per phase, and attention's share of it."""
+    columns = (
+        Column("phase"), Column("steps", right=True), Column("kernels", right=True),
+        Column("gpu_ns", "GPU time", right=True), Column("attention_ns", "attention", right=True),
+        Column("attention_share", "of its GPU time", right=True), Column("wall_ns", "CPU time", right=True),
+    )  # fmt: skip
+    rows = [
+        (p.phase, p.steps, p.kernels, p.gpu_ns, p.attention_ns, p.attention_share, p.wall_ns) for p in phases
+    ]
+    any_kernel = any(p.kernels for p in phases)
+    shown = [
+        [p.phase, f"{p.steps:,}", *_gpu_cells(p, any_kernel), duration(p.wall_ns) if p.wall_ns else ""]
+        for p in phases
+    ]
+    return Table("phases", columns, rows, shown)
+
+
+def _gpu_cells(phase: PhaseTotal, any_kernel: bool) -> list[str]:
+    """What a phase's kernels spent; nothing at all where the run has none."""
+    if not any_kernel:
+        return [""] * 4
+    times = [duration(phase.gpu_ns), duration(phase.attention_ns)]
+    return [f"{phase.kernels:,}", *times, percent(phase.attention_share)]
+
+
+def splits_table(splits: Sequence[SplitRow]) -> Table:
+    """The split timeline."""
+    columns = (
+        Column("phase"), Column("layers"), Column("steps"), Column("seqlen_k", "KV length"),
+        Column("num_splits", "splits", right=True), Column("kernel"), Column("calls", right=True),
+        Column("gpu_ns", "GPU time", right=True), Column("source"),
+    )  # fmt: skip
+    rows, shown = [], []
+    for row in splits:
+        steps = spans(range(row.steps[0], row.steps[1] + 1)) if row.steps else ""
+        source = "observed" if row.observed else "predicted"
+        every = ", ".join(map(str, row.seqlen_k))
+        layers = spans(row.layers)
+        rows.append(
+            (row.phase, layers, steps, every, row.num_splits, row.kernel, row.calls, row.gpu_ns, source)
+        )
+        count = "" if row.num_splits is None else str(row.num_splits)
+        kernel = row.kernel.replace(" + flash_fwd_splitkv_combine_kernel", " + combine")
+        time = duration(row.gpu_ns)
+        shown.append([row.phase, layers, steps, lengths(row), count, kernel, f"{row.calls:,}", time, source])
+    return Table("splits", columns, rows, shown)
+
+
+def lengths(row: SplitRow) -> str:
+    """The KV lengths of a row, the first few of many."""
+    more = ", …" if len(row.seqlen_k) > _LENGTHS_SHOWN else ""
+    return ", ".join(str(interval) for interval in row.seqlen_k[:_LENGTHS_SHOWN]) + more
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending integers with runs as a–b."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in found)
+
+
+def attention_table(totals: Sequence[KernelTotal]) -> Table:
+    """The attention kernels by name, with the library each belongs to."""
+    columns = (
+        Column("kernel"), Column("library"), Column("instances", right=True),
+        Column("total_ns", "total", right=True), Column("mean_ns", "mean", right=True),
+        Column("share", "of all GPU time", right=True), Column("family"),
+    )  # fmt: skip
+    mine = [row for row in totals if row.family]
+    rows = [(r.short, r.library, r.instances, r.total_ns, r.mean_ns, r.share, r.family) for r in mine]
+    shown = [
+        [
+            r.short,
+            r.library,
+            f"{r.instances:,}",
+            duration(r.total_ns),
+            duration(r.mean_ns),
+            percent(r.share),
+            "",
+        ]
+        for r in mine
+    ]
+    return Table("attention", columns, rows, shown)
+
+
+def kernels_table(totals: Sequence[KernelTotal]) -> Table:
+    """All kernels by name, with the columns and the rounding of nsys's cuda_gpu_kern_sum."""
+    columns = (
+        Column("Time (%)", right=True), Column("Total Time (ns)", right=True),
+        Column("Instances", right=True), Column("Avg (ns)", right=True), Column("Med (ns)", right=True), Column("Min (ns)", right=True),
+        Column("Max (ns)", right=True), Column("StdDev (ns)", right=True), Column("Name"),
+    )  # fmt: skip
+    rows = []
+    for row in totals:
+        centre = (round(row.mean_ns, 1), round(row.median_ns, 1))
+        spread = (row.min_ns, row.max_ns, round(row.std_ns, 1))
+        rows.append((round(row.share * 100, 1), row.total_ns, row.instances, *centre, *spread, row.name))
+    return Table("kernels", columns, rows)
+
+
+def verdicts_table(result: CheckResult) -> Table:
+    """How many calls got each verdict."""
+    columns = (Column("verdict"), Column("calls", right=True), Column("meaning"))
+    counts = sorted(result.counts.items(), key=lambda item: (not item[0].failed, -item[1]))
+    return Table("verdicts", columns, [(verdict.value, count, verdict.meaning) for verdict, count in counts])

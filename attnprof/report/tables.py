@@ -1,0 +1,145 @@
+"""A table and its forms: terminal, CSV, JSON, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TERMINAL_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its key in JSON and CSV, its heading for people, and whether it aligns right."""
+
+    key: str
+    heading: str = ""
+    right: bool = False
+
+    @property
+    def title(self) -> str:
+        return self.heading or self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of plain values under columns; ``shown`` has them as people read them, where that differs."""
+
+    name: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+    shown: Sequence[Sequence[str]] | None = None
+
+    def objects(self) -> list[dict[str, Any]]:
+        """A dict per row."""
+        return [dict(zip((column.key for column in self.columns), row, strict=True)) for row in self.rows]
+
+    def for_people(self) -> Sequence[Sequence[str]]:
+        """The rows as text."""
+        return (
+            self.shown if self.shown is not None else [[_text(value) for value in row] for row in self.rows]
+        )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def to_csv(table: Table) -> str:
+    """Comma-separated values with a header line; empty where a value is unknown."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.key for column in table.columns)
+    writer.writerows(table.rows)
+    return text.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    """A Markdown table; pipes in values are escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
+
+    rule = line(["---:" if column.right else "---" for column in table.columns])
+    head = line([column.title for column in table.columns])
+    return head + rule + "".join(line(row) for row in table.for_people())
+
+
+def make_console() -> Console:
+    """A console of at most 100 columns, plain where stdout is no terminal or NO_COLOR is set."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal or console.width > TERMINAL_WIDTH:
+        console.width = TERMINAL_WIDTH
+    return console
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """The table for a terminal, less its empty columns; what is too wide ends in an ellipsis."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = console or make_console()
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0), header_style="bold"
+    )
+    rows = table.for_people()
+    filled = [index for index in range(len(table.columns)) if any(row[index] for row in rows)]
+    for column in (table.columns[index] for index in filled):
+        justify: Literal["right", "left"] = "right" if column.right else "left"
+        drawn.add_column(column.title, justify=justify, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        drawn.add_row(*(Text(row[index]) for index in filled))
+    with console.capture() as captured:
+        console.print(drawn)
+    # rich pads every line to the table's width.
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    console.out("\n".join(lines), highlight=False)
+
+
+def write_table(table: Table, output_format: str) -> None:
+    """The table on stdout as "table", "csv", "json" or "md"."""
+    if output_format == "table":
+        print_table(table)
+    elif output_format == "csv":
+        sys.stdout.write(to_csv(table))
+    elif output_format == "json":
+        print(json.dumps(table.objects(), indent=1, ensure_ascii=False))
+    else:
+        sys.stdout.write(to_markdown(table))
+
+
+def duration(ns: float | None) -> str:
+    """A time with three significant digits in the unit that suits it; never a non-zero as 0."""
+    if ns is None:
+        return ""
+    for limit, scale, unit in ((1e3, 1.0, "ns"), (1e6, 1e3, "µs"), (1e9, 1e6, "ms")):
+        if abs(ns) < limit * 0.9995:
+            return f"{_three_digits(ns / scale)} {unit}"
+    return f"{_three_digits(ns / 1e9)} s"
+
+
+def _three_digits(value: float) -> str:
+    if value == int(value) and abs(value) < 1000:
+        return str(int(value))
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    """A share of 0 to 1 as a percentage; never a non-zero as 0."""
+    if share is None:
+        return ""
+    if 0 < share < 0.001:
+        return "<0.1 %"
+    return f"{share * 100:.1f} %"

@@ -1,0 +1,124 @@
+"""Reports, checks and predictions as a terminal shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attnprof.report.tables import Column, Table, make_console, print_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attnprof.check import CheckResult
+    from attnprof.model import AttentionCall, Gpu, Prediction
+    from attnprof.summary import Report
+
+_LABEL_WIDTH = 10
+_TITLES = {
+    "phases": "Phases",
+    "splits": "Split timeline",
+    "attention": "Attention kernels",
+    "verdicts": "Check",
+}
+_FAILURES_SHOWN = 10
+
+
+def _labelled(console: Console, label: str, text: str) -> None:
+    """A label and its text, later lines of the text indented to the first."""
+    import textwrap
+
+    from rich.text import Text
+
+    indent = " " * (_LABEL_WIDTH + 1)
+    lines = textwrap.wrap(text, console.width - len(indent), break_long_words=True) or [""]
+    head = Text(f"{label:<{_LABEL_WIDTH}} ", style="bold")
+    console.print(head.append(Text(lines[0], style="not bold")), overflow="ignore", no_wrap=True)
+    for line in lines[1:]:
+        console.print(Text(indent + line), overflow="ignore", no_wrap=True)
+
+
+def print_report(report: Report) -> None:
+    """The whole report."""
+    console = make_console()
+    for label, text in report.facts:
+        _labelled(console, label, text)
+    console.print()
+    for sentence in report.story:
+        _labelled(console, "answer" if sentence is report.story[0] else "", sentence)
+    if report.check.cannot_tell:
+        _labelled(console, "observed", f"{report.check.cannot_tell}.")
+    for name, title in _TITLES.items():
+        table = report.tables[name]
+        if table.rows:
+            console.print()
+            console.print(title, style="bold")
+            print_table(table, console)
+    if report.notes:
+        console.print()
+        for note in report.notes:
+            _labelled(console, "note", note)
+    console.print()
+    # Never wrapped: people copy it.
+    console.out(f"{'next':<{_LABEL_WIDTH}} {report.next_command}", highlight=False)
+
+
+def print_check(result: CheckResult, tables: tuple[Table, ...], target: str) -> None:
+    """What ran in the given tables, the first failures in full, the verdict and what to do."""
+    console = make_console()
+    for table in tables:
+        if table.rows:
+            print_table(table, console)
+            console.print()
+    for call in result.failures[:_FAILURES_SHOWN]:
+        where = ", ".join(
+            f"{name} {value}"
+            for name, value in (("call", call.seq), (call.phase, call.step), ("layer", call.layer))
+            if value is not None
+        )
+        _labelled(console, call.verdict.value, f"{where + ': ' if where else ''}{call.detail}")
+    if len(result.failures) > _FAILURES_SHOWN:
+        _labelled(
+            console,
+            "",
+            f"and {len(result.failures) - _FAILURES_SHOWN} more: attnprof check {target} --format csv",
+        )
+    console.print()
+    if result.failures:
+        _labelled(
+            console, "verdict", f"FAILED: {len(result.failures)} of {len(result.calls)} attention calls"
+        )
+    elif result.cannot_tell:
+        _labelled(console, "verdict", f"CANNOT TELL: {result.cannot_tell}")
+        _labelled(console, "try", result.hint)
+    else:
+        _labelled(
+            console,
+            "verdict",
+            f"OK: {len(result.calls)} attention calls, none contradicts the dispatch rules",
+        )
+
+
+def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Prediction) -> None:
+    """One call's derivation and launches."""
+    console = make_console()
+    shape = f"batch {call.batch}, seqlen_q {call.seqlen_q}, seqlen_k {call.seqlen_k}"
+    heads = f"{call.num_heads}/{call.num_heads_k} heads x {call.head_dim}"
+    masks = "causal" if call.causal else "not causal"
+    _labelled(
+        console, "call", f"{call.library} {version} {call.entry}: {shape}, {heads}, {call.dtype}, {masks}"
+    )
+    _labelled(console, "gpu", f"{gpu.name}: {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
+    console.print()
+    rows = [(reason.rule, reason.value, reason.why) for reason in prediction.reasons]
+    print_table(Table("derivation", (Column("rule"), Column("gives"), Column("why")), rows), console)
+    console.print()
+    if prediction.error is not None:
+        _labelled(console, "refused", prediction.error)
+    for launch in prediction.launches:
+        _labelled(console, "launch", launch.kernel)
+        grid, block = "x".join(map(str, launch.grid)), "x".join(map(str, launch.block))
+        _labelled(
+            console, "", f"grid {grid}, block {block}, {launch.dynamic_smem:,} bytes of dynamic shared memory"
+        )
+    if prediction.num_splits is not None:
+        _labelled(console, "num_splits", str(prediction.num_splits))

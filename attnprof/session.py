@@ -1,0 +1,187 @@
+"""A run as everything after capture sees it: its trace, its call records, its timeline and its verdicts."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnprof import store
+from attnprof.dispatch import default_version
+from attnprof.errors import RunError, UsageError
+from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
+from attnprof.model import Gpu, Library
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from attnprof.check import CheckResult
+    from attnprof.observe import ObservedCalls
+    from attnprof.records import CallRecord
+    from attnprof.timeline import Timeline
+    from attnprof.trace.model import Trace
+
+_SQLITE_COMPANIONS = (".sqlite", ".sqlite.gz", ".nsys-rep", ".qdstrm", ".json", ".json.gz", ".db", ".sqlite3")
+
+
+class Run:
+    """One recorded run or imported trace.
+
+    Attributes are computed when first asked for. ``folder`` is None for a trace file opened as it is.
+    """
+
+    def __init__(
+        self, name: str, *, folder: Path | None, trace_path: Path | None, config: dict[str, Any]
+    ) -> None:
+        self.name, self.folder, self.config = name, folder, config
+        self._trace_path = trace_path
+
+    def __repr__(self) -> str:
+        return f"<attnprof run {self.name}: {self.config.get('kind', 'trace')}, {self.status}>"
+
+    @property
+    def status(self) -> str:
+        return str(self.config.get("status", "complete"))
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The recorded trace; one without any row for a run recorded without a profiler."""
+        if self._trace_path is not None:
+            from attnprof.trace.open import open_trace
+
+            return open_trace(self._trace_path)
+        from attnprof.trace.saved import load_trace
+
+        assert self.folder is not None
+        return load_trace(self.folder / store.TRACE_NPZ)
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Each kernel with its launch, ranges, phase, step, layer and attention call."""
+        from attnprof.timeline import build_timeline
+
+        return build_timeline(self.trace)
+
+    @cached_property
+    def observed(self) -> ObservedCalls:
+        """The attention calls whose kernels the trace holds."""
+        from attnprof.observe import observe
+
+        return observe(self.timeline)
+
+    @property
+    def records_complete(self) -> bool:
+        """Whether ``records`` holds every attention call; a profiler's operators may not."""
+        return self.folder is not None and (self.folder / store.CALLS_JSONL).exists()
+
+    @cached_property
+    def records(self) -> list[CallRecord]:
+        """The attention calls as the program made them, or as a torch trace recorded them; else empty."""
+        from attnprof.ops import op_records
+        from attnprof.records import read_records
+
+        if self.folder is not None and self.records_complete:
+            return read_records(self.folder / store.CALLS_JSONL)
+        return op_records(self.trace)
+
+    @cached_property
+    def observed_gpu(self) -> Gpu | None:
+        """The GPU the kernels ran on, as far as the trace says; None without kernels or SM count."""
+        kernels = self.trace.kernels
+        used = int(kernels.device[0]) if len(kernels) else None
+        for device in self.trace.info.devices:
+            if device.index == used and device.num_sms and device.sm_major is not None:
+                name = device.name or f"GPU {used}"
+                return make_gpu(name, device.sm_major, device.sm_minor or 0, device.num_sms)
+        return None
+
+    def prediction_target(
+        self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
+    ) -> tuple[Library, str, Gpu]:
+        """What to predict for: the arguments, else what the run used, else what it was asked to predict."""
+        wanted = self.config.get("predict") or {}
+        chosen_library: Library = library or wanted.get("library") or self._recorded_library() or "flash_attn"
+        versions = (self.config.get("workload") or {}).get("versions") or {}
+        chosen_version = version or (
+            wanted.get("version") if wanted.get("library") == chosen_library else None
+        )
+        chosen_version = chosen_version or versions.get(chosen_library) or default_version(chosen_library)
+        chosen_gpu = gpu or self.observed_gpu
+        if chosen_gpu is None:
+            chosen_gpu = Gpu(**wanted["gpu"]) if wanted.get("gpu") else gpu_by_name(DEFAULT_GPU)
+        return chosen_library, chosen_version, chosen_gpu
+
+    def _recorded_library(self) -> Library | None:
+        libraries = {record.fields["library"] for record in self.records if record.on_cuda}
+        return libraries.pop() if len(libraries) == 1 else None
+
+    def check(
+        self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
+    ) -> CheckResult:
+        """Observed against predicted, one verdict per attention call."""
+        from attnprof.check import check
+
+        return check(self, gpu=gpu, library=library, version=version)
+
+    @property
+    def kernels(self) -> pd.DataFrame:
+        """One row per GPU kernel; columns in ``attnprof.frames``."""
+        from attnprof.frames import kernels_frame
+
+        return kernels_frame(self.timeline)
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        """One row per annotated CPU range; columns in ``attnprof.frames``."""
+        from attnprof.frames import ranges_frame
+
+        return ranges_frame(self.timeline)
+
+    @property
+    def calls(self) -> pd.DataFrame:
+        """One row per attention call, with its verdict; columns in ``attnprof.frames``."""
+        from attnprof.frames import calls_frame
+
+        return calls_frame(self.check())
+
+    def plot_splits(self) -> Figure:
+        """num_splits and kernel over decode steps, as a matplotlib figure."""
+        from attnprof.analysis.splits import split_rows
+        from attnprof.report.figures import plot_splits
+
+        return plot_splits(split_rows(self.check().calls), title=self.name)
+
+
+def load(target: str | Path | None = None) -> Run:
+    """The run called ``target``, in the folder ``target``, or of the trace file ``target``; else the newest.
+
+    Raises RunError or TraceError where there is none, or it cannot be read.
+    """
+    if target is not None:
+        path = Path(target)
+        if path.is_file() or (path.suffix and str(path).endswith(_SQLITE_COMPANIONS)):
+            return Run(path.name, folder=None, trace_path=path, config={"kind": "trace"})
+    entry = store.find_run(None if target is None else str(target))
+    return Run(entry.name, folder=entry.folder, trace_path=None, config=entry.config)
+
+
+def gpu_from_options(name: str | None, sms: int | None, sm: str | None) -> Gpu | None:
+    """The Gpu that --gpu, or --sms with --sm, name; None where neither is given. Raises UsageError."""
+    if name is not None:
+        if sms is not None or sm is not None:
+            raise UsageError("--gpu names the SM count already", hint="give --gpu, or --sms with --sm")
+        return gpu_by_name(name)
+    if sms is None and sm is None:
+        return None
+    if sms is None or sm is None:
+        raise UsageError("--sms and --sm go together", hint="for example --sms 132 --sm 9.0")
+    major, dot, minor = sm.partition(".")
+    if not (major.isdigit() and minor.isdigit() and dot):
+        raise UsageError(f"--sm {sm!r} is no compute capability", hint="for example --sm 9.0")
+    if sms < 1:
+        raise UsageError(f"--sms must be at least 1, not {sms}")
+    return make_gpu(f"GPU with {sms} SMs", int(major), int(minor), sms)
+
+
+__all__ = ["Run", "RunError", "gpu_from_options", "load"]
