@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import sqlite3
 
 import pytest
@@ -121,7 +120,7 @@ def test_a_database_of_something_else_is_told_by_its_tables(tmp_path):
     path = tmp_path / "other.sqlite"
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE invoices (id INTEGER)")
-    with pytest.raises(TraceError, match="no nsys export.*invoices"):
+    with pytest.raises(TraceError, match=r"no nsys export.*invoices"):
         open_trace(path)
 
 
@@ -139,7 +138,7 @@ def test_what_nsys_says_of_a_report_it_cannot_open_is_passed_on(tmp_path):
     nsys.write_text(
         "#!/bin/sh\necho 'Report was created in Nsight Systems version (2026.1), newer than yours' >&2\n"
     )
-    os.chmod(nsys, 0o755)
+    nsys.chmod(0o755)
     report = tmp_path / "run.nsys-rep"
     report.write_bytes(b"something")
     with pytest.raises(TraceError, match=r"newer than yours") as caught:
