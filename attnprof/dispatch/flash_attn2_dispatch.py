@@ -16,7 +16,7 @@ from attnprof.dispatch.flash_attn2_rules import (
     head_dim_bucket,
     kernel_name,
 )
-from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split_choice
+from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div, choice_in_words, split_choice
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
 _SPLIT_WARPS = 4
@@ -52,13 +52,14 @@ class _Dispatch:
 
     def run(self) -> Prediction:
         try:
+            self.check_arguments_exist()
             {"fwd": self.fwd, "varlen_fwd": self.varlen_fwd, "fwd_kvcache": self.fwd_kvcache}[
                 self.call.entry
             ]()
         except _RefusedError as refusal:
             self.say("refused", refusal, "the library checks its arguments before it launches anything")
             return Prediction(error=str(refusal), reasons=tuple(self.reasons))
-        if self.call.seqlen_k == 0 and self.call.entry != "fwd_kvcache":
+        if self.call.seqlen_k == 0 and self.call.entry in self.rules.skips_empty:
             self.say(
                 "launches", "none", "there are no keys: the output is filled with zeros by other kernels"
             )
@@ -85,7 +86,7 @@ class _Dispatch:
         self.check_heads(self.num_heads)
         self.check_softcap()
         self.clamp_windows()
-        self.drop_causal_for_one_query()
+        self.bound_causal()
         self.swap_groups()
         self.check_return_softmax()
         self.choose_num_splits(asked=0)
@@ -96,8 +97,9 @@ class _Dispatch:
         self.check_softcap()
         if call.page_block_size is not None:
             self.check_page_size(call.page_block_size)
-        self.drop_causal_for_one_query()
-        swapped = self.swap_groups() if self.rules.varlen_swap else False
+        folds = self.rules.varlen_folds
+        self.bound_causal(one_query_rule=folds)
+        swapped = self.swap_groups() if folds else False
         if swapped:
             self.check_packed_reshape()
         self.check_batch_and_head_dim()
@@ -125,7 +127,7 @@ class _Dispatch:
             self.check_page_size(call.page_block_size)
         self.check_batch_and_head_dim()
         self.check_heads(self.num_heads)
-        self.drop_causal_for_one_query()
+        self.bound_causal()
         self.swap_groups()
         self.clamp_windows()
         if call.seqlen_knew is not None:
@@ -151,6 +153,19 @@ class _Dispatch:
 
     # checks
 
+    def check_arguments_exist(self) -> None:
+        """An argument that the version's entry does not take: no call with it can be made."""
+        call, takes = self.call, self.rules.takes
+        self.require(call.entry in self.rules.entries, f"there is no entry {call.entry}")
+        paged = "kvcache_paged" if call.entry == "fwd_kvcache" else "varlen_paged"
+        for given, name, words in (
+            (call.window != (-1, -1), "window", "window_size"),
+            (call.alibi, "alibi", "alibi_slopes"),
+            (call.softcap > 0, "softcap", "softcap"),
+            (call.page_block_size is not None, paged, "block_table"),
+        ):
+            self.require(not given or name in takes, f"this version's {call.entry} takes no {words}")
+
     def require(self, condition: bool, message: str) -> None:
         if not condition:
             raise _RefusedError(message)
@@ -165,15 +180,17 @@ class _Dispatch:
         self.require(self.call.dtype in _ELEMENT, "FlashAttention only support fp16 and bf16 data type")
 
     def check_batch_and_head_dim(self) -> None:
-        self.require(self.call.batch > 0, "batch size must be positive")
-        message = None if self.call.entry == "fwd_kvcache" else self.rules.head_dim_multiple_message
-        if message and self.rules.head_dim_multiple_first:
-            self.require(self.call.head_dim % 8 == 0, message)
+        packed = self.call.entry == "varlen_fwd"
+        message = "batch size must be positive" if packed else self.rules.batch_message
+        self.require(self.call.batch > 0, message)
+        refusal = None if self.call.entry == "fwd_kvcache" else self.rules.head_dim_multiple_message
+        if refusal and self.rules.head_dim_multiple_first:
+            self.require(self.call.head_dim % 8 == 0, refusal)
         self.require(
             self.call.head_dim <= 256, "FlashAttention forward only supports head dimension at most 256"
         )
-        if message:
-            self.require(self.call.head_dim % 8 == 0, message)
+        if refusal:
+            self.require(self.call.head_dim % 8 == 0, refusal)
 
     def check_heads(self, num_heads: int) -> None:
         self.require(
@@ -206,8 +223,9 @@ class _Dispatch:
 
     # the call, as the library changes it
 
-    def drop_causal_for_one_query(self) -> None:
-        if self.causal and self.call.seqlen_q == 1 and not self.call.alibi:
+    def bound_causal(self, *, one_query_rule: bool = True) -> None:
+        """A causal mask bounds the window on the right, and hides nothing from a single query."""
+        if one_query_rule and self.causal and self.call.seqlen_q == 1 and not self.call.alibi:
             self.causal = False
             self.say("causal", "off", "a causal mask hides nothing from a single query")
         if self.causal:
@@ -215,6 +233,8 @@ class _Dispatch:
 
     def clamp_windows(self) -> None:
         """A window that reaches past every key is no window."""
+        if not self.rules.clamps_windows:
+            return
         if self.window_left >= self.call.seqlen_k:
             self.window_left = -1
         if self.window_right >= self.call.seqlen_k:
@@ -287,7 +307,7 @@ class _Dispatch:
     # launches
 
     def is_local(self) -> bool:
-        windowed = self.window_left >= 0 or self.window_right >= 0
+        windowed = "Is_local" in self.rules.templates and (self.window_left >= 0 or self.window_right >= 0)
         return windowed and not (self.causal and self.rules.local_excludes_causal)
 
     def even(self, bucket: int, tile: Tile) -> tuple[bool, bool]:
@@ -299,7 +319,7 @@ class _Dispatch:
             and self.seqlen_q % tile.block_m == 0
             and even_k
             and not self.is_local()
-            and not self.return_softmax
+            and not (self.return_softmax and self.rules.softmax_clears_even_mn)
             and not (self.call.alibi and self.rules.alibi_clears_even)
             and bucket <= self.rules.even_mn_max_head_dim
         )
@@ -307,14 +327,11 @@ class _Dispatch:
             even_k = False
         return even_mn, even_k
 
-    def masks(self) -> list[tuple[str, bool]]:
+    def masks(self) -> list[bool]:
         """The template arguments that both kernels share, before the even ones."""
-        arguments = [("Is_causal", self.causal)]
-        if self.rules.window:
-            arguments.append(("Is_local", self.is_local()))
-        if self.rules.alibi:
-            arguments.append(("Has_alibi", self.call.alibi))
-        return arguments
+        local = self.is_local()
+        values = {"Is_causal": self.causal and not local, "Is_local": local, "Has_alibi": self.call.alibi}
+        return [on for name, on in values.items() if name == "Is_causal" or name in self.rules.templates]
 
     def plain_launch(self) -> KernelLaunch:
         call, rules = self.call, self.rules
@@ -325,8 +342,8 @@ class _Dispatch:
         even_mn, even_k = self.even(bucket, tile)
         if self.return_softmax and rules.softmax_clears_even_k:
             even_k = False
-        flags = [dropout and not softcap, *(on for _, on in self.masks()), even_mn, even_k]
-        if rules.softcap_template:
+        flags = [dropout and not softcap, *self.masks(), even_mn, even_k]
+        if "Is_softcap" in rules.templates:
             flags.append(softcap)
         flags.append(self.return_softmax and dropout and not softcap)
         grid = (ceil_div(self.seqlen_q, tile.block_m), call.batch, self.num_heads)
@@ -339,8 +356,8 @@ class _Dispatch:
         splits = self.num_splits > 1
         append = call.seqlen_knew is not None
         even_mn, even_k = self.even(bucket, tile)
-        flags = [*(on for _, on in self.masks()), even_mn and not append, even_k]
-        if rules.softcap_template:
+        flags = [*self.masks(), even_mn and not append, even_k]
+        if "Is_softcap" in rules.templates:
             flags.append(call.softcap > 0)
         flags += [splits, append]
         m_blocks = ceil_div(self.seqlen_q, tile.block_m)
@@ -373,17 +390,3 @@ class _Dispatch:
         if dynamic_smem is None:
             dynamic_smem = (tile.block_m + 2 * tile.block_n) * bucket * _ELEMENT_BYTES
         return KernelLaunch(kernel, grid, (tile.warps * 32, 1, 1), dynamic_smem)
-
-
-def choice_in_words(choice: SplitChoice, blocks: int, slots: int) -> str:
-    """The heuristic's answer in one sentence."""
-    if not choice.candidates:
-        return f"{blocks} thread blocks are at least 0.8 x {slots} slots: nearly full without splitting"
-    best = max(choice.candidates, key=lambda candidate: candidate.efficiency)
-    chosen = next(c for c in choice.candidates if c.num_splits == choice.num_splits)
-    if len(choice.candidates) == 1:
-        return "there is a single key block: nothing to split"
-    return (
-        f"smallest of {len(choice.candidates)} candidates whose efficiency ({chosen.efficiency:.3f}) reaches "
-        f"85 % of the best ({best.efficiency:.3f}, {best.num_splits} splits)"
-    )

@@ -28,32 +28,35 @@ TileRule = Callable[[bool, bool, Gpu], Tile]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How one library version dispatches.
+    """How one library version dispatches; the defaults are flash_attn 2.8's.
 
     ``tiles``: head-dim bucket to its tile rule, ascending.  ``slots_per_sm``: thread blocks counted per SM.
     ``kernel_namespace`` qualifies kernels and their parameter, ``traits_namespace`` the kernel traits.
     ``head_dim_multiple_message`` is None where the library pads head_dim instead of refusing it, and is
-    raised before the head_dim > 256 check where ``head_dim_multiple_first``.
+    raised before the head_dim > 256 check where ``head_dim_multiple_first``.  ``takes``: the optional
+    arguments of the entries.  ``templates``: the optional template arguments in kernel names.
+    ``varlen_folds``: varlen_fwd treats one query as fwd does (no causal mask, folded heads, heuristic).
+    ``skips_empty``: the entries that launch nothing for zero keys.
     """
 
     tiles: Mapping[int, TileRule]
     slots_per_sm: int = 2
-    kernel_namespace: str = ""
+    kernel_namespace: str = "flash::"
     traits_namespace: str = ""
     entries: frozenset[str] = frozenset({"fwd", "varlen_fwd", "fwd_kvcache"})
+    takes: frozenset[str] = frozenset({"window", "alibi", "softcap", "kvcache_paged", "varlen_paged"})
+    templates: frozenset[str] = frozenset({"Is_local", "Has_alibi", "Is_softcap"})
     any_sm_from_80: bool = True
+    batch_message: str = "batch size must be positive"
     head_dim_multiple_message: str | None = None
     head_dim_multiple_first: bool = False
-    softcap: bool = True
-    softcap_template: bool = True
-    alibi: bool = True
-    window: bool = True
-    varlen_swap: bool = True
-    varlen_paged: bool = True
-    kvcache_paged: bool = True
+    clamps_windows: bool = True
+    varlen_folds: bool = True
+    skips_empty: frozenset[str] = frozenset({"fwd", "varlen_fwd"})
     batch_idx_forces_split: bool = True
     local_excludes_causal: bool = True
     alibi_clears_even: bool = True
+    softmax_clears_even_mn: bool = True
     softmax_clears_even_k: bool = True
     even_mn_max_head_dim: int = 128
 

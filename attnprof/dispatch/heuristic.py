@@ -97,6 +97,20 @@ def num_splits_heuristic(
     return split_choice(batch_nheads_mblocks, num_sms, num_n_blocks, max_splits).num_splits
 
 
+def choice_in_words(choice: SplitChoice, blocks: int, slots: int) -> str:
+    """The heuristic's answer in one sentence."""
+    if not choice.candidates:
+        return f"{blocks} thread blocks are at least 0.8 x {slots} slots: nearly full without splitting"
+    best = max(choice.candidates, key=lambda candidate: candidate.efficiency)
+    chosen = next(c for c in choice.candidates if c.num_splits == choice.num_splits)
+    if len(choice.candidates) == 1:
+        return "there is a single key block: nothing to split"
+    return (
+        f"smallest of {len(choice.candidates)} candidates whose efficiency ({chosen.efficiency:.3f}) reaches "
+        f"85 % of the best ({best.efficiency:.3f}, {best.num_splits} splits)"
+    )
+
+
 def num_splits_array(
     batch_nheads_mblocks: Any, num_sms: Any, num_n_blocks: Any, max_splits: Any = MAX_SPLITS
 ) -> npt.NDArray[np.int32]:

@@ -25,8 +25,8 @@ _BASE = Rules(
     any_sm_from_80=False,
     head_dim_multiple_message="head_size must be a multiple of 8, this is ensured by padding!",
     head_dim_multiple_first=True,
-    softcap=False,
-    softcap_template=False,
+    takes=frozenset({"window", "alibi"}),
+    templates=frozenset({"Is_local", "Has_alibi"}),
     alibi_clears_even=False,
     softmax_clears_even_k=False,
 )

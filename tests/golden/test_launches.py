@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 
 from attnprof.calls import parse_call
-from attnprof.dispatch import predict
+from attnprof.dispatch import flash_attn2, predict
 from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.versions import parse_version
 from tests.conftest import GOLDEN, golden_rows
 
-FILES = sorted(path.name for path in GOLDEN.glob("*_launches_*.jsonl.gz"))
+KINDS = ("launches", "edges")
+FILES = sorted(path.name for kind in KINDS for path in GOLDEN.glob(f"*_{kind}_*.jsonl.gz"))
+
+
+def version_of(name: str) -> str:
+    """The version a golden file was recorded from."""
+    return name.removesuffix(".jsonl.gz").rpartition("_")[2]
 
 
 def predicted(row: dict[str, Any]) -> dict[str, Any]:
@@ -35,12 +42,32 @@ def predicted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_recorded_versions_are_here() -> None:
-    assert {
-        "fa2_launches_2.6.3.jsonl.gz",
-        "fa2_launches_2.7.4.post1.jsonl.gz",
-        "fa2_launches_2.8.3.jsonl.gz",
-    } <= set(FILES)
-    assert len(golden_rows("fa2_launches_2.8.3.jsonl.gz")) == 4000
+    recorded = {version_of(name) for name in FILES if name.startswith("fa2_launches")}
+    assert recorded >= {
+        "2.2.4",
+        "2.3.6",
+        "2.5.6",
+        "2.5.9.post1",
+        "2.6.3",
+        "2.7.4.post1",
+        "2.8.3",
+        "2.8.3.post1",
+    }
+    assert sum(len(golden_rows(name)) for name in FILES) > 38_000
+
+
+# The exact release of these changes was read off the tags' sources; the next recorded version shows the change.
+RELEASE_BY_READING = {
+    "2.3.0", "2.3.1", "2.3.5", "2.4.0", "2.4.1", "2.4.3", "2.5.0", "2.5.7", "2.6.0", "2.6.2", "2.7.4", "2.8.0",
+}  # fmt: skip
+
+
+def test_every_other_change_is_recorded_in_its_own_release() -> None:
+    recorded = {version_of(name) for name in FILES if name.startswith("fa2")}
+    changes = {version for version, _ in flash_attn2._CHANGES}
+    assert changes - recorded == RELEASE_BY_READING
+    newest = max(parse_version(version) for version in recorded)
+    assert all(parse_version(change) <= newest for change in changes)
 
 
 @pytest.mark.parametrize("name", FILES)
