@@ -37,13 +37,15 @@ def _root(
     """Options before any command."""
 
 
-app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
-app.command("import")(ingest.import_)
-app.command("report")(report.report)
-app.command("check")(check.check)
-app.command("predict")(predict.predict)
-app.command("gpus")(gpus.gpus)
-app.command("runs")(runs.runs)
+app.command("run", short_help="Record a workload.", context_settings={"allow_interspersed_args": False})(
+    run.run
+)
+app.command("import", short_help="Ingest a trace made by nsys or torch.profiler.")(ingest.import_)
+app.command("report", short_help="Show phases, kernels and the split timeline of a run.")(report.report)
+app.command("check", short_help="Compare what ran with what should have run.")(check.check)
+app.command("predict", short_help="Predict the launches of attention calls.")(predict.predict)
+app.command("gpus", short_help="List the known GPUs.")(gpus.gpus)
+app.command("runs", short_help="List the runs on disk.")(runs.runs)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ def check(
     One verdict per attention call. Exit code: 0 nothing contradicts, 1 a mismatch, 2 usage, 3 cannot tell
     (the trace holds no attention kernel to compare).
 
+    \b
     Examples:
       attnprof check
       attnprof check trace.sqlite --gpu h100 --format csv

@@ -32,6 +32,7 @@ def import_(
 ) -> None:
     """Ingest traces made by nsys or torch.profiler, so that report and check can answer for them.
 
+    \b
     Examples:
       attnprof import profile.sqlite
       attnprof import trace.json.gz -o decode --gpu l40

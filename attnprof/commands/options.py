@@ -10,7 +10,7 @@ import typer
 
 RunArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[RUN]", help="A run's name or folder, or a trace file. Default: the newest run."),
+    typer.Argument(metavar="RUN", help="A run's name or folder, or a trace file. Default: the newest run."),
 ]
 GpuOption = Annotated[
     str | None,

@@ -36,18 +36,17 @@ def predict(
         ),
     ] = None,
     output_format: Annotated[
-        PredictFormat, typer.Option("--format", help="jsonl writes one line per call.")
+        PredictFormat, typer.Option("--format", help="For one call; --calls always writes JSON Lines.")
     ] = PredictFormat.TABLE,
 ) -> None:
     """Predict the kernels, grids and num_splits of attention calls, without a GPU.
 
+    \b
     Examples:
       attnprof predict --seqlen-k 4096 --batch 8 --gpu a100
       attnprof predict --calls calls.jsonl.gz --format jsonl
     """
     if calls is not None:
-        if output_format is PredictFormat.TABLE:
-            raise UsageError("--calls writes JSON Lines", hint="add --format jsonl")
         _predict_file(calls, call_flags)
         return
     from attnprof.dispatch import default_version

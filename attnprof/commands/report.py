@@ -56,6 +56,7 @@ def report(
 ) -> None:
     """Show a run: phases, attention kernels, the split timeline and the check's verdict.
 
+    \b
     Examples:
       attnprof report
       attnprof report my-run --plot splits.png

@@ -264,7 +264,7 @@ class _Dispatch:
             return False
         self.seqlen_q, self.num_heads = groups, call.num_heads_k
         why = f"one query: the {groups} query heads of each KV head become {groups} queries of one head"
-        self.say("fold query heads", f"seqlen_q {groups}, num_heads {call.num_heads_k}", why)
+        self.say("fold query heads", f"{groups} x {call.num_heads_k}", why)
         return True
 
     def choose_num_splits(self, *, asked: int) -> None:
@@ -285,7 +285,7 @@ class _Dispatch:
             self.num_splits = choice.num_splits
             if self.explain:
                 call, sms, per_sm = self.call, self.gpu.num_sms, self.rules.slots_per_sm
-                product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query blocks"
+                product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query block{'s' * (m_blocks > 1)}"
                 self.say(
                     "key blocks",
                     n_blocks,

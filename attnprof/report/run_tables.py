@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attnprof.check import CheckResult
 
 _LENGTHS_SHOWN = 3
+_SOURCES = {True: "observed", False: "predicted"}
 
 
 def phases_table(phases: Sequence[PhaseTotal]) -> Table:
@@ -31,7 +32,7 @@ def phases_table(phases: Sequence[PhaseTotal]) -> Table:
         [p.phase, f"{p.steps:,}", *_gpu_cells(p, any_kernel), duration(p.wall_ns) if p.wall_ns else ""]
         for p in phases
     ]
-    return Table("phases", columns, rows, shown)
+    return Table("phases", columns, rows, shown, "Phases")
 
 
 def _gpu_cells(phase: PhaseTotal, any_kernel: bool) -> list[str]:
@@ -49,20 +50,31 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
         Column("num_splits", "splits", right=True), Column("kernel"), Column("calls", right=True),
         Column("gpu_ns", "GPU time", right=True), Column("source"),
     )  # fmt: skip
+    sources = {row.observed for row in splits}
+    one_source = len(sources) == 1
+    same_layers = len({row.layers for row in splits}) == 1
     rows, shown = [], []
     for row in splits:
         steps = spans(range(row.steps[0], row.steps[1] + 1)) if row.steps else ""
-        source = "observed" if row.observed else "predicted"
+        source = _SOURCES[row.observed]
         every = ", ".join(map(str, row.seqlen_k))
         layers = spans(row.layers)
         rows.append(
             (row.phase, layers, steps, every, row.num_splits, row.kernel, row.calls, row.gpu_ns, source)
         )
-        count = "" if row.num_splits is None else str(row.num_splits)
-        kernel = row.kernel.replace(" + flash_fwd_splitkv_combine_kernel", " + combine")
-        time = duration(row.gpu_ns)
-        shown.append([row.phase, layers, steps, lengths(row), count, kernel, f"{row.calls:,}", time, source])
-    return Table("splits", columns, rows, shown)
+        shown.append([
+            "" if row.phase == "other" else row.phase,
+            "" if same_layers else layers,
+            steps,
+            lengths(row),
+            "" if row.num_splits is None else str(row.num_splits),
+            row.kernel.replace(" + flash_fwd_splitkv_combine_kernel", " + combine"),
+            f"{row.calls:,}",
+            duration(row.gpu_ns),
+            "" if one_source else source,
+        ])  # fmt: skip
+    title = f"Split timeline ({_SOURCES[sources.pop()]})" if one_source else "Split timeline"
+    return Table("splits", columns, rows, shown, title)
 
 
 def lengths(row: SplitRow) -> str:
@@ -103,7 +115,7 @@ def attention_table(totals: Sequence[KernelTotal]) -> Table:
         ]
         for r in mine
     ]
-    return Table("attention", columns, rows, shown)
+    return Table("attention", columns, rows, shown, "Attention kernels")
 
 
 def kernels_table(totals: Sequence[KernelTotal]) -> Table:
@@ -125,4 +137,9 @@ def verdicts_table(result: CheckResult) -> Table:
     """How many calls got each verdict."""
     columns = (Column("verdict"), Column("calls", right=True), Column("meaning"))
     counts = sorted(result.counts.items(), key=lambda item: (not item[0].failed, -item[1]))
-    return Table("verdicts", columns, [(verdict.value, count, verdict.meaning) for verdict, count in counts])
+    return Table(
+        "verdicts",
+        columns,
+        [(verdict.value, count, verdict.meaning) for verdict, count in counts],
+        title="Check",
+    )

@@ -18,11 +18,12 @@ TERMINAL_WIDTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its key in JSON and CSV, its heading for people, and whether it aligns right."""
+    """A column: its key in JSON and CSV, its heading for people, whether it aligns right or may wrap."""
 
     key: str
     heading: str = ""
     right: bool = False
+    wraps: bool = False
 
     @property
     def title(self) -> str:
@@ -31,12 +32,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of plain values under columns; ``shown`` has them as people read them, where that differs."""
+    """Rows of plain values under columns; ``shown`` has them as people read them, where that differs.
+
+    A terminal leaves out columns in which nothing is shown.
+    """
 
     name: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
     shown: Sequence[Sequence[str]] | None = None
+    title: str = ""
 
     def objects(self) -> list[dict[str, Any]]:
         """A dict per row."""
@@ -97,7 +102,12 @@ def print_table(table: Table, console: Console | None = None) -> None:
     filled = [index for index in range(len(table.columns)) if any(row[index] for row in rows)]
     for column in (table.columns[index] for index in filled):
         justify: Literal["right", "left"] = "right" if column.right else "left"
-        drawn.add_column(column.title, justify=justify, no_wrap=True, overflow="ellipsis")
+        drawn.add_column(
+            column.title,
+            justify=justify,
+            no_wrap=not column.wraps,
+            overflow="fold" if column.wraps else "ellipsis",
+        )
     for row in rows:
         drawn.add_row(*(Text(row[index]) for index in filled))
     with console.capture() as captured:

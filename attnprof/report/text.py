@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from attnprof.summary import Report
 
 _LABEL_WIDTH = 10
-_TITLES = {
-    "phases": "Phases",
-    "splits": "Split timeline",
-    "attention": "Attention kernels",
-    "verdicts": "Check",
-}
+_TABLES = ("phases", "splits", "attention", "verdicts")
 _FAILURES_SHOWN = 10
 
 
@@ -37,6 +32,12 @@ def _labelled(console: Console, label: str, text: str) -> None:
         console.print(Text(indent + line), overflow="ignore", no_wrap=True)
 
 
+def print_titled(table: Table, console: Console) -> None:
+    """The table under its title."""
+    console.print(table.title, style="bold")
+    print_table(table, console)
+
+
 def print_report(report: Report) -> None:
     """The whole report."""
     console = make_console()
@@ -47,12 +48,10 @@ def print_report(report: Report) -> None:
         _labelled(console, "answer" if sentence is report.story[0] else "", sentence)
     if report.check.cannot_tell:
         _labelled(console, "observed", f"{report.check.cannot_tell}.")
-    for name, title in _TITLES.items():
-        table = report.tables[name]
-        if table.rows:
+    for name in _TABLES:
+        if report.tables[name].rows:
             console.print()
-            console.print(title, style="bold")
-            print_table(table, console)
+            print_titled(report.tables[name], console)
     if report.notes:
         console.print()
         for note in report.notes:
@@ -67,7 +66,7 @@ def print_check(result: CheckResult, tables: tuple[Table, ...], target: str) -> 
     console = make_console()
     for table in tables:
         if table.rows:
-            print_table(table, console)
+            print_titled(table, console)
             console.print()
     for call in result.failures[:_FAILURES_SHOWN]:
         where = ", ".join(
@@ -109,8 +108,12 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
     )
     _labelled(console, "gpu", f"{gpu.name}: {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
     console.print()
-    rows = [(reason.rule, reason.value, reason.why) for reason in prediction.reasons]
-    print_table(Table("derivation", (Column("rule"), Column("gives"), Column("why")), rows), console)
+    # Launches follow in full.
+    rows = [
+        (reason.rule, reason.value, reason.why) for reason in prediction.reasons if reason.rule != "launch"
+    ]
+    columns = (Column("rule"), Column("gives", right=True), Column("why", wraps=True))
+    print_table(Table("derivation", columns, rows), console)
     console.print()
     if prediction.error is not None:
         _labelled(console, "refused", prediction.error)
