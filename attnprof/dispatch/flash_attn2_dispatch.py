@@ -285,12 +285,9 @@ class _Dispatch:
             self.num_splits = choice.num_splits
             if self.explain:
                 call, sms, per_sm = self.call, self.gpu.num_sms, self.rules.slots_per_sm
-                product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query block{'s' * (m_blocks > 1)}"
-                self.say(
-                    "key blocks",
-                    n_blocks,
-                    f"{call.seqlen_k} keys in blocks of {keys} (head_dim {self.head_dim})",
-                )
+                product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query blocks"
+                why = f"{call.seqlen_k} keys in blocks of {keys} (head_dim {self.head_dim})"
+                self.say("key blocks", n_blocks, why)
                 self.say("thread blocks", blocks, product)
                 self.say("slots", slots, f"{sms} SMs x {per_sm}")
                 self.say("num_splits", choice.num_splits, choice_in_words(choice, blocks, slots))

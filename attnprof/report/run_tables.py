@@ -122,8 +122,9 @@ def kernels_table(totals: Sequence[KernelTotal]) -> Table:
     """All kernels by name, with the columns and the rounding of nsys's cuda_gpu_kern_sum."""
     columns = (
         Column("Time (%)", right=True), Column("Total Time (ns)", right=True),
-        Column("Instances", right=True), Column("Avg (ns)", right=True), Column("Med (ns)", right=True), Column("Min (ns)", right=True),
-        Column("Max (ns)", right=True), Column("StdDev (ns)", right=True), Column("Name"),
+        Column("Instances", right=True), Column("Avg (ns)", right=True), Column("Med (ns)", right=True),
+        Column("Min (ns)", right=True), Column("Max (ns)", right=True), Column("StdDev (ns)", right=True),
+        Column("Name"),
     )  # fmt: skip
     rows = []
     for row in totals:
@@ -137,9 +138,5 @@ def verdicts_table(result: CheckResult) -> Table:
     """How many calls got each verdict."""
     columns = (Column("verdict"), Column("calls", right=True), Column("meaning"))
     counts = sorted(result.counts.items(), key=lambda item: (not item[0].failed, -item[1]))
-    return Table(
-        "verdicts",
-        columns,
-        [(verdict.value, count, verdict.meaning) for verdict, count in counts],
-        title="Check",
-    )
+    rows = [(verdict.value, count, verdict.meaning) for verdict, count in counts]
+    return Table("verdicts", columns, rows, title="Check")
