@@ -37,7 +37,7 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
     attn = options.attn if options.attn != "auto" else _best_attention(device)
     try:
         model, weights = _build(options, device, attn)
-    except (OSError, ImportError, ValueError, RuntimeError) as error:
+    except Exception as error:  # weights and configs of the user's fail in every way there is
         raise UsageError(
             f"cannot build {options.model} with {attn}: {_first_lines(error)}", hint=_hint(attn)
         ) from error

@@ -36,6 +36,7 @@ class Preset:
         """Arguments of the transformers config."""
         return {
             **_SMALL,
+            "hidden_size": -(-_WIDTH // self.num_heads) * self.num_heads,
             "num_attention_heads": self.num_heads,
             "num_key_value_heads": self.num_heads_k,
             "head_dim": self.head_dim,

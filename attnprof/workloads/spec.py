@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +124,7 @@ class ChildSpec:
     ranges: RangeKind
     generate: GenerateOptions | None = None
     program: Program | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The child's command line; it needs nothing else, so that it can be copied and run."""
@@ -132,18 +132,30 @@ class ChildSpec:
         return [sys.executable, *flags, "-m", "attnprof.workloads.child", self.to_json()]
 
     def to_json(self) -> str:
-        given = {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        """Only what differs from the defaults."""
+        given: dict[str, Any] = {"folder": self.folder, "ranges": self.ranges}
+        for part in ("generate", "program"):
+            if (value := getattr(self, part)) is not None:
+                given[part] = _changed(value)
+        if self.notes:
+            given["notes"] = self.notes
         return json.dumps(given)
 
     @staticmethod
     def from_json(text: str) -> ChildSpec:
         given: dict[str, Any] = json.loads(text)
         generate, program = given.pop("generate", None), given.pop("program", None)
-        if program:
-            for name in ("arguments", "interpreter_flags"):
-                program[name] = tuple(program[name])
+        if program is not None:
+            program = {name: tuple(v) if isinstance(v, list) else v for name, v in program.items()}
         return ChildSpec(
-            **given,
-            generate=GenerateOptions(**generate) if generate else None,
-            program=Program(**program) if program else None,
+            given["folder"],
+            given["ranges"],
+            generate=GenerateOptions(**generate) if generate is not None else None,
+            program=Program(**program) if program is not None else None,
+            notes=tuple(given.get("notes", ())),
         )
+
+
+def _changed(options: GenerateOptions | Program) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(options)}
+    return {name: value for name, value in asdict(options).items() if value != defaults[name]}
