@@ -1,194 +1,90 @@
-"""Integer columns out of SQLite into numpy, with as few Python objects on the way as possible.
-
-Making Python integers is most of the cost of reading a large table, so several columns travel in one 64-bit
-word. How wide each is, is guessed from a sample; the query passes only rows that fit the guess, so a row that
-does not shows as a short read and the table is read again, one value at a time.
-"""
+"""Integer columns out of SQLite into numpy: from the pages where that works, else through sqlite3."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import chain
+from operator import index
+from pathlib import Path
 
 import numpy as np
 
 from attnprof.errors import TraceError
 from attnprof.trace.model import Int64
-
-_WORD = 63  # bits: a word stays a non-negative 64-bit integer
-_SAMPLES = 32  # places looked at, and rows read at each
+from attnprof.trace.pages import read_integers
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A value to read: ``sql`` over the table's columns ``needs``, ``default`` where they are NULL or absent.
+class Database:
+    """An SQLite file opened so that neither it nor its folder can change. Text that is no UTF-8 is mended."""
 
-    A column without default is required.
-    """
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._db = sqlite3.connect(f"{self.path.as_uri()}?mode=ro&immutable=1", uri=True)
+        self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        self._db.execute("PRAGMA trusted_schema = OFF")
+        tables = self.query("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'")
+        self._roots = {str(name): int(root) for name, root in tables.fetchall()}
 
-    field: str
-    sql: str
-    needs: tuple[str, ...]
-    default: int | None = None
+    def close(self) -> None:
+        self._db.close()
 
-
-@dataclass(slots=True)
-class _Slot:
-    """Where a column lies: ``value - low`` in ``bits`` bits at ``shift`` of its word; constant if 0 bits.
-
-    ``low`` is None for a column that is NULL throughout.
-    """
-
-    column: Column
-    low: int | None
-    bits: int
-    word: int = -1
-    shift: int = 0
+    def query(self, sql: str) -> sqlite3.Cursor:
+        return self._db.execute(sql)
 
     @property
-    def delta(self) -> str:
-        return f"(({self.column.sql}) - ({self.low}))"
+    def tables(self) -> frozenset[str]:
+        return frozenset(self._roots)
 
+    def columns(self, table: str) -> dict[str, int]:
+        """The table's columns with their positions in a record; empty when there is no such table."""
+        return {str(row[1]): int(row[0]) for row in self.query(f'PRAGMA table_info("{table}")')}
 
-def column(field: str, name: str | None = None, default: int | None = None) -> Column:
-    """A column read as it is stored."""
-    return Column(field, f'"{name or field}"', (name or field,), default)
+    def integers(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Int64]:
+        """Columns of ``table``, in rowid order; a constant one is a read-only broadcast.
 
-
-def table_columns(db: sqlite3.Connection, table: str) -> frozenset[str]:
-    """The table's column names; empty when there is no such table."""
-    return frozenset(row[1] for row in db.execute(f'PRAGMA table_info("{table}")'))
-
-
-def read_columns(
-    db: sqlite3.Connection,
-    table: str,
-    wanted: Sequence[Column],
-    *,
-    where: str = "",
-    rows: int | None = None,
-) -> dict[str, Int64]:
-    """The wanted columns of ``table``'s rows, in rowid order; a constant column is a read-only broadcast.
-
-    ``where`` is an SQL condition, ``rows`` how many rows it passes, if known. A missing table has no rows.
-    Raises TraceError when a required column is missing or not integer, sqlite3.Error for a damaged file.
-    """
-    present = table_columns(db, table)
-    missing = [c for c in wanted if not present.issuperset(c.needs)]
-    if not present:
-        return {c.field: np.empty(0, np.int64) for c in wanted}
-    for absent in missing:
-        if absent.default is None:
+        ``wanted`` maps a column to what stands for NULL and for the column where there is none; a column
+        with None is required. A missing table has no rows. Raises TraceError when a required column is
+        missing or a value is no integer, sqlite3.Error when the file is damaged.
+        """
+        present = self.columns(table)
+        if not present:
+            return {name: np.empty(0, np.int64) for name in wanted}
+        missing = [name for name, default in wanted.items() if name not in present and default is None]
+        if missing:
             raise TraceError(
-                f"table {table} has no column {', '.join(sorted(set(absent.needs) - present))}",
+                f"table {table} has no column {', '.join(missing)}",
                 hint="this export's schema is not known: export the report with nsys 2022.4 to 2026.2",
             )
-    source = f'FROM "{table}" NOT INDEXED'
-    if rows is None:
-        rows = db.execute(f"SELECT count(*) {source}" + (f" WHERE {where}" if where else "")).fetchone()[0]
-    found = [c for c in wanted if c not in missing]
-    values = _read_packed(db, source, found, where, rows)
-    if values is None:
-        values = _read_wide(db, table, source, found, where, rows)
-    return values | {c.field: _constant(c.default, rows) for c in missing}
+        stored = {name: default for name, default in wanted.items() if name in present}
+        found = self._from_pages(table, present, stored) or self._from_rows(table, stored)
+        rows = len(next(iter(found.values())))
+        absent = {name: np.int64(default or 0) for name, default in wanted.items() if name not in present}
+        return found | {name: np.broadcast_to(value, (rows,)) for name, value in absent.items()}
 
-
-def _constant(value: int | None, rows: int) -> Int64:
-    return np.broadcast_to(np.int64(value or 0), (rows,))
-
-
-def _read_packed(
-    db: sqlite3.Connection, source: str, columns: list[Column], where: str, rows: int
-) -> dict[str, Int64] | None:
-    """The columns through packed words, or None when some row does not fit the layout."""
-    slots = _layout(_sample(db, source, columns, where, rows), columns)
-    if slots is None:
-        return None
-    moving = [s for s in slots if s.bits]
-    words = 1 + max((s.word for s in moving), default=0)
-    terms = [[f"{s.delta} << {s.shift}" for s in moving if s.word == w] for w in range(words)]
-    fits = [f"({' | '.join(f'({s.delta} >> {s.bits})' for s in moving)}) = 0"] if moving else []
-    fits += [f"({s.column.sql}) IS {'NULL' if s.low is None else s.low}" for s in slots if not s.bits]
-    fits += [where] if where else []
-    select = ", ".join(f"({' | '.join(f'({t})' for t in word)})" if word else "0" for word in terms)
-    cursor = db.execute(
-        f"SELECT {select} {source} WHERE {' AND '.join(f'({f})' for f in fits)} ORDER BY rowid"
-    )
-    try:
-        packed = np.fromiter(chain.from_iterable(cursor), np.int64, count=rows * words).reshape(rows, words)
-    except (ValueError, TypeError):  # too few rows, or a value that is no integer
-        return None
-    values: dict[str, Int64] = {}
-    for s in slots:
-        low = s.column.default if s.low is None else s.low
-        if s.bits:
-            values[s.column.field] = (packed[:, s.word] >> s.shift & (1 << s.bits) - 1) + (low or 0)
-        else:
-            values[s.column.field] = _constant(low, rows)
-    return values
-
-
-def _read_wide(
-    db: sqlite3.Connection, table: str, source: str, columns: list[Column], where: str, rows: int
-) -> dict[str, Int64]:
-    """The columns, one integer per value."""
-    select = ", ".join(c.sql if c.default is None else f"coalesce({c.sql}, {c.default})" for c in columns)
-    condition = f" WHERE {where}" if where else ""
-    cursor = db.execute(f"SELECT {select} {source}{condition} ORDER BY rowid")
-    try:
-        flat = np.fromiter(chain.from_iterable(cursor), np.int64, count=rows * len(columns))
-    except (ValueError, TypeError, OverflowError) as error:
-        raise TraceError(
-            f"table {table} holds a value that is not an integer where one must be: {error}",
-            hint="the file is damaged or was edited: export the report again",
-        ) from error
-    table_values = flat.reshape(rows, len(columns))
-    return {c.field: np.ascontiguousarray(table_values[:, i]) for i, c in enumerate(columns)}
-
-
-def _sample(
-    db: sqlite3.Connection, source: str, columns: list[Column], where: str, rows: int
-) -> list[tuple[object, ...]]:
-    """Rows from evenly spaced places, the first and the last ones included."""
-    first, last = db.execute(f"SELECT (SELECT min(rowid) {source}), (SELECT max(rowid) {source})").fetchone()
-    if not rows or first is None:
-        return []
-    query = f"SELECT {', '.join(c.sql for c in columns)} {source} WHERE rowid >= ?"
-    query += (f" AND {where}" if where else "") + f" ORDER BY rowid LIMIT {_SAMPLES}"
-    places = {first + (last - first) * i // _SAMPLES for i in range(_SAMPLES)} | {
-        max(first, last - _SAMPLES + 1)
-    }
-    return [row for place in sorted(places) for row in db.execute(query, (place,))]
-
-
-def _layout(sample: list[tuple[object, ...]], columns: list[Column]) -> list[_Slot] | None:
-    """Each column's place in the words, with the room left over shared out; None when packing cannot work."""
-    slots = []
-    for i, c in enumerate(columns):
-        seen = [row[i] for row in sample]
-        values = [v for v in seen if isinstance(v, int)]
-        if c.default is not None and all(v is None for v in seen):
-            slots.append(_Slot(c, None, 0))
-        elif (
-            values and len(values) == len(seen) and (bits := (max(values) - min(values)).bit_length()) < _WORD
-        ):
-            slots.append(_Slot(c, min(values), bits))
-        else:
+    def _from_pages(
+        self, table: str, present: Mapping[str, int], wanted: Mapping[str, int | None]
+    ) -> dict[str, Int64] | None:
+        hidden = self.query(
+            f'SELECT count(*) FROM pragma_table_xinfo("{table}") WHERE hidden OR pk'
+        ).fetchone()[0]
+        if hidden:  # generated columns and the rowid's alias are not in the record
             return None
-    free: list[int] = []
-    for s in sorted((s for s in slots if s.bits), key=lambda s: -s.bits):
-        s.word = next((w for w, room in enumerate(free) if room >= s.bits), len(free))
-        if s.word == len(free):
-            free.append(_WORD)
-        free[s.word] -= s.bits
-    for w, room in enumerate(free):
-        inside = [s for s in slots if s.word == w]
-        shift = 0
-        for s in inside:
-            spread = 1 << s.bits
-            s.bits = min(s.bits + room // len(inside), _WORD - 1)  # a difference that overflows must not fit
-            s.low = max(min(s.low or 0, 0), (s.low or 0) - ((1 << s.bits) - spread) // 2)
-            s.shift, shift = shift, shift + s.bits
-    return slots
+        names = {present[name]: name for name in wanted}
+        found = read_integers(self.path, self._roots[table], {at: wanted[name] for at, name in names.items()})
+        return None if found is None else {names[at]: values for at, values in found.items()}
+
+    def _from_rows(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Int64]:
+        select = ", ".join(
+            f'"{c}"' if null is None else f'coalesce("{c}", {null})' for c, null in wanted.items()
+        )
+        # Without NOT INDEXED an index that another tool has added could decide the order.
+        cursor = self.query(f'SELECT {select} FROM "{table}" NOT INDEXED ORDER BY rowid')
+        try:
+            flat = np.fromiter(map(index, chain.from_iterable(cursor)), np.int64)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise TraceError(
+                f"table {table} holds a value that is not an integer where one must be: {error}",
+                hint="the file is damaged or was edited: export the report again",
+            ) from error
+        return {c: flat[i :: len(wanted)].copy() for i, c in enumerate(wanted)}

@@ -55,8 +55,7 @@ class Kernels:
     """GPU kernels, sorted by (start, -end).
 
     ``name`` indexes strings (the demangled name, in the recorder's spelling). ``grid`` and ``block`` are
-    (n, 3), zeros where the trace does not say or the reader was not asked for them. ``correlation`` is -1
-    and ``graph_node`` 0 where absent.
+    (n, 3), zeros where the trace does not say. ``correlation`` is -1 and ``graph_node`` 0 where absent.
     ``pid`` is the launching process (0 where the trace does not say).
     """
 

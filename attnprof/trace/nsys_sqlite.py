@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from attnprof.errors import TraceError
-from attnprof.trace.columns import Column, column, read_columns, table_columns
+from attnprof.trace.columns import Database
 from attnprof.trace.model import (
     ApiCalls,
-    Bool,
     Copies,
     Device,
     Int32,
@@ -40,35 +39,23 @@ _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")
 
 _PUSH_POP, _START_END, _DOMAIN = 59, 60, 75
 _OPEN = -1  # end of a range that was never closed
+_NULL = -(1 << 63)
 _PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
+_SHAPE = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
 
-_DURATION = Column("duration", '"end" - start', ("start", "end"))
-_PID = Column("pid", "(globalPid >> 24) & 16777215", ("globalPid",), 0)
-_LAUNCHED = (
-    column("start"),
-    _DURATION,
-    column("device", "deviceId", 0),
-    column("stream", "streamId", 0),
-    column("correlation", "correlationId", -1),
-    _PID,
-)
-_KERNEL = (*_LAUNCHED, column("name", "demangledName"), column("graph_node", "graphNodeId", 0))
-_SHAPE = tuple(column(f"{what}{axis}", default=0) for what in ("grid", "block") for axis in "XYZ")
-_RUNTIME = (
-    column("start"),
-    _DURATION,
-    column("name", "nameId", -1),
-    column("thread", "globalTid", 0),
-    column("correlation", "correlationId", -1),
-)
-_RANGE = (
-    column("start"),
-    Column("end", '"end"', ("end",), _OPEN),
-    column("type", "eventType"),
-    column("name", "textId", -1),
-    column("thread", "globalTid", 0),
-    column("domain", "domainId", 0),
-)
+# What is read of each table: a column and what stands for NULL or for its absence; None makes it required.
+_LAUNCHED = {"start": None, "end": None, "deviceId": 0, "streamId": 0, "correlationId": -1, "globalPid": 0}
+_KERNEL = {**_LAUNCHED, "demangledName": None, "graphNodeId": 0, **dict.fromkeys(_SHAPE, 0)}
+_RUNTIME = {"start": None, "end": None, "globalTid": 0, "correlationId": -1, "nameId": -1}
+_RANGE = {
+    "start": None,
+    "end": _OPEN,
+    "eventType": None,
+    "globalTid": 0,
+    "textId": -1,
+    "domainId": 0,
+    **dict.fromkeys(_PAYLOADS, _NULL),
+}
 
 # Warnings of the recorder that bear on what a trace can answer; the others are about sampling, OpenGL, …
 _WORTH_SHOWING = re.compile(
@@ -82,18 +69,15 @@ _NVTX_TOO_NEW = (
 )
 
 
-def read_nsys_sqlite(path: Path, *, detail: Callable[[str], bool] | None = None, shown_as: str = "") -> Trace:
-    """Read an nsys export, opened so that neither it nor its folder can change.
+def read_nsys_sqlite(path: Path, *, shown_as: str = "") -> Trace:
+    """Read an nsys export without changing it or its folder. ``shown_as`` is the path that messages name.
 
-    ``detail`` picks, by demangled name, the kernels whose grid and block are read; None reads them all.
-    ``shown_as`` is the path that messages name. Raises TraceError.
+    Raises TraceError.
     """
     shown = shown_as or str(path)
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
-            db.text_factory = lambda raw: raw.decode("utf-8", "replace")
-            db.execute("PRAGMA trusted_schema = OFF")
-            return _read(db, shown, detail)
+        with closing(Database(path)) as db:
+            return _read(db, shown)
     except sqlite3.Error as error:
         raise TraceError(
             f"{shown} cannot be read: {error}",
@@ -103,24 +87,21 @@ def read_nsys_sqlite(path: Path, *, detail: Callable[[str], bool] | None = None,
         raise TraceError(f"{shown}: {error.message}", hint=error.hint) from error
 
 
-def _read(db: sqlite3.Connection, shown: str, detail: Callable[[str], bool] | None) -> Trace:
-    tables = {
-        name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
-    }
-    if not tables & {*_VERSIONS, KERNEL, RUNTIME, NVTX}:
-        some = ", ".join(sorted(tables)[:4]) or "none"
+def _read(db: Database, shown: str) -> Trace:
+    if not db.tables & {*_VERSIONS, KERNEL, RUNTIME, NVTX}:
+        some = ", ".join(sorted(db.tables)[:4]) or "none"
         raise TraceError(
             f"an SQLite file, but no nsys export (its tables: {some})",
             hint="make one with: nsys export --type sqlite REPORT.nsys-rep",
         )
-    texts = _Texts(db, "StringIds" in tables)
-    kernels = _read_kernels(db, texts, detail)
+    texts = _Texts(db)
+    kernels = _read_kernels(db, texts)
     calls = _read_calls(db, texts)
     ranges, domains, lost = _read_ranges(db, texts)
-    exporter, schema = _versions(db, tables)
-    graphs = _count(db, tables, GRAPH)
+    exporter, schema = _versions(db)
+    graphs = int(db.query(f"SELECT count(*) FROM {GRAPH}").fetchone()[0]) if GRAPH in db.tables else 0
     notes = [_NVTX_TOO_NEW] if lost else []
-    if KERNEL not in tables:
+    if KERNEL not in db.tables:
         notes.append(f"no {KERNEL} table: nsys recorded no CUDA kernel")
     if graphs:
         notes.append(
@@ -128,7 +109,7 @@ def _read(db: sqlite3.Connection, shown: str, detail: Callable[[str], bool] | No
             "capture with --cuda-graph-trace=node to see them"
         )
     if schema and not schema.startswith("3."):
-        notes.append(f"export schema {schema} is newer than the 3.x that is known: columns may be missing")
+        notes.append(f"export schema {schema} is not one of the 3.x that are known: columns may be missing")
     notes += _warnings(db)
     info = TraceInfo(
         path=shown,
@@ -146,8 +127,10 @@ def _read(db: sqlite3.Connection, shown: str, detail: Callable[[str], bool] | No
 class _Texts:
     """StringIds as a list, and the texts found elsewhere behind it; index 0 is the empty string."""
 
-    def __init__(self, db: sqlite3.Connection, present: bool) -> None:
-        rows = db.execute("SELECT id, value FROM StringIds ORDER BY id").fetchall() if present else []
+    def __init__(self, db: Database) -> None:
+        rows = []
+        if "StringIds" in db.tables:
+            rows = db.query("SELECT id, value FROM StringIds ORDER BY id").fetchall()
         self._ids = np.fromiter((i for i, _ in rows), np.int64, count=len(rows))
         self.all = ["", *(value or "" for _, value in rows)]
 
@@ -159,14 +142,9 @@ class _Texts:
         if span <= 4 * len(self._ids) + 1024:
             known = np.zeros(span + 1, np.int32)
             known[self._ids - low] = np.arange(1, len(self._ids) + 1)
-            at = ids - low
-            return known[np.where((at >= 0) & (at < span), at, span)]
+            return known[np.where((ids >= low) & (ids < low + span), ids - low, span)]
         at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         return np.where(self._ids[at] == ids, at + 1, 0).astype(np.int32)
-
-    def ids(self, index: Int64) -> list[int]:
-        """The StringIds ids of indices above 0."""
-        return [int(i) for i in self._ids[index - 1]]
 
     def add(self, texts: Iterable[str | None]) -> Int32:
         """Indices of texts, each appended once; -1 for None."""
@@ -176,163 +154,125 @@ class _Texts:
         return found
 
 
-def _read_kernels(db: sqlite3.Connection, texts: _Texts, detail: Callable[[str], bool] | None) -> Kernels:
-    c = read_columns(db, KERNEL, _KERNEL)
-    name = texts.index(c["name"])
-    shape = _read_shapes(db, texts, name, detail)
+def _read_kernels(db: Database, texts: _Texts) -> Kernels:
+    c = db.integers(KERNEL, _KERNEL)
+    shape = np.empty((len(c["start"]), 6), np.int32)
+    for i, dimension in enumerate(_SHAPE):
+        shape[:, i] = c.pop(dimension)
     kernels = Kernels(
         start=c["start"],
-        end=c["start"] + c["duration"],
-        name=name,
-        device=_physical_devices(db, c["pid"], c["device"]),
-        stream=_int32(c["stream"]),
-        pid=_int32(c["pid"]),
-        correlation=c["correlation"],
-        graph_node=c["graph_node"],
+        end=c["end"],
+        name=texts.index(c["demangledName"]),
+        device=_physical_devices(db, c["globalPid"], c["deviceId"]),
+        stream=_int32(c["streamId"]),
+        pid=_pid(c["globalPid"]),
+        correlation=c["correlationId"],
+        graph_node=c["graphNodeId"],
         grid=shape[:, :3],
         block=shape[:, 3:],
     )
     return rows_in_order(kernels)
 
 
-def _read_shapes(
-    db: sqlite3.Connection, texts: _Texts, name: Int32, detail: Callable[[str], bool] | None
-) -> Int32:
-    """Grid and block of each kernel, (n, 6), in rowid order; zeros where ``detail`` declines the name."""
-    shape = np.broadcast_to(np.int32(0), (len(name), 6))
-    rows, where = len(name), ""
-    mask: slice | Bool = slice(None)
-    if detail is not None:
-        seen = np.flatnonzero(np.bincount(name, minlength=1))
-        accepted = np.zeros(len(texts.all), np.bool_)
-        accepted[[i for i in seen.tolist() if i and detail(texts.all[i])]] = True
-        mask = accepted[name]
-        rows = int(np.count_nonzero(mask))
-        where = f"demangledName IN ({', '.join(map(str, texts.ids(np.flatnonzero(accepted))))})"
-    if rows:
-        read = read_columns(db, KERNEL, _SHAPE, where=where, rows=rows)
-        shape = np.zeros(shape.shape, np.int32)
-        for i, dimension in enumerate(_SHAPE):
-            shape[mask, i] = read[dimension.field]
-    return shape
-
-
-def _read_copies(db: sqlite3.Connection) -> Copies:
-    parts = [read_columns(db, table, _LAUNCHED) for table in _COPIES]
-    c = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def _read_copies(db: Database) -> Copies:
+    parts = [db.integers(table, _LAUNCHED) for table in _COPIES]
+    c = {key: np.concatenate([part[key] for part in parts]) for key in _LAUNCHED}
     copies = Copies(
         start=c["start"],
-        end=c["start"] + c["duration"],
-        device=_physical_devices(db, c["pid"], c["device"]),
-        stream=_int32(c["stream"]),
-        pid=_int32(c["pid"]),
-        correlation=c["correlation"],
+        end=c["end"],
+        device=_physical_devices(db, c["globalPid"], c["deviceId"]),
+        stream=_int32(c["streamId"]),
+        pid=_pid(c["globalPid"]),
+        correlation=c["correlationId"],
     )
     return rows_in_order(copies)
 
 
-def _read_calls(db: sqlite3.Connection, texts: _Texts) -> ApiCalls:
-    c = read_columns(db, RUNTIME, _RUNTIME)
+def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
+    c = db.integers(RUNTIME, _RUNTIME)
     calls = ApiCalls(
         start=c["start"],
-        end=c["start"] + c["duration"],
-        name=texts.index(c["name"]),
-        pid=_pid(c["thread"]),
-        thread=c["thread"],
-        correlation=c["correlation"],
+        end=c["end"],
+        name=texts.index(c["nameId"]),
+        pid=_pid(c["globalTid"]),
+        thread=c["globalTid"],
+        correlation=c["correlationId"],
     )
     return rows_in_order(calls)
 
 
-def _read_ranges(db: sqlite3.Connection, texts: _Texts) -> tuple[Ranges, tuple[str, ...], bool]:
+def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], bool]:
     """The ranges, the names of their domains, and whether domains exist whose ranges never arrived."""
-    present = table_columns(db, NVTX)
-    payloads = [p for p in _PAYLOADS if p in present]
-    wanted = list(_RANGE)
-    if payloads:
-        value = f"coalesce({', '.join(payloads)}, NULL)"
-        wanted += [
-            Column("payload", value, tuple(payloads), 0),
-            Column("has_payload", f"{value} IS NOT NULL", tuple(payloads)),
-        ]
-    kinds = f"eventType IN ({_PUSH_POP}, {_START_END})"
-    c = read_columns(db, NVTX, wanted, where=kinds)
-    n = len(c["start"])
-    name = texts.index(c["name"])
-    inline = f"FROM {NVTX} NOT INDEXED WHERE {kinds}"
-    if "text" in present and db.execute(f"SELECT 1 {inline} AND text IS NOT NULL LIMIT 1").fetchone():
-        own = texts.add(text for (text,) in db.execute(f"SELECT text {inline} ORDER BY rowid"))
-        name = np.where(own >= 0, own, name)
-    pid = _pid(c["thread"])
-    domain, names, lost = _domains(db, texts, present, pid, c["domain"])
-    ends = c["end"]
-    if n and ends.min() == _OPEN:
-        ends = np.where(ends == _OPEN, max(int(ends.max()), int(c["start"].max())), ends)
+    events = db.integers(NVTX, _RANGE)
+    kind = events.pop("eventType")
+    kept = np.flatnonzero((kind == _PUSH_POP) | (kind == _START_END))
+    c = {column: values[kept] for column, values in events.items()}
+    name = texts.index(c["textId"])
+    if "text" in db.columns(NVTX):
+        inline = f"SELECT text FROM {NVTX} NOT INDEXED WHERE eventType IN ({_PUSH_POP}, {_START_END})"
+        if db.query(f"{inline} AND text IS NOT NULL LIMIT 1").fetchone():
+            own = texts.add(text for (text,) in db.query(f"{inline} ORDER BY rowid"))
+            name = np.where(own >= 0, own, name)
+    pid = _pid(c["globalTid"])
+    domain, names, created = _domains(db, texts, pid, c["domainId"])
+    end, payload = c["end"], np.full(len(kept), _NULL)
+    if len(kept) and end.min() == _OPEN:
+        end = np.where(end == _OPEN, max(int(end.max()), int(c["start"].max())), end)
+    for column in _PAYLOADS:
+        payload = np.where(payload == _NULL, c[column], payload)
     ranges = Ranges(
         start=c["start"],
-        end=ends,
+        end=end,
         name=name,
         domain=domain,
-        thread=c["thread"],
+        thread=c["globalTid"],
         pid=pid,
-        payload=c.get("payload", np.zeros(n, np.int64)),
-        has_payload=c.get("has_payload", np.zeros(n, np.int64)).astype(np.bool_),
-        nested=c["type"] == _PUSH_POP,
+        payload=np.where(payload == _NULL, 0, payload),
+        has_payload=payload != _NULL,
+        nested=kind[kept] == _PUSH_POP,
     )
-    return rows_in_order(ranges), names, lost and not n
+    return rows_in_order(ranges), names, created and not len(kept)
 
 
-def _domains(
-    db: sqlite3.Connection, texts: _Texts, present: frozenset[str], pid: Int32, number: Int64
-) -> tuple[Int32, tuple[str, ...], bool]:
+def _domains(db: Database, texts: _Texts, pid: Int32, number: Int64) -> tuple[Int32, tuple[str, ...], bool]:
     """Text index of each range's domain, the domains' names, and whether any was created.
 
     A domain number belongs to its process; 0 is the default domain, which has no name.
     """
     domain = np.zeros(len(pid), np.int32)
-    if not {"text", "globalTid", "domainId"} <= present:
+    if not {"text", "globalTid", "domainId"} <= db.columns(NVTX).keys():
         return domain, (), False
-    created = db.execute(
-        f"SELECT globalTid, domainId, text FROM {NVTX} WHERE eventType = {_DOMAIN}"
-    ).fetchall()
+    created = db.query(f"SELECT globalTid, domainId, text FROM {NVTX} WHERE eventType = {_DOMAIN}").fetchall()
     index = texts.add(text or "" for _, _, text in created)
     for (thread, one, _), at in zip(created, index.tolist(), strict=True):
         domain[(number == one) & (pid == ((thread or 0) >> 24 & 0xFFFFFF))] = at
     return domain, tuple(dict.fromkeys(text for *_, text in created if text)), bool(created)
 
 
-def _physical_devices(db: sqlite3.Connection, pid: Int64, device: Int64) -> Int32:
+def _physical_devices(db: Database, global_pid: Int64, device: Int64) -> Int32:
     """Each kernel's GPU as TARGET_INFO_GPU numbers it: a process may see the GPUs under other numbers."""
     physical = _int32(device)
     table = "TARGET_INFO_CUDA_DEVICE"
-    if not {"gpuId", "cudaId", "pid"} <= table_columns(db, table):
+    if not {"gpuId", "cudaId", "pid"} <= db.columns(table).keys():
         return physical
-    moved = db.execute(
+    moved = db.query(
         f"SELECT pid, cudaId, gpuId FROM {table} WHERE gpuId IS NOT NULL AND gpuId <> cudaId"
     ).fetchall()
     if moved:
-        physical = physical.copy()
-    for process, seen, real in moved:
-        physical[(pid == process) & (device == seen)] = real
+        physical, pid = physical.copy(), _pid(global_pid)
+        for process, seen, real in moved:
+            physical[(pid == process) & (device == seen)] = real
     return physical
 
 
-def _devices(db: sqlite3.Connection) -> tuple[Device, ...]:
+def _devices(db: Database) -> tuple[Device, ...]:
     """The machine's NVIDIA GPUs; smMajor is the chip's own numbering, so the compute capability is read."""
-    present = table_columns(db, "TARGET_INFO_GPU")
+    present = db.columns("TARGET_INFO_GPU")
     if "id" not in present:
         return ()
-    fields = (
-        "id",
-        "name",
-        "smCount",
-        "computeMajor",
-        "computeMinor",
-        "maxShmemPerSm",
-        "maxShmemPerBlockOptin",
-    )
+    fields = ("name", "smCount", "computeMajor", "computeMinor", "maxShmemPerSm", "maxShmemPerBlockOptin")
     select = ", ".join(f if f in present else "NULL" for f in fields)
-    rows = db.execute(f"SELECT {select} FROM TARGET_INFO_GPU ORDER BY id").fetchall()
+    rows = db.query(f"SELECT id, {select} FROM TARGET_INFO_GPU ORDER BY id").fetchall()
     return tuple(
         Device(index, name, sms, major, minor, per_sm or None, optin or None)
         for index, name, sms, major, minor, per_sm, optin in rows
@@ -340,27 +280,22 @@ def _devices(db: sqlite3.Connection) -> tuple[Device, ...]:
     )
 
 
-def _versions(db: sqlite3.Connection, tables: set[str]) -> tuple[str | None, str | None]:
+def _versions(db: Database) -> tuple[str | None, str | None]:
     """The exporter, as "nsys 2024.2.3.38", and the schema, as "3.11.1"."""
     known: dict[str, str] = {}
-    for table in _VERSIONS:
-        if table in tables:
-            known.update(db.execute(f"SELECT name, value FROM {table} WHERE name LIKE 'EXPORT%VERSION'"))
+    for table in db.tables.intersection(_VERSIONS):
+        known.update(db.query(f"SELECT name, value FROM {table} WHERE name LIKE 'EXPORT%VERSION'"))
     product = known.get("EXPORT_PRODUCT_VERSION")
     return f"nsys {product}" if product else None, known.get("EXPORT_SCHEMA_VERSION")
 
 
-def _warnings(db: sqlite3.Connection) -> list[str]:
+def _warnings(db: Database) -> list[str]:
     """What the recorder said of events it lost, each once, on one line."""
     table = "DIAGNOSTIC_EVENT"
-    if "text" not in table_columns(db, table):
+    if "text" not in db.columns(table):
         return []
-    lines = (" ".join((text or "").split()) for (text,) in db.execute(f"SELECT DISTINCT text FROM {table}"))
+    lines = (" ".join((text or "").split()) for (text,) in db.query(f"SELECT DISTINCT text FROM {table}"))
     return [f"nsys says: {line[:300]}" for line in lines if _WORTH_SHOWING.search(line)]
-
-
-def _count(db: sqlite3.Connection, tables: set[str], table: str) -> int:
-    return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) if table in tables else 0
 
 
 def _derived(values: Int64, rule: Callable[[Int64], Int32]) -> Int32:

@@ -6,11 +6,8 @@ import sqlite3
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from attnprof.errors import TraceError
-from attnprof.trace.columns import column, read_columns
 from attnprof.trace.open import open_trace
 from tests.support.build_trace import TraceBuilder, global_tid
 
@@ -20,8 +17,8 @@ def build():
     return TraceBuilder()
 
 
-def read(build, tmp_path, **options):
-    return open_trace(build.write(tmp_path / "trace.sqlite"), **options)
+def read(build, tmp_path):
+    return open_trace(build.write(tmp_path / "trace.sqlite"))
 
 
 def test_sorts_rows_that_are_out_of_order(build, tmp_path):
@@ -142,29 +139,16 @@ def test_devices_by_compute_capability_and_per_process_numbering(build, tmp_path
     assert trace.kernels.device.tolist() == [3, 1]
 
 
-def test_grids_are_read_for_the_kernels_asked_for_only(build, tmp_path):
-    for i in range(40):
-        name = "flash_fwd_kernel" if i % 4 == 0 else f"gemm{i % 3}"
-        build.kernel(name, 100 * i, 100 * i + 50, i, grid=(i + 1, 2, 1 << 20), block=(32, i + 1, 1))
-    trace = read(build, tmp_path, detail=lambda name: "flash" in name)
-    every = open_trace(tmp_path / "trace.sqlite")
-    for i in range(40):
-        expected = [i + 1, 2, 1 << 20] if i % 4 == 0 else [0, 0, 0]
-        assert trace.kernels.grid[i].tolist() == expected
-        assert every.kernels.grid[i].tolist() == [i + 1, 2, 1 << 20]
-        assert every.kernels.block[i].tolist() == [32, i + 1, 1]
-
-
 def test_an_index_added_by_another_tool_changes_nothing(build, tmp_path):
     for i in range(50):
         build.kernel(f"k{i % 3}", 1000 - i, 1000, i, grid=(i + 1, 1, 1))
     path = build.write(tmp_path / "trace.sqlite")
-    before = open_trace(path, detail=lambda name: name == "k1").kernels
+    before = open_trace(path).kernels
     db = sqlite3.connect(path)
     db.execute("CREATE INDEX added ON CUPTI_ACTIVITY_KIND_KERNEL (demangledName, gridX, start, end)")
     db.commit()
     db.close()
-    after = open_trace(path, detail=lambda name: name == "k1").kernels
+    after = open_trace(path).kernels
     assert np.array_equal(before.grid, after.grid)
     assert np.array_equal(before.start, after.start)
 
@@ -182,21 +166,3 @@ def test_a_value_that_is_no_integer_is_an_error(build, tmp_path):
     build.kernel("k", "soon", 2, 3)
     with pytest.raises(TraceError, match="not an integer"):
         read(build, tmp_path)
-
-
-integers = st.one_of(st.integers(-5, 70), st.integers(-(1 << 63), (1 << 63) - 1), st.none())
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(integers, integers, st.integers(0, 9)), max_size=60), st.integers(0, 40))
-def test_columns_come_out_as_they_went_in(rows, repeats):
-    rows = rows + rows[:1] * repeats * 40  # long stretches of a constant, then something else
-    db = sqlite3.connect(":memory:")
-    db.execute("CREATE TABLE t (a INTEGER, b INTEGER, c INTEGER)")
-    db.executemany("INSERT INTO t VALUES (?, ?, ?)", rows)
-    wanted = (column("a", default=-1), column("b", default=0), column("c"), column("absent", default=4))
-    found = read_columns(db, "t", wanted)
-    assert found["a"].tolist() == [-1 if a is None else a for a, _, _ in rows]
-    assert found["b"].tolist() == [0 if b is None else b for _, b, _ in rows]
-    assert found["c"].tolist() == [c for _, _, c in rows]
-    assert found["absent"].tolist() == [4] * len(rows)

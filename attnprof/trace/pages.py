@@ -1,0 +1,179 @@
+"""Integer columns straight from the pages of an SQLite file, without a Python object per value.
+
+Fetching through sqlite3 costs an object per value and is nine tenths of reading a trace. A table is a b-tree
+whose leaves hold records of self-describing fields; numpy walks one field of thousands of records at a time.
+Anything out of the ordinary (records spilling over pages, values that are no integers, a damaged page) is left
+to sqlite3: the answer is then None. Format: https://www.sqlite.org/fileformat.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnprof.trace.model import Int64
+
+Bytes = npt.NDArray[np.uint8]
+
+_LEAF, _INTERIOR = 0x0D, 0x05
+_BLOCK = 4 << 20  # bytes of leaf pages looked at together: small enough for the cache, large enough for numpy
+_ONE = 9  # the serial type that is the integer 1; 0 is NULL, 8 the integer 0, 1 to 6 integers of _SIZE bytes
+_SIZE = np.array(
+    [0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0, *((kind - 12) // 2 for kind in range(12, 128))], np.int64
+)  # bytes of a field by serial type, of those that fit one byte
+
+
+class _UnusualError(Exception):
+    """The table is not as simple as this reader needs it."""
+
+
+def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> dict[int, Int64] | None:
+    """Columns of the table rooted at page ``root``, in rowid order; None where sqlite3 must read it.
+
+    ``wanted`` maps a column's position in the record to what stands for NULL; NULL is unusual where that is
+    None. A constant column comes back as a read-only broadcast. The file must not change meanwhile.
+    """
+    try:
+        file = _File(path)
+        leaves = file.leaves(root)
+        step = max(1, _BLOCK // file.page_size)
+        parts: dict[int, list[Int64]] = {column: [] for column in wanted}
+        for first in range(0, len(leaves), step):
+            for column, values in _fields(file, leaves[first : first + step], wanted).items():
+                parts[column].append(values)
+        return {column: _joined(parts.pop(column)) for column in wanted}
+    except (_UnusualError, IndexError):
+        return None
+
+
+class _File:
+    """The pages of a database file, numbered from 1 as SQLite does."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            head = file.read(100)
+        size = int.from_bytes(head[16:18], "big")
+        self.page_size = 65536 if size == 1 else size
+        self.usable = self.page_size - head[20]
+        self.num_pages = path.stat().st_size // self.page_size
+        self._path = path
+
+    def read(self, pages: Int64) -> Bytes:
+        """The pages one behind the other, and room to read a few bytes past the end."""
+        if len(pages) and (pages.min() < 1 or pages.max() > self.num_pages):
+            raise _UnusualError
+        raw = np.zeros(len(pages) * self.page_size + 16, np.uint8)
+        # Mapped anew for each block: pages of the file that are mapped count as memory in use.
+        mapped = np.memmap(self._path, np.uint8, "r", shape=(self.num_pages, self.page_size))
+        np.take(mapped, pages - 1, axis=0, out=raw[:-16].reshape(-1, self.page_size), mode="clip")
+        return raw
+
+    def leaves(self, root: int) -> Int64:
+        """The table's leaf pages in key order."""
+        level = np.array([root])
+        while self.read(level[:1])[0] != _LEAF:  # all leaves are equally deep
+            raw = self.read(level)
+            start = np.arange(len(level)) * self.page_size
+            if np.any(raw[start] != _INTERIOR) or len(level) > self.num_pages:
+                raise _UnusualError
+            page, pointer = _cells(raw, start, 12)
+            children = _big_endian(raw, ">u4")[np.append(page + pointer, start + 8)].astype(np.int64)
+            # The rightmost child stands in the page's header and comes after those of its cells.
+            order = np.argsort(np.append(page, start), kind="stable")
+            level = children[order]
+        return level
+
+
+def _big_endian(raw: Bytes, kind: str) -> npt.NDArray[Any]:
+    """The bytes as numbers that begin at every byte."""
+    width = np.dtype(kind).itemsize
+    numbers: npt.NDArray[Any] = np.ndarray((len(raw) - width + 1,), kind, raw, 0, (1,))
+    return numbers
+
+
+def _cells(raw: Bytes, start: Int64, header: int) -> tuple[Int64, Int64]:
+    """Of each cell, where its page begins in ``raw`` and where the cell begins in the page."""
+    short = _big_endian(raw, ">u2")
+    count = short[start + 3].astype(np.int64)
+    page = np.repeat(start, count)
+    number = np.arange(len(page)) - np.repeat(np.cumsum(count) - count, count)
+    return page, short[page + header + 2 * number].astype(np.int64)
+
+
+def _varint(raw: Bytes, at: Int64) -> tuple[Int64, Int64]:
+    """The variable-length integers at ``at``, of up to eight bytes, and where they end."""
+    byte = raw[at]
+    value, end = (byte & 0x7F).astype(np.int64), at + 1
+    longer = np.flatnonzero(byte & 0x80)
+    for _ in range(7):
+        if not len(longer):
+            break
+        byte = raw[end[longer]]
+        value[longer] = value[longer] << 7 | byte & 0x7F
+        end[longer] += 1
+        longer = longer[byte >= 0x80]
+    if len(longer):
+        raise _UnusualError
+    return value, end
+
+
+def _fields(file: _File, pages: Int64, wanted: Mapping[int, int | None]) -> dict[int, Int64]:
+    """The wanted columns of the records on some leaf pages."""
+    raw = file.read(pages)
+    start = np.arange(len(pages)) * file.page_size
+    if np.any(raw[start] != _LEAF):
+        raise _UnusualError
+    page, pointer = _cells(raw, start, 8)
+    length, at = _varint(raw, page + pointer)
+    _, at = _varint(raw, at)
+    header, kind_at = _varint(raw, at)
+    body, past = at + header, at + length
+    if np.any(length > file.usable - 35) or np.any(past > page + file.usable):
+        raise _UnusualError  # the record goes on in another page
+    header_end, words = body.copy(), _big_endian(raw, ">i8")
+    found = {}
+    for column in range(max(wanted) + 1):
+        kind = raw[kind_at]
+        same = len(kind) > 0 and kind[0] < 0x80 and bool(np.all(kind == kind[0]))
+        size: np.int64 | Int64
+        if same:
+            size, kind_at = _SIZE[kind[0]], kind_at + 1
+        elif np.all(kind < 0x80):
+            size, kind_at = _SIZE[kind], kind_at + 1
+        else:
+            number, kind_at = _varint(raw, kind_at)
+            size = np.where(number < 12, _SIZE[np.minimum(number, 11)], (number - 12) // 2)
+        if column in wanted:
+            found[column] = _integers(words, body, kind, same, wanted[column])
+        body = body + size
+    if np.any(kind_at > header_end) or np.any(body > past):
+        raise _UnusualError  # columns were added after the record was written, or it is damaged
+    return found
+
+
+def _integers(words: npt.NDArray[Any], at: Int64, kind: Bytes, same: bool, null: int | None) -> Int64:
+    """One field of each record, of serial types ``kind`` (``same``: they all are the first)."""
+    if np.any((kind > 6) & (kind != 8) & (kind != _ONE)) or (null is None and np.any(kind == 0)):
+        raise _UnusualError
+    if same and _SIZE[kind[0]] == 0:
+        value = (null or 0) if kind[0] == 0 else int(kind[0] == _ONE)
+        return np.broadcast_to(np.int64(value), (len(kind),))
+    size = _SIZE[kind[0]] if same else np.maximum(_SIZE[kind], 1)
+    values = (words[at] >> 8 * (8 - size)).astype(np.int64)
+    if not same:
+        for special, value in ((0, null or 0), (8, 0), (_ONE, 1)):
+            values[kind == special] = value
+    constant = len(values) > 0 and values[0] == values[-1] and bool(np.all(values == values[0]))
+    return np.broadcast_to(values[0], values.shape) if constant else values
+
+
+def _joined(parts: list[Int64]) -> Int64:
+    """The parts as one array; a broadcast where all are one value."""
+    constant = parts and all(p.strides == (0,) and len(p) and p[0] == parts[0][0] for p in parts)
+    if constant:
+        return np.broadcast_to(parts[0][0], (sum(map(len, parts)),))
+    return np.concatenate(parts)
