@@ -37,7 +37,10 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
     attn = options.attn if options.attn != "auto" else _best_attention(device)
     try:
         model, weights = _build(options, device, attn)
-    except Exception as error:  # weights and configs of the user's fail in every way there is
+    except Exception as error:
+        # A user's config fails in any way there is; a preset's own only where a library is missing.
+        if find_preset(options.model) and not isinstance(error, ImportError | ValueError):
+            raise
         raise UsageError(
             f"cannot build {options.model} with {attn}: {_first_lines(error)}", hint=_hint(attn)
         ) from error

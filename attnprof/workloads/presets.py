@@ -13,12 +13,8 @@ from attnprof.errors import UsageError
 
 DEFAULT_MODEL = "qwen2.5-7b-attn"
 _SUFFIX = "-attn"
-_SMALL = {
-    "hidden_size": 448,
-    "intermediate_size": 1024,
-    "vocab_size": 1024,
-    "max_position_embeddings": 131072,
-}
+_WIDTH = 448  # about: transformers wants a multiple of the number of heads
+_SMALL = {"intermediate_size": 1024, "vocab_size": 1024, "max_position_embeddings": 131072}
 
 
 @dataclass(frozen=True, slots=True)
