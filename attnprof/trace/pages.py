@@ -2,13 +2,16 @@
 
 Fetching through sqlite3 costs an object per value and is nine tenths of reading a trace. A table is a b-tree
 whose leaves hold records of self-describing fields; numpy walks one field of thousands of records at a time.
-Anything out of the ordinary (records spilling over pages, values that are no integers, a damaged page) is left
-to sqlite3: the answer is then None. Format: https://www.sqlite.org/fileformat.html
+Whatever is unusual (records spilling over pages, values that are no integers, damaged pages) is left to
+sqlite3: the answer is then None. Format: https://www.sqlite.org/fileformat.html
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +41,14 @@ def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> di
     None. A constant column comes back as a read-only broadcast. The file must not change meanwhile.
     """
     try:
-        file = _File(path)
-        leaves = file.leaves(root)
-        step = max(1, _BLOCK // file.page_size)
         parts: dict[int, list[Int64]] = {column: [] for column in wanted}
-        for first in range(0, len(leaves), step):
-            for column, values in _fields(file, leaves[first : first + step], wanted).items():
-                parts[column].append(values)
+        with path.open("rb", buffering=0) as opened:
+            file = _File(opened)
+            leaves = file.leaves(root)
+            step = max(1, _BLOCK // file.page_size)
+            for first in range(0, len(leaves), step):
+                for column, values in _fields(file, leaves[first : first + step], wanted).items():
+                    parts[column].append(values)
         return {column: _joined(parts.pop(column)) for column in wanted}
     except (_UnusualError, IndexError):
         return None
@@ -53,24 +57,30 @@ def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> di
 class _File:
     """The pages of a database file, numbered from 1 as SQLite does."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            head = file.read(100)
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        head = file.read(100)
         size = int.from_bytes(head[16:18], "big")
         self.page_size = 65536 if size == 1 else size
         self.usable = self.page_size - head[20]
-        self.num_pages = path.stat().st_size // self.page_size
-        self._path = path
+        self.num_pages = os.fstat(file.fileno()).st_size // self.page_size
+        self._buffer = np.zeros(0, np.uint8)
 
     def read(self, pages: Int64) -> Bytes:
-        """The pages one behind the other, and room to read a few bytes past the end."""
+        """The pages one behind the other and room to read past the end; valid until the next read."""
         if len(pages) and (pages.min() < 1 or pages.max() > self.num_pages):
             raise _UnusualError
-        raw = np.zeros(len(pages) * self.page_size + 16, np.uint8)
-        # Mapped anew for each block: pages of the file that are mapped count as memory in use.
-        mapped = np.memmap(self._path, np.uint8, "r", shape=(self.num_pages, self.page_size))
-        np.take(mapped, pages - 1, axis=0, out=raw[:-16].reshape(-1, self.page_size), mode="clip")
-        return raw
+        room = len(pages) * self.page_size + 16
+        if len(self._buffer) < room:
+            self._buffer = np.zeros(room, np.uint8)
+        runs = [0, *(np.flatnonzero(np.diff(pages) != 1) + 1).tolist(), len(pages)]
+        into = self._buffer.data
+        for first, last in pairwise(runs):
+            place = into[first * self.page_size : last * self.page_size]
+            self._file.seek((int(pages[first]) - 1) * self.page_size)
+            if self._file.readinto(place) != len(place):
+                raise _UnusualError
+        return self._buffer[:room]
 
     def leaves(self, root: int) -> Int64:
         """The table's leaf pages in key order."""

@@ -149,6 +149,5 @@ def test_damaged_pages_end_in_a_value_or_an_sqlite_error_never_in_another(tmp_pa
     for at, byte in damage:
         raw[2048 + at % (len(raw) - 2048)] = byte
     path.write_bytes(raw)
-    with closing(Database(path)) as db:
-        with suppress(sqlite3.DatabaseError, TraceError):
-            assert all(isinstance(values, np.ndarray) for values in db.integers("t", WANTED).values())
+    with closing(Database(path)) as db, suppress(sqlite3.DatabaseError, TraceError):
+        assert all(isinstance(values, np.ndarray) for values in db.integers("t", WANTED).values())
