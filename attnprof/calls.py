@@ -91,6 +91,8 @@ def parse_call(
 
 def _integer(fields: dict[str, Any], name: str, default: int | None = None) -> int:
     value = fields.get(name, default)
+    if value is None:
+        raise UsageError(f"{name} is missing")
     if isinstance(value, bool) or not isinstance(value, int):
         raise UsageError(f"{name} must be an integer, not {value!r}")
     return value

@@ -316,6 +316,9 @@ def check(
     elif not has_kernels:
         why = "the trace holds no GPU kernels"
         hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"
+    elif calls and all(call.verdict is Verdict.NOT_MODELLED for call in calls):
+        why = f"all {len(calls)} attention calls ran kernels whose launches attnprof does not model"
+        hint = "attnprof report names the kernels and their libraries"
     elif not calls:
         why = (
             f"none of the {len(run.trace.kernels)} kernels in the trace is an attention kernel attnprof knows"

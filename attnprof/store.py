@@ -115,7 +115,7 @@ def new_run(name: str, *, force: bool = False) -> Iterator[RunBuilder]:
     Raises RunError where ``name`` is taken and ``force`` is off, or the folder cannot be made.
     """
     final = run_folder(name)
-    if final.name in ("", ".", "..") or final.name.startswith("."):
+    if not name or final.name.startswith("."):
         raise RunError(f"{name!r} is no name for a run", hint="give a name such as -o my-run")
     if final.exists() or final.is_symlink():
         _refuse_unless_forced(final, force)

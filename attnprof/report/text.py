@@ -81,7 +81,6 @@ def print_check(result: CheckResult, tables: tuple[Table, ...], target: str) -> 
             "",
             f"and {len(result.failures) - _FAILURES_SHOWN} more: attnprof check {target} --format csv",
         )
-    console.print()
     if result.failures:
         _labelled(
             console, "verdict", f"FAILED: {len(result.failures)} of {len(result.calls)} attention calls"
