@@ -56,6 +56,7 @@ _RANGE = {
     "domainId": 0,
     **dict.fromkeys(_PAYLOADS, _NULL),
 }
+READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, NVTX: _RANGE, **dict.fromkeys(_COPIES, _LAUNCHED)}
 
 # Warnings of the recorder that bear on what a trace can answer; the others are about sampling, OpenGL, …
 _WORTH_SHOWING = re.compile(
@@ -154,8 +155,12 @@ class _Texts:
         return found
 
 
+def _columns(db: Database, table: str) -> dict[str, Int64]:
+    return db.integers(table, READ[table])
+
+
 def _read_kernels(db: Database, texts: _Texts) -> Kernels:
-    c = db.integers(KERNEL, _KERNEL)
+    c = _columns(db, KERNEL)
     shape = np.empty((len(c["start"]), 6), np.int32)
     for i, dimension in enumerate(_SHAPE):
         shape[:, i] = c.pop(dimension)
@@ -175,7 +180,7 @@ def _read_kernels(db: Database, texts: _Texts) -> Kernels:
 
 
 def _read_copies(db: Database) -> Copies:
-    parts = [db.integers(table, _LAUNCHED) for table in _COPIES]
+    parts = [_columns(db, table) for table in _COPIES]
     c = {key: np.concatenate([part[key] for part in parts]) for key in _LAUNCHED}
     copies = Copies(
         start=c["start"],
@@ -189,7 +194,7 @@ def _read_copies(db: Database) -> Copies:
 
 
 def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
-    c = db.integers(RUNTIME, _RUNTIME)
+    c = _columns(db, RUNTIME)
     calls = ApiCalls(
         start=c["start"],
         end=c["end"],
@@ -203,7 +208,7 @@ def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
 
 def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], bool]:
     """The ranges, the names of their domains, and whether domains exist whose ranges never arrived."""
-    events = db.integers(NVTX, _RANGE)
+    events = _columns(db, NVTX)
     kind = events.pop("eventType")
     kept = np.flatnonzero((kind == _PUSH_POP) | (kind == _START_END))
     c = {column: values[kept] for column, values in events.items()}

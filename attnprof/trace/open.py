@@ -189,8 +189,8 @@ def _convert(command: list[Path | str], made: Path, path: Path, program: Path) -
             return
         raise TraceError(
             f"{path} cannot be converted by nsys {nsys_version(program) or ''}: {_last_words(log)}",
-            hint="a report opens in the nsys that recorded it or a newer one: "
-            f"nsys export --type sqlite {path.name}, then give the .sqlite file",
+            hint="it opens in the nsys that recorded it or a newer one: export it there "
+            "(nsys export --type sqlite REPORT.nsys-rep) and give the .sqlite file",
         )
 
 

@@ -144,3 +144,29 @@ def test_what_nsys_says_of_a_report_it_cannot_open_is_passed_on(tmp_path):
     with pytest.raises(TraceError, match=r"newer than yours") as caught:
         open_trace(report, nsys=str(nsys))
     assert "newer one" in caught.value.hint
+
+
+def installed(folder):
+    """A stand-in for an nsys installation: its programs copy input to output and leave a line in a log."""
+    programs = {"target-linux-x64/nsys": ("$8", "$7"), "host-linux-x64/QdstrmImporter": ("$2", "$4")}
+    for name, (source, made) in programs.items():
+        program = folder / name
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho "$@" >> "{folder}/log"\ncp "{source}" "{made}"\n')
+        program.chmod(0o755)
+    return folder / "target-linux-x64" / "nsys"
+
+
+@pytest.mark.parametrize(("suffix", "programs"), [(".nsys-rep", 1), (".qdrep", 1), (".qdstrm", 2)])
+def test_a_report_goes_through_the_converters_of_its_kind(export, tmp_path, suffix, programs):
+    (tmp_path / "installation").mkdir()
+    nsys = installed(tmp_path / "installation")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    report = export.rename(folder / f"run{suffix}")
+    trace = open_trace(report, nsys=str(nsys))
+    assert (len(trace.kernels), trace.info.path) == (500, str(report))
+    commands = (tmp_path / "installation" / "log").read_text().splitlines()
+    assert len(commands) == programs
+    assert commands[-1].startswith("export --type sqlite")
+    assert [p.name for p in folder.iterdir()] == [report.name]
