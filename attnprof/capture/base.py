@@ -15,7 +15,7 @@ from attnprof.capture import nsys as nsys_capture
 from attnprof.capture.process import Outcome, supervise
 from attnprof.errors import EXIT_USAGE, CaptureError, UsageError
 from attnprof.nsys import find_nsys, nsys_version
-from attnprof.workloads.child import CALLS_FILE, PID_FILE, PROGRESS, TORCH_TRACE, WORKLOAD_FILE
+from attnprof.workloads.child import CALLS_FILE, HANDED, PID_FILE, TORCH_TRACE, WORKLOAD_FILE, Handed
 from attnprof.workloads.spec import ChildSpec, GenerateOptions, Program, RangeKind
 
 RecorderName = Literal["nsys", "torch", "none"]
@@ -136,10 +136,8 @@ def record(
     """
     chosen = chosen or plan(options)
     folder = folder.absolute()
-    environment = dict(os.environ)
     pipe = _Pipe(on_step)
-    if pipe.write_end is not None:
-        environment[PROGRESS] = str(pipe.write_end)
+    handed: Handed = {} if pipe.write_end is None else {"progress": pipe.write_end}
     child = chosen.child(options, folder).command()
     notes = list(chosen.notes)
     try:
@@ -148,7 +146,8 @@ def record(
                 chosen.program,
                 folder,
                 child,
-                environment,
+                os.environ,
+                handed=handed,
                 pass_fds=pipe.pass_fds,
                 grace_s=options.grace_s,
                 tick=pipe.read,
@@ -156,6 +155,7 @@ def record(
             notes += said
         else:
             command = child
+            environment = {**os.environ, HANDED: json.dumps(handed)}
             outcome = supervise(child, environment, pass_fds=pipe.pass_fds, tick=pipe.read)
     finally:
         pipe.close()

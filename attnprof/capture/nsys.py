@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 from attnprof.capture.process import Outcome, Watch, supervise
 from attnprof.errors import CaptureError
 from attnprof.nsys import find_importer
-from attnprof.workloads.child import PID_FILE, STDIO, TMPDIR
+from attnprof.workloads.child import HANDED, PID_FILE, Handed
 
 REPORT = "trace.nsys-rep"
 EXPORT = "trace.sqlite"
@@ -59,6 +60,7 @@ def record(
     child: Sequence[str],
     environment: Mapping[str, str],
     *,
+    handed: Handed | None = None,
     pass_fds: Sequence[int] = (),
     grace_s: float = GRACE_S,
     tick: Callable[[], None] = lambda: None,
@@ -74,7 +76,7 @@ def record(
         while True:
             command = profile_command(nsys, folder, child, options)
             started = time.time()
-            outcome = _profile(command, folder, scratch, environment, pass_fds, grace_s, tick)
+            outcome = _profile(command, folder, scratch, environment, handed or {}, pass_fds, grace_s, tick)
             refused = _refused_option(log, options) if not (folder / PID_FILE).exists() else None
             if refused is None:
                 break
@@ -87,10 +89,7 @@ def record(
         _require_report(nsys, folder, scratch, started, outcome, notes)
         _export(nsys, folder, scratch, tick)
     if _remove_environments(folder / EXPORT):
-        notes.append(
-            f"{REPORT} holds the environment variables of every process nsys could see, {EXPORT} does not:"
-            " share the latter"
-        )
+        notes.append(f"{REPORT} holds the environments of running processes, {EXPORT} does not: share that")
     (folder / REPORT).chmod(0o600)
     return outcome, command, notes
 
@@ -100,15 +99,18 @@ def _profile(
     folder: Path,
     scratch: Path,
     environment: Mapping[str, str],
+    handed: Handed,
     pass_fds: Sequence[int],
     grace_s: float,
     tick: Callable[[], None],
 ) -> Outcome:
-    given = {**environment, "TMPDIR": str(scratch), TMPDIR: environment.get("TMPDIR", "")}
     watch = Watch(folder / PID_FILE, (scratch, folder / REPORT), grace_s)
     own = _own_stdio()
+    # nsys puts the program's output into its own, takes TMPDIR for its files and starts it with umask 0.
+    kept: Handed = {"tmpdir": environment.get("TMPDIR"), "umask": _umask(), **handed}
     if len(own) == 2:
-        given[STDIO] = f"{own[0]},{own[1]}"
+        kept["stdio"] = own
+    given = {**environment, "TMPDIR": str(scratch), HANDED: json.dumps(kept)}
     try:
         with (scratch / LOG).open("wb") as log:
             return supervise(command, given, output=log, pass_fds=(*pass_fds, *own), watch=watch, tick=tick)
@@ -124,6 +126,12 @@ def _own_stdio() -> list[int]:
         with suppress(OSError):
             copies.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100))
     return copies
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
 
 
 def _export(nsys: Path, folder: Path, scratch: Path, tick: Callable[[], None]) -> None:

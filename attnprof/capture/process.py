@@ -51,7 +51,7 @@ def supervise(
 ) -> Outcome:
     """Runs ``command`` in a session of its own until it ends; its output goes to ``output``, else to ours.
 
-    ``tick`` is called several times a second. SIGINT and SIGTERM to this process end everything that the
+    ``tick`` is called several times a second. SIGINT, SIGTERM and SIGHUP to this process end everything that the
     command has started and raise CaptureError with exit code 128 + signal.
     """
     mark = f"{os.getpid()}-{uuid.uuid4().hex}"
@@ -140,7 +140,7 @@ def _marked(mark: str) -> Iterator[int]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise CaptureError inside the block; only the main thread can hear them."""
+    """Signals that end a program raise CaptureError inside the block; only the main thread can hear them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -150,7 +150,8 @@ def _interruptible() -> Iterator[None]:
         name = signal.Signals(number).name
         raise CaptureError(f"interrupted by {name}: nothing was kept", exit_code=128 + number)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from attnprof.errors import EXIT_USAGE, AttnprofError
 from attnprof.workloads.spec import ChildSpec, Program
@@ -20,41 +20,53 @@ from attnprof.workloads.spec import ChildSpec, Program
 if TYPE_CHECKING:
     from attnprof.instrument import Recorder
 
-TMPDIR = "ATTNPROF_CHILD_TMPDIR"  # the user's TMPDIR, empty for none: the recorder's is a folder of its own
-STDIO = "ATTNPROF_CHILD_STDIO"  # "OUT,ERR": descriptors of the user's stdout and stderr
-PROGRESS = "ATTNPROF_CHILD_PROGRESS"  # descriptor that takes the number of steps done, one per line
+HANDED = "ATTNPROF_CHILD"  # environment variable with what is the user's own: Handed, as JSON
 PID_FILE = "child.pid"
 WORKLOAD_FILE = "workload.json"
 CALLS_FILE = "calls.jsonl"
 TORCH_TRACE = "trace.json.gz"
 
 
+class Handed(TypedDict, total=False):
+    """What a recorder changes on the way to the child, and the child changes back.
+
+    ``stdio``: descriptors of stdout and stderr, past the recorder. ``tmpdir``: TMPDIR or None. ``umask``.
+    ``progress``: descriptor that takes the number of steps begun, one per line.
+    """
+
+    stdio: list[int]
+    tmpdir: str | None
+    umask: int
+    progress: int
+
+
 def main(argv: list[str]) -> int:
     spec = ChildSpec.from_json(argv[0])
     folder = Path(spec.folder)
+    handed: Handed = json.loads(os.environ.pop(HANDED, "{}"))
+    if "umask" in handed:
+        os.umask(handed["umask"])
     (folder / PID_FILE).write_text(str(os.getpid()))
-    _take_up_stdio()
-    _take_up_tmpdir()
+    _take_up_stdio(handed)
+    _take_up_tmpdir(handed)
     if spec.program is not None and spec.program.mode == "other":
         return _run_other(spec, spec.program)
-    return _run_recorded(spec)
+    return _run_recorded(spec, handed)
 
 
-def _take_up_stdio() -> None:
+def _take_up_stdio(handed: Handed) -> None:
     """The user's own stdout and stderr, so that output is not copied through the recorder and its trace."""
-    descriptors = os.environ.pop(STDIO, "")
-    for target, source in zip((1, 2), descriptors.split(",") if descriptors else (), strict=False):
+    for target, source in zip((1, 2), handed.get("stdio", ()), strict=False):
         with suppress(OSError):  # closed on the way here: what the recorder gave is used
-            os.dup2(int(source), target)
-            os.close(int(source))
+            os.dup2(source, target)
+            os.close(source)
 
 
-def _take_up_tmpdir() -> None:
-    original = os.environ.pop(TMPDIR, None)
-    if original:
-        os.environ["TMPDIR"] = original
-    elif original is not None:
+def _take_up_tmpdir(handed: Handed) -> None:
+    if "tmpdir" in handed:
         os.environ.pop("TMPDIR", None)
+        if handed["tmpdir"] is not None:
+            os.environ["TMPDIR"] = handed["tmpdir"]
 
 
 def _run_other(spec: ChildSpec, program: Program) -> int:
@@ -65,7 +77,7 @@ def _run_other(spec: ChildSpec, program: Program) -> int:
     return code
 
 
-def _run_recorded(spec: ChildSpec) -> int:
+def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
     from attnprof.instrument import Recorder, instrument
 
     recorder = Recorder(_ranges(spec))
@@ -76,7 +88,7 @@ def _run_recorded(spec: ChildSpec) -> int:
     facts: dict[str, Any] = {}
     error: AttnprofError | str | None = None
     started = time.perf_counter()
-    with instrument(recorder), _profiled(spec), _progress(recorder):
+    with instrument(recorder), _profiled(spec), _progress(recorder, handed):
         try:
             if spec.generate is not None:
                 from attnprof.workloads import generate
@@ -125,18 +137,18 @@ def _profiled(spec: ChildSpec) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(recorder: Recorder) -> Iterator[None]:
+def _progress(recorder: Recorder, handed: Handed) -> Iterator[None]:
     """Reports the number of steps a few times a second, from a thread of its own."""
-    descriptor = os.environ.pop(PROGRESS, None)
-    if descriptor is None:
+    if "progress" not in handed:
         yield
         return
     done = threading.Event()
 
     def report() -> None:
-        with suppress(OSError, ValueError), open(int(descriptor), "w", buffering=1) as pipe:  # noqa: PTH123
+        with suppress(OSError), os.fdopen(handed["progress"], "w", buffering=1) as pipe:
             while not done.wait(0.2):
                 print(len(recorder.steps), file=pipe)
+            print(len(recorder.steps), file=pipe)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()

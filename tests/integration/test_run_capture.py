@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sqlite3
 import subprocess
@@ -100,6 +101,13 @@ class TestGenerateUnderNsys:
         export = generation[0].trace.read_bytes()
         assert b"\0PATH=" not in export
         assert b"PYTEST_CURRENT_TEST" not in export
+
+    def test_the_files_are_as_private_as_the_users_umask_makes_them(self, generation):
+        folder = generation[1]
+        mask = os.umask(0o022)
+        os.umask(mask)
+        assert not (folder / "calls.jsonl").stat().st_mode & mask
+        assert not (folder / "trace.nsys-rep").stat().st_mode & 0o077
 
 
 @NSYS
