@@ -5,7 +5,7 @@
     python benchmarks/bench_trace.py --kernels 2000000
     python benchmarks/bench_trace.py trace.sqlite …     # any nsys exports
 
-Each number is a whole process, interpreter start and imports included: the median of ``--repeat`` runs in turn.
+Each number is a whole process, interpreter start and imports included: the median of ``--repeat`` runs.
 The floor is `SELECT max(column)` over every column that is read, which SQLite computes in C without handing
 a single value to Python.
 """
@@ -53,7 +53,7 @@ JOBS = {"sqlite scan": SCAN, "open_trace": OPEN, "and timeline": TIMELINE}
 
 
 def kernel_rows(kernels: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]]:
-    """Each kernel, its launch and the ranges that begin with it: one per step of 28 layers, per layer of 12."""
+    """Each kernel, its launch, and the ranges that begin with it: steps of 28 layers of 12 kernels."""
     for i in range(kernels):
         start, layer, step = 2_000_000_000 + 9_000 * i, i // 12, i // 336
         name = 100 + i % 12
@@ -86,7 +86,8 @@ def write_trace(path: Path, kernels: int) -> None:
     db.executemany("INSERT INTO StringIds VALUES (?, ?)", names.items())
     db.execute("INSERT INTO META_DATA_EXPORT VALUES ('EXPORT_SCHEMA_VERSION', '3.11.1')")
     into_kernel = """INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (
-        start, end, deviceId, streamId, correlationId, globalPid, demangledName, gridX, gridY, gridZ, blockX, blockY, blockZ, contextId, shortName, registersPerThread,
+        start, end, deviceId, streamId, correlationId, globalPid, demangledName,
+        gridX, gridY, gridZ, blockX, blockY, blockZ, contextId, shortName, registersPerThread,
         staticSharedMemory, dynamicSharedMemory, localMemoryPerThread, localMemoryTotal, gridId)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 5, 40, 0, 49152, 0, 0, 0)"""
     into_call = """INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME (
