@@ -9,6 +9,7 @@ from typing import IO, Any
 
 _CHUNK = 1 << 20  # characters
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
+_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*(?=[^ \t\r\n])")
 _CUT = 16  # an error this near the end of the buffer may be only the end of the buffer
 
 
@@ -55,22 +56,30 @@ class JsonStream:
     def _items(self) -> Iterator[Any]:
         closed = self._take("]")
         while not closed:
-            yield self._value()
+            yield self._decoded()
+            following = _COMMA.match(self._text, self._at)
+            if following:  # the common case, a few times faster than sign by sign
+                self._at = following.end()
+                continue
             closed = self._take("]")
             if not closed:
                 self._expect(",")
+                self._peek()
 
     def _value(self) -> Any:
         self._peek()
+        return self._decoded()
+
+    def _decoded(self) -> Any:
         try:
             value, end = self._decoder.raw_decode(self._text, self._at)
         except json.JSONDecodeError as error:
             cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _CUT
             if cut and self._fill():
-                return self._value()
+                return self._decoded()
             raise self._error(error.msg, error.pos) from None
         if end == len(self._text) and self._fill():  # a number may go on in the next chunk
-            return self._value()
+            return self._decoded()
         self._at = end
         return value
 
