@@ -101,7 +101,10 @@ class CheckedCall:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """All verdicts of a run. ``cannot_tell`` is a sentence where the trace lacks what the question needs."""
+    """All verdicts of a run. ``cannot_tell`` is a sentence where the trace lacks what the question needs.
+
+    ``only_other_kernels``: the trace holds kernels, all that ran, and none is of an attention library.
+    """
 
     calls: tuple[CheckedCall, ...]
     library: Library | None
@@ -110,6 +113,7 @@ class CheckResult:
     observed: bool
     cannot_tell: str = ""
     hint: str = ""
+    only_other_kernels: bool = False
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -324,4 +328,5 @@ def check(
             f"none of the {len(run.trace.kernels)} kernels in the trace is an attention kernel attnprof knows"
         )
         hint = "attnprof report lists the kernels there are"
-    return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint)
+    other = has_kernels and not calls and not info.whole_graph_launches
+    return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint, other)

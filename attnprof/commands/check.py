@@ -25,32 +25,56 @@ def check(
     sm: SmOption = None,
     library: LibraryOption = None,
     version: VersionOption = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KERNEL",
+            help="Every call must have run it: flash, nosplit, splitkv, flash3, efficient, cudnn.",
+        ),
+    ] = None,
+    expect_splits: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Every call must have run with N splits.")
+    ] = None,
+    phase: Annotated[str | None, typer.Option(metavar="PHASE", help="Judge prefill or decode alone.")] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERDICTS", help="Verdicts that fail, comma-separated. Default: mismatch; also none."
+        ),
+    ] = None,
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="table, json, csv or md.")
     ] = TableFormat.TABLE,
 ) -> None:
     """Compare the kernels that ran with the kernels the library should have launched.
 
-    One verdict per attention call. Exit code: 0 nothing contradicts, 1 a mismatch, 2 usage, 3 cannot tell
-    (the trace holds no attention kernel to compare).
+    One verdict per attention call. Exit code: 0 nothing contradicts, 1 a mismatch or not as expected,
+    2 usage, 3 cannot tell (the trace holds no attention kernel to compare).
 
     \b
     Examples:
       attnprof check
       attnprof check trace.sqlite --gpu h100 --format csv
+      attnprof check my-run --expect flash --phase decode
     """
     from attnprof.analysis.splits import split_rows
+    from attnprof.expect import Expectation, judge, parse_fail_on
     from attnprof.report.run_tables import splits_table, verdicts_table
     from attnprof.report.tables import Column, Table, to_csv, to_markdown
     from attnprof.report.text import print_check
     from attnprof.session import gpu_from_options, load
 
+    expectation = Expectation(
+        expect, expect_splits, phase, None if fail_on is None else parse_fail_on(fail_on)
+    )
     loaded = load(run)
     result = loaded.check(gpu=gpu_from_options(gpu, sms, sm), library=library, version=version)  # type: ignore[arg-type]
+    judgement = judge(result, expectation)
     if output_format is TableFormat.TABLE:
-        tables = (splits_table(split_rows(result.calls)), verdicts_table(result))
-        print_check(result, tables, run or loaded.name)
-        raise typer.Exit(result.exit_code)
+        print_check(
+            judgement, (splits_table(split_rows(result.calls)), verdicts_table(result)), run or loaded.name
+        )
+        raise typer.Exit(judgement.exit_code)
     from attnprof.frames import call_row
 
     rows = [call_row(call) for call in result.calls]
@@ -58,13 +82,17 @@ def check(
         counts = {verdict.value: count for verdict, count in result.counts.items()}
         summary = {
             "run": loaded.name,
-            "exit_code": result.exit_code,
-            "cannot_tell": result.cannot_tell or None,
-            "hint": result.hint or None,
+            "exit_code": judgement.exit_code,
+            "cannot_tell": judgement.cannot_tell or None,
+            "hint": judgement.hint or None,
             "library": result.library,
             "version": result.version,
             "gpu": result.gpu.name if result.gpu else None,
             "counts": counts,
+            "findings": [
+                {"seq": f.call.seq if f.call else None, "what": f.label, "detail": f.detail}
+                for f in judgement.findings
+            ],
             "calls": rows,
         }
         print(json.dumps(summary, indent=1, ensure_ascii=False))
@@ -72,4 +100,4 @@ def check(
         columns = [Column(name) for name in (rows[0] if rows else ("verdict",))]
         table = Table("calls", columns, [list(row.values()) for row in rows])
         print(to_csv(table) if output_format is TableFormat.CSV else to_markdown(table), end="")
-    raise typer.Exit(result.exit_code)
+    raise typer.Exit(judgement.exit_code)

@@ -9,13 +9,14 @@ from attnprof.report.tables import Column, Table, make_console, print_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attnprof.check import CheckResult
+    from attnprof.check import CheckedCall
+    from attnprof.expect import Judgement
     from attnprof.model import AttentionCall, Gpu, Prediction
     from attnprof.summary import Report
 
 _LABEL_WIDTH = 10
 _TABLES = ("phases", "splits", "attention", "verdicts")
-_FAILURES_SHOWN = 10
+_FINDINGS_SHOWN = 10
 
 
 def _labelled(console: Console, label: str, text: str) -> None:
@@ -61,39 +62,37 @@ def print_report(report: Report) -> None:
     console.out(f"{'next':<{_LABEL_WIDTH}} {report.next_command}", highlight=False)
 
 
-def print_check(result: CheckResult, tables: tuple[Table, ...], target: str) -> None:
-    """What ran in the given tables, the first failures in full, the verdict and what to do."""
+def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) -> None:
+    """What ran in the given tables, the first findings in full, the verdict and what to do."""
     console = make_console()
     for table in tables:
         if table.rows:
             print_titled(table, console)
             console.print()
-    for call in result.failures[:_FAILURES_SHOWN]:
-        where = ", ".join(
-            f"{name} {value}"
-            for name, value in (("call", call.seq), (call.phase, call.step), ("layer", call.layer))
-            if value is not None
-        )
-        _labelled(console, call.verdict.value, f"{where + ': ' if where else ''}{call.detail}")
-    if len(result.failures) > _FAILURES_SHOWN:
-        _labelled(
-            console,
-            "",
-            f"and {len(result.failures) - _FAILURES_SHOWN} more: attnprof check {target} --format csv",
-        )
-    if result.failures:
-        _labelled(
-            console, "verdict", f"FAILED: {len(result.failures)} of {len(result.calls)} attention calls"
-        )
-    elif result.cannot_tell:
-        _labelled(console, "verdict", f"CANNOT TELL: {result.cannot_tell}")
-        _labelled(console, "try", result.hint)
+    findings = judgement.findings
+    for finding in findings[:_FINDINGS_SHOWN]:
+        where = _where(finding.call)
+        _labelled(console, finding.label, f"{where}: {finding.detail}" if where else finding.detail)
+    if len(findings) > _FINDINGS_SHOWN:
+        more = len(findings) - _FINDINGS_SHOWN
+        _labelled(console, "", f"and {more} more: attnprof check {target} --format csv")
+    calls = f"{judgement.calls} attention calls"
+    if findings:
+        count = len([finding for finding in findings if finding.call]) or "none"
+        _labelled(console, "verdict", f"FAILED: {count} of {calls}")
+    elif judgement.cannot_tell:
+        _labelled(console, "verdict", f"CANNOT TELL: {judgement.cannot_tell}")
+        _labelled(console, "try", judgement.hint)
     else:
-        _labelled(
-            console,
-            "verdict",
-            f"OK: {len(result.calls)} attention calls, none contradicts the dispatch rules",
-        )
+        _labelled(console, "verdict", f"OK: {calls}, none contradicts the dispatch rules")
+
+
+def _where(call: CheckedCall | None) -> str:
+    """A call's number, step and layer, as far as they are known."""
+    if call is None:
+        return ""
+    parts = (("call", call.seq), (call.phase, call.step), ("layer", call.layer))
+    return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
 
 
 def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Prediction) -> None:
