@@ -51,8 +51,8 @@ def supervise(
 ) -> Outcome:
     """Runs ``command`` in a session of its own until it ends; its output goes to ``output``, else to ours.
 
-    ``tick`` is called several times a second. SIGINT, SIGTERM and SIGHUP to this process end everything that the
-    command has started and raise CaptureError with exit code 128 + signal.
+    ``tick`` is called several times a second. SIGINT, SIGTERM and SIGHUP to this process end everything that
+    the command has started and raise CaptureError with exit code 128 + signal.
     """
     mark = f"{os.getpid()}-{uuid.uuid4().hex}"
     with _interruptible():

@@ -7,8 +7,11 @@ from typing import Any
 from attnprof.instrument.recorder import dtype_name
 
 
-def describe_model(model: Any, name: str | None = None, weights: str = "unknown") -> dict[str, Any]:
-    """Name, geometry, dtype and size; None where the model's config does not say."""
+def describe_model(model: Any, name: str | None = None, weights: str | None = None) -> dict[str, Any]:
+    """Name, geometry, dtype and size; None where the model's config does not say.
+
+    A model that names no origin may hold any weights: "weights" is then None.
+    """
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     heads = getattr(config, "num_attention_heads", None)
     hidden = getattr(config, "hidden_size", None)
@@ -22,5 +25,5 @@ def describe_model(model: Any, name: str | None = None, weights: str = "unknown"
         "hidden_size": hidden,
         "dtype": dtype_name(getattr(model, "dtype", None)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights": weights,
+        "weights": weights or ("loaded" if model.config.name_or_path else None),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shlex
@@ -200,17 +201,19 @@ def test_calls_of_a_programs_threads_are_waited_for(tmp_path):
 
 
 def test_the_profiler_of_torch_leaves_a_trace_with_our_ranges(tmp_path):
-    import gzip
-
-    result = capture(tmp_path / "run", recorder="torch", max_new_tokens=2)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n"
+        "q = torch.zeros(1, 2, 4, 8)\n"
+        "for _ in range(3):\n"
+        "    torch.nn.functional.scaled_dot_product_attention(q, q, q)\n"
+    )
+    result = capture(tmp_path / "run", str(script), recorder="torch")
     events = json.loads(gzip.open(result.trace).read())["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
-    ours = sorted(name for name in names if name.startswith("attnprof:") and "warmup" not in name)
-    assert ours == sorted(
-        [f"attnprof:attn:{n}" for n in range(4)]
-        + [f"attnprof:layer:{n}" for n in (0, 1, 0, 1)]
-        + ["attnprof:prefill:0", "attnprof:decode:1"]
-    )
+    assert sorted(name for name in names if name.startswith("attnprof:")) == [
+        f"attnprof:attn:{seq}" for seq in range(3)
+    ]
 
 
 def test_the_printed_command_does_what_the_run_does(tmp_path):

@@ -187,3 +187,17 @@ def test_threads_have_their_own_context(tmp_path):
         other.join()
     (call,) = recorded(recorder, tmp_path)
     assert (call["step"], call["layer"]) == (None, None)
+
+
+def test_under_torch_profiler_every_range_carries_its_number_in_its_name():
+    from attnprof.instrument.ranges import RecordFunctionRanges
+
+    model = tiny()
+    with torch.profiler.profile() as profiler, instrument(Recorder(RecordFunctionRanges())):
+        generate(model, 2)
+    names = [event.name for event in profiler.events() if event.name.startswith("attnprof:")]
+    assert sorted(names) == sorted(
+        [f"attnprof:attn:{seq}" for seq in range(6)]
+        + [f"attnprof:layer:{layer}" for layer in (0, 1, 2, 0, 1, 2)]
+        + ["attnprof:prefill:0", "attnprof:decode:1"]
+    )
