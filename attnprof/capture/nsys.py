@@ -24,6 +24,7 @@ REPORT = "trace.nsys-rep"
 EXPORT = "trace.sqlite"
 LOG = "nsys.log"
 GRACE_S = 60.0
+_STARTS = 3  # nsys 2022.4 fails now and then before it starts the program: "Local Endpoint is not available"
 
 _OPTIONS = (
     "--trace=cuda,nvtx,osrt",
@@ -72,17 +73,20 @@ def record(
     options, notes = list(_OPTIONS), list[str]()
     with tempfile.TemporaryDirectory(prefix="attnprof-") as scratch_name:
         scratch = Path(scratch_name)
-        log = scratch / LOG
+        log, starts = scratch / LOG, _STARTS
         while True:
             command = profile_command(nsys, folder, child, options)
             started = time.time()
             outcome = _profile(command, folder, scratch, environment, handed or {}, pass_fds, grace_s, tick)
-            refused = _refused_option(log, options) if not (folder / PID_FILE).exists() else None
-            if refused is None:
+            if (folder / PID_FILE).exists():
                 break
-            options.remove(refused)
-            notes.append(_DROPPABLE[refused])
-        if outcome.outlived:
+            refused = _refused_option(log, options)
+            if refused is not None:
+                options.remove(refused)
+                notes.append(_DROPPABLE[refused])
+            elif (starts := starts - 1) == 0 or outcome.outlived:
+                break
+        if outcome.outlived and (folder / PID_FILE).exists():
             notes.append(
                 f"nsys went on for {grace_s:.0f} s after the program had ended, wrote nothing, and was ended"
             )
@@ -189,10 +193,10 @@ def _require_report(
 
 
 def _last_words(log: Path) -> str:
-    """The last line of nsys's output that is no progress bar."""
+    """The last line of nsys's output that is no progress bar and no part of its internals."""
     lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
     said = [line for line in lines if line and "%]" not in line and "% ]" not in line]
-    return " ".join((said or ["it said nothing"])[-1].split())[:300]
+    return " ".join((said or ["it said nothing"])[-1].rpartition("*] = ")[2].split())[:300]
 
 
 def _remove_environments(export: Path) -> int:

@@ -32,12 +32,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Watch:
-    """How a recorder is known to be stuck: its program (``pid_file``) has ended and for ``grace_s`` seconds
-    no file of ``growing`` has grown."""
+    """How a recorder is known to be stuck: for ``grace_s`` seconds after its program (``pid_file``) has ended
+    no file of ``growing`` has grown and no process but its own, whose names hold ``name``, is left; or the
+    program has not begun after twice that time."""
 
     pid_file: Path
     growing: tuple[Path, ...]
     grace_s: float
+    name: str = "nsys"
 
 
 def supervise(
@@ -65,7 +67,7 @@ def supervise(
             start_new_session=True,
         )
         try:
-            outlived = _wait(process, watch, tick)
+            outlived = _wait(process, watch, mark, tick)
         except BaseException:
             _end(process, mark)
             raise
@@ -76,22 +78,29 @@ def supervise(
         return Outcome(128 - code if code < 0 else code)
 
 
-def _wait(process: subprocess.Popen[bytes], watch: Watch | None, tick: Callable[[], None]) -> bool:
-    """Until the process ends: False, or is stuck after its program: True."""
-    sizes, changed = -1, time.monotonic()
+def _wait(process: subprocess.Popen[bytes], watch: Watch | None, mark: str, tick: Callable[[], None]) -> bool:
+    """Until the process ends: False, or is stuck: True."""
+    started = changed = time.monotonic()
+    sizes = -1
     while True:
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
             return False
         tick()
-        if watch is None or not _program_ended(watch.pid_file):
-            changed = time.monotonic()
+        now = time.monotonic()
+        if watch is None:
             continue
-        now = sum(_total_size(path) for path in watch.growing)
-        if now != sizes:
-            sizes, changed = now, time.monotonic()
-        elif time.monotonic() - changed > watch.grace_s:
-            return True
+        if not watch.pid_file.exists():
+            if now - started > 2 * watch.grace_s:
+                return True
+            continue
+        size = sum(_total_size(path) for path in watch.growing)
+        if not _program_ended(watch.pid_file) or size != sizes:
+            sizes, changed = size, now
+        elif now - changed > watch.grace_s:
+            if all(pid == process.pid or watch.name in _executable(pid) for pid in _marked(mark)):
+                return True
+            changed = now  # the program has left others behind, which the recorder waits for
 
 
 def _program_ended(pid_file: Path) -> bool:
@@ -103,6 +112,12 @@ def _program_ended(pid_file: Path) -> bool:
     except ValueError:  # the file is there and still empty
         return False
     return state in "ZX"
+
+
+def _executable(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/exe").readlink().name
+    return ""
 
 
 def _total_size(path: Path) -> int:

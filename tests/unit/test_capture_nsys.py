@@ -81,6 +81,18 @@ def test_a_program_that_was_never_started_is_an_error(tmp_path, folder):
         record(program, folder)
 
 
+def test_one_that_fails_before_it_starts_the_program_is_started_again(tmp_path, folder):
+    program = stand_in(
+        tmp_path,
+        """
+        [ -e "$folder/tried" ] || { touch "$folder/tried"; echo "Local Endpoint is not available."; exit 1; }
+        echo 1 > "$folder/child.pid"; echo report > "$out"
+        """,
+    )
+    outcome, _, notes = record(program, folder)
+    assert (outcome.exit_code, notes) == (0, [])
+
+
 def test_a_report_left_by_an_earlier_run_is_not_taken_for_this_one(tmp_path, folder):
     old = folder / "trace.nsys-rep"
     old.write_text("last week")

@@ -38,6 +38,19 @@ def test_a_recorder_that_outlives_its_silent_program_is_ended(tmp_path):
     assert not alive("sleep 98765")
 
 
+def test_a_recorder_that_never_starts_its_program_is_ended(tmp_path):
+    watch = Watch(tmp_path / "pid", (tmp_path,), 0.2)
+    assert supervise(["sleep", "98761"], ENVIRONMENT, watch=watch).outlived
+    assert not alive("sleep 98761")
+
+
+def test_a_recorder_that_waits_for_what_the_program_left_behind_is_left_alone(tmp_path):
+    pid_file = tmp_path / "pid"
+    script = f"sh -c 'echo $$ > {pid_file}; sleep 1.5 &'; sleep 1.6; exit 5"
+    outcome = supervise(["sh", "-c", script], ENVIRONMENT, watch=Watch(pid_file, (tmp_path,), 0.3))
+    assert outcome == Outcome(5)
+
+
 def test_a_recorder_still_writing_after_its_program_is_left_alone(tmp_path):
     pid_file, report = tmp_path / "pid", tmp_path / "report"
     script = f"""

@@ -153,6 +153,7 @@ def test_an_exception_inside_a_model_closes_its_step():
     assert len(recorder.steps) == 3
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_jagged_tensors_are_recorded_with_unknown_lengths(tmp_path):
     recorder = Recorder()
     q = torch.nested.nested_tensor([torch.zeros(2, 3, 8), torch.zeros(2, 5, 8)])
