@@ -111,8 +111,8 @@ def record_of(seq: int, step: int, layer: int, call: AttentionCall) -> dict[str,
         "seq": seq, "step": step, "phase": "decode", "layer": layer, "function": "flash_attn_2_cuda.fwd",
         "library": "flash_attn", "entry": "fwd", "backend": None, "device": "cuda:0", "dtype": call.dtype,
         "q": [1, 1, 28, 128], "k": [1, call.seqlen_k, 4, 128], "v": [1, call.seqlen_k, 4, 128],
-        "layout": "bshd", "causal": True, "window": [-1, -1], "softcap": 0.0, "dropout_p": 0.0, "alibi": False,
-        "return_softmax": False, "scale": None,
+        "layout": "bshd", "causal": True, "window": [-1, -1], "softcap": 0.0, "dropout_p": 0.0,
+        "alibi": False, "return_softmax": False, "scale": None,
     }  # fmt: skip
 
 
