@@ -93,7 +93,7 @@ def record(
         _require_report(nsys, folder, scratch, started, outcome, notes)
         _export(nsys, folder, scratch, tick)
     if _remove_environments(folder / EXPORT):
-        notes.append(f"{REPORT} holds the environments of running processes, {EXPORT} does not: share that")
+        notes.append(f"{REPORT} holds the environments of running processes: share {EXPORT}, which does not")
     (folder / REPORT).chmod(0o600)
     return outcome, command, notes
 

@@ -74,6 +74,8 @@ def supervise(
         if outlived:
             _end(process, mark)
             return Outcome(exit_code=0, outlived=True)
+        if watch is not None:
+            _end_daemons(mark, watch.name)
         code = process.returncode
         return Outcome(128 - code if code < 0 else code)
 
@@ -141,6 +143,18 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
             if process.poll() is not None and not any(_marked(mark)):
                 return
             time.sleep(0.05)
+
+
+def _end_daemons(mark: str, name: str) -> None:
+    """Ends what a recorder leaves behind when it fails early; else its daemons end by themselves."""
+    deadline = time.monotonic() + _TERM_S
+    while left := [pid for pid in _marked(mark) if name in _executable(pid)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.05)
 
 
 def _marked(mark: str) -> Iterator[int]:

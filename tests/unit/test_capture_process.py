@@ -70,6 +70,15 @@ def test_daemons_that_left_the_session_are_ended_on_a_signal(tmp_path):
     assert not alive("sleep 98764")
 
 
+def test_a_daemon_that_a_recorder_leaves_behind_is_ended_and_the_programs_own_is_not(tmp_path):
+    watch = Watch(tmp_path / "pid", (tmp_path,), 5.0, name="sleep")
+    keeper = f"{sys.executable} -c 'import time; time.sleep(6)' daemon-of-the-program"
+    script = f"setsid sleep 98760 >/dev/null & setsid {keeper} >/dev/null & exit 1"
+    assert supervise(["sh", "-c", script], ENVIRONMENT, watch=watch) == Outcome(1)
+    assert not alive("sleep 98760")
+    assert alive("daemon-of-the-program")
+
+
 def test_signal_handlers_are_put_back():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     supervise(["true"], ENVIRONMENT)
