@@ -8,16 +8,16 @@ explain it are reported.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from attnprof.dispatch import predict
+from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.infer import InferredCall, infer_call
 from attnprof.dispatch.names import KernelSignature, parse_kernel_name
-from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
+from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
 from attnprof.observe import ObservedCalls, ObservedShape
 from attnprof.records import CallRecord, NotModelled, attention_call
@@ -135,13 +135,50 @@ def _predict(call: AttentionCall, gpu: Gpu, version: str) -> Prediction:
     return predict(call, gpu, version)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What recorded calls are predicted for.
+
+    ``library`` and ``version`` are what somebody asked for. Where they are None, a call made on a GPU is
+    predicted for its own library at the version in ``installed``, any other for flash_attn.
+    """
+
+    gpu: Gpu
+    library: Library | None = None
+    version: str | None = None
+    installed: Mapping[str, str | None] = field(default_factory=dict)
+
+    def of(self, record: CallRecord) -> tuple[Library, str]:
+        """Library and version that the record's call is predicted for."""
+        library = self.library or (record.library if record.on_cuda else "flash_attn")
+        return library, self.version or self.installed.get(library) or default_version(library)
+
+    def predict(self, record: CallRecord) -> NotModelled | tuple[AttentionCall, Prediction]:
+        """The call as the library takes it, and what it should launch.
+
+        Raises UsageError where somebody asked for a version whose rules are not known.
+        """
+        try:
+            library, version = self.of(record)
+            call = attention_call(record, library)
+            return call if isinstance(call, NotModelled) else (call, _predict(call, self.gpu, version))
+        except UsageError as error:
+            if self.library or self.version:
+                raise
+            return NotModelled(error.message)
+
+    def most(self, records: Sequence[CallRecord]) -> tuple[Library, str]:
+        """Library and version of most of the records."""
+        libraries = Counter(self.library or (r.library if r.on_cuda else "flash_attn") for r in records)
+        library = libraries.most_common(1)[0][0]
+        return library, self.version or self.installed.get(library) or default_version(library)
+
+
 def check_recorded(
     records: Sequence[CallRecord],
     observed: ObservedCalls,
+    target: Target,
     *,
-    library: Library,
-    version: str,
-    gpu: Gpu,
     has_kernels: bool,
     complete: bool,
 ) -> tuple[CheckedCall, ...]:
@@ -154,13 +191,12 @@ def check_recorded(
     checked = []
     for record in records:
         index = by_seq.pop(record.seq, None)
-        asked = attention_call(record, library)
         call, prediction = None, None
-        if isinstance(asked, NotModelled):
-            verdict, detail = Verdict.NOT_MODELLED, asked.why
+        answer = target.predict(record)
+        if isinstance(answer, NotModelled):
+            verdict, detail = Verdict.NOT_MODELLED, answer.why
         else:
-            call = asked
-            prediction = _predict(call, gpu, version)
+            call, prediction = answer
             shape = None if index is None else observed.shapes[observed.shape[index]]
             if not has_kernels or not record.on_cuda or (index is None and not complete):
                 verdict, detail = Verdict.NOT_OBSERVED, prediction.error or ""
@@ -176,7 +212,7 @@ def check_recorded(
         if complete:
             reading = (Verdict.UNEXPECTED, f"{shape.main.kernel} ran outside every recorded call", None)
         else:
-            reading = _read_back(shape, gpu.num_sms)
+            reading = _read_back(shape, target.gpu.num_sms)
         checked.append(_of_observed(observed, index, *reading))
     return tuple(checked)
 
@@ -293,21 +329,15 @@ def check(
     info = run.trace.info
     has_kernels = len(run.trace.kernels) > 0
     if run.records:
-        library, version, target = run.prediction_target(gpu=gpu, library=library, version=version)
-        calls = check_recorded(
-            run.records,
-            run.observed,
-            library=library,
-            version=version,
-            gpu=target,
-            has_kernels=has_kernels,
-            complete=run.records_complete,
-        )
+        target = run.prediction_target(gpu=gpu, library=library, version=version)
+        complete = run.records_complete
+        calls = check_recorded(run.records, run.observed, target, has_kernels=has_kernels, complete=complete)
         why, hint = "", ""
         if not any(call.observed for call in calls):
             why = "no GPU kernel was observed: every dispatch shown is a prediction"
             hint = "run it on a machine with an NVIDIA GPU to see what really ran"
-        return CheckResult(calls, library, version, target, has_kernels, why, hint)
+        library, version = target.most(run.records)
+        return CheckResult(calls, library, version, target.gpu, has_kernels, why, hint)
     target_gpu = gpu or run.observed_gpu
     calls = check_unrecorded(run.observed, target_gpu.num_sms if target_gpu else None)
     why, hint = "", ""

@@ -25,6 +25,12 @@ class CallRecord:
     fields: dict[str, Any]
 
     @property
+    def library(self) -> Library:
+        """The library the call entered."""
+        library: Library = self.fields["library"]
+        return library
+
+    @property
     def on_cuda(self) -> bool:
         """Whether the call's tensors lived on an NVIDIA GPU."""
         return _on_cuda(self.fields)
@@ -125,14 +131,14 @@ def _from_fwd(fields: dict[str, Any], library: Library) -> AttentionCall:
 
 
 def _from_varlen(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
-    q, k, cu_seqlens_q = fields["q"], fields["k"], fields["cu_seqlens_q"]
-    if cu_seqlens_q is None:
-        return NotModelled("cu_seqlens_q was overwritten before it could be read")
+    q, k = fields["q"], fields["k"]
+    if fields["max_seqlen_q"] is None or fields["max_seqlen_k"] is None:
+        return NotModelled("max_seqlen was a tensor that was written to before it could be read")
     paged = fields.get("block_table") is not None
     return AttentionCall(
         library,
         "varlen_fwd",
-        len(cu_seqlens_q) - 1,
+        fields["batch"],
         int(fields["max_seqlen_q"]),
         int(fields["max_seqlen_k"]),
         q[1],
@@ -158,7 +164,7 @@ def _from_kvcache(fields: dict[str, Any], library: Library) -> AttentionCall:
         num_splits=int(fields["num_splits"]),
         page_block_size=k[1] if table else None,
         seqlen_knew=k_new[1] if k_new else None,
-        cache_seqlens=bool(fields.get("has_cache_seqlens", fields.get("cache_seqlens") is not None)),
+        cache_seqlens=bool(fields["has_cache_seqlens"]),
         cache_batch_idx=bool(fields["cache_batch_idx"]),
         **_common(fields),
     )

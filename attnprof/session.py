@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnprof import store
-from attnprof.dispatch import default_version
 from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from attnprof.check import CheckResult
+    from attnprof.check import CheckResult, Target
     from attnprof.observe import ObservedCalls
     from attnprof.records import CallRecord
     from attnprof.timeline import Timeline
@@ -98,23 +97,19 @@ class Run:
 
     def prediction_target(
         self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
-    ) -> tuple[Library, str, Gpu]:
-        """What to predict for: the arguments, else what the run used, else what it was asked to predict."""
-        wanted = self.config.get("predict") or {}
-        chosen_library: Library = library or wanted.get("library") or self._recorded_library() or "flash_attn"
-        versions = (self.config.get("workload") or {}).get("versions") or {}
-        chosen_version = version or (
-            wanted.get("version") if wanted.get("library") == chosen_library else None
-        )
-        chosen_version = chosen_version or versions.get(chosen_library) or default_version(chosen_library)
-        chosen_gpu = gpu or self.observed_gpu
-        if chosen_gpu is None:
-            chosen_gpu = Gpu(**wanted["gpu"]) if wanted.get("gpu") else gpu_by_name(DEFAULT_GPU)
-        return chosen_library, chosen_version, chosen_gpu
+    ) -> Target:
+        """What to predict for: the arguments, else what the run was asked for, else what it ran on."""
+        from attnprof.check import Target
 
-    def _recorded_library(self) -> Library | None:
-        libraries = {record.fields["library"] for record in self.records if record.on_cuda}
-        return libraries.pop() if len(libraries) == 1 else None
+        wanted = self.config.get("predict") or {}
+        workload = self.config.get("workload") or {}
+        chosen = gpu or self.observed_gpu
+        if chosen is None:
+            known = workload.get("gpu") or wanted.get("gpu")
+            chosen = Gpu(**known) if known else gpu_by_name(DEFAULT_GPU)
+        if library is None and version is None:
+            library, version = wanted.get("library"), wanted.get("version")
+        return Target(chosen, library, version, workload.get("versions") or {})
 
     def check(
         self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None

@@ -110,12 +110,14 @@ def _entries(result: CheckResult) -> str:
 def _workload(workload: dict[str, Any]) -> str:
     model = workload["model"]
     heads = f"{model.get('num_heads')}/{model.get('num_heads_k')} heads x {model.get('head_dim')}"
-    weights = f"{model.get('dtype')}, {model.get('weights')} weights"
-    text = f"{model.get('name')}: {model.get('num_layers')} layers, {heads}, {weights}"
+    details = [heads, model.get("dtype"), f"{model['weights']} weights" if model.get("weights") else None]
+    text = f"{model.get('name')}: {model.get('num_layers')} layers, {', '.join(d for d in details if d)}"
     text += f"; {workload.get('attn_implementation')} on {workload.get('device')}"
     if workload.get("prompt_tokens"):
         batch, prompt = workload.get("batch"), workload["prompt_tokens"]
-        text += f"; batch {batch}, {prompt}-token prompt, {workload.get('max_new_tokens')} new tokens"
+        text += f"; batch {batch}, {prompt}-token prompt"
+        if workload.get("max_new_tokens"):
+            text += f", {workload['max_new_tokens']} new tokens"
     return text
 
 

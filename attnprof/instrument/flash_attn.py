@@ -136,6 +136,9 @@ def _snapshot(given: dict[str, Any]) -> dict[str, Any]:
     taken |= {name: keep(given[name]) for name in _VALUES if name in given}
     taken["alibi"] = given.get("alibi_slopes") is not None
     taken["cache_batch_idx"] = given.get("cache_batch_idx") is not None
+    taken["has_cache_seqlens"] = given.get("cache_seqlens", given.get("seqused_k")) is not None
+    if given.get("cu_seqlens_q") is not None:
+        taken["batch"] = len(given["cu_seqlens_q"]) - 1
     taken["dtype"], taken["device"] = q.dtype, q.device
     return taken
 
@@ -167,9 +170,12 @@ def _describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
         for name in ("max_seqlen_q", "max_seqlen_k", "cu_seqlens_q", "cu_seqlens_k"):
             record[name] = kept_value(given.get(name))
         record["block_table"] = sizes(given.get("block_table"))
+        record["batch"] = given["batch"]
     if entry == "fwd_kvcache":
         record["k_new"] = sizes(given.get("k_new"))
         record["cache_seqlens"] = kept_value(given.get("cache_seqlens", given.get("seqused_k")))
+        # cache_seqlens is null where the tensor was written to since: whether it was given matters
+        record["has_cache_seqlens"] = given["has_cache_seqlens"]
         record["cache_batch_idx"] = given["cache_batch_idx"]
         record["block_table"] = sizes(given.get("block_table"))
     if "num_splits" in given:
