@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from attnprof.check import Verdict
 from attnprof.dispatch import predict
 from attnprof.dispatch.infer import Interval
 from attnprof.gpus import gpu_by_name
-from attnprof.ingest import finish
-from attnprof.model import AttentionCall, KernelLaunch
+from attnprof.model import KernelLaunch
 from attnprof.trace.open import open_trace
 from tests.conftest import SHARED, TESTS
-from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
+from tests.support.generated_run import decode_call, generated_run
 
 TRACES = TESTS / "data" / "traces"
 H100 = gpu_by_name("h100")
@@ -97,63 +95,6 @@ def test_every_trace_at_hand_imports_and_reports(path: Path) -> None:
     kernels = open_trace(path).kernels
     assert sum(int(row["Instances"]) for row in rows) == len(kernels)
     assert sum(int(row["Total Time (ns)"]) for row in rows) == int((kernels.end - kernels.start).sum())
-
-
-# Generated runs: a decode of 28/4 heads x 128 whose kernels are the predicted ones, in nsys's spelling.
-
-
-def decode_call(seqlen_k: int) -> AttentionCall:
-    return AttentionCall("flash_attn", "fwd", 1, 1, seqlen_k, 28, 4, 128, causal=True)
-
-
-def record_of(seq: int, step: int, layer: int, call: AttentionCall) -> dict[str, Any]:
-    return {
-        "seq": seq, "step": step, "phase": "decode", "layer": layer, "function": "flash_attn_2_cuda.fwd",
-        "library": "flash_attn", "entry": "fwd", "backend": None, "device": "cuda:0", "dtype": call.dtype,
-        "q": [1, 1, 28, 128], "k": [1, call.seqlen_k, 4, 128], "v": [1, call.seqlen_k, 4, 128],
-        "layout": "bshd", "causal": True, "window": [-1, -1], "softcap": 0.0, "dropout_p": 0.0,
-        "alibi": False, "return_softmax": False, "scale": None,
-    }  # fmt: skip
-
-
-def generated_run(
-    folder: Path, steps: range, *, spoil: dict[int, Any] | None = None, records: bool = True
-) -> Path:
-    """A run of two layers; ``spoil`` maps a sequence number to a change of its launches."""
-    builder = TraceBuilder()
-    builder.add(
-        "TARGET_INFO_GPU", vmId=1, id=0, name="NVIDIA H100 80GB HBM3", smCount=132, cuDevice=0,
-        computeMajor=9, computeMinor=0,
-    )  # fmt: skip
-    builder.domain("attnprof", 1)
-    time, correlation, seq, lines = 1000, 1, 0, []
-    for step, seqlen_k in enumerate(steps, start=1):
-        began = time
-        for layer in range(2):
-            call = decode_call(seqlen_k)
-            launches = list(predict(call, H100).launches)
-            launches = (spoil or {}).get(seq, lambda same: same)(launches)
-            opened = time
-            for launch in launches:
-                builder.call(time + 10, time + 20, correlation)
-                builder.kernel(
-                    launch.kernel, time + 500, time + 900, correlation, grid=launch.grid, block=launch.block
-                )
-                time += 1000
-                correlation += 1
-            builder.range("attn", opened, time, domainId=1, int64Value=seq)
-            builder.range("layer", opened - 1, time + 1, domainId=1, int64Value=layer)
-            lines.append(json.dumps(record_of(seq, step, layer, call)))
-            time += 10
-            seq += 1
-        builder.range("decode", began - 5, time, domainId=1, int64Value=step)
-        time += 100
-    path = builder.write(folder / "trace.sqlite")
-    with store.new_run("generated") as run:
-        if records:
-            (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
-        config = {"kind": "run", "predict": {"library": "flash_attn", "version": "2.8.3"}}
-        return finish(run, open_trace(path), config)
 
 
 def test_a_run_that_did_what_was_predicted_matches_throughout(tmp_path: Path) -> None:
