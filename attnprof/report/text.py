@@ -19,7 +19,7 @@ _TABLES = ("phases", "splits", "attention", "verdicts")
 _FINDINGS_SHOWN = 10
 
 
-def _labelled(console: Console, label: str, text: str) -> None:
+def labelled(console: Console, label: str, text: str) -> None:
     """A label and its text, later lines of the text indented to the first."""
     import textwrap
 
@@ -43,12 +43,12 @@ def print_report(report: Report) -> None:
     """The whole report."""
     console = make_console()
     for label, text in report.facts:
-        _labelled(console, label, text)
+        labelled(console, label, text)
     console.print()
     for sentence in report.story:
-        _labelled(console, "answer" if sentence is report.story[0] else "", sentence)
+        labelled(console, "answer" if sentence is report.story[0] else "", sentence)
     if report.check.cannot_tell:
-        _labelled(console, "observed", f"{report.check.cannot_tell}.")
+        labelled(console, "observed", f"{report.check.cannot_tell}.")
     for name in _TABLES:
         if report.tables[name].rows:
             console.print()
@@ -56,7 +56,7 @@ def print_report(report: Report) -> None:
     if report.notes:
         console.print()
         for note in report.notes:
-            _labelled(console, "note", note)
+            labelled(console, "note", note)
     console.print()
     # Never wrapped: people copy it.
     console.out(f"{'next':<{_LABEL_WIDTH}} {report.next_command}", highlight=False)
@@ -72,19 +72,19 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
     findings = judgement.findings
     for finding in findings[:_FINDINGS_SHOWN]:
         where = _where(finding.call)
-        _labelled(console, finding.label, f"{where}: {finding.detail}" if where else finding.detail)
+        labelled(console, finding.label, f"{where}: {finding.detail}" if where else finding.detail)
     if len(findings) > _FINDINGS_SHOWN:
         more = len(findings) - _FINDINGS_SHOWN
-        _labelled(console, "", f"and {more} more: attnprof check {target} --format csv")
+        labelled(console, "", f"and {more} more: attnprof check {target} --format csv")
     calls = f"{judgement.calls} attention calls"
     if findings:
         count = len([finding for finding in findings if finding.call]) or "none"
-        _labelled(console, "verdict", f"FAILED: {count} of {calls}")
+        labelled(console, "verdict", f"FAILED: {count} of {calls}")
     elif judgement.cannot_tell:
-        _labelled(console, "verdict", f"CANNOT TELL: {judgement.cannot_tell}")
-        _labelled(console, "try", judgement.hint)
+        labelled(console, "verdict", f"CANNOT TELL: {judgement.cannot_tell}")
+        labelled(console, "try", judgement.hint)
     else:
-        _labelled(console, "verdict", f"OK: {calls}, none contradicts the dispatch rules")
+        labelled(console, "verdict", f"OK: {calls}, none contradicts the dispatch rules")
 
 
 def _where(call: CheckedCall | None) -> str:
@@ -101,10 +101,10 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
     shape = f"batch {call.batch}, seqlen_q {call.seqlen_q}, seqlen_k {call.seqlen_k}"
     heads = f"{call.num_heads}/{call.num_heads_k} heads x {call.head_dim}"
     masks = "causal" if call.causal else "not causal"
-    _labelled(
+    labelled(
         console, "call", f"{call.library} {version} {call.entry}: {shape}, {heads}, {call.dtype}, {masks}"
     )
-    _labelled(console, "gpu", f"{gpu.name}: {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
+    labelled(console, "gpu", f"{gpu.name}: {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
     console.print()
     # Launches follow in full.
     rows = [
@@ -114,12 +114,12 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
     print_table(Table("derivation", columns, rows), console)
     console.print()
     if prediction.error is not None:
-        _labelled(console, "refused", prediction.error)
+        labelled(console, "refused", prediction.error)
     for launch in prediction.launches:
-        _labelled(console, "launch", launch.kernel)
+        labelled(console, "launch", launch.kernel)
         grid, block = "x".join(map(str, launch.grid)), "x".join(map(str, launch.block))
-        _labelled(
+        labelled(
             console, "", f"grid {grid}, block {block}, {launch.dynamic_smem:,} bytes of dynamic shared memory"
         )
     if prediction.num_splits is not None:
-        _labelled(console, "num_splits", str(prediction.num_splits))
+        labelled(console, "num_splits", str(prediction.num_splits))
