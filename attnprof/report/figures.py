@@ -15,7 +15,7 @@ from attnprof.errors import UsageError
 if TYPE_CHECKING:
     from attnprof.analysis.splits import SplitRow
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _ANNOTATED_ROWS = 24
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -33,7 +33,7 @@ def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
         )
     figure = Figure(figsize=(9, 4.2), layout="constrained", dpi=150)
     axes = figure.add_subplot()
-    colour_of = dict(zip(dict.fromkeys(row.kernel for row in rows), cycle(_COLOURS), strict=False))
+    colour_of = dict(zip(dict.fromkeys(row.kernel for row in rows), cycle(COLOURS), strict=False))
     labelled: set[str] = set()
     for row in rows:
         first, last = min(row.steps), max(row.steps)
