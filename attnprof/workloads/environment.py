@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
+
+from attnprof.gpus import make_gpu
 
 _PACKAGES = {
     "transformers": "transformers",
@@ -32,14 +35,13 @@ def gpu() -> dict[str, Any] | None:
     if torch is None or not torch.cuda.is_initialized():
         return None
     device = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return {
-        "name": device.name,
-        "sm_major": device.major,
-        "sm_minor": device.minor,
-        "num_sms": device.multi_processor_count,
+    # Not every torch tells the shared memory; then it follows from the compute capability.
+    known = asdict(make_gpu(device.name, device.major, device.minor, device.multi_processor_count))
+    told = {
         "smem_per_sm": getattr(device, "shared_memory_per_multiprocessor", None),
         "smem_per_block_optin": getattr(device, "shared_memory_per_block_optin", None),
     }
+    return known | {name: value for name, value in told.items() if value}
 
 
 def compiled_graphs() -> int:
