@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.kernels import kernel_totals
-from attnprof.analysis.phases import phase_totals
+from attnprof.analysis.phases import PhaseTotal, phase_totals
+from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.check import CheckResult
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn2_rules import block_n
 from attnprof.model import AttentionCall, Gpu
+from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.run_tables import (
     attention_table,
     kernels_table,
     lengths,
-    phases_table,
     splits_table,
     verdicts_table,
 )
@@ -51,9 +52,12 @@ def summarise(run: Run, result: CheckResult) -> Report:
     """Everything that the report command shows of a run and its check."""
     splits = split_rows(result.calls)
     totals = kernel_totals(run.trace)
+    phases = phase_totals(run.timeline)
     tables = {
-        "phases": phases_table(phase_totals(run.timeline)),
+        "phases": phases_table(phases),
+        "steps": steps_table(phases),
         "splits": splits_table(splits),
+        "splitting": split_cost_table(split_costs(run.timeline, run.observed)),
         "attention": attention_table(totals),
         "kernels": kernels_table(totals),
         "verdicts": verdicts_table(result),
@@ -61,7 +65,7 @@ def summarise(run: Run, result: CheckResult) -> Report:
     name = run.name if run.folder else str(run.trace.info.path)
     return Report(
         name=run.name,
-        facts=tuple(_facts(run, result)),
+        facts=tuple(_facts(run, result, phases)),
         story=tuple(_story(splits, result)),
         tables=tables,
         splits=tuple(splits),
@@ -71,7 +75,7 @@ def summarise(run: Run, result: CheckResult) -> Report:
     )
 
 
-def _facts(run: Run, result: CheckResult) -> list[tuple[str, str]]:
+def _facts(run: Run, result: CheckResult, phases: list[PhaseTotal]) -> list[tuple[str, str]]:
     config, info = run.config, run.trace.info
     facts = [("run", f"{run.name} ({run.status})")]
     workload = config.get("workload") or {}
@@ -93,6 +97,8 @@ def _facts(run: Run, result: CheckResult) -> list[tuple[str, str]]:
         facts.append(("gpu", f"{label}{sms}{more}"))
     else:
         facts.append(("gpu", "none: no GPU kernel was observed"))
+    if why := time_sentences(phases):
+        facts.append(("time", " ".join(why)))
     if result.library and result.gpu:
         through = _entries(result)
         target = f"{result.gpu.name} ({result.gpu.num_sms} SMs)"

@@ -28,6 +28,8 @@ class ReportTable(str, Enum):
     ATTENTION = "attention"
     SPLITS = "splits"
     PHASES = "phases"
+    STEPS = "steps"
+    SPLITTING = "splitting"
     VERDICTS = "verdicts"
 
 

@@ -1,4 +1,4 @@
-"""The tables of a run: phases, split timeline, kernels, verdicts."""
+"""The tables of a run: split timeline, kernels, verdicts."""
 
 from __future__ import annotations
 
@@ -9,38 +9,11 @@ from attnprof.report.tables import Column, Table, duration, percent
 
 if TYPE_CHECKING:
     from attnprof.analysis.kernels import KernelTotal
-    from attnprof.analysis.phases import PhaseTotal
     from attnprof.analysis.splits import SplitRow
     from attnprof.check import CheckResult
 
 _LENGTHS_SHOWN = 3
 _SOURCES = {True: "observed", False: "predicted"}
-
-
-def phases_table(phases: Sequence[PhaseTotal]) -> Table:
-    """GPU time per phase, and attention's share of it."""
-    columns = (
-        Column("phase"), Column("steps", right=True), Column("kernels", right=True),
-        Column("gpu_ns", "GPU time", right=True), Column("attention_ns", "attention", right=True),
-        Column("attention_share", "of its GPU time", right=True), Column("wall_ns", "CPU time", right=True),
-    )  # fmt: skip
-    rows = [
-        (p.phase, p.steps, p.kernels, p.gpu_ns, p.attention_ns, p.attention_share, p.wall_ns) for p in phases
-    ]
-    any_kernel = any(p.kernels for p in phases)
-    shown = [
-        [p.phase, f"{p.steps:,}", *_gpu_cells(p, any_kernel), duration(p.wall_ns) if p.wall_ns else ""]
-        for p in phases
-    ]
-    return Table("phases", columns, rows, shown, "Phases")
-
-
-def _gpu_cells(phase: PhaseTotal, any_kernel: bool) -> list[str]:
-    """What a phase's kernels spent; nothing at all where the run has none."""
-    if not any_kernel:
-        return [""] * 4
-    times = [duration(phase.gpu_ns), duration(phase.attention_ns)]
-    return [f"{phase.kernels:,}", *times, percent(phase.attention_share)]
 
 
 def splits_table(splits: Sequence[SplitRow]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from attnprof.report.tables import Column, Table, make_console, print_table
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from attnprof.summary import Report
 
 _LABEL_WIDTH = 10
-_TABLES = ("phases", "splits", "attention", "verdicts")
+_TABLES = ("phases", "steps", "splits", "splitting", "attention", "verdicts")
 _FINDINGS_SHOWN = 10
+_UNIT = re.compile(r"(?<=\d) (?=(%|ns|µs|ms|s)\b|%)")  # between a number and its unit
 
 
 def labelled(console: Console, label: str, text: str) -> None:
@@ -26,7 +28,9 @@ def labelled(console: Console, label: str, text: str) -> None:
     from rich.text import Text
 
     indent = " " * (_LABEL_WIDTH + 1)
-    lines = textwrap.wrap(text, console.width - len(indent), break_long_words=True) or [""]
+    kept = _UNIT.sub("\N{NO-BREAK SPACE}", text)  # textwrap breaks at other spaces only
+    lines = textwrap.wrap(kept, console.width - len(indent), break_long_words=True) or [""]
+    lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
     head = Text(f"{label:<{_LABEL_WIDTH}} ", style="bold")
     console.print(head.append(Text(lines[0], style="not bold")), overflow="ignore", no_wrap=True)
     for line in lines[1:]:
