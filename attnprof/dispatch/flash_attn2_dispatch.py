@@ -15,6 +15,7 @@ from attnprof.dispatch.flash_attn2_rules import (
     combine_block_m,
     head_dim_bucket,
     kernel_name,
+    narrow_block_n,
 )
 from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div, choice_in_words, split_choice
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
@@ -56,19 +57,19 @@ class _Dispatch:
             {"fwd": self.fwd, "varlen_fwd": self.varlen_fwd, "fwd_kvcache": self.fwd_kvcache}[
                 self.call.entry
             ]()
+            if self.call.alibi:
+                self.refuse("alibi_slopes")
         except _RefusedError as refusal:
             self.say("refused", refusal, "the library checks its arguments before it launches anything")
             return Prediction(error=str(refusal), reasons=tuple(self.reasons))
-        if self.call.seqlen_k == 0 and self.call.entry in self.rules.skips_empty:
-            self.say(
-                "launches", "none", "there are no keys: the output is filled with zeros by other kernels"
-            )
+        empty_batch = self.call.batch == 0 and self.rules.skips_empty_batch
+        if empty_batch or (self.call.seqlen_k == 0 and self.call.entry in self.rules.skips_empty):
+            what = "queries" if empty_batch else "keys"
+            self.say("launches", "none", f"there are no {what}: other kernels fill the output")
             return Prediction(reasons=tuple(self.reasons))
         self.settle_windows()
-        if self.num_splits > 1 or self.force_split:
-            launches = self.split_launches()
-        else:
-            launches = (self.plain_launch(),)
+        split = self.num_splits > 1 or self.force_split
+        launches = self.split_launches() if split else (self.plain_launch(),)
         for launch in launches:
             name = launch.kernel.partition("<")[0].removeprefix("void ").rpartition("::")[2]
             self.say("launch", name, f"grid {launch.grid}, block {launch.block}")
@@ -82,12 +83,15 @@ class _Dispatch:
 
     def fwd(self) -> None:
         self.check_device_and_dtype()
+        if self.call.batch == 0 and self.rules.skips_empty_batch:
+            return
         self.check_batch_and_head_dim()
         self.check_heads(self.num_heads)
         self.check_softcap()
         self.clamp_windows()
         self.bound_causal()
-        self.swap_groups()
+        if self.swap_groups():
+            self.refuse("fold fwd")
         self.check_return_softmax()
         self.choose_num_splits(asked=0)
 
@@ -105,17 +109,16 @@ class _Dispatch:
         self.check_batch_and_head_dim()
         self.check_heads(self.num_heads)
         self.clamp_windows()
+        if swapped:
+            self.refuse("fold varlen_fwd")
         self.check_return_softmax()
         self.cu_seqlens = True
         self.force_split = call.page_block_size is not None
-        if swapped:
-            self.choose_num_splits(asked=0)
+        if swapped or (self.force_split and self.rules.paged_varlen_splits):
+            self.choose_num_splits(asked=call.num_splits)
         else:
-            self.say(
-                "num_splits",
-                "not chosen",
-                "the varlen entry asks the heuristic only after folding query heads",
-            )
+            why = "the varlen entry asks the heuristic only after folding query heads"
+            self.say("num_splits", "not chosen", why)
         if self.force_split:
             self.say("split kernel", "forced", "only the split kernel reads a paged KV cache")
 
@@ -163,19 +166,27 @@ class _Dispatch:
             (call.alibi, "alibi", "alibi_slopes"),
             (call.softcap > 0, "softcap", "softcap"),
             (call.page_block_size is not None, paged, "block_table"),
+            (call.entry == "varlen_fwd" and call.num_splits > 0, "varlen_num_splits", "num_splits"),
         ):
             self.require(not given or name in takes, f"this version's {call.entry} takes no {words}")
+            if given:
+                self.refuse(name)
 
     def require(self, condition: bool, message: str) -> None:
         if not condition:
             raise _RefusedError(message)
+
+    def refuse(self, what: str) -> None:
+        """Raises where this build refuses ``what`` though the entry takes it."""
+        if what in self.rules.refusals:
+            raise _RefusedError(self.rules.refusals[what])
 
     def check_device_and_dtype(self) -> None:
         gpu = self.gpu
         if self.rules.any_sm_from_80:
             supported = gpu.sm_major >= 8
         else:
-            supported = gpu.sm_major == 8 or (gpu.sm_major, gpu.sm_minor) == (9, 0)
+            supported = gpu.sm_major == 8 or (gpu.sm_major, gpu.sm_minor) in self.rules.sms_besides_8x
         self.require(supported, "FlashAttention only supports Ampere GPUs or newer.")
         self.require(self.call.dtype in _ELEMENT, "FlashAttention only support fp16 and bf16 data type")
 
@@ -184,7 +195,7 @@ class _Dispatch:
         message = "batch size must be positive" if packed else self.rules.batch_message
         self.require(self.call.batch > 0, message)
         refusal = None if self.call.entry == "fwd_kvcache" else self.rules.head_dim_multiple_message
-        if refusal and self.rules.head_dim_multiple_first:
+        if refusal and self.rules.head_dim_multiple_first and not packed:
             self.require(self.call.head_dim % 8 == 0, refusal)
         self.require(
             self.call.head_dim <= 256, "FlashAttention forward only supports head dimension at most 256"
@@ -277,8 +288,7 @@ class _Dispatch:
             self.say("num_splits", asked, "given by the caller")
         else:
             keys = block_n(self.head_dim)
-            n_blocks = ceil_div(self.call.seqlen_k, keys)
-            m_blocks = ceil_div(self.seqlen_q, SPLIT_BLOCK_M)
+            n_blocks, m_blocks = ceil_div(self.call.seqlen_k, keys), ceil_div(self.seqlen_q, SPLIT_BLOCK_M)
             blocks = self.call.batch * self.num_heads * m_blocks
             slots = self.gpu.num_sms * self.rules.slots_per_sm
             choice = split_choice(blocks, slots, n_blocks, MAX_SPLITS)
@@ -349,7 +359,8 @@ class _Dispatch:
     def split_launches(self) -> tuple[KernelLaunch, ...]:
         call, rules = self.call, self.rules
         bucket = head_dim_bucket(self.head_dim, rules.tiles)
-        tile = Tile(SPLIT_BLOCK_M, block_n(bucket), _SPLIT_WARPS)
+        narrow = rules.one_split_narrows and self.num_splits == 1
+        tile = Tile(SPLIT_BLOCK_M, narrow_block_n(bucket) if narrow else block_n(bucket), _SPLIT_WARPS)
         splits = self.num_splits > 1
         append = call.seqlen_knew is not None
         even_mn, even_k = self.even(bucket, tile)

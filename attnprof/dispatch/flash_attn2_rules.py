@@ -6,12 +6,13 @@ The version tables built from these live in ``flash_attn2.py`` and ``torch_sdpa.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from attnprof.model import Gpu
 
 SPLIT_BLOCK_M = 64
+OPTIONAL_TEMPLATES = frozenset({"Is_local", "Has_alibi", "Is_softcap"})
 
 
 class Tile(NamedTuple):
@@ -36,7 +37,12 @@ class Rules:
     raised before the head_dim > 256 check where ``head_dim_multiple_first``.  ``takes``: the optional
     arguments of the entries.  ``templates``: the optional template arguments in kernel names.
     ``varlen_folds``: varlen_fwd treats one query as fwd does (no causal mask, folded heads, heuristic).
-    ``skips_empty``: the entries that launch nothing for zero keys.
+    ``skips_empty``: the entries that launch nothing for zero keys.  ``skips_empty_batch``: fwd takes batch 0.
+    ``sms_besides_8x``: the other compute capabilities accepted where not ``any_sm_from_80``.
+    ``refusals``: what the build refuses though the entry takes it (an argument, or "fold" and the entry),
+    with its message.
+    ``paged_varlen_splits``: varlen_fwd asks for splits of a paged cache too, not only after folding.
+    ``one_split_narrows``: the split kernel with exactly one split takes half as many keys per block.
     """
 
     tiles: Mapping[int, TileRule]
@@ -45,14 +51,19 @@ class Rules:
     traits_namespace: str = ""
     entries: frozenset[str] = frozenset({"fwd", "varlen_fwd", "fwd_kvcache"})
     takes: frozenset[str] = frozenset({"window", "alibi", "softcap", "kvcache_paged", "varlen_paged"})
-    templates: frozenset[str] = frozenset({"Is_local", "Has_alibi", "Is_softcap"})
+    templates: frozenset[str] = OPTIONAL_TEMPLATES
     any_sm_from_80: bool = True
+    sms_besides_8x: frozenset[tuple[int, int]] = frozenset({(9, 0)})
+    refusals: Mapping[str, str] = field(default_factory=dict)
     batch_message: str = "batch size must be positive"
     head_dim_multiple_message: str | None = None
     head_dim_multiple_first: bool = False
     clamps_windows: bool = True
     varlen_folds: bool = True
     skips_empty: frozenset[str] = frozenset({"fwd", "varlen_fwd"})
+    skips_empty_batch: bool = False
+    paged_varlen_splits: bool = False
+    one_split_narrows: bool = False
     batch_idx_forces_split: bool = True
     local_excludes_causal: bool = True
     alibi_clears_even: bool = True
@@ -64,6 +75,11 @@ class Rules:
 def block_n(head_dim: int) -> int:
     """Keys per block of the split kernel. Source: set_params_splitkv, 2.2.4 and later."""
     return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+
+
+def narrow_block_n(head_dim: int) -> int:
+    """Keys per block of the split kernel with one split. Source: ``one_split_narrows`` of the torch table."""
+    return 128 if head_dim <= 64 else 64
 
 
 def head_dim_bucket(head_dim: int, tiles: Mapping[int, TileRule]) -> int:
