@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnprof import store
+from attnprof.dispatch.versions import parse_version
 from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
@@ -62,6 +63,16 @@ class Run:
 
         return build_timeline(self.trace)
 
+    def detailed_timeline(self) -> Timeline:
+        """The timeline with what only nsys's own reports show, where the recorder's file is there to read."""
+        from attnprof.timeline import build_timeline
+        from attnprof.trace.open import open_trace
+
+        recorded = self._trace_path or (self.folder and self.folder / store.TRACE_SQLITE)
+        if recorded is None or not recorded.exists():
+            return self.timeline
+        return build_timeline(open_trace(recorded, details=True))
+
     @cached_property
     def observed(self) -> ObservedCalls:
         """The attention calls whose kernels the trace holds."""
@@ -109,7 +120,18 @@ class Run:
             chosen = Gpu(**known) if known else gpu_by_name(DEFAULT_GPU)
         if library is None and version is None:
             library, version = wanted.get("library"), wanted.get("version")
-        return Target(chosen, library, version, workload.get("versions") or {})
+        installed = workload.get("versions") or self._torch_by_names()
+        return Target(chosen, library, version, installed)
+
+    def _torch_by_names(self) -> dict[str, str | None]:
+        """The newest torch whose flash kernels are spelled as in a trace that does not state its torch."""
+        from attnprof.dispatch.torch_sdpa import torch_versions_of
+
+        spelled = [set(torch_versions_of(shape.launches[0].kernel)) for shape in self.observed.shapes]
+        possible = (
+            set.intersection(*found) if (found := [versions for versions in spelled if versions]) else set()
+        )
+        return {"torch": max(possible, key=parse_version)} if possible else {}
 
     def check(
         self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
@@ -146,6 +168,26 @@ class Run:
         from attnprof.report.figures import plot_splits
 
         return plot_splits(split_rows(self.check().calls), title=self.name)
+
+    def plot_step(self, step: int | None = None) -> Figure:
+        """Every kernel of one decode step, a lane per stream; ``step`` defaults to the middle one."""
+        from attnprof.report.time_figures import plot_step
+
+        return plot_step(self.timeline, step, title=self.name)
+
+    def plot_phases(self) -> Figure:
+        """GPU time per phase and kind of kernel."""
+        from attnprof.analysis.kernel_groups import group_totals
+        from attnprof.report.time_figures import plot_phases
+
+        return plot_phases(group_totals(self.timeline), title=self.name)
+
+    def plot_attention_share(self) -> Figure:
+        """Attention's share of each decode step's GPU time against the KV length."""
+        from attnprof.analysis.kernel_groups import step_shares
+        from attnprof.report.time_figures import plot_attention_share
+
+        return plot_attention_share(step_shares(self.timeline, self.check().calls), title=self.name)
 
 
 def load(target: str | Path | None = None) -> Run:

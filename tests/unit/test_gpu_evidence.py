@@ -1,0 +1,156 @@
+"""The GPU evidence command: its own logic, on recorded data and on deliberate mismatches."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import pytest
+
+from attnprof import load
+from attnprof.calls import parse_call
+from attnprof.check import Verdict
+from attnprof.dispatch import predict
+from attnprof.dispatch.names import parse_kernel_name
+from attnprof.gpus import gpu_by_name
+from attnprof.model import AttentionCall
+from attnprof.observe import ObservedShape, observe
+from attnprof.records import CallRecord
+from attnprof.timeline import build_timeline
+from attnprof.trace.open import open_trace
+from benchmarks.gpu_evidence import __main__ as command
+from benchmarks.gpu_evidence.calls import golden_call, matrix, shapes
+from benchmarks.gpu_evidence.evidence import Evidence, judge_call
+from benchmarks.gpu_evidence.package import with_caches
+from benchmarks.gpu_evidence.story import in_order, split_changes
+from benchmarks.gpu_evidence.trim import trim_trace
+from tests.conftest import TESTS
+
+H200 = gpu_by_name("H200")
+QWEN = TESTS / "data" / "traces" / "torch_h100_qwen1.5-0.5b_pytorch_flash.json.gz"
+
+
+def ran(call: AttentionCall, version: str = "2.6.0") -> ObservedShape:
+    launches = predict(call, H200, version).launches
+    return ObservedShape(launches, tuple(parse_kernel_name(launch.kernel) for launch in launches))
+
+
+def evidence_in(folder: Path) -> Evidence:
+    return Evidence(folder, deadline=monotonic() + 60)
+
+
+def test_without_a_gpu_one_line_says_so_and_the_exit_code_is_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "no_gpu", lambda: "torch sees no NVIDIA GPU")
+    assert command.main(["--out", str(tmp_path / "out")]) == 3
+    said = capsys.readouterr()
+    assert said.err == "no evidence can be gathered here: torch sees no NVIDIA GPU\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_matrix_is_the_same_each_time_and_covers_the_boundaries() -> None:
+    calls = matrix(2000, "torch")
+    assert calls == matrix(2000, "torch")
+    assert len(set(calls)) == 2000
+    assert {call.entry for call in calls} == {"fwd", "varlen_fwd"}
+    assert {call.seqlen_k % 128 for call in calls if call.head_dim == 128} >= {127, 0, 1}
+    assert any(call.alibi for call in calls)
+    assert any(call.dropout_p for call in calls)
+    assert any(call.window != (-1, -1) for call in calls)
+    assert {predict(call, H200, "2.6.0").num_splits for call in calls} >= {1, 2, 3, 4}
+
+
+def test_cache_calls_are_ones_that_the_library_accepts() -> None:
+    calls = with_caches(matrix(500, "flash_attn", seed=1))
+    caches = [call for call in calls if call.entry == "fwd_kvcache"]
+    assert len(caches) > 50
+    assert {bool(call.page_block_size) for call in caches} == {True, False}
+    refused = [call for call in caches if predict(call, H200).error]
+    # Appending to a cache checks the folded query count against the capacity.
+    assert all(call.seqlen_knew for call in refused)
+
+
+def test_rows_are_read_back_as_the_calls_they_were_made_from() -> None:
+    for call in with_caches(matrix(300, "flash_attn", seed=1)):
+        again, gpu, version = parse_call(golden_call(call, H200, "2.8.3"))
+        assert (replace(again, total_q=call.total_q), gpu, version) == (call, H200, "2.8.3")
+
+
+def test_tensors_have_the_shapes_of_the_call() -> None:
+    dense = AttentionCall("torch", "fwd", 2, 3, 5, 28, 4, 64)
+    assert shapes(dense) == ((2, 3, 28, 64), (2, 5, 4, 64))
+    assert shapes(replace(dense, entry="varlen_fwd")) == ((6, 28, 64), (10, 4, 64))
+
+
+def test_what_ran_as_predicted_matches_and_what_did_not_is_written_in_full(tmp_path: Path) -> None:
+    evidence = evidence_in(tmp_path)
+    call = AttentionCall("torch", "fwd", 1, 1, 4096, 28, 4, 128)
+    other = replace(call, seqlen_k=64)
+    judged = [
+        judge_call(call, H200, "2.6.0", ran(call), None),
+        judge_call(call, H200, "2.6.0", ran(other), None),
+        judge_call(call, H200, "2.6.0", None, "out of memory"),
+        judge_call(replace(call, head_dim=260), H200, "2.6.0", None, "head_size must be a multiple of 8"),
+    ]
+    assert [one.verdict for one in judged] == [
+        Verdict.MATCH,
+        Verdict.WRONG_KERNEL,
+        Verdict.MISSING,
+        Verdict.MATCH,
+    ]
+    evidence.add_verdicts("matrix", "torch", judged)
+    assert evidence.failed
+    written = json.loads(evidence.path.read_text())["steps"]["matrix"]
+    assert written["verdicts"]["torch"] == {"match": 2, "wrong kernel": 1, "missing": 1}
+    assert written["mismatches"] == 2
+    assert written["mismatched"][0]["call"]["seqlen_k"] == 4096
+    assert written["mismatched"][0]["observed"][0]["grid"] == list(ran(other).launches[0].grid)
+
+
+def test_each_step_is_on_disk_before_the_next_begins(tmp_path: Path) -> None:
+    evidence = evidence_in(tmp_path)
+    evidence.add("story", verdicts={"64 tokens": {"match": 1792}})
+    assert json.loads(evidence.path.read_text())["steps"]["story"]["verdicts"] == {
+        "64 tokens": {"match": 1792}
+    }
+    evidence.fail("matrix", "OutOfMemoryError: …")
+    assert evidence.failed
+    assert evidence.summary("story") == "1792 match; 0 mismatches"
+
+
+def test_a_trimmed_trace_gives_the_same_attention_calls(tmp_path: Path) -> None:
+    small = tmp_path / "small.json.gz"
+    assert trim_trace(QWEN, small) < 60_000
+    whole, cut = (observe(build_timeline(open_trace(path))) for path in (QWEN, small))
+    assert len(whole) == len(cut) == 34
+    assert np.array_equal(whole.duration, cut.duration)
+    assert whole.shapes == cut.shapes
+    with gzip.open(small, "rt") as file:
+        assert {event["cat"] for event in json.load(file)["traceEvents"]} <= {"kernel", "cuda_runtime"}
+
+
+def test_calls_without_ranges_are_matched_in_order_or_not_at_all() -> None:
+    observed = observe(build_timeline(open_trace(QWEN)))
+    records = [CallRecord(seq, None, "decode", 0, {}) for seq in range(100, 134)]
+    assert in_order(observed, records).seq.tolist() == list(range(100, 134))
+    with pytest.raises(ValueError, match="34 attention calls ran, 33 were recorded"):
+        in_order(observed, records[:-1])
+
+
+def test_the_story_names_the_steps_at_which_the_split_count_changes() -> None:
+    observed = observe(build_timeline(open_trace(QWEN)))
+    records = [CallRecord(seq, seq, "decode", 0, {"k": [1, 4, 100 + seq, 64]}) for seq in range(34)]
+    assert split_changes(records, in_order(observed, records)) == [
+        {"step": 0, "seqlen_k": 100, "num_splits": 1}
+    ]
+
+
+def test_public_h100_traces_are_evidence_already() -> None:
+    counts = load(QWEN).check().counts
+    assert counts[Verdict.MATCH] == 24
+    assert not any(verdict.failed for verdict in counts)
