@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attnprof.errors import UsageError
+from attnprof.report.colours import COLOURS as COLOURS
+from attnprof.report.colours import colour_numbers
 
 if TYPE_CHECKING:
     from attnprof.analysis.splits import SplitRow
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _ANNOTATED_ROWS = 24
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -33,15 +33,16 @@ def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
         )
     figure = Figure(figsize=(9, 4.2), layout="constrained", dpi=150)
     axes = figure.add_subplot()
-    colour_of = dict(zip(dict.fromkeys(row.kernel for row in rows), cycle(COLOURS), strict=False))
+    numbers = colour_numbers(row.kernel for row in rows)
     labelled: set[str] = set()
     for row in rows:
         first, last = min(row.steps), max(row.steps)
         axes.plot(
             [first, last + 1],
             [row.num_splits or 0] * 2,
-            color=colour_of[row.kernel],
+            color=COLOURS[numbers[row.kernel]],
             linewidth=3,
+            solid_capstyle="butt",
             linestyle="-" if row.observed else (0, (4, 1.2)),
             label=None if row.kernel in labelled else row.kernel,
         )
