@@ -19,6 +19,7 @@ from attnprof.commands.options import (
     TableFormat,
     VersionOption,
 )
+from attnprof.errors import UsageError
 
 
 class ReportTable(str, Enum):
@@ -31,6 +32,15 @@ class ReportTable(str, Enum):
     STEPS = "steps"
     SPLITTING = "splitting"
     VERDICTS = "verdicts"
+
+
+class FigureKind(str, Enum):
+    """The figures of a run."""
+
+    SPLITS = "splits"
+    STEP = "step"
+    PHASES = "phases"
+    SHARE = "share"
 
 
 def report(
@@ -49,10 +59,36 @@ def report(
             help="The table that --format csv writes. Default: kernels where kernels ran, else splits."
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write the whole report as one page that opens anywhere."),
+    ] = None,
     plot: Annotated[
         Path | None,
+        typer.Option(metavar="FILE.png", help="Draw a figure (.png, .svg, .pdf); --figure says which."),
+    ] = None,
+    figure: Annotated[
+        FigureKind,
         typer.Option(
-            metavar="FILE.png", help="Draw num_splits and kernel over decode steps (.png, .svg, .pdf)."
+            help="splits: num_splits per decode step; step: the kernels of one decode step by stream;"
+            " phases: GPU time by phase and kind of kernel; share: attention's share against KV length."
+        ),
+    ] = FigureKind.SPLITS,
+    step: Annotated[
+        int | None, typer.Option(metavar="N", help="The step of --figure step. Default: the middle one.")
+    ] = None,
+    nsys_reports: Annotated[
+        str | None,
+        typer.Option(
+            "--report",
+            metavar="NAMES",
+            help="nsys's own reports instead, comma-separated: cuda_gpu_kern_sum, …",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="STEM", help="Write each --report to STEM_NAME.csv, …; - is stdout."
         ),
     ] = None,
 ) -> None:
@@ -61,9 +97,18 @@ def report(
     \b
     Examples:
       attnprof report
-      attnprof report my-run --plot splits.png
+      attnprof report my-run --html report.html
+      attnprof report my-run --plot step.png --figure step
       attnprof report trace.sqlite --format csv
+      attnprof report trace.sqlite --report nvtx_gpu_proj_trace --format csv
     """
+    if nsys_reports is not None:
+        from attnprof.commands.nsys_reports import write_nsys_reports
+
+        write_nsys_reports(run, nsys_reports, output_format, output)
+        return
+    if output is not None:
+        raise UsageError("-o goes with --report", hint="redirect the output: attnprof report … > FILE")
     from attnprof.report.tables import to_csv, to_markdown
     from attnprof.session import gpu_from_options, load
     from attnprof.summary import summarise
@@ -97,8 +142,20 @@ def report(
         for name, part in summary.tables.items():
             if part.rows:
                 print(f"## {name}\n\n{to_markdown(part)}")
+    if html is not None:
+        from attnprof.page import make_page
+        from attnprof.report.html import save_page
+
+        save_page(make_page(loaded, summary), html)
+        print(f"wrote {html}", file=sys.stderr)
     if plot is not None:
         from attnprof.report.figures import plot_splits, save_figure
 
-        save_figure(plot_splits(summary.splits, title=summary.name), plot)
+        if figure is FigureKind.SPLITS:
+            drawn = plot_splits(summary.splits, title=summary.name)
+        elif figure is FigureKind.STEP:
+            drawn = loaded.plot_step(step)
+        else:
+            drawn = loaded.plot_phases() if figure is FigureKind.PHASES else loaded.plot_attention_share()
+        save_figure(drawn, plot)
         print(f"wrote {plot}", file=sys.stderr)
