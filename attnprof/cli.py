@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attnprof import __version__
-from attnprof.commands import check, gpus, ingest, predict, report, run, runs
+from attnprof.commands import check, explain, gpus, ingest, predict, report, run, runs, sweep
 from attnprof.errors import AttnprofError
 
 app = typer.Typer(
@@ -44,6 +44,8 @@ app.command("import", short_help="Ingest a trace made by nsys or torch.profiler.
 app.command("report", short_help="Show phases, kernels and the split timeline of a run.")(report.report)
 app.command("check", short_help="Compare what ran with what should have run.")(check.check)
 app.command("predict", short_help="Predict the launches of attention calls.")(predict.predict)
+app.command("explain", short_help="Explain one attention call step by step.")(explain.explain)
+app.command("sweep", short_help="Predict over ranges of lengths, batches, GPUs and versions.")(sweep.sweep)
 app.command("gpus", short_help="List the known GPUs.")(gpus.gpus)
 app.command("runs", short_help="List the runs on disk.")(runs.runs)
 

@@ -1,7 +1,7 @@
 """The GPU table: what dispatch and reports need to know of each model, by name or compute capability.
 
 SM counts and memory: NVIDIA's architecture whitepapers (GA100, GA102, AD102, GH100, Blackwell) and product
-data sheets, or ``cudaGetDeviceProperties`` where a cloud part differs from them (noted). Shared memory:
+data sheets, or ``cudaGetDeviceProperties`` where a cloud part differs from them (noted). Limits per SM:
 CUDA C++ Programming Guide, table of technical specifications per compute capability.
 """
 
@@ -15,19 +15,20 @@ from attnprof.model import Gpu
 
 DEFAULT_GPU = "H100 SXM5 80GB"
 
-_SMEM_KIB = {  # compute capability -> (per SM, per block opt-in), KiB
-    (7, 0): (96, 96),
-    (7, 5): (64, 64),
-    (8, 0): (164, 163),
-    (8, 6): (100, 99),
-    (8, 7): (164, 163),
-    (8, 9): (100, 99),
-    (9, 0): (228, 227),
-    (10, 0): (228, 227),
-    (10, 3): (228, 227),
-    (11, 0): (228, 227),
-    (12, 0): (100, 99),
-    (12, 1): (100, 99),
+# Compute capability -> shared memory in KiB per SM and per block (opt-in), threads and blocks per SM.
+_LIMITS = {
+    (7, 0): (96, 96, 2048, 32),
+    (7, 5): (64, 64, 1024, 16),
+    (8, 0): (164, 163, 2048, 32),
+    (8, 6): (100, 99, 1536, 16),
+    (8, 7): (164, 163, 1536, 16),
+    (8, 9): (100, 99, 1536, 24),
+    (9, 0): (228, 227, 2048, 32),
+    (10, 0): (228, 227, 2048, 32),
+    (10, 3): (228, 227, 2048, 32),
+    (11, 0): (228, 227, 1536, 24),
+    (12, 0): (100, 99, 1536, 24),
+    (12, 1): (100, 99, 1536, 24),
 }
 
 
@@ -121,11 +122,22 @@ def _key(name: str) -> str:
 _BY_KEY = {_key(spelling): gpu for gpu in GPUS for spelling in (gpu.name, *gpu.aliases)}
 
 
+def _limits(sm_major: int, sm_minor: int) -> tuple[int, int, int, int]:
+    """The row of a compute capability, or of the nearest known one below it."""
+    known = [sm for sm in _LIMITS if sm <= (sm_major, sm_minor)] or [min(_LIMITS)]
+    return _LIMITS[max(known)]
+
+
 def make_gpu(name: str, sm_major: int, sm_minor: int, num_sms: int) -> Gpu:
     """A Gpu whose shared memory follows from its compute capability (the nearest known one below it)."""
-    known = [sm for sm in _SMEM_KIB if sm <= (sm_major, sm_minor)] or [min(_SMEM_KIB)]
-    per_sm, per_block = _SMEM_KIB[max(known)]
+    per_sm, per_block, _, _ = _limits(sm_major, sm_minor)
     return Gpu(name, sm_major, sm_minor, num_sms, per_sm * 1024, per_block * 1024)
+
+
+def resident_limits(gpu: Gpu) -> tuple[int, int]:
+    """(threads, thread blocks) that can be resident on one SM at once, whatever the kernel."""
+    _, _, threads, blocks = _limits(gpu.sm_major, gpu.sm_minor)
+    return threads, blocks
 
 
 def find_model(name: str) -> GpuModel | None:

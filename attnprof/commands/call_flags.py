@@ -56,9 +56,12 @@ CallFromFlags = tuple[AttentionCall, Gpu, str | None]
 
 
 def call_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives ``command`` the flags of one call; it receives ``call_flags``, the flags' values by name."""
+    """Gives ``command`` the flags of one call; it receives ``call_flags``, the flags' values by name.
+
+    A flag that ``command`` declares itself stays its own.
+    """
     own = inspect.signature(command).parameters
-    flags = inspect.signature(_flags).parameters
+    flags = {name: flag for name, flag in inspect.signature(_flags).parameters.items() if name not in own}
     hints = get_type_hints(_flags, include_extras=True) | get_type_hints(command, include_extras=True)
 
     @functools.wraps(command)
@@ -79,6 +82,11 @@ def _keyword(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     return parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY)
 
 
+def default_num_heads_k(num_heads: int) -> int:
+    """KV heads where none are given: Qwen2.5-7B's for its 28 query heads, else one per query head."""
+    return 4 if num_heads == 28 else num_heads
+
+
 def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     """(call, GPU, version) that the flags describe. Raises UsageError for a missing or unknown one."""
     from attnprof.calls import ENTRIES
@@ -91,7 +99,6 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
         raise UsageError(f"--entry {flags['entry']!r} is none of {', '.join(ENTRIES)}")
     if flags["dtype"] not in ("bf16", "fp16", "fp32"):
         raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16")
-    default_heads_k = 4 if flags["num_heads"] == 28 else flags["num_heads"]
     plain = (
         "entry",
         "batch",
@@ -107,7 +114,7 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     more = ("dropout_p", "num_splits", "page_block_size", "seqlen_knew")
     call = AttentionCall(
         library=flags["library"] or "flash_attn",
-        num_heads_k=flags["num_heads_k"] or default_heads_k,
+        num_heads_k=flags["num_heads_k"] or default_num_heads_k(flags["num_heads"]),
         window=(flags["window_left"], flags["window_right"]),
         cache_seqlens=flags["entry"] == "fwd_kvcache",
         **{name: flags[name] for name in (*plain, *more)},

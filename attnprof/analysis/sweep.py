@@ -1,0 +1,265 @@
+"""num_splits over ranges of calls: where it changes, and for which batch sizes it does not.
+
+A sweep is a table: one row per setting (library, version, GPU, entry, heads, …), one column per value of one
+swept length, ``along``. FlashAttention-2's rules are evaluated over arrays, other libraries call by call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from attnprof.dispatch import flash_attn2, predict, torch_sdpa
+from attnprof.dispatch.flash_attn2_array import NO_PREDICTION, split_counts
+from attnprof.dispatch.flash_attn2_rules import Rules
+from attnprof.dispatch.heuristic import MAX_SPLITS
+from attnprof.dispatch.infer import Interval, Intervals
+from attnprof.dispatch.names import parse_kernel_name
+from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu, KernelLaunch
+
+Along = Literal["seqlen_k", "batch", "seqlen_q"]
+ALONG: tuple[Along, ...] = ("seqlen_k", "batch", "seqlen_q")
+_RULES_OF = {"flash_attn": flash_attn2.rules_for, "torch": torch_sdpa.rules_for}
+_PIECE = 1 << 20  # calls evaluated at once, which bounds the memory taken
+_SCALAR_LIMIT = 300_000
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Everything that is predicted for but the swept field, whose value in ``call`` means nothing.
+
+    ``max_splits``: the most splits the heuristic may choose, 128 in every release.
+    """
+
+    call: AttentionCall
+    gpu: Gpu
+    version: str
+    max_splits: int = MAX_SPLITS
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """``num_splits`` and ``waves`` have a row per setting and a column per value; values ascend.
+
+    ``num_splits`` is 0 where the call is refused or launches nothing. ``waves``: thread blocks (of 64
+    queries, all splits) / slots, as the heuristic counts them; 0 for libraries without array rules.
+    """
+
+    along: Along
+    values: Ints
+    settings: tuple[Setting, ...]
+    num_splits: npt.NDArray[np.int16]
+    waves: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring values, both ends included, with one num_splits, kernel and number of whole waves.
+
+    ``num_splits`` is None where nothing is launched, and ``error`` the library's refusal if that is why.
+    ``waves`` are those at both ends.
+    """
+
+    setting: Setting
+    low: int
+    high: int
+    num_splits: int | None
+    kernels: str
+    error: str | None
+    waves: tuple[float, float]
+
+
+def sweep(settings: Sequence[Setting], along: Along, values: Any) -> Sweep:
+    """num_splits of every setting at every value of the field ``along``.
+
+    values: ascending integers.  Raises UsageError for an unknown library or version, and where a library
+    without array rules would take minutes.
+    """
+    columns = np.asarray(values, dtype=np.int64)
+    num_splits = np.zeros((len(settings), len(columns)), dtype=np.int16)
+    waves = np.zeros(num_splits.shape, dtype=np.float32)
+    for rows, rules in _alike(settings):
+        if rules is None:
+            _count_one_by_one(settings, rows, along, columns, num_splits)
+            continue
+        per_piece = max(1, _PIECE // max(1, len(columns)))
+        for at in range(0, len(rows), per_piece):
+            for first in range(0, len(columns), _PIECE):
+                piece = rows[at : at + per_piece], slice(first, first + _PIECE)
+                _count(settings, along, columns, rules, piece, num_splits, waves)
+    return Sweep(along, columns, tuple(settings), num_splits, waves)
+
+
+_VARY = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
+
+
+def _alike(settings: Sequence[Setting]) -> Iterator[tuple[list[int], Rules | None]]:
+    """Rows that differ in sizes alone, with their rules; None for a library that has no array form."""
+    groups: dict[Any, list[int]] = {}
+    sizes: dict[str, Any] = dict.fromkeys(_VARY, 1)
+    for index, setting in enumerate(settings):
+        groups.setdefault((setting.version, setting.gpu, replace(setting.call, **sizes)), []).append(index)
+    for (version, _, call), rows in groups.items():
+        rules_for = _RULES_OF.get(call.library)
+        yield rows, rules_for(version) if rules_for else None
+
+
+def _count(
+    settings: Sequence[Setting], along: Along, columns: Ints, rules: Rules,
+    piece: tuple[list[int], slice], num_splits: npt.NDArray[np.int16], waves: npt.NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Fills one piece of the two tables."""
+    rows, span = piece
+    chosen = [settings[row] for row in rows]
+    varied: dict[str, Any] = {
+        name: np.array([getattr(s.call, name) for s in chosen])[:, None] for name in _VARY
+    }
+    varied[along] = columns[span][None, :]
+    caps = np.array([s.max_splits for s in chosen])[:, None]
+    first = chosen[0]
+    counts = split_counts(first.call, first.gpu, rules, varied, caps)
+    slots = first.gpu.num_sms * rules.slots_per_sm
+    shape = len(rows), len(columns[span])
+    num_splits[rows, span] = np.broadcast_to(counts.num_splits, shape)
+    waves[rows, span] = np.broadcast_to(counts.thread_blocks * counts.num_splits / slots, shape)
+
+
+def _count_one_by_one(
+    settings: Sequence[Setting], rows: list[int], along: Along, columns: Ints,
+    num_splits: npt.NDArray[np.int16],
+) -> None:  # fmt: skip
+    """Fills the rows of a library that has no array form."""
+    first = settings[rows[0]]
+    if len(rows) * len(columns) > _SCALAR_LIMIT:
+        raise UsageError(
+            f"{len(rows) * len(columns):,} predictions of {first.call.library} would take minutes",
+            hint=f"widen the steps until at most {_SCALAR_LIMIT:,} are left, e.g. --seqlen-k 1:8192:64",
+        )
+    for row in rows:
+        setting = settings[row]
+        if setting.max_splits != MAX_SPLITS:
+            raise UsageError(f"--max-splits cannot be changed for {setting.call.library}")
+        for column, value in enumerate(columns.tolist()):
+            call = replace(setting.call, **{along: value})
+            num_splits[row, column] = predict(call, setting.gpu, setting.version).num_splits or 0
+
+
+def stretches(result: Sweep) -> Iterator[Stretch]:
+    """Every setting's runs of equal split counts and whole waves, in order; changes are where one ends."""
+    for row, setting in enumerate(result.settings):
+        changes = (np.diff(result.num_splits[row]) != 0) | (np.diff(np.ceil(result.waves[row])) != 0)
+        firsts = [0, *(np.flatnonzero(changes) + 1).tolist()]
+        seen: dict[bool, tuple[str, str | None]] = {}  # a setting has one kernel for one split, one for more
+        for first, after in zip(firsts, [*firsts[1:], len(result.values)], strict=True):
+            low, high = int(result.values[first]), int(result.values[after - 1])
+            waves = float(result.waves[row, first]), float(result.waves[row, after - 1])
+            count = int(result.num_splits[row, first])
+            found = seen.get(count > 1) if count else None
+            kernels, error = found or _kernels(setting, result.along, low, count)
+            if count:
+                seen[count > 1] = kernels, error
+            yield Stretch(setting, low, high, count or None, kernels, error, waves)
+
+
+def _kernels(setting: Setting, along: Along, value: int, count: int) -> tuple[str, str | None]:
+    """(kernels, refusal) of a setting at one value, for which ``count`` splits were found."""
+    swept: dict[str, Any] = {along: value}
+    call = replace(setting.call, **swept)
+    prediction = predict(call, setting.gpu, setting.version)
+    if count == NO_PREDICTION:
+        return "", prediction.error
+    if count == 1 != prediction.num_splits:
+        # Capped by max_splits: the kernels are those of a call that has nothing to split.
+        alone: dict[str, Any] = {"num_splits": 1} if call.entry == "fwd_kvcache" else {"seqlen_k": 1}
+        prediction = predict(replace(call, **alone), setting.gpu, setting.version)
+    return launched(prediction.launches), None
+
+
+def launched(launches: Sequence[KernelLaunch]) -> str:
+    """The kernels' own names, in order."""
+    return " + ".join(parse_kernel_name(launch.kernel).kernel for launch in launches)
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """Neighbouring batch sizes whose split count differs from the reference at the same lengths."""
+
+    batches: Interval
+    seqlen_k: Intervals
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Invariance:
+    """Where one setting's split count depends on the batch.
+
+    ``reference``: the batch compared with, the smallest.  ``differing``: the others that differ anywhere,
+    ``num_differing`` in all.
+    ``constant``: the longest run of batch sizes with equal counts at every length, and how many it has.
+    ``same_for_all``: the lengths at which all batches agree.
+    """
+
+    setting: Setting
+    reference: int
+    batches: tuple[int, ...]
+    differing: tuple[Differing, ...]
+    num_differing: int
+    constant: Interval
+    constant_batches: int
+    same_for_all: Intervals
+
+
+def invariance(result: Sweep) -> list[Invariance]:
+    """Each setting's split counts, batch against batch. The sweep is along seqlen_k over several batches."""
+    groups: dict[Any, list[int]] = {}
+    for row, setting in enumerate(result.settings):
+        alike = replace(setting, call=replace(setting.call, batch=1))
+        groups.setdefault(alike, []).append(row)
+    by_batch = [sorted(rows, key=lambda row: result.settings[row].call.batch) for rows in groups.values()]
+    return [_invariance(result, rows) for rows in by_batch]
+
+
+def _invariance(result: Sweep, rows: list[int]) -> Invariance:
+    batches = tuple(result.settings[row].call.batch for row in rows)
+    counts = result.num_splits[rows]
+    differs = counts != counts[0]
+    others = (differs[1:] != differs[:-1]).any(axis=1) | (np.diff(batches) != 1)
+    edges = [0, *(np.flatnonzero(others) + 1).tolist(), len(rows)]
+    differing = tuple(
+        Differing(
+            Interval(batches[first], batches[after - 1]),
+            spans_of(differs[first], result.values),
+            float(differs[first].mean()),
+        )
+        for first, after in pairwise(edges)
+        if differs[first].any()
+    )
+    breaks = [0, *(np.flatnonzero((counts[1:] != counts[:-1]).any(axis=1)) + 1).tolist(), len(rows)]
+    first, after = max(pairwise(breaks), key=lambda run: run[1] - run[0])
+    return Invariance(
+        setting=result.settings[rows[0]],
+        reference=batches[0],
+        batches=batches,
+        differing=differing,
+        num_differing=int(differs.any(axis=1).sum()),
+        constant=Interval(batches[first], batches[after - 1]),
+        constant_batches=after - first,
+        same_for_all=spans_of(~differs.any(axis=0), result.values),
+    )
+
+
+def spans_of(chosen: npt.NDArray[np.bool_], values: Ints) -> Intervals:
+    """The chosen values as runs of neighbours."""
+    edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
+    return tuple(
+        Interval(int(values[first]), int(values[after - 1]))
+        for first, after in zip(edges[::2], edges[1::2], strict=True)
+    )
