@@ -22,6 +22,7 @@ SCHEMA = 1
 RUN_JSON = "run.json"
 CALLS_JSONL = "calls.jsonl"
 TRACE_NPZ = "trace.npz"
+TRACE_SQLITE = "trace.sqlite"
 DATABASE = "attnprof.db"
 _PARTIAL = ".partial-"
 

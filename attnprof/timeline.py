@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, product
 
 import numpy as np
 
-from attnprof.trace.model import ApiCalls, Copies, Int32, Int64, Kernels, Trace
+from attnprof.trace.holding import Held, calls_inside, gathered, latest, ranges_inside
+from attnprof.trace.model import Copies, Int32, Int64, Kernels, Trace
 from attnprof.trace.nesting import Lane, lanes
 from attnprof.trace.range_names import DECODE, NONE, PREFILL, named_attributes
 
@@ -49,27 +49,13 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """Rows of a table and, for each, the innermost member of a lane that holds it, as index in the lane."""
-
-    lane: Lane
-    rows: Int64
-    within: Int64
-
-    @property
-    def ranges(self) -> Int64:
-        """The holding ranges, as indices into the trace's table."""
-        return self.lane.members[self.within]
-
-
-@dataclass(frozen=True, slots=True)
 class Timeline:
     """A trace with its joins.
 
     Per kernel: ``launch`` (index into ``api_calls``) and ``range`` (the innermost around the launch), both
     -1 for none; ``phase``, ``step``, ``layer``, ``call`` as in Attributes. Per range: ``parent`` (index or
     -1), ``level`` (0 for outermost) and ``of_range``, its own and inherited attributes. ``notes`` are the
-    trace's and what the joins found missing.
+    trace's and what the joins found missing. ``held`` says which ranges hold the calls that launched.
     """
 
     trace: Trace
@@ -83,7 +69,7 @@ class Timeline:
     level: Int32
     of_range: Attributes
     notes: tuple[str, ...]
-    _held: list[_Held] = field(repr=False)
+    held: list[Held] = field(repr=False)
 
     def enclosing(self, kernel: int) -> list[int]:
         """The ranges around the kernel's launch on its thread, outermost first."""
@@ -114,7 +100,7 @@ class Timeline:
             (np.maximum, last, 0),
             *((np.add, c, 0) for c in (ops, kernels, kernel_ns)),
         )
-        projected = [_gathered(self._held, len(trace.ranges), *column) for column in columns]
+        projected = [gathered(self.held, len(trace.ranges), *column) for column in columns]
         projected[0][projected[2] == 0] = 0
         return Projection(*projected)
 
@@ -124,8 +110,8 @@ def build_timeline(trace: Trace) -> Timeline:
     calls, ranges = trace.api_calls, trace.ranges
     launch = _launches(trace.kernels, trace)
     nested = lanes(ranges)
-    calls_held = _held_calls(nested, calls, _launching(trace, launch))
-    ranges_held = _held_ranges(nested)
+    calls_held = calls_inside(nested, calls, _launching(trace, launch))
+    ranges_held = ranges_inside(nested)
     said = _attributes(trace, nested, ranges_held)
     of_range: dict[str, Int32] = {}
     of_kernel: dict[str, Int32] = {}
@@ -134,19 +120,19 @@ def build_timeline(trace: Trace) -> Timeline:
         if np.all(nearest < 0):
             of_kernel[key] = np.broadcast_to(np.int32(none), launch.shape)
         else:
-            source = _latest(calls_held, len(calls), nearest)
+            source = latest(calls_held, len(calls), nearest)
             of_kernel[key] = _or_none(_or_none(said[key], none)[source], none)[launch]
-    parent = _latest(ranges_held, len(ranges))
+    parent = latest(ranges_held, len(ranges))
     return Timeline(
         trace=trace,
         launch=launch,
-        range=_or_none(_latest(calls_held, len(calls)), UNKNOWN)[launch],
+        range=_or_none(latest(calls_held, len(calls)), UNKNOWN)[launch],
         **of_kernel,
         parent=parent,
         level=_levels(parent),
         of_range=Attributes(**of_range),
         notes=(*trace.info.notes, *_notes(trace, launch)),
-        _held=calls_held,
+        held=calls_held,
     )
 
 
@@ -192,48 +178,7 @@ def _match(wanted: Int64, offered: Int64) -> Int32:
     return np.where((offered[found] == wanted) & (wanted >= 0), found, -1).astype(np.int32)
 
 
-def _held_calls(nested: list[Lane], calls: ApiCalls, launching: Int64) -> list[_Held]:
-    """The launching calls inside ranges of each lane."""
-    held = []
-    for thread, group in groupby(nested, key=lambda lane: lane.thread):
-        mine = launching[calls.thread[launching] == thread]
-        held += [_hold(lane, mine, calls.start[mine], calls.end[mine]) for lane in group]
-    return held
-
-
-def _held_ranges(nested: list[Lane]) -> list[_Held]:
-    """The ranges inside other ranges of their thread, once per lane that holds them."""
-    held = []
-    for _, group in groupby(nested, key=lambda lane: lane.thread):
-        same = list(group)
-        for inner, outer in product(same, same):
-            if inner is outer:
-                inside = np.flatnonzero(inner.parent >= 0)
-                held.append(_Held(inner, inner.members[inside], inner.parent[inside]))
-            else:
-                held.append(_hold(outer, inner.members, inner.start, inner.end, inner.members))
-    return held
-
-
-def _hold(lane: Lane, rows: Int64, start: Int64, end: Int64, before: Int64 | None = None) -> _Held:
-    within = lane.innermost(start, end, before)
-    inside = within >= 0
-    return _Held(lane, rows[inside], within[inside])
-
-
-def _latest(held: list[_Held], rows: int, instead: Int32 | None = None) -> Int32:
-    """The range that started last among those around each row, -1 for none.
-
-    ``instead`` gives, per range, the one that counts in its stead.
-    """
-    found = np.full(rows, -1, np.int32)
-    for one in held:
-        ranges = one.ranges if instead is None else instead[one.ranges]
-        found[one.rows] = np.maximum(found[one.rows], ranges)
-    return found
-
-
-def _inherited(said: Int32, none: int, nested: list[Lane], ranges_held: list[_Held]) -> tuple[Int32, Int32]:
+def _inherited(said: Int32, none: int, nested: list[Lane], ranges_held: list[Held]) -> tuple[Int32, Int32]:
     """The nearest range of its lane, itself included, that says something, and the value each range has."""
     nearest = np.full(len(said), -1, np.int32)
     for lane in nested:
@@ -241,11 +186,11 @@ def _inherited(said: Int32, none: int, nested: list[Lane], ranges_held: list[_He
         if known.any():
             at = lane.nearest(known)
             nearest[lane.members] = np.where(at >= 0, lane.members[at], -1)
-    source = np.maximum(nearest, _latest(ranges_held, len(said), nearest))
+    source = np.maximum(nearest, latest(ranges_held, len(said), nearest))
     return nearest, _or_none(said, none)[source]
 
 
-def _attributes(trace: Trace, nested: list[Lane], ranges_held: list[_Held]) -> dict[str, Int32]:
+def _attributes(trace: Trace, nested: list[Lane], ranges_held: list[Held]) -> dict[str, Int32]:
     """What each range says by itself, with steps counted where prefill and decode carry no number.
 
     Per process: a step is an outermost prefill or decode range. They are counted in order, the first prefill
@@ -258,7 +203,7 @@ def _attributes(trace: Trace, nested: list[Lane], ranges_held: list[_Held]) -> d
     pid = trace.ranges.pid
     nearest, phase = _inherited(said["phase"], NO_PHASE, nested, ranges_held)
     _, step = _inherited(said["step"], UNKNOWN, nested, ranges_held)
-    around = _latest(ranges_held, len(phase), nearest)  # the phase range each range is inside of
+    around = latest(ranges_held, len(phase), nearest)  # the phase range each range is inside of
     steps = phases[around[phases] < 0]
     numbered_inside = pid[(said["step"] >= 0) & (around >= 0)]
     for process, rows in _by_process(pid[steps]):
@@ -296,17 +241,3 @@ def _notes(trace: Trace, launch: Int32) -> list[str]:
         return []
     why = "the trace was cut" if len(trace.api_calls) else "no CUDA API call was recorded"
     return [f"{lost:,} of {len(launch):,} kernels have no launching call ({why}): attributed to no range"]
-
-
-def _gathered(held: list[_Held], num_ranges: int, rule: np.ufunc, per_call: Int64, empty: int) -> Int64:
-    """The calls' values brought together by ``rule`` in every range that holds them."""
-    gathered = np.full(num_ranges, empty, np.int64)
-    for one in held:
-        lane = one.lane
-        values = np.full(len(lane.members), empty, np.int64)
-        rule.at(values, one.within, per_call[one.rows])
-        for depth in range(int(lane.level.max(initial=0)), 0, -1):
-            here = np.flatnonzero(lane.level == depth)
-            rule.at(values, lane.parent[here], values[here])
-        gathered[lane.members] = values
-    return gathered

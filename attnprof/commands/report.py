@@ -80,16 +80,16 @@ def report(
     nsys_reports: Annotated[
         str | None,
         typer.Option(
+            "-r",
             "--report",
             metavar="NAMES",
-            help="nsys's own reports instead, comma-separated: cuda_gpu_kern_sum, …",
+            help="nsys's own reports instead, comma-separated: nvtx_gpu_proj_trace, nvtx_kern_sum,"
+            " cuda_gpu_kern_sum, cuda_gpu_trace, also by their old names.",
         ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "-o", "--output", metavar="STEM", help="Write each --report to STEM_NAME.csv, …; - is stdout."
-        ),
+        typer.Option("-o", "--output", metavar="STEM", help="Write each --report to STEM_<report>.<format>."),
     ] = None,
 ) -> None:
     """Show a run: phases, attention kernels, the split timeline and the check's verdict.

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,10 +61,25 @@ def _text(value: Any) -> str:
 def to_csv(table: Table) -> str:
     """Comma-separated values with a header line; empty where a value is unknown."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    write_csv(table, text)
+    return text.getvalue()
+
+
+def write_csv(table: Table, out: TextIO) -> None:
+    """The same, row by row into a file."""
+    writer = csv.writer(out, lineterminator="\n")
     writer.writerow(column.key for column in table.columns)
     writer.writerows(table.rows)
-    return text.getvalue()
+
+
+def write_json(table: Table, out: TextIO) -> None:
+    """A JSON list with an object per row, each on its line, row by row into a file."""
+    keys = [column.key for column in table.columns]
+    out.write("[")
+    for number, row in enumerate(table.rows):
+        line = json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False)
+        out.write(f"{',' if number else ''}\n {line}")
+    out.write("\n]\n")
 
 
 def to_markdown(table: Table) -> str:
@@ -90,6 +105,12 @@ def make_console() -> Console:
 
 def print_table(table: Table, console: Console | None = None) -> None:
     """The table for a terminal, less its empty columns; what is too wide ends in an ellipsis."""
+    console = console or make_console()
+    console.out(table_text(table, console), highlight=False)
+
+
+def table_text(table: Table, console: Console | None = None) -> str:
+    """The lines that :func:`print_table` prints."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -113,8 +134,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
     with console.capture() as captured:
         console.print(drawn)
     # rich pads every line to the table's width.
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    console.out("\n".join(lines), highlight=False)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def write_table(table: Table, output_format: str) -> None:
@@ -122,9 +142,9 @@ def write_table(table: Table, output_format: str) -> None:
     if output_format == "table":
         print_table(table)
     elif output_format == "csv":
-        sys.stdout.write(to_csv(table))
+        write_csv(table, sys.stdout)
     elif output_format == "json":
-        print(json.dumps(table.objects(), indent=1, ensure_ascii=False))
+        write_json(table, sys.stdout)
     else:
         sys.stdout.write(to_markdown(table))
 

@@ -148,16 +148,45 @@ class AttentionOps:
         return len(self.start)
 
 
+@dataclass(frozen=True, slots=True)
+class NsysDetails:
+    """What an nsys export states beyond the tables; nsys's own reports show it. Sizes are in bytes.
+
+    Of ranges: ``range_id``, their row in NVTX_EVENTS, and ``crosses``, that they ended on another thread than
+    they began on. Of kernels: ``context``, ``registers`` per thread, ``static_smem`` and ``dynamic_smem``.
+    Of copies: ``copy_context``, ``copy_bytes``, ``copy_operation`` (CUPTI's copy kind, -1 for a set) and
+    the kinds of memory ``copy_source`` and ``copy_destination``, -1 where none is stated.
+    """
+
+    range_id: Int64
+    crosses: Bool
+    context: Int32
+    registers: Int32
+    static_smem: Int32
+    dynamic_smem: Int32
+    copy_context: Int32
+    copy_bytes: Int64
+    copy_operation: Int32
+    copy_source: Int32
+    copy_destination: Int32
+
+
 Rows = TypeVar("Rows", Kernels, Copies, ApiCalls, Ranges)
 
 
 def rows_in_order(table: Rows) -> Rows:
     """The table with its rows sorted by (start, -end); itself where they are."""
-    start, end = table.start, table.end
-    if np.all((start[1:] > start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] <= end[:-1]))):
+    order = time_order(table.start, table.end)
+    if order is None:
         return table
-    order = np.lexsort((-end, start))
     return replace(table, **{f.name: getattr(table, f.name)[order] for f in fields(table)})
+
+
+def time_order(start: Int64, end: Int64) -> Int64 | None:
+    """The order by (start, -end), equal rows as they stand; None where the rows have it already."""
+    if np.all((start[1:] > start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] <= end[:-1]))):
+        return None
+    return np.lexsort((-end, start))
 
 
 def no_copies() -> Copies:
@@ -168,7 +197,10 @@ def no_copies() -> Copies:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One recorded trace; ``attention_ops`` is None where the recorder does not keep arguments."""
+    """One recorded trace.
+
+    ``attention_ops`` is None where the recorder keeps no arguments, ``details`` where they were not read.
+    """
 
     info: TraceInfo
     kernels: Kernels
@@ -177,3 +209,4 @@ class Trace:
     strings: list[str] = field(default_factory=list)
     copies: Copies = field(default_factory=no_copies)
     attention_ops: AttentionOps | None = None
+    details: NsysDetails | None = None

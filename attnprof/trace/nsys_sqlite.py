@@ -11,6 +11,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,11 @@ from attnprof.trace.model import (
     TraceInfo,
     rows_in_order,
 )
+from attnprof.trace.nsys_details import read_details
+from attnprof.trace.nsys_tables import COPIES, DOMAIN, GRAPH, KERNEL, NVTX, PUSH_POP, RUNTIME, START_END
 
-KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
-RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
-GRAPH = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
-NVTX = "NVTX_EVENTS"
-_COPIES = ("CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET")
 _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")
 
-_PUSH_POP, _START_END, _DOMAIN = 59, 60, 75
 _OPEN = -1  # end of a range that was never closed
 _NULL = -(1 << 63)
 _PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
@@ -56,7 +53,7 @@ _RANGE = {
     "domainId": 0,
     **dict.fromkeys(_PAYLOADS, _NULL),
 }
-READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, NVTX: _RANGE, **dict.fromkeys(_COPIES, _LAUNCHED)}
+READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, NVTX: _RANGE, **dict.fromkeys(COPIES, _LAUNCHED)}
 
 # Warnings of the recorder that bear on what a trace can answer; the others are about sampling, OpenGL, …
 _WORTH_SHOWING = re.compile(
@@ -70,15 +67,16 @@ _NVTX_TOO_NEW = (
 )
 
 
-def read_nsys_sqlite(path: Path, *, shown_as: str = "") -> Trace:
+def read_nsys_sqlite(path: Path, *, shown_as: str = "", details: bool = False) -> Trace:
     """Read an nsys export without changing it or its folder. ``shown_as`` is the path that messages name.
 
-    Raises TraceError.
+    ``details`` asks for what only nsys's own reports need. Raises TraceError.
     """
     shown = shown_as or str(path)
     try:
         with closing(Database(path)) as db:
-            return _read(db, shown)
+            trace = _read(db, shown)
+            return replace(trace, details=read_details(db)) if details else trace
     except sqlite3.Error as error:
         raise TraceError(
             f"{shown} cannot be read: {error}",
@@ -180,7 +178,7 @@ def _read_kernels(db: Database, texts: _Texts) -> Kernels:
 
 
 def _read_copies(db: Database) -> Copies:
-    parts = [_columns(db, table) for table in _COPIES]
+    parts = [_columns(db, table) for table in COPIES]
     c = {key: np.concatenate([part[key] for part in parts]) for key in _LAUNCHED}
     copies = Copies(
         start=c["start"],
@@ -210,11 +208,11 @@ def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], 
     """The ranges, the names of their domains, and whether domains exist whose ranges never arrived."""
     events = _columns(db, NVTX)
     kind = events.pop("eventType")
-    kept = np.flatnonzero((kind == _PUSH_POP) | (kind == _START_END))
+    kept = np.flatnonzero((kind == PUSH_POP) | (kind == START_END))
     c = {column: values[kept] for column, values in events.items()}
     name = texts.index(c["textId"])
     if "text" in db.columns(NVTX):
-        inline = f"SELECT text FROM {NVTX} NOT INDEXED WHERE eventType IN ({_PUSH_POP}, {_START_END})"
+        inline = f"SELECT text FROM {NVTX} NOT INDEXED WHERE eventType IN ({PUSH_POP}, {START_END})"
         if db.query(f"{inline} AND text IS NOT NULL LIMIT 1").fetchone():
             own = texts.add(text for (text,) in db.query(f"{inline} ORDER BY rowid"))
             name = np.where(own >= 0, own, name)
@@ -234,7 +232,7 @@ def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], 
         pid=pid,
         payload=np.where(payload == _NULL, 0, payload),
         has_payload=payload != _NULL,
-        nested=kind[kept] == _PUSH_POP,
+        nested=kind[kept] == PUSH_POP,
     )
     return rows_in_order(ranges), names, created and not len(kept)
 
@@ -247,7 +245,7 @@ def _domains(db: Database, texts: _Texts, pid: Int32, number: Int64) -> tuple[In
     domain = np.zeros(len(pid), np.int32)
     if not {"text", "globalTid", "domainId"} <= db.columns(NVTX).keys():
         return domain, (), False
-    created = db.query(f"SELECT globalTid, domainId, text FROM {NVTX} WHERE eventType = {_DOMAIN}").fetchall()
+    created = db.query(f"SELECT globalTid, domainId, text FROM {NVTX} WHERE eventType = {DOMAIN}").fetchall()
     index = texts.add(text or "" for _, _, text in created)
     for (thread, one, _), at in zip(created, index.tolist(), strict=True):
         domain[(number == one) & (pid == ((thread or 0) >> 24 & 0xFFFFFF))] = at

@@ -25,28 +25,29 @@ _REPORTS = (".nsys-rep", ".qdrep")
 _KNOWN = "an nsys report (.nsys-rep, .qdstrm), its .sqlite export, or a torch profiler .json, also gzipped"
 
 
-def open_trace(path: Path | str, *, nsys: str | None = None) -> Trace:
+def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = False) -> Trace:
     """Read a trace recorded by nsys or torch.profiler.
 
     ``nsys`` is the program that exports .nsys-rep and .qdstrm files; None finds one.
+    ``details`` asks for what only nsys's own reports need, where the file has it.
     The file and its folder are left as they are. Raises TraceError for anything that cannot be read.
     """
     path = Path(path)
     head = _head(path)
     if path.suffix in _REPORTS or path.suffix == ".qdstrm":
         with _exported(path, nsys) as exported:
-            return read_nsys_sqlite(exported, shown_as=str(path))
+            return read_nsys_sqlite(exported, shown_as=str(path), details=details)
     gzipped = head.startswith(_GZIP_MAGIC)
     if gzipped:
         head = _unzipped_head(path)
         if head.startswith(_SQLITE_MAGIC):
             with _unzipped(path) as plain:
                 _refuse_cut_sqlite(plain, path)
-                return read_nsys_sqlite(plain, shown_as=str(path))
+                return read_nsys_sqlite(plain, shown_as=str(path), details=details)
     if head.startswith(_SQLITE_MAGIC):
         _refuse_cut_sqlite(path, path)
         with _settled(path) as settled:
-            return read_nsys_sqlite(settled, shown_as=str(path))
+            return read_nsys_sqlite(settled, shown_as=str(path), details=details)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return read_torch_json(path, gzipped=gzipped)
     raise TraceError(f"{path} is no trace that can be read", hint=f"give {_KNOWN}")

@@ -1,0 +1,57 @@
+"""attnprof report --report: nsys's own reports, written as asked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from attnprof.commands.options import TableFormat
+from attnprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnprof.analysis.nsys_columns import NsysReport
+
+_ENDINGS = {TableFormat.TABLE: "txt", TableFormat.JSON: "json", TableFormat.CSV: "csv", TableFormat.MD: "md"}
+
+
+def write_nsys_reports(run: str | None, names: str, output_format: TableFormat, output: str | None) -> None:
+    """The named reports on stdout, one behind the other, or each in a file of its own."""
+    from attnprof.analysis.nsys_reports import canonical_name, make_report
+    from attnprof.session import load
+
+    wanted = [canonical_name(name.strip()) for name in names.split(",")]
+    timeline = load(run).detailed_timeline()
+    for number, name in enumerate(wanted):
+        report = make_report(name, timeline)
+        if output is None or output == "-":
+            if number:
+                print()
+            _write(report, output_format, sys.stdout)
+            continue
+        path = Path(f"{output}_{name}.{_ENDINGS[output_format]}")
+        try:
+            with path.open("w", encoding="utf-8") as file:
+                _write(report, output_format, file)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def _write(report: NsysReport, output_format: TableFormat, out: TextIO) -> None:
+    from attnprof.report.nsys_tables import nsys_table, nsys_table_for_people
+    from attnprof.report.tables import table_text, to_markdown, write_csv, write_json
+
+    if output_format is TableFormat.CSV:
+        write_csv(nsys_table(report), out)
+        return
+    if output_format is TableFormat.JSON:
+        write_json(nsys_table(report), out)
+        return
+    shown = nsys_table_for_people(report)
+    if output_format is TableFormat.MD:
+        out.write(f"## {shown.title}\n\n{to_markdown(shown)}")
+    else:
+        out.write(f"{shown.title}\n{table_text(shown)}\n")
+    if len(shown.rows) < report.rows:
+        print(f"all {report.rows:,} rows: --format csv", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""What each range holds: the calls and the ranges inside it, lane by lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby, product
+
+import numpy as np
+
+from attnprof.trace.model import ApiCalls, Int32, Int64, Ranges
+from attnprof.trace.nesting import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Rows of a table and, for each, the innermost member of a lane that holds it, as index in the lane."""
+
+    lane: Lane
+    rows: Int64
+    within: Int64
+
+    @property
+    def ranges(self) -> Int64:
+        """The holding ranges, as indices into the trace's table."""
+        return self.lane.members[self.within]
+
+
+def calls_inside(nested: list[Lane], calls: ApiCalls, launching: Int64) -> list[Held]:
+    """The launching calls inside ranges of each lane."""
+    held = []
+    for thread, group in groupby(nested, key=lambda lane: lane.thread):
+        mine = launching[calls.thread[launching] == thread]
+        held += [_hold(lane, mine, calls.start[mine], calls.end[mine]) for lane in group]
+    return held
+
+
+def ranges_inside(nested: list[Lane]) -> list[Held]:
+    """The ranges inside other ranges of their thread, once per lane that holds them."""
+    held = []
+    for _, group in groupby(nested, key=lambda lane: lane.thread):
+        same = list(group)
+        for inner, outer in product(same, same):
+            if inner is outer:
+                inside = np.flatnonzero(inner.parent >= 0)
+                held.append(Held(inner, inner.members[inside], inner.parent[inside]))
+            else:
+                held.append(_hold(outer, inner.members, inner.start, inner.end, inner.members))
+    return held
+
+
+def _hold(lane: Lane, rows: Int64, start: Int64, end: Int64, before: Int64 | None = None) -> Held:
+    within = lane.innermost(start, end, before)
+    inside = within >= 0
+    return Held(lane, rows[inside], within[inside])
+
+
+def latest(held: list[Held], rows: int, instead: Int32 | None = None) -> Int32:
+    """The range that started last among those around each row, -1 for none.
+
+    ``instead`` gives, per range, the one that counts in its stead.
+    """
+    found = np.full(rows, -1, np.int32)
+    for one in held:
+        ranges = one.ranges if instead is None else instead[one.ranges]
+        found[one.rows] = np.maximum(found[one.rows], ranges)
+    return found
+
+
+def tightest(held: list[Held], ranges: Ranges) -> Int32:
+    """Of the ranges inside others, the shortest range around each, -1 for none."""
+    found = np.full(len(ranges), -1, np.int32)
+    length = np.full(len(ranges), np.iinfo(np.int64).max)
+    for one in held:
+        around = one.ranges
+        spans = ranges.end[around] - ranges.start[around]
+        better = spans < length[one.rows]
+        rows = one.rows[better]
+        found[rows], length[rows] = around[better], spans[better]
+    return found
+
+
+def gathered(held: list[Held], num_ranges: int, rule: np.ufunc, per_call: Int64, empty: int) -> Int64:
+    """The calls' values brought together by ``rule`` in every range that holds them."""
+    gathered = np.full(num_ranges, empty, np.int64)
+    for one in held:
+        lane = one.lane
+        values = np.full(len(lane.members), empty, np.int64)
+        rule.at(values, one.within, per_call[one.rows])
+        for depth in range(int(lane.level.max(initial=0)), 0, -1):
+            here = np.flatnonzero(lane.level == depth)
+            rule.at(values, lane.parent[here], values[here])
+        gathered[lane.members] = values
+    return gathered
