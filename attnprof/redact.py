@@ -22,7 +22,7 @@ _ASSIGNED = re.compile(rf"(?i)\b({_SECRET_NAME})(\s*[=:]\s*)[^\s,;&\"']+")
 _HOMES = re.compile(r"(?:/home/[^/\s\"':,;]+|/Users/[^/\s\"':,;]+|/root)(?=[/\s\"':,;)]|$)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=.", re.DOTALL)
 _SECRET_OPTION = re.compile(rf"(?i)--?({_SECRET_NAME})")
-_OPAQUE = re.compile(r"(?=[^\s/]*\d)(?=[^\s/]*[A-Za-z])[A-Za-z0-9+_=\-]{32,}")
+_OPAQUE = re.compile(r"(?=[^\s/]*\d)(?=[^\s/]*[A-Za-z])[A-Za-z0-9+_\-]{32,}=*")
 
 
 def redact(text: str) -> str:
@@ -58,10 +58,13 @@ def redact_command(arguments: Sequence[str]) -> str:
     for argument in arguments:
         option = _SECRET_OPTION.fullmatch(argument)
         variable = _VARIABLE.match(argument)
-        if secret_follows or _OPAQUE.fullmatch(argument):
-            shown.append(REDACTED)
-        elif variable:
+        name, assigned, value = argument.partition("=")
+        if variable:
             shown.append(f"{variable[1]}={REDACTED}")
+        elif secret_follows or _OPAQUE.fullmatch(argument):
+            shown.append(REDACTED)
+        elif assigned and _OPAQUE.fullmatch(value):
+            shown.append(f"{name}={REDACTED}")
         else:
             shown.append(redact(argument))
         secret_follows = option is not None

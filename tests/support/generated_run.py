@@ -34,9 +34,7 @@ LAYER_KERNELS = (
     OtherKernel("void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu>(Params)", 9_000, 60_000),
     OtherKernel("void gemvNSP_kernel<__nv_bfloat16, 1, 32, 4>(Params)", 14_000, 30_000),
     OtherKernel("void at::native::vectorized_elementwise_kernel<4, silu>(int)", 1_900, 9_000),
-    OtherKernel(
-        "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgs)", 6_000, 20_000, 19
-    ),
+    OtherKernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgs)", 6_000, 20_000, 19),
 )
 
 
@@ -113,3 +111,17 @@ def generated_run(
             (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         known = {"kind": "run", "predict": {"library": "flash_attn", "version": "2.8.3"}}
         return finish(run, open_trace(path), known | (config or {}))
+
+
+def calls_only_run(name: str, steps: range, *, layers: int = 2) -> Path:
+    """A run as ``--capture none`` leaves it: attention calls on the CPU, no profiler and no kernel."""
+    from attnprof.commands.run import _no_trace
+
+    wheres = ((step, layer, keys) for step, keys in enumerate(steps, start=1) for layer in range(layers))
+    lines = [
+        json.dumps(record_of(seq, step, layer, decode_call(keys)) | {"device": "cpu"})
+        for seq, (step, layer, keys) in enumerate(wheres)
+    ]
+    with store.new_run(name) as run:
+        (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
+        return finish(run, _no_trace(), {"kind": "run", "capture": {"recorder": "none"}})

@@ -35,6 +35,8 @@ def test_secrets_named_as_such_go_whatever_their_shape() -> None:
 def test_a_command_keeps_its_arguments_but_no_value_of_a_variable() -> None:
     shown = redact_command(["env", "CUDA_VISIBLE_DEVICES=0", "python", "my script.py", "--lr", "1e-3"])
     assert shown == "env CUDA_VISIBLE_DEVICES=<redacted> python 'my script.py' --lr 1e-3"
+    shown = redact_command(["env", f"HF_TOKEN={TOKEN}", "x.py", f"--auth={'aB3' * 12}", "--seed=3"])
+    assert shown == "env HF_TOKEN=<redacted> x.py --auth=<redacted> --seed=3"
     command = ["attnprof", "run", "--max-new-tokens", "512", "--prompt-tokens", "25"]
     assert redact_command(command) == " ".join(command)
 
