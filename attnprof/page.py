@@ -14,6 +14,7 @@ from attnprof.check import CheckedCall, CheckResult
 from attnprof.dispatch import default_version, predict
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
 from attnprof.redact import redact_command
+from attnprof.report.explain import call_in_words
 from attnprof.report.tables import Column, Table, percent
 
 if TYPE_CHECKING:
@@ -264,6 +265,7 @@ def _append(groups: list[list[Any]], call: CheckedCall, phase: int, shape: int) 
 
 def _shape(call: CheckedCall, run: Run, result: CheckResult, strings: _Strings) -> dict[str, Any]:
     kernel, num_splits, observed = kernel_and_splits(call)
+    version = ""
     predicted = _explained(call, run, result)
     shape: dict[str, Any] = {
         "verdict": strings(call.verdict.value),
@@ -274,7 +276,8 @@ def _shape(call: CheckedCall, run: Run, result: CheckResult, strings: _Strings) 
         "detail": strings(call.detail or call.verdict.meaning),
     }
     if call.call is not None:
-        shape |= {"call": strings(describe_call(call.call)), "keys": call.call.seqlen_k}
+        version = _version(call.call, run, result)
+        shape |= {"call": strings(call_in_words(call.call, version)), "keys": call.call.seqlen_k}
     if call.inferred is not None:
         shape["inferred"] = strings(", ".join(map(str, call.inferred.seqlen_k)) or "none")
     if call.observed is not None:
@@ -314,28 +317,3 @@ def _launches(launches: Iterable[KernelLaunch], strings: _Strings) -> list[list[
         + ([one.dynamic_smem] if one.dynamic_smem else [])
         for one in launches
     ]
-
-
-def describe_call(call: AttentionCall) -> str:
-    """The call's arguments in one line."""
-    parts = [
-        f"{call.library} {call.entry}: batch {call.batch}",
-        f"seqlen_q {call.seqlen_q:,}",
-        f"seqlen_k {call.seqlen_k:,}",
-        f"{call.num_heads}/{call.num_heads_k} heads x {call.head_dim}",
-        call.dtype,
-        "causal" if call.causal else "not causal",
-    ]
-    if call.window != (-1, -1):
-        parts.append(f"window {call.window[0]}, {call.window[1]}")
-    if call.softcap:
-        parts.append(f"softcap {call.softcap:g}")
-    if call.alibi:
-        parts.append("alibi")
-    if call.dropout_p:
-        parts.append(f"dropout {call.dropout_p:g}")
-    if call.page_block_size:
-        parts.append(f"pages of {call.page_block_size}")
-    if call.num_splits:
-        parts.append(f"num_splits {call.num_splits} asked for")
-    return ", ".join(parts)
