@@ -1,8 +1,8 @@
 """The GPU table: what dispatch and reports need to know of each model, by name or compute capability.
 
-SM counts and memory: NVIDIA's architecture whitepapers (GA100, GA102, AD102, GH100, Blackwell) and product
-data sheets, or ``cudaGetDeviceProperties`` where a cloud part differs from them (noted). Limits per SM:
-CUDA C++ Programming Guide, table of technical specifications per compute capability.
+SM counts and L2: what ``cudaGetDeviceProperties`` prints, in traces or public logs, where one was found
+("device properties"), else NVIDIA's architecture whitepapers and product data sheets. Memory: data sheets.
+Limits per SM: CUDA C++ Programming Guide, table of technical specifications per compute capability.
 """
 
 from __future__ import annotations
@@ -34,53 +34,65 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """A row of the table. ``bandwidth_gb_s`` is the data sheet's peak, ``l2_mb`` the L2 cache in MB."""
+    """A row of the table. ``bandwidth_gb_s`` is the data sheet's peak.
+
+    ``l2_mb`` is the L2 cache in MiB; None where nothing published or printed was found that states it.
+    ``source`` is where the SM count comes from.
+    """
 
     name: str
     sm: tuple[int, int]
     num_sms: int
     memory_gb: int
     bandwidth_gb_s: int
-    l2_mb: int
+    l2_mb: float | None
     source: str
     aliases: tuple[str, ...] = ()
 
 
-_GA100, _GA102 = "A100 whitepaper", "GA102 whitepaper"
-_AD102, _GH100, _GB = "Ada whitepaper", "H100 whitepaper", "Blackwell data sheets"
+_GA102, _AD102, _GB202 = "GA102 whitepaper", "Ada whitepaper", "Blackwell whitepaper"
 _SHEET, _QUERIED = "product data sheet", "device properties"
 
 GPUS: tuple[GpuModel, ...] = (
-    GpuModel("A100-SXM4-40GB", (8, 0), 108, 40, 1555, 40, _GA100),
-    GpuModel("A100-SXM4-80GB", (8, 0), 108, 80, 2039, 40, _GA100, ("a100", "a100-80gb")),
-    GpuModel("A100 80GB PCIe", (8, 0), 108, 80, 1935, 40, _GA100, ("a100-pcie",)),
+    GpuModel("Tesla T4", (7, 5), 40, 16, 320, 4, _QUERIED),
+    GpuModel("A100-SXM4-40GB", (8, 0), 108, 40, 1555, 40, _QUERIED),
+    GpuModel("A100-PCIE-40GB", (8, 0), 108, 40, 1555, 40, _QUERIED),
+    GpuModel("A100-SXM4-80GB", (8, 0), 108, 80, 2039, 40, _QUERIED, ("a100", "a100-80gb", "a100-sxm")),
+    GpuModel("A100 80GB PCIe", (8, 0), 108, 80, 1935, 40, _QUERIED, ("a100-pcie",)),
     GpuModel("A800-SXM4-80GB", (8, 0), 108, 80, 2039, 40, _SHEET, ("a800",)),
     GpuModel("A30", (8, 0), 56, 24, 933, 24, _SHEET),
     GpuModel("A2", (8, 6), 10, 16, 200, 2, _SHEET),
-    GpuModel("A10", (8, 6), 72, 24, 600, 6, _SHEET),
+    GpuModel("A10", (8, 6), 72, 24, 600, 6, _QUERIED),
     GpuModel("A10G", (8, 6), 80, 24, 600, 6, _QUERIED),
-    GpuModel("A40", (8, 6), 84, 48, 696, 6, _SHEET),
-    GpuModel("RTX A4000", (8, 6), 48, 16, 448, 4, _SHEET, ("a4000",)),
-    GpuModel("RTX A5000", (8, 6), 64, 24, 768, 6, _SHEET, ("a5000",)),
-    GpuModel("RTX A6000", (8, 6), 84, 48, 768, 6, _GA102, ("a6000",)),
-    GpuModel("GeForce RTX 3060", (8, 6), 28, 12, 360, 3, _SHEET, ("3060",)),
+    GpuModel("A16", (8, 6), 10, 16, 200, None, _SHEET),  # one of the board's four
+    GpuModel("A40", (8, 6), 84, 48, 696, 6, _QUERIED),
+    GpuModel("RTX A2000 12GB", (8, 6), 26, 12, 288, None, _SHEET, ("a2000",)),
+    GpuModel("RTX A4000", (8, 6), 48, 16, 448, 4, _QUERIED, ("a4000",)),
+    GpuModel("RTX A4500", (8, 6), 56, 20, 640, None, _SHEET, ("a4500",)),
+    GpuModel("RTX A5000", (8, 6), 64, 24, 768, 6, _QUERIED, ("a5000",)),
+    GpuModel("RTX A6000", (8, 6), 84, 48, 768, 6, _QUERIED, ("a6000",)),
+    GpuModel("GeForce RTX 3050", (8, 6), 20, 8, 224, None, _SHEET, ("3050",)),
+    GpuModel("GeForce RTX 3060", (8, 6), 28, 12, 360, 2.25, _QUERIED, ("3060",)),
     GpuModel("GeForce RTX 3060 Ti", (8, 6), 38, 8, 448, 4, _SHEET, ("3060ti",)),
-    GpuModel("GeForce RTX 3070", (8, 6), 46, 8, 448, 4, _SHEET, ("3070",)),
-    GpuModel("GeForce RTX 3070 Ti", (8, 6), 48, 8, 608, 4, _SHEET, ("3070ti",)),
-    GpuModel("GeForce RTX 3080", (8, 6), 68, 10, 760, 5, _GA102, ("3080",)),
+    GpuModel("GeForce RTX 3070", (8, 6), 46, 8, 448, 4, _GA102, ("3070",)),
+    GpuModel("GeForce RTX 3070 Ti", (8, 6), 48, 8, 608, 4, _QUERIED, ("3070ti",)),
+    GpuModel("GeForce RTX 3080", (8, 6), 68, 10, 760, 5, _QUERIED, ("3080",)),
     GpuModel("GeForce RTX 3080 Ti", (8, 6), 80, 12, 912, 6, _SHEET, ("3080ti",)),
-    GpuModel("GeForce RTX 3090", (8, 6), 82, 24, 936, 6, _GA102, ("3090",)),
+    GpuModel("GeForce RTX 3090", (8, 6), 82, 24, 936, 6, _QUERIED, ("3090",)),
     GpuModel("GeForce RTX 3090 Ti", (8, 6), 84, 24, 1008, 6, _SHEET, ("3090ti",)),
-    GpuModel("Jetson AGX Orin 64GB", (8, 7), 16, 64, 205, 4, _SHEET, ("orin",)),
-    GpuModel("L4", (8, 9), 58, 24, 300, 48, _SHEET),
-    GpuModel("L40", (8, 9), 142, 48, 864, 96, _SHEET),
-    GpuModel("L40S", (8, 9), 142, 48, 864, 96, _SHEET),
+    GpuModel("Jetson AGX Orin 64GB", (8, 7), 16, 64, 205, 4, _SHEET, ("orin", "agx-orin")),
+    GpuModel("Jetson Orin NX 16GB", (8, 7), 8, 16, 102, 2, _QUERIED, ("orin-nx",)),
+    GpuModel("L4", (8, 9), 58, 24, 300, 48, _QUERIED),
     GpuModel("L20", (8, 9), 92, 48, 864, 96, _SHEET),
+    GpuModel("L40", (8, 9), 142, 48, 864, 96, _QUERIED),
+    GpuModel("L40S", (8, 9), 142, 48, 864, 96, _QUERIED),
+    GpuModel("RTX 2000 Ada Generation", (8, 9), 22, 16, 224, 12, _SHEET, ("2000ada",)),
     GpuModel("RTX 4000 Ada Generation", (8, 9), 48, 20, 360, 48, _SHEET, ("4000ada",)),
-    GpuModel("RTX 5000 Ada Generation", (8, 9), 100, 32, 576, 64, _SHEET, ("5000ada",)),
+    GpuModel("RTX 4500 Ada Generation", (8, 9), 60, 24, 432, 48, _SHEET, ("4500ada",)),
+    GpuModel("RTX 5000 Ada Generation", (8, 9), 100, 32, 576, None, _SHEET, ("5000ada",)),
     GpuModel("RTX 6000 Ada Generation", (8, 9), 142, 48, 960, 96, _AD102, ("6000ada",)),
     GpuModel("GeForce RTX 4060", (8, 9), 24, 8, 272, 24, _SHEET, ("4060",)),
-    GpuModel("GeForce RTX 4060 Ti", (8, 9), 34, 16, 288, 32, _SHEET, ("4060ti",)),
+    GpuModel("GeForce RTX 4060 Ti", (8, 9), 34, 16, 288, 32, _QUERIED, ("4060ti",)),
     GpuModel("GeForce RTX 4070", (8, 9), 46, 12, 504, 36, _SHEET, ("4070",)),
     GpuModel("GeForce RTX 4070 SUPER", (8, 9), 56, 12, 504, 48, _SHEET, ("4070super",)),
     GpuModel("GeForce RTX 4070 Ti", (8, 9), 60, 12, 504, 48, _SHEET, ("4070ti",)),
@@ -88,25 +100,46 @@ GPUS: tuple[GpuModel, ...] = (
     GpuModel("GeForce RTX 4080", (8, 9), 76, 16, 717, 64, _AD102, ("4080",)),
     GpuModel("GeForce RTX 4080 SUPER", (8, 9), 80, 16, 736, 64, _SHEET, ("4080super",)),
     GpuModel("GeForce RTX 4090", (8, 9), 128, 24, 1008, 72, _AD102, ("4090",)),
-    GpuModel("H100 SXM5 80GB", (9, 0), 132, 80, 3352, 50, _GH100, ("h100", "h100 80gb hbm3", "h100-sxm")),
-    GpuModel("H100 PCIe", (9, 0), 114, 80, 2039, 50, _GH100, ("h100-pcie",)),
-    GpuModel("H100 NVL", (9, 0), 132, 94, 3938, 50, _SHEET, ("h100-nvl",)),
-    GpuModel("H800", (9, 0), 132, 80, 3352, 50, _SHEET, ("h800-sxm",)),
-    GpuModel("H200", (9, 0), 132, 141, 4800, 50, _SHEET, ("h200-sxm",)),
-    GpuModel("H200 NVL", (9, 0), 132, 141, 4800, 50, _SHEET, ("h200-nvl",)),
-    GpuModel("H20", (9, 0), 78, 96, 4000, 60, _SHEET),
-    GpuModel("GH200 480GB", (9, 0), 132, 96, 4000, 50, _SHEET, ("gh200", "gh200 120gb")),
+    GpuModel("GeForce RTX 4090 D", (8, 9), 114, 24, 1008, 72, _SHEET, ("4090d",)),
+    GpuModel(
+        "H100 SXM5 80GB", (9, 0), 132, 80, 3352, 50, _QUERIED, ("h100", "h100 80gb hbm3", "h100-sxm")
+    ),
+    GpuModel("H100 PCIe", (9, 0), 114, 80, 2039, 50, _QUERIED, ("h100-pcie",)),
+    GpuModel("H100 NVL", (9, 0), 132, 94, 3938, None, _SHEET, ("h100-nvl",)),
+    GpuModel("H800", (9, 0), 132, 80, 3352, 50, _QUERIED, ("h800-sxm",)),
+    GpuModel("H200", (9, 0), 132, 141, 4800, 60, _QUERIED, ("h200-sxm",)),
+    GpuModel("H200 NVL", (9, 0), 132, 141, 4800, None, _SHEET, ("h200-nvl",)),
+    GpuModel("H20", (9, 0), 78, 96, 4000, 60, _QUERIED),
+    GpuModel("GH200 480GB", (9, 0), 132, 96, 4000, 60, _QUERIED, ("gh200", "gh200 120gb")),
     GpuModel("B200", (10, 0), 148, 180, 8000, 126, _QUERIED),
-    GpuModel("GB200", (10, 0), 152, 186, 8000, 126, _QUERIED),
-    GpuModel("B300", (10, 3), 148, 270, 8000, 126, _SHEET),
-    GpuModel("RTX PRO 6000 Blackwell", (12, 0), 188, 96, 1792, 128, _GB, ("rtxpro6000",)),
-    GpuModel("GeForce RTX 5060 Ti", (12, 0), 36, 16, 448, 32, _GB, ("5060ti",)),
-    GpuModel("GeForce RTX 5070", (12, 0), 48, 12, 672, 48, _GB, ("5070",)),
-    GpuModel("GeForce RTX 5070 Ti", (12, 0), 70, 16, 896, 48, _GB, ("5070ti",)),
-    GpuModel("GeForce RTX 5080", (12, 0), 84, 16, 960, 64, _GB, ("5080",)),
-    GpuModel("GeForce RTX 5090", (12, 0), 170, 32, 1792, 96, _GB, ("5090",)),
-    GpuModel("GB10", (12, 1), 48, 128, 273, 24, _SHEET, ("dgx-spark",)),
-)
+    GpuModel("GB200", (10, 0), 152, 186, 8000, None, _QUERIED),
+    GpuModel("B300", (10, 3), 148, 288, 8000, 126.5, _QUERIED, ("b300 sxm6 ac",)),
+    GpuModel("GB300", (10, 3), 152, 288, 8000, None, _QUERIED),
+    GpuModel("Jetson AGX Thor", (11, 0), 20, 128, 273, 32, _QUERIED, ("thor",)),
+    GpuModel(
+        "RTX PRO 6000 Blackwell", (12, 0), 188, 96, 1792, 128, _QUERIED,
+        (
+            "rtxpro6000",
+            "rtx pro 6000 blackwell workstation edition",
+            "rtx pro 6000 blackwell max-q workstation edition",
+        ),
+    ),
+    GpuModel(
+        "RTX PRO 6000 Blackwell Server", (12, 0), 188, 96, 1597, 128, _QUERIED,
+        ("rtx pro 6000 blackwell server edition",),
+    ),
+    GpuModel("RTX PRO 5000 Blackwell", (12, 0), 110, 48, 1344, 96, _SHEET, ("rtxpro5000",)),
+    GpuModel("RTX PRO 4500 Blackwell", (12, 0), 82, 32, 896, 64, _QUERIED, ("rtxpro4500",)),
+    GpuModel("RTX PRO 4000 Blackwell", (12, 0), 70, 24, 672, 48, _SHEET, ("rtxpro4000",)),
+    GpuModel("GeForce RTX 5050", (12, 0), 20, 8, 320, None, _SHEET, ("5050",)),
+    GpuModel("GeForce RTX 5060", (12, 0), 30, 8, 448, None, _QUERIED, ("5060",)),
+    GpuModel("GeForce RTX 5060 Ti", (12, 0), 36, 16, 448, 32, _QUERIED, ("5060ti",)),
+    GpuModel("GeForce RTX 5070", (12, 0), 48, 12, 672, 48, _GB202, ("5070",)),
+    GpuModel("GeForce RTX 5070 Ti", (12, 0), 70, 16, 896, 48, _GB202, ("5070ti",)),
+    GpuModel("GeForce RTX 5080", (12, 0), 84, 16, 960, 64, _QUERIED, ("5080",)),
+    GpuModel("GeForce RTX 5090", (12, 0), 170, 32, 1792, 96, _QUERIED, ("5090",)),
+    GpuModel("GB10", (12, 1), 48, 128, 273, 24, _QUERIED, ("dgx-spark",)),
+)  # fmt: skip
 
 
 def _key(name: str) -> str:

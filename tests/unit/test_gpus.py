@@ -1,0 +1,141 @@
+"""The GPU table: names as drivers print them, and numbers against the device properties in real traces."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from attnprof.errors import UsageError
+from attnprof.gpus import GPUS, find_model, gpu_by_name, make_gpu, resident_limits
+from attnprof.trace.open import open_trace
+from tests.support.command import attnprof
+
+TRACES = Path(__file__).parent.parent / "data" / "traces"
+
+
+@pytest.mark.parametrize(
+    ("name", "num_sms", "sm"),
+    [
+        ("NVIDIA H100 80GB HBM3", 132, (9, 0)),
+        ("NVIDIA H100 PCIe", 114, (9, 0)),
+        ("NVIDIA H100 NVL", 132, (9, 0)),
+        ("NVIDIA H200", 132, (9, 0)),
+        ("NVIDIA H20", 78, (9, 0)),
+        ("NVIDIA H800", 132, (9, 0)),
+        ("NVIDIA GH200 120GB", 132, (9, 0)),
+        ("NVIDIA GH200 480GB", 132, (9, 0)),
+        ("NVIDIA A100-SXM4-40GB", 108, (8, 0)),
+        ("NVIDIA A100-SXM4-80GB", 108, (8, 0)),
+        ("NVIDIA A100-PCIE-40GB", 108, (8, 0)),
+        ("NVIDIA A100 80GB PCIe", 108, (8, 0)),
+        ("NVIDIA A10G", 80, (8, 6)),
+        ("NVIDIA RTX A6000", 84, (8, 6)),
+        ("NVIDIA RTX 6000 Ada Generation", 142, (8, 9)),
+        ("NVIDIA L40S", 142, (8, 9)),
+        ("NVIDIA GeForce RTX 4090", 128, (8, 9)),
+        ("NVIDIA GeForce RTX 4090 D", 114, (8, 9)),
+        ("NVIDIA GeForce RTX 3060 Ti", 38, (8, 6)),
+        ("NVIDIA GeForce RTX 5090", 170, (12, 0)),
+        ("NVIDIA B200", 148, (10, 0)),
+        ("NVIDIA GB200", 152, (10, 0)),
+        ("NVIDIA B300 SXM6 AC", 148, (10, 3)),
+        ("NVIDIA GB300", 152, (10, 3)),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 188, (12, 0)),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 188, (12, 0)),
+        ("NVIDIA GB10", 48, (12, 1)),
+        ("NVIDIA Thor", 20, (11, 0)),
+        ("Tesla T4", 40, (7, 5)),
+    ],
+)
+def test_a_name_as_the_driver_prints_it_is_known(name: str, num_sms: int, sm: tuple[int, int]) -> None:
+    gpu = gpu_by_name(name)
+    assert (gpu.num_sms, (gpu.sm_major, gpu.sm_minor)) == (num_sms, sm)
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        ("a100", "A100-SXM4-80GB"),
+        ("h100", "H100 SXM5 80GB"),
+        ("H200", "H200"),
+        ("rtx 4090", "GeForce RTX 4090"),
+        ("4090", "GeForce RTX 4090"),
+        ("t4", "Tesla T4"),
+        ("orin", "Jetson AGX Orin 64GB"),
+        ("dgx spark", "GB10"),
+    ],
+)
+def test_a_name_as_people_type_it_is_known(short: str, name: str) -> None:
+    assert gpu_by_name(short).name == name
+
+
+def test_no_two_rows_answer_to_one_name() -> None:
+    spellings = [spelling for model in GPUS for spelling in (model.name, *model.aliases)]
+    for model in GPUS:
+        assert all(find_model(spelling) is model for spelling in (model.name, *model.aliases))
+    assert len({find_model(spelling) for spelling in spellings}) == len(GPUS)
+
+
+@pytest.mark.parametrize("path", sorted(TRACES.iterdir()), ids=lambda path: path.name)
+def test_the_table_agrees_with_the_device_properties_in_a_trace(path: Path) -> None:
+    for device in open_trace(path).info.devices:
+        model = find_model(device.name or "")
+        if model is not None and device.num_sms:
+            assert (model.num_sms, model.sm) == (device.num_sms, (device.sm_major, device.sm_minor))
+
+
+def test_numbers_are_of_the_size_such_gpus_have() -> None:
+    for model in GPUS:
+        assert 8 <= model.num_sms <= 192
+        assert 8 <= model.memory_gb <= 288
+        assert 100 <= model.bandwidth_gb_s <= 8000
+        assert model.l2_mb is None or 2 <= model.l2_mb <= 128
+        assert model.source
+
+
+@pytest.mark.parametrize(
+    ("sm", "per_sm", "per_block", "threads", "blocks"),
+    [
+        ((7, 5), 64, 64, 1024, 16),
+        ((8, 0), 164, 163, 2048, 32),
+        ((8, 6), 100, 99, 1536, 16),
+        ((8, 7), 164, 163, 1536, 16),
+        ((8, 9), 100, 99, 1536, 24),
+        ((9, 0), 228, 227, 2048, 32),
+        ((10, 0), 228, 227, 2048, 32),
+        ((10, 3), 228, 227, 2048, 32),
+        ((11, 0), 228, 227, 1536, 24),
+        ((12, 0), 100, 99, 1536, 24),
+        ((12, 1), 100, 99, 1536, 24),
+    ],
+)
+def test_limits_per_sm_are_those_of_the_programming_guide(
+    sm: tuple[int, int], per_sm: int, per_block: int, threads: int, blocks: int
+) -> None:
+    gpu = make_gpu("any", *sm, 1)
+    assert (gpu.smem_per_sm, gpu.smem_per_block_optin) == (per_sm * 1024, per_block * 1024)
+    assert resident_limits(gpu) == (threads, blocks)
+
+
+def test_an_unknown_name_is_told_close_ones() -> None:
+    with pytest.raises(UsageError, match=r"unknown GPU 'RTX 4095'; close: .*RTX 40"):
+        gpu_by_name("RTX 4095")
+
+
+def test_a_gpu_that_is_too_old_shows_the_librarys_refusal() -> None:
+    done = attnprof("explain", "--seqlen-k", "4096", "--gpu", "t4")
+    assert done.code == 0
+    assert "refuses this call" in done.out
+    assert "FlashAttention only supports Ampere GPUs or newer." in done.out
+
+
+def test_the_list_fits_a_terminal_and_is_data_too() -> None:
+    table = attnprof("gpus").out
+    assert max(map(len, table.splitlines())) <= 100
+    assert "…" not in table
+    rows = json.loads(attnprof("gpus", "--format", "json").out)
+    assert len(rows) == len(GPUS)
+    assert all(row["num_sms"] > 0 and math.isfinite(row["bandwidth_gb_s"]) for row in rows)
