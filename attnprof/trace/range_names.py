@@ -40,10 +40,10 @@ def named_attributes(trace: Trace) -> tuple[dict[str, Int32], Bool]:
     Where attnprof's ranges give an attribute (phase and step being one), other names are not asked for it.
     """
     ranges, strings = trace.ranges, trace.strings
-    own = ranges.has_payload & (ranges.domain == (strings.index(OWN_DOMAIN) if OWN_DOMAIN in strings else -1))
+    own = ranges.has_payload & _reads(ranges.domain, OWN_DOMAIN, strings)
     said = {key: np.full(len(ranges), none, np.int32) for key, none in NONE.items()}
     for name, (phase, key) in _OWN.items():
-        mine = own & (ranges.name == (strings.index(name) if name in strings else -1))
+        mine = own & _reads(ranges.name, name, strings)
         said[key][mine] = ranges.payload[mine]
         said["phase"][mine] = phase
     foreign = _foreign(trace)
@@ -52,6 +52,11 @@ def named_attributes(trace: Trace) -> tuple[dict[str, Int32], Bool]:
             for key in keys:
                 said[key] = foreign[key]
     return said, own
+
+
+def _reads(column: Int32, text: str, strings: list[str]) -> Bool:
+    """Where the column's text is ``text``, which may be in ``strings`` twice: as a process's name, say."""
+    return np.isin(column, [index for index, string in enumerate(strings) if string == text])
 
 
 def _foreign(trace: Trace) -> dict[str, Int32]:

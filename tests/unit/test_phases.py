@@ -241,3 +241,13 @@ def test_the_cost_of_splitting_is_the_combine_beside_the_kernel_per_split_count(
 def test_where_nothing_was_split_no_cost_is_shown(tmp_path: Path) -> None:
     timeline = three_steps().timeline(tmp_path)
     assert split_costs(timeline, observe(timeline)) == []
+
+
+def test_a_process_called_like_the_domain_does_not_hide_the_ranges(tmp_path: Path) -> None:
+    trace = Trace()
+    trace.string("attnprof")  # StringIds holds the names of processes too
+    trace.step("decode", 17, 0, 1000)
+    trace.step("layer", 3, 10, 900)
+    trace.launched(GEMM, 20, 100, 200)
+    timeline = trace.timeline(tmp_path)
+    assert (timeline.step.tolist(), timeline.layer.tolist()) == ([17], [3])
