@@ -10,93 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch import default_version, predict
-from attnprof.dispatch.infer import InferredCall, infer_call
+from attnprof.dispatch.infer import infer_call
 from attnprof.dispatch.names import KernelSignature, parse_kernel_name
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
 from attnprof.observe import ObservedCalls, ObservedShape
 from attnprof.records import CallRecord, NotModelled, attention_call
-from attnprof.timeline import PHASE_NAMES
+from attnprof.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
 
 if TYPE_CHECKING:
     from attnprof.session import Run
-
-
-class Verdict(str, Enum):
-    """What comparing one call gave."""
-
-    MATCH = "match"
-    EXPLAINED = "explained"
-    WRONG_KERNEL = "wrong kernel"
-    WRONG_NUM_SPLITS = "wrong num_splits"
-    WRONG_TEMPLATE = "wrong template"
-    WRONG_GRID = "wrong grid"
-    MISSING = "missing"
-    UNEXPECTED = "unexpected"
-    UNEXPLAINED = "unexplained"
-    NOT_MODELLED = "not modelled"
-    NOT_OBSERVED = "not observed"
-
-    @property
-    def failed(self) -> bool:
-        return self in _FAILED
-
-    @property
-    def meaning(self) -> str:
-        return _MEANINGS[self]
-
-
-_MEANINGS = {
-    Verdict.MATCH: "kernels, template arguments, grids and num_splits are those predicted",
-    Verdict.EXPLAINED: "no call was recorded; some KV length makes the library launch exactly this",
-    Verdict.WRONG_KERNEL: "another kernel than predicted ran",
-    Verdict.WRONG_NUM_SPLITS: "the predicted kernels ran with another split count",
-    Verdict.WRONG_TEMPLATE: "the predicted kernel ran with other template arguments",
-    Verdict.WRONG_GRID: "the predicted kernel ran with another grid or block",
-    Verdict.MISSING: "a recorded call has no kernel in a trace that holds kernels",
-    Verdict.UNEXPECTED: "an attention kernel ran that no recorded call accounts for",
-    Verdict.UNEXPLAINED: "no KV length makes the library choose this split count",
-    Verdict.NOT_MODELLED: "another library or backend, whose launches attnprof does not predict",
-    Verdict.NOT_OBSERVED: "predicted only: the trace holds no GPU kernels",
-}
-_FAILED = frozenset({
-    Verdict.WRONG_KERNEL, Verdict.WRONG_NUM_SPLITS, Verdict.WRONG_TEMPLATE, Verdict.WRONG_GRID,
-    Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED,
-})  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedCall:
-    """One attention call with its verdict.
-
-    ``observed`` and ``predicted`` are None where there is none; ``call`` is what was predicted for.
-    ``duration_ns`` is GPU time. ``seq``, ``step`` and ``layer`` are None where unknown.
-    """
-
-    verdict: Verdict
-    detail: str
-    seq: int | None
-    step: int | None
-    phase: str
-    layer: int | None
-    call: AttentionCall | None = None
-    predicted: Prediction | None = None
-    observed: ObservedShape | None = None
-    inferred: InferredCall | None = None
-    duration_ns: int | None = None
-    num_kernels: int = 0
-
-    @property
-    def num_splits(self) -> int | None:
-        """Observed where something was observed, else predicted."""
-        if self.observed is not None:
-            return self.observed.num_splits
-        return self.predicted.num_splits if self.predicted else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +33,7 @@ class CheckResult:
     ``only_other_kernels``: the trace holds kernels, all that ran, and none is of an attention library.
     """
 
-    calls: tuple[CheckedCall, ...]
+    calls: Sequence[CheckedCall]
     library: Library | None
     version: str | None
     gpu: Gpu | None
@@ -117,11 +44,19 @@ class CheckResult:
 
     @property
     def counts(self) -> Counter[Verdict]:
+        if isinstance(self.calls, ReadBackCalls):
+            return self.calls.counts
         return Counter(call.verdict for call in self.calls)
 
     @property
     def failures(self) -> tuple[CheckedCall, ...]:
-        return tuple(call for call in self.calls if call.verdict.failed)
+        return self.having(FAILED)
+
+    def having(self, verdicts: frozenset[Verdict]) -> tuple[CheckedCall, ...]:
+        """The calls with one of these verdicts."""
+        if isinstance(self.calls, ReadBackCalls):
+            return tuple(self.calls.having(verdicts))
+        return tuple(call for call in self.calls if call.verdict in verdicts)
 
     @property
     def exit_code(self) -> int:
@@ -206,26 +141,22 @@ def check_recorded(
         base = CheckedCall(verdict, detail, **where, call=call, predicted=prediction)  # type: ignore[arg-type]
         checked.append(base if index is None else replace(base, **_seen(observed, index)))
     left = [index for index in range(len(observed)) if observed.seq[index] < 0] + list(by_seq.values())
-    for index in left:
-        shape = observed.shapes[observed.shape[index]]
-        reading: tuple[Verdict, str, InferredCall | None]
+
+    def outside(shape: ObservedShape) -> Reading:
         if complete:
-            reading = (Verdict.UNEXPECTED, f"{shape.main.kernel} ran outside every recorded call", None)
-        else:
-            reading = _read_back(shape, target.gpu.num_sms)
-        checked.append(_of_observed(observed, index, *reading))
-    return tuple(checked)
+            return Verdict.UNEXPECTED, f"{shape.main.kernel} ran outside every recorded call", None
+        return _read_back(shape, target.gpu.num_sms)
+
+    unrecorded = ReadBackCalls(observed, [outside(shape) for shape in observed.shapes] if left else [])
+    return (*checked, *(unrecorded[index] for index in left))
 
 
-def check_unrecorded(observed: ObservedCalls, num_sms: int | None) -> tuple[CheckedCall, ...]:
+def check_unrecorded(observed: ObservedCalls, num_sms: int | None) -> ReadBackCalls:
     """A verdict per observed call of a trace without call records."""
-    readings = [_read_back(shape, num_sms) for shape in observed.shapes]
-    return tuple(
-        _of_observed(observed, index, *readings[observed.shape[index]]) for index in range(len(observed))
-    )
+    return ReadBackCalls(observed, [_read_back(shape, num_sms) for shape in observed.shapes])
 
 
-def _read_back(shape: ObservedShape, num_sms: int | None) -> tuple[Verdict, str, InferredCall | None]:
+def _read_back(shape: ObservedShape, num_sms: int | None) -> Reading:
     signature, launch = shape.main, shape.launches[0]
     if not signature.modelled:
         return Verdict.NOT_MODELLED, f"{signature.library} {signature.family}", None
@@ -259,24 +190,6 @@ def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
         "duration_ns": int(observed.duration[index]),
         "num_kernels": int(observed.num_kernels[index]),
     }
-
-
-def _of_observed(
-    observed: ObservedCalls, index: int, verdict: Verdict, detail: str, inferred: InferredCall | None
-) -> CheckedCall:
-    def known(value: int) -> int | None:
-        return None if value < 0 else value
-
-    return CheckedCall(
-        verdict=verdict,
-        detail=detail,
-        seq=known(int(observed.seq[index])),
-        step=known(int(observed.step[index])),
-        phase=PHASE_NAMES[int(observed.phase[index])],
-        layer=known(int(observed.layer[index])),
-        inferred=inferred,
-        **_seen(observed, index),
-    )
 
 
 def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdict, str]:
@@ -331,13 +244,15 @@ def check(
     if run.records:
         target = run.prediction_target(gpu=gpu, library=library, version=version)
         complete = run.records_complete
-        calls = check_recorded(run.records, run.observed, target, has_kernels=has_kernels, complete=complete)
+        recorded = check_recorded(
+            run.records, run.observed, target, has_kernels=has_kernels, complete=complete
+        )
         why, hint = "", ""
-        if not any(call.observed for call in calls):
+        if not any(call.observed for call in recorded):
             why = "no GPU kernel was observed: every dispatch shown is a prediction"
             hint = "run it on a machine with an NVIDIA GPU to see what really ran"
         library, version = target.most(run.records)
-        return CheckResult(calls, library, version, target.gpu, has_kernels, why, hint)
+        return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint)
     target_gpu = gpu or run.observed_gpu
     calls = check_unrecorded(run.observed, target_gpu.num_sms if target_gpu else None)
     why, hint = "", ""
@@ -350,7 +265,7 @@ def check(
     elif not has_kernels:
         why = "the trace holds no GPU kernels"
         hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"
-    elif calls and all(call.verdict is Verdict.NOT_MODELLED for call in calls):
+    elif calls and set(calls.counts) == {Verdict.NOT_MODELLED}:
         why = f"all {len(calls)} attention calls ran kernels whose launches attnprof does not model"
         hint = "attnprof report names the kernels and their libraries"
     elif not calls:
@@ -360,3 +275,6 @@ def check(
         hint = "attnprof report lists the kernels there are"
     other = has_kernels and not calls and not info.whole_graph_launches
     return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint, other)
+
+
+__all__ = ["CheckResult", "CheckedCall", "Target", "Verdict", "check", "check_recorded", "compare"]

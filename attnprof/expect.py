@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnprof.check import CheckedCall, CheckResult, Verdict
+from attnprof.check import CheckResult
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
+from attnprof.verdicts import FAILED, CheckedCall, Verdict
 
 BACKENDS: dict[str, tuple[str, ...]] = {
     "flash": ("fwd", "fwd_splitkv"),
@@ -83,14 +84,19 @@ class Judgement:
 
 def judge(result: CheckResult, expectation: Expectation) -> Judgement:
     """The verdicts that fail the run, and every call that is not as expected."""
-    calls = [call for call in result.calls if expectation.phase in (None, call.phase)]
-    failing = {verdict for verdict in Verdict if verdict.failed}
-    if expectation.fail_on is not None:
-        failing = set(expectation.fail_on)
-    findings = [Finding(call.verdict.value, call, call.detail) for call in calls if call.verdict in failing]
+    failing = FAILED if expectation.fail_on is None else expectation.fail_on
+    found = [call for call in result.having(failing) if expectation.phase in (None, call.phase)]
+    findings = [Finding(call.verdict.value, call, call.detail) for call in found]
+    number = len(result.calls)
+    if expectation.phase is not None:
+        number = sum(call.phase == expectation.phase for call in result.calls)
     cannot_tell, hint = result.cannot_tell, result.hint
     if expectation.asks:
-        seen = [call for call in calls if call.observed is not None]
+        seen = [
+            call
+            for call in result.calls
+            if expectation.phase in (None, call.phase) and call.observed is not None
+        ]
         findings += [Finding("expected", call, why) for call in seen if (why := _unlike(call, expectation))]
         if seen:
             cannot_tell = hint = ""  # what ran is known, whether or not it is modelled
@@ -98,7 +104,7 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
             findings.append(
                 Finding("expected", None, f"{result.cannot_tell}: attention may have run as plain GEMMs")
             )
-    return Judgement(tuple(findings), len(calls), cannot_tell, hint)
+    return Judgement(tuple(findings), number, cannot_tell, hint)
 
 
 def _unlike(call: CheckedCall, expectation: Expectation) -> str:

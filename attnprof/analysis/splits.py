@@ -6,9 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from attnprof.check import CheckedCall
+import numpy as np
+
+from attnprof.arrays import distinct_rows
 from attnprof.dispatch.infer import Interval, Intervals, first_length, union
 from attnprof.dispatch.names import parse_kernel_name
+from attnprof.observe import Int32, ObservedShape
+from attnprof.timeline import PHASE_NAMES
+from attnprof.trace.range_names import DECODE
+from attnprof.verdicts import CheckedCall, ReadBackCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +40,73 @@ class SplitRow:
 _Key = tuple[str, int | None, bool]
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive calls of one phase and layer dispatched alike; fields as in SplitRow."""
+
+    key: _Key
+    steps: tuple[int, int] | tuple[()]
+    seqlen_k: Intervals
+    calls: int
+    gpu_ns: int | None
+
+
+_Timelines = dict[tuple[str, int], list[_Run]]  # by phase and layer, -1 where it is not known
+
+
 def split_rows(calls: Sequence[CheckedCall]) -> list[SplitRow]:
     """The split timeline: run lengths over steps, layers with the same timeline together."""
-    by_layer: dict[tuple[str, int], list[CheckedCall]] = defaultdict(list)
-    for call in calls:
-        if call.observed is not None or call.predicted is not None:
-            by_layer[call.phase, -1 if call.layer is None else call.layer].append(call)
-    timelines = {key: _run_lengths(group) for key, group in by_layer.items()}
+    timelines = _from_columns(calls) if isinstance(calls, ReadBackCalls) else _from_calls(calls)
     alike: dict[tuple[object, ...], list[tuple[str, int]]] = defaultdict(list)
     for (phase, layer), runs in timelines.items():
-        pattern = tuple((kernel_and_splits(run[0]), _steps(run)) for run in runs)
-        alike[phase, pattern].append((phase, layer))
+        alike[phase, tuple((run.key, run.steps) for run in runs)].append((phase, layer))
     rows: list[SplitRow] = []
     for members in alike.values():
         phase = members[0][0]
         layers = tuple(sorted(layer for _, layer in members if layer >= 0))
         together = zip(*(timelines[member] for member in members), strict=True)
-        rows += [_row(phase, layers, [call for run in runs for call in run], runs[0]) for runs in together]
+        rows += [_row(phase, layers, runs) for runs in together]
     order = {"prefill": 0, "decode": 1}
     return sorted(rows, key=lambda row: (order.get(row.phase, 2), row.layers, row.steps))
+
+
+def _row(phase: str, layers: tuple[int, ...], runs: Sequence[_Run]) -> SplitRow:
+    kernel, num_splits, observed = runs[0].key
+    spent = [run.gpu_ns for run in runs if run.gpu_ns is not None]
+    return SplitRow(
+        phase=phase,
+        layers=layers,
+        steps=runs[0].steps,
+        seqlen_k=runs[0].seqlen_k,
+        num_splits=num_splits,
+        kernel=kernel,
+        calls=sum(run.calls for run in runs),
+        observed=observed,
+        gpu_ns=sum(spent) if spent else None,
+    )
 
 
 def kernel_and_splits(call: CheckedCall) -> _Key:
     """What a call is grouped by: its kernels' names, its split count, and whether it was seen to run."""
     if call.observed is not None:
-        names = [signature.kernel for signature in call.observed.signatures]
-    elif call.predicted is not None and call.predicted.launches:
+        return _of_shape(call.observed)
+    if call.predicted is not None and call.predicted.launches:
         names = [parse_kernel_name(launch.kernel).kernel for launch in call.predicted.launches]
     else:
         names = ["none" if call.predicted is None or call.predicted.error is None else "refused"]
-    return " + ".join(names), call.num_splits, call.observed is not None
+    return " + ".join(names), call.num_splits, False
+
+
+def _of_shape(shape: ObservedShape) -> _Key:
+    return " + ".join(signature.kernel for signature in shape.signatures), shape.num_splits, True
+
+
+def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
+    by_layer: dict[tuple[str, int], list[CheckedCall]] = defaultdict(list)
+    for call in calls:
+        if call.observed is not None or call.predicted is not None:
+            by_layer[call.phase, -1 if call.layer is None else call.layer].append(call)
+    return {where: [_run(part) for part in _run_lengths(group)] for where, group in by_layer.items()}
 
 
 def _run_lengths(calls: Iterable[CheckedCall]) -> list[list[CheckedCall]]:
@@ -76,25 +119,14 @@ def _run_lengths(calls: Iterable[CheckedCall]) -> list[list[CheckedCall]]:
     return runs
 
 
-def _steps(run: Sequence[CheckedCall]) -> tuple[int, int] | tuple[()]:
-    steps = [call.step for call in run if call.step is not None]
-    return (min(steps), max(steps)) if steps else ()
-
-
-def _row(
-    phase: str, layers: tuple[int, ...], calls: list[CheckedCall], one_layer: list[CheckedCall]
-) -> SplitRow:
-    kernel, num_splits, observed = kernel_and_splits(calls[0])
+def _run(calls: Sequence[CheckedCall]) -> _Run:
+    steps = [call.step for call in calls if call.step is not None]
     spent = [call.duration_ns for call in calls if call.duration_ns is not None]
-    return SplitRow(
-        phase=phase,
-        layers=layers,
-        steps=_steps(calls),
-        seqlen_k=_lengths(one_layer),
-        num_splits=num_splits,
-        kernel=kernel,
+    return _Run(
+        key=kernel_and_splits(calls[0]),
+        steps=(min(steps), max(steps)) if steps else (),
+        seqlen_k=_lengths(calls),
         calls=len(calls),
-        observed=observed,
         gpu_ns=sum(spent) if spent else None,
     )
 
@@ -107,14 +139,68 @@ def _lengths(run: Sequence[CheckedCall]) -> Intervals:
     return union({call.inferred.seqlen_k for call in run if call.inferred is not None})
 
 
+def _from_columns(calls: ReadBackCalls) -> _Timelines:
+    """The same for calls that are columns, without an object per call."""
+    o = calls.observed
+    if not len(o):
+        return {}
+    keys = [_of_shape(shape) for shape in o.shapes]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    order = np.lexsort((o.step, o.layer, o.phase))
+    group = np.array([numbers[key] for key in keys])[o.shape[order]]
+    phase, layer, step = o.phase[order], o.layer[order], o.step[order]
+    changes = np.ones(len(order), np.bool_)
+    changes[1:] = (np.diff(phase) != 0) | (np.diff(layer) != 0) | (np.diff(group) != 0)
+    first = np.flatnonzero(changes)
+    last = np.append(first[1:], len(order)) - 1
+    spent = np.add.reduceat(o.duration[order], first)
+    of_run = np.cumsum(changes) - 1
+    (runs, shapes), _ = distinct_rows([of_run, o.shape[order]])
+    shapes_of_run = np.split(shapes, np.flatnonzero(np.diff(runs)) + 1)
+    timelines: _Timelines = defaultdict(list)
+    for number, (a, b, ns) in enumerate(zip(first.tolist(), last.tolist(), spent.tolist(), strict=True)):
+        inferred = [calls.readings[shape][2] for shape in shapes_of_run[number].tolist()]
+        timelines[PHASE_NAMES[int(phase[a])], int(layer[a])].append(
+            _Run(
+                key=keys[int(o.shape[order[a]])],
+                steps=_known_steps(step[a : b + 1]),
+                seqlen_k=union({one.seqlen_k for one in inferred if one is not None}),
+                calls=b + 1 - a,
+                gpu_ns=ns,
+            )
+        )
+    return timelines
+
+
+def _known_steps(ascending: Int32) -> tuple[int, int] | tuple[()]:
+    """First and last of the steps of a run; unknown ones, -1, come first."""
+    known = ascending[ascending >= 0] if ascending[0] < 0 else ascending
+    return (int(known[0]), int(known[-1])) if len(known) else ()
+
+
 def inferred_first_length(calls: Sequence[CheckedCall]) -> Intervals:
     """The KV length of the first decode step of a trace without records, from one layer's calls per step."""
-    decode = [call for call in calls if call.phase == "decode" and call.step is not None and call.inferred]
-    if not decode:
+    allowed = _allowed_by_columns(calls) if isinstance(calls, ReadBackCalls) else _allowed(calls)
+    steps = sorted(allowed)
+    if not steps or steps != list(range(steps[0], steps[0] + len(steps))):
         return ()
-    layer = decode[0].layer
-    per_step = {call.step: call.inferred.seqlen_k for call in decode if call.layer == layer and call.inferred}
-    steps = sorted(step for step in per_step if step is not None)
-    if steps != list(range(steps[0], steps[0] + len(steps))):
-        return ()
-    return first_length([per_step[step] for step in steps])
+    return first_length([allowed[step] for step in steps])
+
+
+def _allowed(calls: Sequence[CheckedCall]) -> dict[int, Intervals]:
+    """The KV lengths that each decode step's kernels allow, in the layer of the first call."""
+    decode = [(call, call.step, call.inferred) for call in calls if call.phase == "decode"]
+    known = [(call, step, inferred) for call, step, inferred in decode if step is not None and inferred]
+    return {step: inferred.seqlen_k for call, step, inferred in known if call.layer == known[0][0].layer}
+
+
+def _allowed_by_columns(calls: ReadBackCalls) -> dict[int, Intervals]:
+    o = calls.observed
+    readable = np.array([inferred is not None for *_, inferred in calls.readings], np.bool_)
+    if not readable.any():
+        return {}
+    decode = np.flatnonzero((o.phase == DECODE) & (o.step >= 0) & readable[o.shape])
+    one_layer = decode[o.layer[decode] == o.layer[decode[0]]] if len(decode) else decode
+    lengths = [inferred.seqlen_k if inferred else () for *_, inferred in calls.readings]
+    pairs = zip(o.step[one_layer].tolist(), o.shape[one_layer].tolist(), strict=True)
+    return {step: lengths[shape] for step, shape in pairs}

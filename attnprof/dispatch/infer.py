@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from attnprof.dispatch.flash_attn2_rules import SPLIT_BLOCK_M, block_n
 from attnprof.dispatch.heuristic import MAX_SPLITS, num_splits_array
 from attnprof.dispatch.names import KernelSignature
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # From MAX_SPLITS * (MAX_SPLITS - 1) key blocks on, every split count is eligible and the choice is constant.
 _ALL_ELIGIBLE = MAX_SPLITS * (MAX_SPLITS - 1)
@@ -91,13 +96,20 @@ def seqlens_for(num_splits: int, batch_nheads_mblocks: int, slots: int, head_dim
     import numpy as np
 
     keys = block_n(head_dim)
-    n_blocks = np.arange(1, _ALL_ELIGIBLE + 1)
-    chosen = num_splits_array(batch_nheads_mblocks, slots, n_blocks) == num_splits
+    chosen = _choices(batch_nheads_mblocks, slots) == num_splits
     edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
     return tuple(
         Interval(int(first) * keys + 1, None if end == _ALL_ELIGIBLE else int(end) * keys)
         for first, end in zip(edges[::2], edges[1::2], strict=True)
     )
+
+
+@lru_cache(maxsize=256)
+def _choices(batch_nheads_mblocks: int, slots: int) -> npt.NDArray[np.int32]:
+    """The heuristic's answer for 1, 2, … key blocks."""
+    import numpy as np
+
+    return num_splits_array(batch_nheads_mblocks, slots, np.arange(1, _ALL_ELIGIBLE + 1))
 
 
 def first_length(steps: Sequence[Intervals]) -> Intervals:
