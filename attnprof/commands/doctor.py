@@ -1,0 +1,65 @@
+"""attnprof doctor: can this machine record, can this trace be believed?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from attnprof.commands.options import TableFormat
+
+
+def doctor(
+    trace: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TRACE]",
+            help="A run or trace file to examine. Default: examine this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
+    nsys: Annotated[str | None, typer.Option(metavar="PATH", help="The nsys to examine.")] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", min=1, help="Seconds that the test capture may take.")
+    ] = 20.0,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="table, json, csv or md.")
+    ] = TableFormat.TABLE,
+) -> None:
+    """Examine this machine, or a trace: OK, WARN or FAIL per line, each with its fix.
+
+    The machine is examined with a real capture of a tiny program, which takes some seconds. Exit code: 0
+    usable, 1 where something fails (with --strict: or warns).
+
+    \b
+    Examples:
+      attnprof doctor
+      attnprof doctor --strict
+      attnprof doctor trace.sqlite
+    """
+    from attnprof.doctor.finding import exit_code
+    from attnprof.doctor.machine import examine_machine
+    from attnprof.report.doctor import findings_table, print_finding, verdict
+    from attnprof.report.tables import make_console, write_table
+
+    if trace is None:
+        examined = examine_machine(nsys, limit_s=timeout)
+    else:
+        from attnprof.doctor.trace import examine_trace
+
+        examined = examine_trace(trace)
+    findings = []
+    console = make_console()
+    for finding in examined:
+        findings.append(finding)
+        if output_format is TableFormat.TABLE:
+            print_finding(finding, console)
+    code = exit_code(findings, strict=strict)
+    if output_format is TableFormat.TABLE:
+        ready = "attnprof run --max-new-tokens 512" if trace is None else f"attnprof report {trace}"
+        again = f"mend what fails, then attnprof doctor {trace or ''}".rstrip()
+        console.out(f"\nverdict   {verdict(findings)}\nnext      {again if code else ready}", highlight=False)
+    else:
+        write_table(findings_table(findings), output_format.value)
+    raise typer.Exit(code)

@@ -1,0 +1,70 @@
+"""A real capture of a tiny program with one NVTX range, which must arrive."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnprof.capture import nsys as nsys_capture
+from attnprof.errors import CaptureError
+from attnprof.workloads.child import PID_FILE
+
+_GRACE_S = 4.0
+# nsys 2022.4 can go on for ever after a program that exits at once, so this one lives for a moment.
+_PROGRAM = """
+import os, pathlib, sys, time
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+from attnprof.instrument.ranges import NvtxRanges
+ranges = NvtxRanges()
+channel = ranges.channel("attn")
+channel.push(0)
+channel.pop()
+time.sleep(0.4)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureTest:
+    """``ranges`` is how many of the one range arrived. ``error`` says why there is no export at all.
+
+    ``timed_out``: the recorder was ended because it had not finished in time.
+    """
+
+    ranges: int
+    seconds: float
+    error: str = ""
+    timed_out: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def try_capture(nsys: Path, *, limit_s: float) -> CaptureTest:
+    """Records the program with this nsys, for at most about ``limit_s`` seconds."""
+    started = time.monotonic()
+
+    def tick() -> None:
+        if time.monotonic() - started > limit_s:
+            raise TimeoutError
+
+    def spent() -> float:
+        return time.monotonic() - started
+
+    with tempfile.TemporaryDirectory(prefix="attnprof-") as name:
+        folder = Path(name)
+        child = [sys.executable, "-c", _PROGRAM, str(folder / PID_FILE)]
+        try:
+            outcome, _, notes = nsys_capture.record(
+                nsys, folder, child, os.environ, grace_s=min(_GRACE_S, limit_s), tick=tick
+            )
+        except TimeoutError:
+            return CaptureTest(0, spent(), f"nsys had not finished after {limit_s:g} s", timed_out=True)
+        except (CaptureError, OSError) as error:
+            return CaptureTest(0, spent(), str(error))
+        arrived = nsys_capture.count_ranges(folder / nsys_capture.EXPORT, "attn")
+        if outcome.exit_code and not arrived:
+            return CaptureTest(0, spent(), f"the test program ended with code {outcome.exit_code}")
+        kept = tuple(note for note in notes if "environments" not in note)
+        return CaptureTest(arrived, spent(), notes=kept)

@@ -1,0 +1,241 @@
+"""What this machine has for recording and predicting. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from attnprof import __version__, store
+from attnprof.dispatch import predict
+from attnprof.dispatch.versions import parse_version
+from attnprof.doctor.capture_test import CaptureTest, try_capture
+from attnprof.doctor.finding import Finding, fail, ok, warn
+from attnprof.errors import UsageError
+from attnprof.gpus import DEFAULT_GPU, find_model, gpu_by_name
+from attnprof.model import AttentionCall, Library
+from attnprof.nsys import find_importer, find_nsys, nsys_version
+from attnprof.workloads.environment import versions
+
+NVTX_PIN = "pip install 'nvtx>=0.2.11,<0.2.12'"
+_OLDEST_TRANSFORMERS = "4.48.0"
+_FLASH_SM = (8, 0)
+_SMI_TIMEOUT_S = 5
+_FREE_GB = 1.0
+_DOWNLOAD = "install Nsight Systems (developer.nvidia.com/nsight-systems)"
+
+
+def examine_machine(nsys: str | None = None, *, limit_s: float = 20.0) -> Iterator[Finding]:
+    """One finding after another, as they are made. ``nsys`` names the program; the test capture ends by
+    ``limit_s``."""
+    installed = versions()
+    yield ok("attnprof", f"{__version__} on Python {platform.python_version()}, {platform.machine()}")
+    yield from _nsys(nsys, installed["nvtx"], limit_s)
+    gpus = query_gpus()
+    yield from _gpu(gpus)
+    yield _torch(installed["torch"], has_gpu=bool(gpus))
+    yield _transformers(installed["transformers"])
+    yield _flash_attn("flash_attn", installed["flash_attn"])
+    if installed["flash_attn_3"]:
+        yield _flash_attn("flash_attn_3", installed["flash_attn_3"])
+    yield from _runs_folder()
+
+
+def _nsys(named: str | None, nvtx: str | None, limit_s: float) -> Iterator[Finding]:
+    program = find_nsys(named)
+    asked = named or os.environ.get("ATTNPROF_NSYS")
+    if program is None:
+        if asked:
+            how = "--nsys" if named else "ATTNPROF_NSYS"
+            yield fail(
+                "nsys",
+                f"{how} names {asked}, which is no program",
+                f"give another path, or none: {_DOWNLOAD}",
+            )
+        else:
+            yield warn(
+                "nsys",
+                "not found: attnprof run records with torch.profiler on a GPU, else call records only",
+                f"{_DOWNLOAD}, or set ATTNPROF_NSYS to it",
+            )
+        yield _nvtx_alone(nvtx)
+        return
+    version = nsys_version(program)
+    if version is None:
+        yield fail("nsys", f"{program} does not run", f"run {program} --version to see why, or reinstall it")
+        yield _nvtx_alone(nvtx)
+        return
+    yield ok("nsys", f"{version} at {program} ({_where(program, named)})")
+    importer = find_importer(program)
+    if importer is not None:
+        yield ok("importer", f"QdstrmImporter at {importer.parent}")
+    else:
+        yield warn(
+            "importer",
+            "QdstrmImporter is not beside nsys: a capture that leaves only a .qdstrm cannot be read here",
+            "install the host package of the same Nsight Systems version",
+        )
+    if nvtx is None:
+        yield _nvtx_alone(nvtx)
+        return
+    yield from _capture(try_capture(program, limit_s=limit_s), program, version, nvtx)
+
+
+def _where(program: Path, named: str | None) -> str:
+    if named:
+        return "given by --nsys"
+    if os.environ.get("ATTNPROF_NSYS"):
+        return "from ATTNPROF_NSYS"
+    return "on PATH" if shutil.which("nsys") == str(program) else "not on PATH, found where installers put it"
+
+
+def _nvtx_alone(nvtx: str | None) -> Finding:
+    """What can be said of nvtx without a capture."""
+    if nvtx is None:
+        return fail("nvtx", "not installed: no range is recorded", NVTX_PIN)
+    if parse_version(nvtx) >= parse_version("0.2.12"):
+        return warn("nvtx", f"{nvtx} records nothing under nsys 2022.4 and 2023.4, without a word", NVTX_PIN)
+    return ok("nvtx", f"{nvtx} (not tried: there is no nsys to record it)")
+
+
+def _capture(test: CaptureTest, nsys: Path, version: str, nvtx: str) -> Iterator[Finding]:
+    short = version.partition("-")[0]
+    if test.error:
+        see = f"{nsys} profile --force-overwrite=true -o test sleep 1 shows why"
+        if test.timed_out:
+            see = "a slow machine needs longer: --timeout 60; else reinstall nsys"
+        fix = f"{see}; attnprof run --capture none needs no nsys"
+        yield fail("capture", test.error, fix)
+        yield _nvtx_alone(nvtx)
+        return
+    for note in test.notes:
+        yield warn("capture", note, "a newer Nsight Systems records more")
+    yield ok("capture", f"a test program was recorded and exported in {test.seconds:.1f} s")
+    if test.ranges == 1:
+        yield ok("ranges", f"an NVTX range of nvtx {nvtx} arrived under nsys {short}")
+    else:
+        why = f"no NVTX range arrived: nvtx {nvtx} is silent under nsys {short}"
+        yield fail("ranges", f"{why}, so no kernel would get a step, layer or call", NVTX_PIN)
+
+
+def query_gpus() -> list[dict[str, str]]:
+    """name, driver_version and compute_cap of each NVIDIA GPU, by nvidia-smi; empty without."""
+    for fields in (("name", "driver_version", "compute_cap"), ("name", "driver_version")):
+        command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return []
+        if done.returncode == 0:  # a driver from before 2021 knows no compute_cap
+            rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
+            return [dict(zip(fields, row, strict=False)) for row in rows]
+    return []
+
+
+def _gpu(gpus: list[dict[str, str]]) -> Iterator[Finding]:
+    if not gpus:
+        driver = Path("/proc/driver/nvidia/version").exists()
+        why = "nvidia-smi lists none, though a driver is loaded" if driver else "no NVIDIA GPU here"
+        yield warn(
+            "gpu",
+            f"{why}: attnprof run predicts the dispatch, it observes no kernel",
+            "run where a GPU is to observe; --gpu NAME chooses what is predicted for (attnprof gpus)",
+        )
+        return
+    for gpu in {tuple(gpu.items()): gpu for gpu in gpus}.values():
+        name = gpu.get("name", "?")
+        count = sum(other == gpu for other in gpus)
+        model = find_model(name)
+        sm = gpu.get("compute_cap", "")
+        known = f"{model.num_sms} SMs" if model else "not in the table of GPUs"
+        text = f"{f'{count} x ' if count > 1 else ''}{name}, {known}{f', sm {sm}' if sm else ''}"
+        text += f", driver {gpu.get('driver_version', '?')}"
+        capability = tuple(int(part) for part in sm.split(".")) if sm.replace(".", "").isdigit() else None
+        if capability and capability < _FLASH_SM:
+            yield warn(
+                "gpu", f"{text}: flash kernels need sm 8.0", "expect the efficient or math backend of torch"
+            )
+        elif model is None:
+            yield warn("gpu", text, "a trace states its SM count; for predictions give --sms N --sm X.Y")
+        else:
+            yield ok("gpu", text)
+
+
+def modelled(library: Library, version: str) -> str:
+    """Why ``version`` is not modelled; "" where it is."""
+    try:
+        predict(AttentionCall(library, "fwd", 1, 1, 1, 1, 1, 128), gpu_by_name(DEFAULT_GPU), version)
+    except UsageError as error:
+        return error.message
+    return ""
+
+
+def _torch(version: str | None, *, has_gpu: bool) -> Finding:
+    if version is None:
+        return fail("torch", "not installed: no workload can run", "pip install torch")
+    if has_gpu and "+cpu" in version:
+        return warn(
+            "torch",
+            f"{version} is built for the CPU alone and leaves the GPU unused",
+            "install a CUDA build of torch",
+        )
+    why = modelled("torch", version)
+    if why:
+        return warn(
+            "torch", f"{version}: {why}", "check shows what ran; --version X.Y.Z predicts with known rules"
+        )
+    return ok("torch", f"{version}: the launches of its flash backend are modelled")
+
+
+def _transformers(version: str | None) -> Finding:
+    if version is None:
+        return fail(
+            "transformers",
+            "not installed: attnprof run has no workload of its own",
+            "pip install transformers",
+        )
+    if parse_version(version) < parse_version(_OLDEST_TRANSFORMERS):
+        found = f"{version} repeats K and V instead of passing fewer heads: another dispatch than newer ones"
+        return warn("transformers", found, "pip install -U transformers")
+    return ok("transformers", version)
+
+
+def _flash_attn(library: Library, version: str | None) -> Finding:
+    if version is None:
+        return ok(library, "not installed (optional): runs use scaled_dot_product_attention")
+    why = modelled(library, version)
+    if why:
+        return warn(
+            library, f"{version}: {why}", "check shows what ran; --version X.Y.Z predicts with known rules"
+        )
+    return ok(library, f"{version}: its launches are modelled")
+
+
+def _runs_folder() -> Iterator[Finding]:
+    root = store.runs_root()
+    existing = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    shown = f"{root}" if root.exists() else f"{root} (made by the first run)"
+    elsewhere = "set ATTNPROF_RUNS to a writable folder"
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        yield fail("runs", f"{shown} cannot be written: {error.strerror}", elsewhere)
+        return
+    free = shutil.disk_usage(existing).free / 1e9
+    entries = store.list_runs()
+    left = sum(entry.status == "incomplete" for entry in entries)
+    text = f"{shown}: {len(entries) - left} runs, writable, {free:,.0f} GB free"
+    if free < _FREE_GB:
+        yield warn("runs", f"{shown}: {free:.1f} GB free", f"make room, or {elsewhere}")
+    elif left:
+        noun = "folder of a killed run" if left == 1 else "folders of killed runs"
+        yield warn("runs", f"{text}, {left} {noun}", f"remove what you do not need: {root}/.*.partial-*")
+    else:
+        yield ok("runs", text)

@@ -1,0 +1,177 @@
+"""Whether a trace holds what the questions need, and whether it is the one it seems to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attnprof.doctor.finding import Finding, fail, ok, warn
+from attnprof.doctor.machine import NVTX_PIN
+from attnprof.errors import AttnprofError
+from attnprof.session import load
+from attnprof.timeline import NO_PHASE, PHASE_NAMES
+
+if TYPE_CHECKING:
+    from attnprof.session import Run
+
+_REPORTS = (".nsys-rep", ".qdrep", ".qdstrm")
+_SAME_MOMENT_S = 2.0
+_RECORD = "attnprof run -- python script.py records ranges without a change to the script"
+
+
+def examine_trace(target: str) -> Iterator[Finding]:
+    """One finding after another for a run or a trace file."""
+    path = Path(target)
+    yield from _stale(path)
+    try:
+        run = load(target)
+        trace = run.trace
+    except AttnprofError as error:
+        yield fail("trace", error.message, error.hint)
+        return
+    info = trace.info
+    schema = f", schema {info.schema}" if info.schema else ""
+    yield ok("trace", f"{run.name}: whole and readable, {info.exporter or info.format}{schema}")
+    if run.folder is not None:
+        yield from _stale(run.folder / "trace.sqlite")
+        if run.status != "complete":
+            yield warn(
+                "run", f"its program ended with status {run.status}: the end is missing", "record it again"
+            )
+    yield from _kernels(run)
+    yield from _graphs(run)
+    yield from _ranges(run)
+    yield from _losses(run)
+    yield from _gpu(run)
+
+
+def _stale(path: Path) -> Iterator[Finding]:
+    """An export that is older than the report beside it is of an earlier recording."""
+    if path.suffix not in (".sqlite", ".sqlite3", ".db") or not path.exists():
+        return
+    for report in (path.with_suffix(ending) for ending in _REPORTS):
+        if not report.exists():
+            continue
+        late = report.stat().st_mtime - path.stat().st_mtime
+        if late > _SAME_MOMENT_S:
+            yield fail(
+                "export",
+                f"{path.name} is {_ago(late)} older than {report.name}: it is of an earlier recording",
+                f"nsys export --type sqlite --force-overwrite true -o {path.name} {report.name}",
+            )
+        else:
+            yield ok("export", f"{path.name} is newer than {report.name}")
+        return
+
+
+def _ago(seconds: float) -> str:
+    for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{seconds:.0f} s"
+
+
+def _kernels(run: Run) -> Iterator[Finding]:
+    count = len(run.trace.kernels)
+    if not count:
+        if run.records:
+            found = (
+                f"none; {len(run.records):,} attention calls are recorded, so their dispatch can be predicted"
+            )
+            yield warn("kernels", found, "record on a machine with an NVIDIA GPU to observe")
+        else:
+            yield fail(
+                "kernels",
+                "none, and no attention call: nothing to check",
+                "capture with --trace=cuda,nvtx on a GPU",
+            )
+        return
+    lost = int(np.count_nonzero(run.timeline.launch < 0))
+    if lost:
+        text = f"{count:,}; {lost:,} of them have no launching call, so no step, layer or call"
+        yield warn(
+            "kernels",
+            text,
+            "the trace was cut, or recorded without the CUDA API: capture with --trace=cuda,nvtx",
+        )
+    else:
+        yield ok("kernels", f"{count:,}, each with its launch")
+    observed = run.observed
+    if not len(observed):
+        yield warn(
+            "attention",
+            "no kernel of an attention library: attention ran as plain GEMMs, or not at all",
+            "attnprof report lists the kernels; attnprof check --expect flash makes it a failure",
+        )
+        return
+    libraries = sorted({shape.main.library for shape in observed.shapes})
+    yield ok("attention", f"{len(observed):,} calls ({', '.join(libraries)})")
+
+
+def _graphs(run: Run) -> Iterator[Finding]:
+    whole = run.trace.info.whole_graph_launches
+    inside = int(np.count_nonzero(run.trace.kernels.graph_node))
+    if whole:
+        found = f"{whole:,} CUDA graph launches were recorded whole: the kernels inside are not in the trace"
+        yield fail("graphs", found, "capture with --cuda-graph-trace=node (attnprof run does)")
+    elif inside:
+        yield ok("graphs", f"{inside:,} kernels inside CUDA graphs, recorded one by one")
+
+
+def _ranges(run: Run) -> Iterator[Finding]:
+    ranges, domains = run.trace.ranges, run.trace.info.nvtx_domains
+    recorder = (run.config.get("capture") or {}).get("recorder")
+    if not len(ranges):
+        if domains:
+            found = (
+                f"NVTX domains ({', '.join(domains[:3])}) but not one range: nvtx is too new for this nsys"
+            )
+            yield fail("ranges", found, NVTX_PIN)
+        elif recorder == "none":
+            yield warn("ranges", "none: recorded without a profiler", "attnprof run --capture nsys")
+        else:
+            yield warn("ranges", "none: kernels get no phase, step or layer", _RECORD)
+        return
+    attributes = run.timeline.of_range
+    steps = {
+        name: len(np.unique(attributes.step[attributes.phase == phase]))
+        for phase, name in PHASE_NAMES.items()
+        if phase != NO_PHASE
+    }
+    if not sum(steps.values()):
+        yield warn("ranges", f"{len(ranges):,}, none of which names prefill or decode", _RECORD)
+        return
+    layers = len(np.unique(attributes.layer[attributes.layer >= 0]))
+    text = f"{len(ranges):,}: {steps['prefill']} prefill and {steps['decode']} decode steps, {layers} layers"
+    calls = len(np.unique(attributes.call[attributes.call >= 0]))
+    if run.records_complete and calls < len(run.records):
+        lost = f"{text}; {len(run.records):,} calls were recorded but {calls:,} of their ranges arrived"
+        yield warn("ranges", lost, "attnprof doctor without a trace tests nvtx with this nsys")
+    else:
+        yield ok("ranges", text)
+
+
+def _losses(run: Run) -> Iterator[Finding]:
+    said = [note for note in run.trace.info.notes if note.startswith("nsys says:")]
+    for note in said:
+        yield warn("losses", note, "record fewer steps at once, or with a newer Nsight Systems")
+    if not said:
+        yield ok("losses", "the recorder reports none")
+
+
+def _gpu(run: Run) -> Iterator[Finding]:
+    if not len(run.trace.kernels):
+        return
+    gpu = run.observed_gpu
+    if gpu is None:
+        yield warn(
+            "gpu",
+            "the trace does not state the SM count: split counts cannot be checked",
+            "give --gpu NAME, or --sms N --sm X.Y, to check and report",
+        )
+    else:
+        yield ok("gpu", f"{gpu.name}, {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
