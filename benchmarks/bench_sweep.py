@@ -5,8 +5,8 @@
     python benchmarks/bench_sweep.py --calls 5000000
 
 Every number is the median of ``--repeat`` runs. "heuristic" and "random" share nothing between calls; "grid"
-is a sweep of lengths x batch sizes with its change points, as attnprof sweep makes it. The calls predicted one
-by one are a sample of the same calls, and the ratio is per call.
+is a sweep of lengths x batch sizes with its change points, as attnprof sweep makes it. The calls predicted
+one by one are a sample of the same calls, and the ratio is per call.
 """
 
 from __future__ import annotations

@@ -72,6 +72,11 @@ class Explanation:
     live: LiveKeys | None = None
     observed: CheckedCall | None = None
 
+    @property
+    def main(self) -> SmFill | None:
+        """The fill of the launch that attends."""
+        return next((fill for fill in self.fills if fill.is_main), None)
+
     def rule(self, name: str) -> tuple[str, str] | None:
         """(value, why) of a step of the derivation."""
         return next(((r.value, r.why) for r in self.prediction.reasons if r.rule == name), None)
@@ -150,13 +155,15 @@ def in_words(explained: Explanation) -> list[str]:
 
 
 def _opening(explained: Explanation) -> str:
-    splits, kernels = explained.prediction.num_splits, launched(explained.prediction.launches)
-    where = f"On {explained.gpu.name} this call is"
+    splits, where = explained.prediction.num_splits, f"On {explained.gpu.name} this call is"
+    main = explained.main.kernel if explained.main else launched(explained.prediction.launches)
+    before = [fill.kernel for fill in explained.fills if fill.family == "scheduler_aux"]
+    planned = f", planned by {before[0]}" if before else ""
     if splits == 1:
-        return f"{where} not split: {kernels} runs alone."
-    main, *rest = kernels.split(" + ")
-    after = f", and {rest[-1]} adds up the {splits} partial results" if rest else ""
-    return f"{where} split {splits} ways along its keys: {main} runs{after}."
+        return f"{where} not split: {main} runs alone{planned}."
+    combine = next((fill.kernel for fill in explained.fills if "combine" in fill.family), None)
+    after = f", and {combine} adds up the {splits} partial results" if combine else ""
+    return f"{where} split {splits} ways along its keys: {main} runs{planned}{after}."
 
 
 def _why(explained: Explanation) -> list[str]:
@@ -174,18 +181,22 @@ def _why(explained: Explanation) -> list[str]:
         ]
     candidates = weighed.choice.candidates
     if len(candidates) <= 1:
-        return [f"{counted} There is no second block of keys to give away, so there is nothing to split."]
+        rule = explained.rule("num_splits")
+        return [f"{counted} {_capital(rule[1])}." if rule else counted]
+    most = weighed.choice.max_splits
     best = max(candidates, key=lambda candidate: candidate.efficiency)
     chosen = next(c for c in candidates if c.num_splits == weighed.choice.num_splits)
+    unlike = f" that divide the {weighed.key_blocks} key blocks differently" if len(candidates) < most else ""
     told = (
-        f"{counted} Of {len(candidates)} split counts that divide the {weighed.key_blocks} key blocks "
-        f"differently, {_times(best.num_splits)} fills the slots best, to {_percent(best.efficiency)}; "
+        f"{counted} Of {len(candidates)} split counts{unlike}, {best.num_splits} fills the slots best, to "
+        f"{_percent(best.efficiency)}; "
     )
+    line = _percent(weighed.choice.threshold)
     if chosen.num_splits == best.num_splits:
-        return [told + f"no smaller one reaches 85 % of that ({_percent(weighed.choice.threshold)})."]
+        return [f"{told}no smaller one reaches 85 % of that ({line})."]
     return [
-        told + f"{_times(chosen.num_splits)} is the smallest to reach 85 % of that "
-        f"({_percent(weighed.choice.threshold)}): it fills {_percent(chosen.efficiency)}."
+        f"{told}{chosen.num_splits} is the smallest to reach 85 % of that ({line}), with "
+        f"{_percent(chosen.efficiency)}."
     ]
 
 
@@ -254,9 +265,12 @@ def _batch_limit(explained: Explanation, weighed: Weighed) -> list[str]:
 
 def _fill(explained: Explanation) -> list[str]:
     """How the main kernel's thread blocks meet the SMs."""
-    main = next((fill for fill in explained.fills if fill.is_main), None)
+    main = explained.main
     if main is None or not main.slots:
         return []
+    scheduler = explained.rule("scheduler")
+    if scheduler and scheduler[0] == "persistent":
+        return [f"{main.kernel} is persistent: {main.thread_blocks:,} thread blocks, whatever the work."]
     blocks = f"{main.kernel} launches {main.thread_blocks:,} thread block{'s' * (main.thread_blocks != 1)}"
     room = f"{main.slots:,} slots"
     sentences = []
@@ -316,7 +330,8 @@ def _next_change(explained: Explanation) -> str:
     asked = call.entry != "fwd_kvcache" or call.num_splits < 1
     if explained.weighed is None or explained.weighed.nearly_full or not asked or now is None:
         return ""
-    if call.seqlen_k >= _NEXT_CHANGE_LIMIT:
+    # next_change looks where FlashAttention-2's key blocks begin.
+    if call.seqlen_k >= _NEXT_CHANGE_LIMIT or call.library not in ("flash_attn", "torch"):
         return ""
     change = next_change(call, explained.gpu, explained.version)
     what = "a cache of " if call.entry == "fwd_kvcache" else ""
@@ -332,10 +347,6 @@ def _capital(sentence: str) -> str:
 
 def _many(splits: int) -> str:
     return "1 split" if splits == 1 else f"{splits} splits"
-
-
-def _times(splits: int) -> str:
-    return "not splitting" if splits == 1 else f"{splits} splits"
 
 
 def _percent(share: float) -> str:

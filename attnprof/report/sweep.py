@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+import numpy as np
+
 from attnprof.analysis.sweep import Invariance, Setting, Stretch, Sweep, stretches
 from attnprof.dispatch.infer import Interval, Intervals
 from attnprof.report.tables import Column, Table, make_console, percent, print_table
@@ -23,6 +25,10 @@ _SHORT_KERNELS = {
     "flash_fwd_kernel": "flash_fwd",
     "flash_fwd_splitkv_kernel": "splitkv",
     "flash_fwd_splitkv_combine_kernel": "combine",
+    "prepare_varlen_num_blocks_kernel": "prepare",
+    "FlashAttnFwdCombine": "combine",
+    "FlashAttnFwdSm80": "FwdSm80",
+    "FlashAttnFwdSm90": "FwdSm90",
 }
 
 
@@ -80,20 +86,20 @@ def changes_table(result: Sweep, found: Sequence[Stretch]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Staircase:
-    """``count`` stretches in a row of one setting, each as long as the next and as many splits apart."""
+    """``count`` stretches of one setting, each ``width`` after and ``height`` splits above the one before."""
 
     first: Stretch
     last: Stretch
     count: int
     height: int
+    width: int
 
     def every(self, along: str) -> str:
         """``+1 per 128 keys``; empty for a single stretch."""
         if self.count == 1:
             return ""
-        width = self.first.high - self.first.low + 1
-        unit = UNITS[along] if width > 1 else UNITS[along].removesuffix("s")
-        return f"{self.height:+} per {width} {unit}"
+        unit = UNITS[along] if self.width > 1 else UNITS[along].removesuffix("s")
+        return f"{self.height:+} per {self.width} {unit}"
 
 
 def waves_text(low: float, high: float) -> str:
@@ -113,11 +119,12 @@ def staircases(found: Sequence[Stretch]) -> Iterator[Staircase]:
     while at < len(found):
         count = _regular(found, at)
         if count < _FEWEST_STEPS:
-            yield Staircase(found[at], found[at], 1, 0)
+            yield Staircase(found[at], found[at], 1, 0, 0)
             at += 1
             continue
         height = (found[at + 1].num_splits or 0) - (found[at].num_splits or 0)
-        yield Staircase(found[at], found[at + count - 1], count, height)
+        width = found[at + 1].low - found[at].low
+        yield Staircase(found[at], found[at + count - 1], count, height, width)
         at += count
 
 
@@ -134,9 +141,11 @@ def _regular(found: Sequence[Stretch], at: int) -> int:
         height = (following.num_splits or 0) - (previous.num_splits or 0)
         if count > 1 and height != (found[at + 1].num_splits or 0) - (first.num_splits or 0):
             break
-        width, wanted = following.high - following.low, first.high - first.low
-        ends = at + count + 1 == len(found) or found[at + count + 1].setting is not first.setting
-        if width != wanted and not (ends and width < wanted):
+        width = found[at + 1].low - first.low
+        if following.low - previous.low != width:
+            break
+        follows = found[at + count + 1] if at + count + 1 < len(found) else None
+        if follows is not None and follows.setting is first.setting and follows.low - following.low != width:
             break
         count += 1
     return count
@@ -313,6 +322,10 @@ def facts(result: Sweep) -> list[tuple[str, str]]:
     told = [("sweep", ", ".join(parts))]
     if "gpu" not in names:
         told.append(("gpu", f"{first.gpu.name}: {first.gpu.num_sms} SMs"))
+    gap = int(np.diff(result.values).max(initial=1))
+    if gap > 1:
+        unit = UNITS[result.along]
+        told.append(("note", f"values up to {gap} {unit} apart: a change may lie before the row it begins"))
     if first.max_splits != 128 or "max_splits" in names:
         told.append(("note", "the library's own cap is 128 splits; a lower --max-splits asks what if"))
     return told

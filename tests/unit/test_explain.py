@@ -101,6 +101,14 @@ def test_one_kv_head_at_batch_1_cannot_fill_the_gpu() -> None:
     assert "32 thread blocks for 132 SMs: 100 of the SMs (75.8 %) get none." in words
 
 
+def test_a_persistent_kernel_is_not_judged_by_its_grid() -> None:
+    words = answer(
+        attnprof("explain", "--library", "flash_attn_3", "--entry", "fwd_kvcache", "--seqlen-k", "8192")
+    )
+    assert "FlashAttnFwdSm90 is persistent: 132 thread blocks, whatever the work." in words
+    assert "FlashAttnFwdCombine adds up" in words
+
+
 def test_a_caller_who_forces_one_split_learns_what_the_library_would_choose() -> None:
     words = answer(
         attnprof(

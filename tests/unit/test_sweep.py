@@ -172,6 +172,12 @@ def test_the_table_fits_a_terminal_and_takes_regular_steps_together() -> None:
     assert max(map(len, table.splitlines())) <= 100
 
 
+def test_steps_are_told_by_where_they_begin_however_coarse_the_range() -> None:
+    out = attnprof("sweep", "--seqlen-k", "1:4096:64").out
+    assert "129–4033   +1 per 128 keys     2–32" in out
+    assert "values up to 64 keys apart" in out
+
+
 def test_csv_and_json_hold_every_change_with_its_setting() -> None:
     command = ("sweep", "--seqlen-k", "1:600", "--batch", "1,64", "--version", "2.5.6,2.8.3")
     rows = list(csv.DictReader(io.StringIO(attnprof(*command, "--format", "csv").out)))
