@@ -100,7 +100,10 @@ def time_sentences(phases: Sequence[PhaseTotal]) -> list[str]:
     for phase, name in ((prefill, "Prefill"), (other, "The trace, first kernel to last,")):
         if phase is not None and phase.kernels and phase.wall_ns:
             took = phase.median_ns if phase.steps else phase.wall_ns
-            return [f"{name} takes {duration(took)}{_bound(phase)}.", *_attention(phase, "it", "that")]
+            return [
+                f"{name} takes {duration(took)}{_bound(phase)}.",
+                *_attention(phase, "it", "the wall time"),
+            ]
     return []
 
 
@@ -113,6 +116,8 @@ def _bound(phase: PhaseTotal) -> str:
     if waiting is None:
         return text
     text += f", {percent(waiting)} waiting for the CPU to launch"
+    if not phase.steps:  # a pause between two programs would be no property of either
+        return text
     if waiting >= LAUNCH_BOUND:
         return text + ": launch-bound, as recorded (recording slows launches)"
     return text + ("" if idle >= LAUNCH_BOUND else ": GPU-bound")
