@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from attnprof.analysis.idle import activities
 from attnprof.observe import attention_names
-from attnprof.timeline import NO_PHASE, Timeline
+from attnprof.timeline import Timeline
 from attnprof.trace.model import Bool, Int32, Int64
 from attnprof.trace.range_names import DECODE, PREFILL
 
@@ -185,7 +185,8 @@ def kernel_parts(timeline: Timeline, steps: Steps) -> Int64:
     by_phase = np.full(3, OUTSIDE)
     by_phase[[PREFILL, DECODE]] = PREFILL_PART, STEADY_DECODE
     parts = np.append(steps.part, 0)[steps.of_kernel]
-    return np.where(steps.of_kernel >= 0, parts, by_phase[timeline.phase])
+    found: Int64 = np.where(steps.of_kernel >= 0, parts, by_phase[timeline.phase])
+    return found
 
 
 def _of_steps(steps: Steps, mine: Bool) -> dict[str, Any]:
@@ -275,7 +276,7 @@ def _step_of_kernel(timeline: Timeline, openers: Int64) -> Int64:
 
 def _running_max(values: Int64, follows: npt.NDArray[np.bool_]) -> Int64:
     """The largest so far of each process, whose first element does not follow another."""
-    highest = values.copy()
+    highest: Int64 = values.copy()
     edges = np.append(np.flatnonzero(~follows), len(values))
     for first, last in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         highest[first:last] = np.maximum.accumulate(values[first:last])
@@ -289,8 +290,6 @@ def _sums(group: Int64, values: Int64, groups: int) -> Int64:
 
 def _step_ranges(timeline: Timeline, phase: int) -> Int64:
     """The ranges that open a step of the phase: those whose parent is of another phase or step."""
-    if phase == NO_PHASE:
-        return np.zeros(0, dtype=np.int64)
     mine, step = timeline.of_range.phase, timeline.of_range.step
     parent = timeline.parent
     inside = (parent >= 0) & (mine[parent] == phase) & (step[parent] == step)
