@@ -71,6 +71,11 @@ def parse_call(
         seqlen_knew=fields.get("seqlen_knew"),
         cache_seqlens=fields.get("cache_seqlen") is not None,
         cache_batch_idx=bool(fields.get("cache_batch_idx", False)),
+        head_dim_v=fields.get("head_dim_v"),
+        pack_gqa=fields.get("pack_gqa"),
+        attention_chunk=_integer(fields, "attention_chunk", 0),
+        sm_margin=_integer(fields, "sm_margin", 0),
+        scheduler_metadata=bool(fields.get("scheduler_metadata", False)),
     )
     device = fields.get("device")
     if isinstance(device, dict):

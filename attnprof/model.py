@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Library = Literal["flash_attn", "torch", "flash_attn_3"]
+Library = Literal["flash_attn", "torch", "flash_attn_3", "vllm_flash_attn"]
 Entry = Literal["fwd", "varlen_fwd", "fwd_kvcache"]
-Dtype = Literal["bf16", "fp16", "fp32"]
+Dtype = Literal["bf16", "fp16", "fp32", "fp8"]
 Phase = Literal["prefill", "decode", "other"]
 
 
@@ -44,6 +44,11 @@ class AttentionCall:
     ``seqlen_k`` is the cache capacity for ``fwd_kvcache``: that is what the library dispatches on.
     ``num_splits`` is the caller's argument, 0 for automatic. ``total_q`` is the number of packed queries,
     None where each of the ``batch`` sequences has ``seqlen_q``.
+
+    flash_attn_3 only: its plain and varlen functions take ``num_splits`` 0 for their default of one split and
+    -1 for automatic. ``head_dim_v`` is None where V is as wide as Q and K, ``pack_gqa`` where the library
+    decides. ``attention_chunk`` is in tokens, ``sm_margin`` in SMs left free; ``scheduler_metadata``: the
+    plan of get_scheduler_metadata is passed.
     """
 
     library: Library
@@ -67,6 +72,11 @@ class AttentionCall:
     seqlen_knew: int | None = None
     cache_seqlens: bool = False
     cache_batch_idx: bool = False
+    head_dim_v: int | None = None
+    pack_gqa: bool | None = None
+    attention_chunk: int = 0
+    sm_margin: int = 0
+    scheduler_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)

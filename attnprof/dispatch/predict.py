@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from attnprof.dispatch import flash_attn2, torch_sdpa
+from attnprof.dispatch import flash_attn2, flash_attn3, torch_sdpa, vllm_flash_attn
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
-_MODULES: dict[str, ModuleType] = {"flash_attn": flash_attn2, "torch": torch_sdpa}
+_MODULES: dict[str, ModuleType] = {
+    "flash_attn": flash_attn2,
+    "flash_attn_3": flash_attn3,
+    "torch": torch_sdpa,
+    "vllm_flash_attn": vllm_flash_attn,
+}
 
 
 def _module(library: str) -> ModuleType:
