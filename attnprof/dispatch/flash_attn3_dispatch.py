@@ -5,8 +5,8 @@ between versions is a field of Rules. Source: flash_attn hopper/flash_api.cpp (m
 get_pack_gqa, get_pagedkv_tma) and hopper/flash_attn_interface.py.
 
 Checks, num_splits, packing, page loads, template arguments, kernel names and blocks agree with upstream's
-compiled code (tests/data/golden, fa3); the main kernel's grid rests on reading. Left out: q_v, seqused_q, left
-padding, a column-major V, and the ATen kernel that zeroes the scheduler's counter, which is no attention
+compiled code (tests/data/golden, fa3); the main kernel's grid rests on reading. Left out: q_v, seqused_q,
+left padding, a column-major V, and the ATen kernel that zeroes the scheduler's counter, which is no attention
 launch.
 """
 
