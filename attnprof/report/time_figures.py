@@ -46,7 +46,7 @@ def plot_step(timeline: Timeline, step: int | None = None, *, title: str = "") -
     begin, span = int(start.min()), int(end.max() - start.min())
     unit, scale = ("ms", 1e6) if span >= 10_000_000 else ("µs", 1e3)
     lanes = sorted(set(zip(kernels.device[mine].tolist(), kernels.stream[mine].tolist(), strict=True)))
-    figure = Figure(figsize=(9, 1.9 + 0.55 * len(lanes)), layout="constrained", dpi=150)
+    figure = Figure(figsize=(9, 2.1 + 0.55 * len(lanes)), layout="constrained", dpi=150)
     axes = figure.add_subplot()
     for row, (device, stream) in enumerate(lanes):
         here = (kernels.device[mine] == device) & (kernels.stream[mine] == stream)
@@ -64,8 +64,11 @@ def plot_step(timeline: Timeline, step: int | None = None, *, title: str = "") -
     axes.set_xlabel(f"time since the first kernel ({unit})")
     axes.set_ylabel("CUDA stream (number)")
     busy = _busy(start, end) / span if span else 1.0
-    head = f"{title}: {what}: {int(mine.sum()):,} kernels in {span / scale:,.3g} {unit}".removeprefix(": ")
-    axes.set_title(f"{head}, one or more running {busy:.0%} of it", fontsize=10)
+    head = f"{title}: {what}".removeprefix(": ")
+    volume = (
+        f"{int(mine.sum()):,} kernels in {span / scale:,.3g} {unit}, one or more running {busy:.0%} of it"
+    )
+    axes.set_title(f"{head}\n{volume}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     _group_legend(figure, [GROUPS[group] for group in np.unique(groups).tolist()])
     return figure

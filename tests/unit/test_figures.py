@@ -74,11 +74,11 @@ def test_a_step_has_a_lane_per_stream_and_a_bar_per_kernel(run: Run) -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["stream 7", "stream 19"]
     bars = sum(len(collection.get_paths()) for collection in axes.collections)
     assert bars == int(np.count_nonzero(run.timeline.step == 20)) == 2 * (2 + len(LAYER_KERNELS))
-    assert "decode step 20: 12 kernels" in axes.get_title()
+    assert axes.get_title().startswith("generated: decode step 20\n12 kernels in ")
 
 
 def test_the_middle_step_is_drawn_where_none_is_named(run: Run) -> None:
-    assert "decode step 16:" in run.plot_step().axes[0].get_title()
+    assert "decode step 16\n" in run.plot_step().axes[0].get_title()
 
 
 def test_the_whole_trace_is_drawn_where_it_names_no_step() -> None:
