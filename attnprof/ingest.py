@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnprof import store
+from attnprof.timeline import timeline_columns
 from attnprof.trace.open import open_trace
 from attnprof.trace.saved import save_trace
 
@@ -30,7 +31,7 @@ def import_trace(
 
     Raises TraceError where the file cannot be read, RunError where the name is taken.
     """
-    trace = open_trace(path, nsys=nsys)
+    trace = open_trace(path, nsys=nsys, details=True)
     if name is None:
         name = store.unused_name(_ENDINGS.sub("", path.name).lstrip(".") or "trace")
     with store.new_run(name, force=force) as builder:
@@ -48,10 +49,10 @@ def finish(builder: store.RunBuilder, trace: Trace, config: dict[str, Any], stat
     from attnprof.database import write_database
     from attnprof.session import Run
 
-    save_trace(trace, builder.folder / store.TRACE_NPZ)
     config = {"status": status, "attnprof": _version(), **config, "trace": trace_summary(trace)}
     run = Run(builder.final.name, folder=builder.folder, trace_path=None, config=config)
     run.__dict__["trace"] = trace  # just read: no need to read it back
+    save_trace(trace, builder.folder / store.TRACE_NPZ, timeline_columns(run.timeline))
     write_database(run, builder.folder / store.DATABASE)
     return builder.finish(config)
 

@@ -69,7 +69,7 @@ def attention_names(strings: list[str], used: Int32) -> dict[int, KernelSignatur
     """String index to signature, for the attention kernels among the names in use."""
     return {
         index: parse_kernel_name(strings[index])
-        for index in np.unique(used).tolist()
+        for index in np.flatnonzero(np.bincount(used, minlength=1)).tolist()
         if is_attention_kernel(strings[index])
     }
 

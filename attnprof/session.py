@@ -51,6 +51,11 @@ class Run:
             from attnprof.trace.open import open_trace
 
             return open_trace(self._trace_path)
+        return self._saved[0]
+
+    @cached_property
+    def _saved(self) -> tuple[Trace, dict[str, Any]]:
+        """The trace that the run folder keeps, and what is kept of its joins."""
         from attnprof.trace.saved import load_trace
 
         assert self.folder is not None
@@ -59,9 +64,11 @@ class Run:
     @cached_property
     def timeline(self) -> Timeline:
         """Each kernel with its launch, ranges, phase, step, layer and attention call."""
-        from attnprof.timeline import build_timeline
+        from attnprof.timeline import build_timeline, restore_timeline
 
-        return build_timeline(self.trace)
+        trace = self.trace
+        _, kept = self.__dict__.get("_saved", (None, {}))  # absent where the trace came from elsewhere
+        return restore_timeline(trace, kept) if kept else build_timeline(trace)
 
     def detailed_timeline(self) -> Timeline:
         """The timeline with what only nsys's own reports show, where the recorder's file is there to read."""

@@ -5,7 +5,7 @@ attention call these name. Every join is an array operation; a launch counts by 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Timeline:
     Per kernel: ``launch`` (index into ``api_calls``) and ``range`` (the innermost around the launch), both
     -1 for none; ``phase``, ``step``, ``layer``, ``call`` as in Attributes. Per range: ``parent`` (index or
     -1), ``level`` (0 for outermost) and ``of_range``, its own and inherited attributes. ``notes`` are the
-    trace's and what the joins found missing. ``held`` says which ranges hold the calls that launched.
+    trace's and what the joins found missing.
     """
 
     trace: Trace
@@ -69,7 +69,6 @@ class Timeline:
     level: Int32
     of_range: Attributes
     notes: tuple[str, ...]
-    held: list[Held] = field(repr=False)
 
     def enclosing(self, kernel: int) -> list[int]:
         """The ranges around the kernel's launch on its thread, outermost first."""
@@ -80,6 +79,11 @@ class Timeline:
         around = (ranges.thread == calls.thread[launch]) & (ranges.start <= calls.start[launch])
         around &= ranges.end >= calls.end[launch]
         return [int(i) for i in np.flatnonzero(around)]
+
+    def held(self) -> list[Held]:
+        """Which ranges hold the calls that launched something."""
+        launching = _launching(self.trace, self.launch)
+        return calls_inside(lanes(self.trace.ranges), self.trace.api_calls, launching)
 
     def projection(self) -> Projection:
         """The ranges on the GPU, as nsys's nvtx_gpu_proj_trace gives them."""
@@ -100,7 +104,8 @@ class Timeline:
             (np.maximum, last, 0),
             *((np.add, c, 0) for c in (ops, kernels, kernel_ns)),
         )
-        projected = [gathered(self.held, len(trace.ranges), *column) for column in columns]
+        held = self.held()
+        projected = [gathered(held, len(trace.ranges), *column) for column in columns]
         projected[0][projected[2] == 0] = 0
         return Projection(*projected)
 
@@ -132,7 +137,24 @@ def build_timeline(trace: Trace) -> Timeline:
         level=_levels(parent),
         of_range=Attributes(**of_range),
         notes=(*trace.info.notes, *_notes(trace, launch)),
-        held=calls_held,
+    )
+
+
+_PER_KERNEL = ("launch", "range", *NONE)
+
+
+def timeline_columns(timeline: Timeline) -> dict[str, Int32]:
+    """What the joins computed, to be kept with the trace."""
+    of_range = {f"of_range.{key}": getattr(timeline.of_range, key) for key in NONE}
+    return {name: getattr(timeline, name) for name in (*_PER_KERNEL, "parent", "level")} | of_range
+
+
+def restore_timeline(trace: Trace, columns: dict[str, Int32]) -> Timeline:
+    """The timeline whose :func:`timeline_columns` these are."""
+    kept = {name: columns[name] for name in (*_PER_KERNEL, "parent", "level")}
+    of_range = Attributes(**{key: columns[f"of_range.{key}"] for key in NONE})
+    return Timeline(
+        trace, **kept, of_range=of_range, notes=(*trace.info.notes, *_notes(trace, kept["launch"]))
     )
 
 

@@ -177,7 +177,7 @@ def _pairs(nvtx: _Nvtx) -> Iterator[tuple[Int64, Int64]]:
     timeline = nvtx.timeline
     launched = np.flatnonzero(timeline.launch >= 0)
     at = timeline.launch[launched]
-    for held in timeline.held:
+    for held in timeline.held():
         within = np.full(len(timeline.trace.api_calls), -1)
         within[held.rows] = held.within
         member, kernel = within[at], launched

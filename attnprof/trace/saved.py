@@ -1,38 +1,88 @@
-"""A trace as attnprof keeps it in a run folder: its columns, nothing of the recorder's environment."""
+"""A trace as attnprof keeps it in a run folder: its columns, nothing of the recorder's environment.
+
+The file is an uncompressed .npz whose arrays begin at multiples of 64 bytes, so that they are mapped into
+memory instead of read: a question about the attention kernels leaves the columns of all others on the disk.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import mmap
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from attnprof.errors import TraceError
-from attnprof.trace.model import ApiCalls, AttentionOps, Copies, Device, Kernels, Ranges, Trace, TraceInfo
+from attnprof.trace.model import (
+    ApiCalls,
+    AttentionOps,
+    Copies,
+    Device,
+    Kernels,
+    NsysDetails,
+    Ranges,
+    Trace,
+    TraceInfo,
+)
 
-_FORMAT = 1
+_FORMAT = 2
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
+_ALIGNMENT = 64
+_PADDING = 0xD935  # the id that Android's zipalign uses for an extra field that only pads
+_LOCAL_HEADER = 30  # bytes of a zip member's header before its name
+
+Columns = dict[str, npt.NDArray[Any]]
 
 
-def save_trace(trace: Trace, path: Path) -> None:
-    """Writes the trace as an uncompressed .npz, which numpy reads back at the speed of the disk."""
+def save_trace(trace: Trace, path: Path, derived: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
+    """Writes the trace and columns ``derived`` from it by this version of attnprof."""
     columns = {
         f"{table}.{field.name}": getattr(getattr(trace, table), field.name)
         for table, kind in _TABLES.items()
         for field in fields(kind)
     }
+    if trace.details is not None:
+        columns |= {f"details.{f.name}": getattr(trace.details, f.name) for f in fields(trace.details)}
+    columns |= {f"derived.{name}": values for name, values in (derived or {}).items()}
     ops = trace.attention_ops
+    repeated = {name: values.shape for name, values in columns.items() if _is_constant(values)}
     head = {
         "format": _FORMAT,
+        "attnprof": _version(),
         "info": asdict(trace.info),
         "strings": trace.strings,
+        "repeated": repeated,
         "attention_ops": None if ops is None else {f.name: _plain(getattr(ops, f.name)) for f in fields(ops)},
     }
-    text = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
-    np.savez(path, head=text, **columns)
+    columns = {name: values[:1] if name in repeated else values for name, values in columns.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, values in {"head": np.frombuffer(json.dumps(head).encode(), np.uint8), **columns}.items():
+            _write(archive, name, np.ascontiguousarray(values))
+
+
+def _is_constant(values: npt.NDArray[Any]) -> bool:
+    return len(values) > 1 and bool(np.all(values[-1] == values[0])) and bool(np.all(values == values[0]))
+
+
+def _write(archive: zipfile.ZipFile, name: str, values: npt.NDArray[Any]) -> None:
+    """Adds one array, padded so that its numbers are aligned (those beyond 2 GiB need not be)."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+    member = zipfile.ZipInfo(f"{name}.npy")
+    member.file_size = len(header.getvalue()) + values.nbytes
+    assert archive.fp is not None
+    begins = archive.fp.tell() + _LOCAL_HEADER + len(member.filename) + 4 + len(header.getvalue())
+    padding = -begins % _ALIGNMENT
+    member.extra = _PADDING.to_bytes(2, "little") + padding.to_bytes(2, "little") + bytes(padding)
+    with archive.open(member, "w", force_zip64=member.file_size >= 1 << 31) as out:
+        out.write(header.getvalue())
+        out.write(values.reshape(-1).view(np.uint8).data)
 
 
 def _plain(value: Any) -> Any:
@@ -43,30 +93,64 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def load_trace(path: Path) -> Trace:
-    """The trace written by :func:`save_trace`. Raises TraceError where the file is damaged."""
+def load_trace(path: Path) -> tuple[Trace, Columns]:
+    """The trace written by :func:`save_trace`, its columns mapped from the file, and the derived columns.
+
+    These are empty where another version of attnprof derived them. Raises TraceError for a damaged file.
+    """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            head = json.loads(archive["head"].tobytes())
-            tables = {
-                table: kind(**{field.name: archive[f"{table}.{field.name}"] for field in fields(kind)})
-                for table, kind in _TABLES.items()
-            }
+        columns = _map(path)
+        head = json.loads(columns.pop("head").tobytes())
+        for name, shape in head.get("repeated", {}).items():
+            columns[name] = np.broadcast_to(columns[name][0], shape)
+        tables = {table: kind(**_of(columns, table)) for table, kind in _TABLES.items()}
+        details = _of(columns, "details")
+        info = {name: _tuples(value) for name, value in head["info"].items()}
+        info["devices"] = tuple(Device(**device) for device in head["info"]["devices"])
+        ops = head["attention_ops"]
+        trace = Trace(
+            info=TraceInfo(**info),
+            strings=head["strings"],
+            attention_ops=None if ops is None else _attention_ops(ops),
+            details=NsysDetails(**details) if details else None,
+            **tables,
+        )
     except FileNotFoundError as error:
         raise TraceError(
             f"{path} is missing", hint="the run is damaged: record or import it again"
         ) from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise TraceError(f"{path} is damaged: {error}", hint="record or import the run again") from error
-    info = {name: _tuples(value) for name, value in head["info"].items()}
-    info["devices"] = tuple(Device(**device) for device in head["info"]["devices"])
-    ops = head["attention_ops"]
-    return Trace(
-        info=TraceInfo(**info),
-        strings=head["strings"],
-        attention_ops=None if ops is None else _attention_ops(ops),
-        **tables,
-    )
+    return trace, _of(columns, "derived") if head.get("attnprof") == _version() else {}
+
+
+def _of(columns: Columns, table: str) -> dict[str, Any]:
+    """The columns of one table by their own names."""
+    prefix = f"{table}."
+    return {name.removeprefix(prefix): values for name, values in columns.items() if name.startswith(prefix)}
+
+
+def _map(path: Path) -> Columns:
+    """Every array of the archive, without reading its numbers."""
+    columns: Columns = {}
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for member in archive.infolist():
+            local = content[member.header_offset : member.header_offset + _LOCAL_HEADER]
+            skip = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+            begins = member.header_offset + _LOCAL_HEADER + skip
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is compressed")
+            opened = io.BytesIO(content[begins : begins + 256])
+            np.lib.format.read_magic(opened)
+            shape, fortran, kind = np.lib.format.read_array_header_1_0(opened)
+            numbers = np.frombuffer(
+                content, kind, int(np.prod(shape, dtype=np.int64)), begins + opened.tell()
+            )
+            columns[member.filename.removesuffix(".npy")] = numbers.reshape(
+                shape, order="F" if fortran else "C"
+            )
+    return columns
 
 
 def _attention_ops(columns: dict[str, Any]) -> AttentionOps:
@@ -76,3 +160,9 @@ def _attention_ops(columns: dict[str, Any]) -> AttentionOps:
         for name, value in columns.items()
     }
     return AttentionOps(**values)
+
+
+def _version() -> str:
+    from attnprof import __version__
+
+    return __version__
