@@ -92,8 +92,9 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     }),
     ("2.9.0", {
         "cudnn": (*_CUDNN_GENERAL, *_CUDNN_DENSE), "cudnn_length_1": "key",
-        "grouped": frozenset({"flash", "cudnn", "cpu"}),
+        "grouped": frozenset({"flash", "cudnn", "cpu"}), "cudnn_dim_256": frozenset(),
     }),
+    ("2.9.1", {"cudnn_dim_256": frozenset({9})}),
     ("2.11.0", {"cudnn_first": frozenset({9, 10}), "cudnn_192_128": frozenset({10})}),
     ("2.12.0", {"cudnn": _CUDNN_2_12}),
     ("2.13.0", {"cudnn_grid_limit": True}),

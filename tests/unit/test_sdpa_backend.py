@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from attnprof.dispatch import sdpa_backend
 from attnprof.dispatch.sdpa_backend import OUTRANKED, SdpaInputs, choose_backend
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
@@ -17,7 +18,7 @@ from tests.conftest import golden_rows
 
 FILE = "torch_sdpa_backends.jsonl.gz"
 RECORDED = [
-    "2.5.0", "2.5.1", "2.6.0", "2.7.1", "2.8.0", "2.9.1",
+    "2.5.0", "2.5.1", "2.6.0", "2.7.1", "2.8.0", "2.9.0", "2.9.1",
     "2.10.0", "2.11.0", "2.12.0", "2.13.0", "2.14.0", "2.15.0",
 ]  # fmt: skip
 FUSED = ("flash", "efficient", "cudnn")
@@ -110,6 +111,13 @@ def test_the_installed_torch_takes_the_same_on_the_cpu(call: SdpaInputs, mask: s
         call.dropout_p, call.is_causal, enable_gqa=call.enable_gqa,
     )  # fmt: skip
     assert choice.backend == {0: "math", 1: "flash"}[int(asked)]
+
+
+def test_every_change_of_the_table_is_recorded_in_its_own_series() -> None:
+    series = {version.rpartition(".")[0] for version in RECORDED}
+    assert {since.rpartition(".")[0] for since, _ in sdpa_backend._CHANGES} <= series
+    patches = {since for since, _ in sdpa_backend._CHANGES if not since.endswith(".0")}
+    assert patches <= set(RECORDED)
 
 
 @given(calls, gpus, st.sampled_from(RECORDED))
