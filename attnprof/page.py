@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attnprof.summary import Report
 
 _FILL_ROWS = 40
+_SPARSEST = 16  # step numbers per step
 _FINDINGS_SHOWN = 20
 _IN_KERNEL_TABLE = ("kernels", "attention")
 
@@ -159,10 +160,11 @@ def timeline_columns(calls: Iterable[CheckedCall]) -> TimelineColumns:
     """The columns of the decode timeline."""
     known = [call for call in calls if call.observed is not None or call.predicted is not None]
     decode = [call for call in known if call.phase == "decode" and call.step is not None]
-    if decode:
-        first = min(call.step for call in decode if call.step is not None)
-        last = max(call.step for call in decode if call.step is not None)
-        groups: list[list[CheckedCall]] = [[] for _ in range(first, last + 1)]
+    numbers = {call.step for call in decode if call.step is not None}
+    # Numbers far apart are no count of steps.
+    if numbers and max(numbers) - min(numbers) < _SPARSEST * len(numbers):
+        first = min(numbers)
+        groups: list[list[CheckedCall]] = [[] for _ in range(first, max(numbers) + 1)]
         for call in decode:
             groups[(call.step or 0) - first].append(call)
         return _columns("step", first, groups)
