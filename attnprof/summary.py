@@ -183,6 +183,8 @@ def _step(row: SplitRow) -> str:
 
 def _next_change(result: CheckResult) -> str:
     """When the dispatch of the last decode call would change next, were the cache to grow on."""
+    if result.library is None:
+        return ""
     last = next((call for call in reversed(result.calls) if call.phase == "decode" and call.call), None)
     if last is None or last.call is None or result.gpu is None or last.predicted is None:
         return ""

@@ -54,8 +54,9 @@ def activities(timeline: Timeline, since: int) -> dict[int, Activity]:
     kernels, launch = timeline.trace.kernels, timeline.launch
     launched = np.append(timeline.trace.api_calls.end, 0)[launch]
     found = {}
-    for device in np.unique(kernels.device).tolist():
-        mine = kernels.device == device
+    devices = np.flatnonzero(np.bincount(kernels.device, minlength=1)).tolist()
+    for device in devices:
+        mine = slice(None) if len(devices) == 1 else kernels.device == device
         found[device] = _activity(kernels.start[mine], kernels.end[mine], launched[mine], launch[mine], since)
     return found
 

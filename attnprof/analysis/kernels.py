@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnprof.analysis.nsys_columns import grouped
 from attnprof.dispatch.names import parse_kernel_name
 from attnprof.trace.model import Trace
 
@@ -34,25 +35,18 @@ class KernelTotal:
 def kernel_totals(trace: Trace) -> list[KernelTotal]:
     """One row per kernel name, longest total first."""
     kernels = trace.kernels
-    duration = kernels.end - kernels.start
-    order = np.lexsort((duration, kernels.name))
-    duration, names = duration[order], kernels.name[order]
-    first = np.flatnonzero(np.diff(names, prepend=-1))
-    counts = np.diff(np.append(first, len(names)))
-    if not len(first):
-        return []
-    totals = np.add.reduceat(duration, first)
-    squares = np.add.reduceat(duration.astype(np.float64) ** 2, first)
-    everything = max(1, int(totals.sum()))
+    by_name = grouped(kernels.name.astype(np.int64), kernels.end - kernels.start)
+    everything = max(1, int(by_name.total.sum()))
+    columns = (
+        by_name.code, by_name.count, by_name.total, by_name.mean,
+        by_name.median, by_name.least, by_name.most, by_name.deviation,
+    )  # fmt: skip
     rows = []
-    for start, count, total, square in zip(
-        first.tolist(), counts.tolist(), totals.tolist(), squares.tolist(), strict=True
+    for code, count, total, mean, median, least, most, deviation in zip(
+        *(column.tolist() for column in columns), strict=True
     ):
-        name = trace.strings[names[start]]
+        name = trace.strings[code]
         signature = parse_kernel_name(name)
-        mean = total / count
-        low, high = duration[start + (count - 1) // 2], duration[start + count // 2]
-        variance = max(0.0, (square - count * mean * mean) / (count - 1)) if count > 1 else 0.0
         rows.append(
             KernelTotal(
                 name=name,
@@ -62,10 +56,10 @@ def kernel_totals(trace: Trace) -> list[KernelTotal]:
                 instances=count,
                 total_ns=total,
                 mean_ns=mean,
-                median_ns=(int(low) + int(high)) / 2,
-                min_ns=int(duration[start]),
-                max_ns=int(duration[start + count - 1]),
-                std_ns=variance**0.5,
+                median_ns=median,
+                min_ns=least,
+                max_ns=most,
+                std_ns=deviation,
                 share=total / everything,
             )
         )
