@@ -12,11 +12,22 @@ from typing import Any
 import pytest
 
 from attnprof import load
+from attnprof.check import CheckedCall, Verdict
+from attnprof.dispatch import predict
 from attnprof.model import AttentionCall, KernelLaunch
+from attnprof.page import timeline_columns
+from attnprof.report.html import draw_timeline
 from tests.conftest import TESTS
 from tests.support.chromium import chromium, console, prefer, requests
 from tests.support.command import attnprof
-from tests.support.generated_run import LAYER_KERNELS, OtherKernel, calls_only_run, generated_run
+from tests.support.generated_run import (
+    H100,
+    LAYER_KERNELS,
+    OtherKernel,
+    calls_only_run,
+    decode_call,
+    generated_run,
+)
 
 TRACES = TESTS / "data" / "traces"
 MARKUP = "</script><img src=x onerror=\"document.title='owned'\"><b>{{ 7 * 7 }}</b>"
@@ -133,6 +144,22 @@ def test_what_the_page_says_of_each_call_is_what_the_check_says(tmp_path: Path) 
     assert told == [
         (c.seq, c.step, c.phase, c.layer, c.num_splits, c.verdict.value, c.duration_ns) for c in calls
     ]
+
+
+@pytest.mark.parametrize(("steps", "kind", "columns"), [((5, 7), "step", 3), ((5, 10**12), "call", 2)])
+def test_step_numbers_far_apart_are_taken_call_by_call(
+    steps: tuple[int, ...], kind: str, columns: int
+) -> None:
+    predicted = predict(decode_call(129), H100)
+    calls = [
+        CheckedCall(Verdict.NOT_OBSERVED, "", seq, step, "decode", 0, predicted=predicted)
+        for seq, step in enumerate(steps)
+    ]
+    timeline = timeline_columns(calls)
+    assert (timeline.kind, len(timeline.marks)) == (kind, columns)
+    drawing = draw_timeline(timeline)
+    assert drawing is not None
+    assert len(drawing.bars) == (2 if kind == "step" else 1)
 
 
 @pytest.mark.parametrize("kernels", [False, True], ids=["predicted", "observed"])
