@@ -11,9 +11,13 @@ import sqlite_utils
 from attnprof.frames import calls_frame, kernels_frame, ranges_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
     from attnprof.session import Run
+
+_AT_ONCE = 1 << 16  # rows
 
 _VIEWS = {
     "kernel_totals": """
@@ -40,30 +44,40 @@ _VIEWS = {
 def write_database(run: Run, path: Path) -> None:
     """Writes ``path`` anew: tables run, kernels, ranges and calls (each with its verdict), and the views."""
     db = sqlite_utils.Database(path)
+    db.conn.execute("pragma synchronous = off")  # the folder gets its name only when all is written
     db["run"].insert_all(
         [{"key": key, "value": json.dumps(value)} for key, value in run.config.items()], pk="key"
     )
-    frames = {
-        "kernels": kernels_frame(run.timeline),
-        "ranges": ranges_frame(run.timeline),
-        "calls": calls_frame(run.check()),
-    }
-    for table, frame in frames.items():
-        _write(db, table, frame)
+    timeline, result = run.timeline, run.check()
+    _write(db, "kernels", len(timeline.trace.kernels), lambda rows: kernels_frame(timeline, rows))
+    _write(db, "ranges", len(timeline.trace.ranges), lambda rows: ranges_frame(timeline, rows))
+    _write(db, "calls", len(result.calls), lambda rows: calls_frame(result, rows))
     for name, select in _VIEWS.items():
         db.create_view(name, select)
     db.conn.close()
 
 
-def _write(db: sqlite_utils.Database, table: str, frame: pd.DataFrame) -> None:
+def _write(
+    db: sqlite_utils.Database, table: str, length: int, frame: Callable[[slice], pd.DataFrame]
+) -> None:
+    """The rows of a table, so many at a time: with every value a Python object, all would not fit."""
+    empty = frame(slice(0, 0))
     types: dict[str, Any] = {
         name: int if kind.kind in "iub" else str
-        for name, kind in ((n, frame[n].dtype) for n in frame.columns)
+        for name, kind in ((n, empty[n].dtype) for n in empty.columns)
     }
     db[table].create({"id": int, **types}, pk="id")
-    columns = [frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame.columns]
-    marks = ", ".join("?" * (len(columns) + 1))
+    marks = ", ".join("?" * (len(types) + 1))
     with db.conn:
-        db.conn.executemany(
-            f"insert into [{table}] values ({marks})", zip(range(len(frame)), *columns, strict=True)
-        )
+        for first in range(0, length, _AT_ONCE):
+            part = frame(slice(first, first + _AT_ONCE))
+            columns = [_values(part[name]) for name in part.columns]
+            numbered = zip(range(first, first + len(part)), *columns, strict=True)
+            db.conn.executemany(f"insert into [{table}] values ({marks})", numbered)
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    """Plain values, None where unknown."""
+    if column.dtype.kind in "iu" and column.notna().all():
+        return list(column.tolist())
+    return list(column.astype(object).where(column.notna(), None).tolist())

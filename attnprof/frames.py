@@ -38,58 +38,60 @@ def _texts(strings: list[str], index: Any) -> Any:
     return np.array(strings, dtype=object)[index] if len(index) else np.array([], dtype=object)
 
 
-def kernels_frame(timeline: Timeline) -> pd.DataFrame:
-    """One row per GPU kernel, in order of start."""
+_EVERY = slice(None)
+
+
+def kernels_frame(timeline: Timeline, rows: slice = _EVERY) -> pd.DataFrame:
+    """One row per GPU kernel, in order of start; only those of ``rows`` where given."""
     trace, kernels = timeline.trace, timeline.trace.kernels
-    used = {index: parse_kernel_name(trace.strings[index]) for index in np.unique(kernels.name).tolist()}
-    shorts, families = list(trace.strings), [""] * len(trace.strings)
-    for index, signature in used.items():
-        shorts[index] = signature.kernel
-        families[index] = signature.family if signature.is_attention else ""
+    used, which = np.unique(kernels.name[rows], return_inverse=True)
+    names = [trace.strings[index] for index in used.tolist()]
+    signatures = [parse_kernel_name(text) for text in names]
+    families = [one.family if one.is_attention else "" for one in signatures]
     columns: dict[str, Any] = {
-        "start_ns": kernels.start,
-        "duration_ns": kernels.end - kernels.start,
-        "name": _texts(trace.strings, kernels.name),
-        "short_name": _texts(shorts, kernels.name),
-        "family": _texts(families, kernels.name),
-        "device": kernels.device,
-        "stream": kernels.stream,
+        "start_ns": kernels.start[rows],
+        "duration_ns": kernels.end[rows] - kernels.start[rows],
+        "name": _texts(names, which),
+        "short_name": _texts([one.kernel for one in signatures], which),
+        "family": _texts(families, which),
+        "device": kernels.device[rows],
+        "stream": kernels.stream[rows],
     }
     for axis, letter in enumerate("xyz"):
-        columns[f"grid_{letter}"] = kernels.grid[:, axis]
+        columns[f"grid_{letter}"] = kernels.grid[rows, axis]
     for axis, letter in enumerate("xyz"):
-        columns[f"block_{letter}"] = kernels.block[:, axis]
-    columns["phase"] = _PHASES[timeline.phase]
+        columns[f"block_{letter}"] = kernels.block[rows, axis]
+    columns["phase"] = _PHASES[timeline.phase[rows]]
     for name in ("step", "layer", "call", "range"):
-        columns[name] = _known(getattr(timeline, name))
+        columns[name] = _known(getattr(timeline, name)[rows])
     frame: pd.DataFrame = pd.DataFrame(columns)
     return frame
 
 
-def ranges_frame(timeline: Timeline) -> pd.DataFrame:
-    """One row per annotated range, in order of start."""
+def ranges_frame(timeline: Timeline, rows: slice = _EVERY) -> pd.DataFrame:
+    """One row per annotated range, in order of start; only those of ``rows`` where given."""
     trace, ranges = timeline.trace, timeline.trace.ranges
     columns: dict[str, Any] = {
-        "start_ns": ranges.start,
-        "end_ns": ranges.end,
-        "name": _texts(trace.strings, ranges.name),
-        "domain": _texts(trace.strings, ranges.domain),
-        "payload": pd.arrays.IntegerArray(ranges.payload.astype(np.int64), ~ranges.has_payload),
-        "thread": ranges.thread,
-        "level": timeline.level,
-        "parent": _known(timeline.parent),
-        "phase": _PHASES[timeline.of_range.phase],
+        "start_ns": ranges.start[rows],
+        "end_ns": ranges.end[rows],
+        "name": _texts(trace.strings, ranges.name[rows]),
+        "domain": _texts(trace.strings, ranges.domain[rows]),
+        "payload": pd.arrays.IntegerArray(ranges.payload[rows].astype(np.int64), ~ranges.has_payload[rows]),
+        "thread": ranges.thread[rows],
+        "level": timeline.level[rows],
+        "parent": _known(timeline.parent[rows]),
+        "phase": _PHASES[timeline.of_range.phase[rows]],
     }
     for name in ("step", "layer", "call"):
-        columns[name] = _known(getattr(timeline.of_range, name))
+        columns[name] = _known(getattr(timeline.of_range, name)[rows])
     frame: pd.DataFrame = pd.DataFrame(columns)
     return frame
 
 
-def calls_frame(result: CheckResult) -> pd.DataFrame:
-    """One row per attention call, in order of the check."""
-    rows = [call_row(call) for call in result.calls]
-    frame = pd.DataFrame(rows, columns=list(_CALL_COLUMNS))
+def calls_frame(result: CheckResult, rows: slice = _EVERY) -> pd.DataFrame:
+    """One row per attention call, in order of the check; only those of ``rows`` where given."""
+    values = [call_row(call) for call in result.calls[rows]]
+    frame = pd.DataFrame(values, columns=list(_CALL_COLUMNS))
     integers = {name: "Int64" for name, kind in _CALL_COLUMNS.items() if kind is int}
     typed: pd.DataFrame = frame.astype(integers)
     return typed
