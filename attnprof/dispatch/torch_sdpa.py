@@ -26,6 +26,7 @@ RELEASES = tuple(f"2.{minor}" for minor in range(2, 16))
 
 _TILES_2_7 = without(TILES_TO_2_6_1, 224)
 _TILES_2_11 = without(_TILES_2_7, 160)
+_SMS_2_7 = frozenset({(9, 0), (12, 0), *((10, minor) for minor in range(10))})
 
 _NO_FOLD = {
     "fold fwd": "q must have shape (batch_size, seqlen_q, num_heads, head_size_og)",
@@ -65,9 +66,10 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("2.5.0", {"slots_per_sm": 2}),  # api: set_params_splitkv
     ("2.7.0", {
         "tiles": _TILES_2_7, "templates": {"Is_softcap"}, "traits_namespace": "",  # launch, kernel_traits.h
-        "sms_besides_8x": frozenset({(9, 0), (10, 0), (10, 3), (12, 0)}),  # api: mha_fwd
+        "sms_besides_8x": _SMS_2_7,  # api: mha_fwd
     }),
-    ("2.8.0", {"any_sm_from_80": True}),  # api: is_sm80_or_newer
+    ("2.8.0", {"sms_besides_8x": _SMS_2_7 | {(12, 1)}}),
+    ("2.9.0", {"any_sm_from_80": True}),  # api: is_sm80_or_newer
     ("2.10.0", {"skips_empty_batch": True}),  # api: mha_fwd returns for batch_size == 0
     # HEADDIM_SWITCH without 160; launch: is_even_K is cleared by return_softmax
     ("2.11.0", {"tiles": _TILES_2_11, "softmax_clears_even_k": True}),
@@ -75,7 +77,7 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
         "takes": {"varlen_paged", "varlen_num_splits"},  # op: block_table, num_splits
         "refusals": {**_NO_ALIBI, "varlen_num_splits": _NUM_SPLITS},
     }),
-    # api: paged_KV || seqlenq_ngroups_swapped; launch: run_mha_fwd_splitkv_dispatch
+    # api: paged_KV || seqlenq_ngroups_swapped; the narrower tile is recorded, its source was not read
     ("2.13.0", {"refusals": _NO_ALIBI, "paged_varlen_splits": True, "one_split_narrows": True}),
 ]  # fmt: skip
 _ADDING = ("takes", "templates")
