@@ -9,13 +9,13 @@ EXIT_CANNOT_TELL = 3
 
 
 class AttnprofError(Exception):
-    """An expected failure: what and where (``message``), what to do (``hint``), and the exit code."""
+    """An expected failure: what and where (``message``, one line), what to do (``hint``), the exit code."""
 
     exit_code = EXIT_USAGE
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message.replace("\n", " ")  # libraries' own messages may have lines
         self.hint = hint
         if exit_code is not None:
             self.exit_code = exit_code

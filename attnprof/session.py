@@ -204,7 +204,8 @@ def load(target: str | Path | None = None) -> Run:
     """
     if target is not None:
         path = Path(target)
-        if path.is_file() or (path.suffix and str(path).endswith(_SQLITE_COMPANIONS)):
+        is_run = path.is_dir() or not path.exists()
+        if not is_run or (path.suffix and str(path).endswith(_SQLITE_COMPANIONS)):
             return Run(path.name, folder=None, trace_path=path, config={"kind": "trace"})
     entry = store.find_run(None if target is None else str(target))
     return Run(entry.name, folder=entry.folder, trace_path=None, config=entry.config)

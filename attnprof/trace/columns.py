@@ -30,14 +30,19 @@ class Database:
         self._db.close()
 
     def query(self, sql: str) -> sqlite3.Cursor:
-        return self._db.execute(sql)
+        try:
+            return self._db.execute(sql)
+        except UnicodeDecodeError as error:  # SQLite's own message quotes the damaged schema
+            raise sqlite3.DatabaseError("the schema is damaged") from error
 
     @property
     def tables(self) -> frozenset[str]:
         return frozenset(self._roots)
 
     def columns(self, table: str) -> dict[str, int]:
-        """The table's columns with their positions in a record; empty when there is no such table."""
+        """The table's columns with their positions in a record; empty for views and what is not there."""
+        if table not in self._roots:
+            return {}
         return {str(row[1]): int(row[0]) for row in self.query(f'PRAGMA table_info("{table}")')}
 
     def integers(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Int64]:

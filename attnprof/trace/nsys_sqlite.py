@@ -123,6 +123,13 @@ def _read(db: Database, shown: str) -> Trace:
     return Trace(info, kernels, calls, ranges, texts.all, _read_copies(db))
 
 
+def _as_text(value: object) -> str:
+    """A text column's value, which may have any type in SQLite."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)
+
+
 class _Texts:
     """StringIds as a list, and the texts found elsewhere behind it; index 0 is the empty string."""
 
@@ -131,13 +138,13 @@ class _Texts:
         if "StringIds" in db.tables:
             rows = db.query("SELECT id, value FROM StringIds ORDER BY id").fetchall()
         self._ids = np.fromiter((i for i, _ in rows), np.int64, count=len(rows))
-        self.all = ["", *(value or "" for _, value in rows)]
+        self.all = ["", *(_as_text(value) for _, value in rows)]
 
     def index(self, ids: Int64) -> Int32:
         """Index into ``all`` per StringIds id; 0 where there is no such id."""
         if not len(self._ids):
             return np.zeros(len(ids), np.int32)
-        low, span = int(self._ids[0]), int(self._ids[-1] - self._ids[0]) + 1
+        low, span = int(self._ids[0]), int(self._ids[-1]) - int(self._ids[0]) + 1
         if span <= 4 * len(self._ids) + 1024:
             known = np.zeros(span + 1, np.int32)
             known[self._ids - low] = np.arange(1, len(self._ids) + 1)
@@ -276,20 +283,27 @@ def _devices(db: Database) -> tuple[Device, ...]:
     fields = ("name", "smCount", "computeMajor", "computeMinor", "maxShmemPerSm", "maxShmemPerBlockOptin")
     select = ", ".join(f if f in present else "NULL" for f in fields)
     rows = db.query(f"SELECT id, {select} FROM TARGET_INFO_GPU ORDER BY id").fetchall()
-    return tuple(
-        Device(index, name, sms, major, minor, per_sm or None, optin or None)
-        for index, name, sms, major, minor, per_sm, optin in rows
-        if sms != 0  # what is listed with no SM is no CUDA device
-    )
+    devices = []
+    for index, name, sms, major, minor, per_sm, optin in rows:
+        if isinstance(index, int) and sms != 0:  # what is listed with no SM is no CUDA device
+            label = name if isinstance(name, str) else None
+            smem = (_known(per_sm) or None, _known(optin) or None)
+            devices.append(Device(index, label, _known(sms), _known(major), _known(minor), *smem))
+    return tuple(devices)
+
+
+def _known(number: object) -> int | None:
+    """A count as nsys writes it; None for anything else that a file may hold."""
+    return number if isinstance(number, int) and number >= 0 else None
 
 
 def _versions(db: Database) -> tuple[str | None, str | None]:
     """The exporter, as "nsys 2024.2.3.38", and the schema, as "3.11.1"."""
-    known: dict[str, str] = {}
+    known: dict[object, object] = {}
     for table in db.tables.intersection(_VERSIONS):
         known.update(db.query(f"SELECT name, value FROM {table} WHERE name LIKE 'EXPORT%VERSION'"))
-    product = known.get("EXPORT_PRODUCT_VERSION")
-    return f"nsys {product}" if product else None, known.get("EXPORT_SCHEMA_VERSION")
+    product, schema = known.get("EXPORT_PRODUCT_VERSION"), known.get("EXPORT_SCHEMA_VERSION")
+    return f"nsys {_as_text(product)}" if product else None, _as_text(schema) or None
 
 
 def _warnings(db: Database) -> list[str]:
@@ -297,7 +311,7 @@ def _warnings(db: Database) -> list[str]:
     table = "DIAGNOSTIC_EVENT"
     if "text" not in db.columns(table):
         return []
-    lines = (" ".join((text or "").split()) for (text,) in db.query(f"SELECT DISTINCT text FROM {table}"))
+    lines = (" ".join(_as_text(text).split()) for (text,) in db.query(f"SELECT DISTINCT text FROM {table}"))
     return [f"nsys says: {line[:300]}" for line in lines if _WORTH_SHOWING.search(line)]
 
 

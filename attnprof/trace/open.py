@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import sqlite3
+import stat
 import subprocess
 import tempfile
 import zlib
@@ -57,6 +58,8 @@ def _head(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise TraceError(f"{path} is a folder, not a trace", hint=f"give {_KNOWN}")
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a device never begin
+            raise TraceError(f"{path} is no regular file", hint=f"give {_KNOWN}")
         with path.open("rb") as file:
             head = file.read(100)
     except FileNotFoundError:

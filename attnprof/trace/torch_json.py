@@ -62,6 +62,8 @@ def read_torch_json(path: Path, *, gzipped: bool = False) -> Trace:
             stream = JsonStream(cast("IO[str]", file))
             for event in stream.events():
                 builder.add(event)
+    except OverflowError as error:
+        raise TraceError(f"{path} holds a number beyond 64 bits", hint=_EXPORT_HINT) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise TraceError(
             f"{path} is a broken gzip file: {error}", hint="copy or download it again"
@@ -112,6 +114,8 @@ class _Builder:
         except (KeyError, ValueError, InvalidOperation, TypeError) as error:
             raise _NotAnEventError(f"event {name[:60]!r} has no usable time ({error})") from error
         arguments = event.get("args") or {}
+        if not isinstance(arguments, dict):
+            raise _NotAnEventError(f"the args of event {name[:60]!r} are no object")
         pid, tid = _number(event.get("pid")), _number(event.get("tid"))
         thread = (pid & _INT32) << 32 | tid & 0xFFFFFFFF
         row = self.rows[kind]
@@ -212,7 +216,7 @@ def _number(value: object) -> int:
     if isinstance(value, int):
         return value
     text = str(value)
-    return int(text) if text.isdecimal() else zlib.crc32(text.encode()) & _INT32
+    return int(text) if text.isdecimal() else zlib.crc32(text.encode("utf-8", "replace")) & _INT32
 
 
 def _correlation(arguments: dict[str, Any]) -> int:
@@ -290,11 +294,15 @@ def _attention_ops(
         name=name,
         pid=pid,
         thread=thread,
-        dims=tuple(tuple(_dims(d) for d in a.get("Input Dims") or ()) for a in given),
-        dtypes=tuple(tuple(map(str, a.get("Input type") or ())) for a in given),
-        inputs=tuple(tuple(map(str, a.get("Concrete Inputs") or ())) for a in given),
+        dims=tuple(tuple(_dims(d) for d in _list(a.get("Input Dims"))) for a in given),
+        dtypes=tuple(tuple(map(str, _list(a.get("Input type")))) for a in given),
+        inputs=tuple(tuple(map(str, _list(a.get("Concrete Inputs")))) for a in given),
         correlations=tuple(inside),
     )
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _dims(shape: object) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Damaged traces: every one must end in a result or in one AttnprofError."""
