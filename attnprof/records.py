@@ -122,7 +122,14 @@ def _common(fields: dict[str, Any]) -> dict[str, Any]:
         "alibi": bool(fields["alibi"]),
         "dropout_p": float(fields["dropout_p"]),
         "return_softmax": bool(fields["return_softmax"]),
+        "num_splits": _num_splits(fields),
     }
+
+
+def _num_splits(fields: dict[str, Any]) -> int:
+    """The argument where the entry has one; flash_attn_3's automatic choice, its 0, is AttentionCall's -1."""
+    given = int(fields.get("num_splits") or 0)
+    return -1 if fields["library"] == "flash_attn_3" and given == 0 and "num_splits" in fields else given
 
 
 def _from_fwd(fields: dict[str, Any], library: Library) -> AttentionCall:
@@ -161,7 +168,6 @@ def _from_kvcache(fields: dict[str, Any], library: Library) -> AttentionCall:
         q[2],
         k[2],
         q[3],
-        num_splits=int(fields["num_splits"]),
         page_block_size=k[1] if table else None,
         seqlen_knew=k_new[1] if k_new else None,
         cache_seqlens=bool(fields["has_cache_seqlens"]),

@@ -147,8 +147,10 @@ def _story(splits: list[SplitRow], result: CheckResult) -> list[str]:
         counts = ", ".join(dict.fromkeys(str(row.num_splits) for row in decode[changed:]))
         row = decode[changed]
         sentences = [f"Decode {run} {first.kernel}{_at_most(first)}."] if changed else []
-        whence = f"From {_low(row)} keys on{_step(row)} it" if changed else "Decode"
-        sentences.append(f"{whence} {split} them in {counts}: {row.kernel}.")
+        whence = (
+            f"From {_low(row)} keys on{_step(row)} it {split} them" if changed else f"Decode {split} the keys"
+        )
+        sentences.append(f"{whence} in {counts}: {row.kernel}.")
     change = _next_change(result)
     return [*sentences, change] if change else sentences
 
@@ -160,8 +162,9 @@ def _story_without_decode(splits: list[SplitRow]) -> list[str]:
         count = "not modelled" if row.num_splits is None else f"each split in {row.num_splits}"
         count = "no split" if row.num_splits == 1 else count
         keys = f"; KV length {lengths(row)}" if row.seqlen_k else ""
-        sentences.append(f"{row.calls} attention calls {seen} {row.kernel}: {count}{keys}.")
-    return sentences[:6]
+        calls = "1 attention call" if row.calls == 1 else f"{row.calls} attention calls"
+        sentences.append(f"{calls} {seen} {row.kernel}: {count}{keys}.")
+    return sentences[:4]
 
 
 def _keys(row: SplitRow) -> str:
@@ -188,7 +191,10 @@ def _next_change(result: CheckResult) -> str:
     last = next((call for call in reversed(result.calls) if call.phase == "decode" and call.call), None)
     if last is None or last.call is None or result.gpu is None or last.predicted is None:
         return ""
-    if last.call.entry == "fwd_kvcache" or last.predicted.num_splits is None:
+    # A cache's capacity does not grow; other libraries' key blocks begin elsewhere.
+    if last.call.entry == "fwd_kvcache" or last.call.library not in ("flash_attn", "torch"):
+        return ""
+    if last.predicted.num_splits is None:
         return ""
     change = next_change(last.call, result.gpu, result.version)
     now = _splits(last.predicted.num_splits)
@@ -196,7 +202,8 @@ def _next_change(result: CheckResult) -> str:
         return f"It would stay at {now} for every longer cache up to {_NEXT_CHANGE_LIMIT:,} keys."
     keys, splits = change
     later = keys - last.call.seqlen_k
-    return f"It would change next at {keys} keys, to {_splits(splits)}: {later} tokens after the last step."
+    tokens = "1 token" if later == 1 else f"{later} tokens"
+    return f"It would change next at {keys} keys, to {_splits(splits)}: {tokens} after the last step."
 
 
 def _splits(count: int) -> str:

@@ -52,7 +52,7 @@ def _flags(
     """The flags themselves: what ``call_flags`` adds to a command."""
 
 
-CallFromFlags = tuple[AttentionCall, Gpu, str | None]
+CallFromFlags = tuple[AttentionCall, Gpu, str]
 
 
 def call_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -91,6 +91,7 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     """(call, GPU, version) that the flags describe. Raises UsageError for a missing or unknown one."""
     from attnprof.calls import ENTRIES
     from attnprof.gpus import DEFAULT_GPU, gpu_by_name
+    from attnprof.installed import version_to_predict
     from attnprof.session import gpu_from_options
 
     if flags["seqlen_k"] is None:
@@ -120,4 +121,4 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
         **{name: flags[name] for name in (*plain, *more)},
     )
     gpu = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"]) or gpu_by_name(DEFAULT_GPU)
-    return call, gpu, flags["version"]
+    return call, gpu, flags["version"] or version_to_predict(call.library)

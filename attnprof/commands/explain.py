@@ -65,7 +65,6 @@ def explain(
       attnprof explain --call 42 --run my-run
     """
     from attnprof.analysis.explain import explain as explain_call
-    from attnprof.dispatch import default_version
 
     if call is not None:
         explained = _of_run(call, run, call_flags, live_seqlen)
@@ -73,9 +72,7 @@ def explain(
         if run is not None:
             raise UsageError("--run needs --call", hint="name the call by its seq: --call 0 --run NAME")
         asked, gpu, version = call_from_flags(call_flags)
-        explained = explain_call(
-            asked, gpu, version or default_version(asked.library), live_seqlen=live_seqlen
-        )
+        explained = explain_call(asked, gpu, version, live_seqlen=live_seqlen)
     _write(explained, output_format)
     if plot is not None:
         from attnprof.report.dispatch_figures import plot_candidates

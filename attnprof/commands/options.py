@@ -29,7 +29,9 @@ SmOption = Annotated[
 VersionOption = Annotated[
     str | None,
     typer.Option(
-        "--version", metavar="X.Y.Z", help="Library version to predict. Default: the run's, else the newest."
+        "--version",
+        metavar="X.Y.Z",
+        help="Library version to predict. Default: the run's, the installed one, else the newest.",
     ),
 ]
 LibraryOption = Annotated[

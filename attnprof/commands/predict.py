@@ -49,11 +49,9 @@ def predict(
     if calls is not None:
         _predict_file(calls, call_flags)
         return
-    from attnprof.dispatch import default_version
     from attnprof.dispatch import predict as predict_call
 
     call, gpu, version = call_from_flags(call_flags)
-    version = version or default_version(call.library)
     prediction = predict_call(call, gpu, version, explain=True)
     if output_format is PredictFormat.TABLE:
         from attnprof.report.text import print_prediction

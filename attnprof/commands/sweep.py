@@ -184,7 +184,7 @@ def _settings(
     from dataclasses import replace
 
     from attnprof.analysis.sweep import Setting
-    from attnprof.dispatch import default_version
+    from attnprof.installed import version_to_predict
 
     if names["version"] != [None] and len(names["library"]) > 1:
         raise UsageError("--version goes with one --library", hint="sweep the libraries one by one")
@@ -197,7 +197,7 @@ def _settings(
     for library, version, gpu, entry in product(*names.values()):
         target = {"library": library, "version": version, "gpu": gpu, "entry": entry}
         call, device, _ = call_from_flags(flags | first | {"num_heads_k": heads[0][1]} | target)
-        known = version or default_version(call.library)
+        known = version or version_to_predict(call.library)
         for (h, hk), sizes in product(heads, product(*(values[name] for name in rest))):
             size: dict[str, Any] = dict(zip(rest, sizes, strict=True))
             cap = size.pop("max_splits")

@@ -30,6 +30,15 @@ def default_version(library: str) -> str:
     return version
 
 
+def rules_known(library: str, version: str) -> bool:
+    """Whether this version of a modelled library can be predicted."""
+    try:
+        _module(library).rules_for(version)
+    except UsageError:
+        return False
+    return True
+
+
 def predict(
     call: AttentionCall, gpu: Gpu, version: str | None = None, *, explain: bool = False
 ) -> Prediction:

@@ -122,8 +122,7 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
     for launch in prediction.launches:
         labelled(console, "launch", launch.kernel)
         grid, block = "x".join(map(str, launch.grid)), "x".join(map(str, launch.block))
-        labelled(
-            console, "", f"grid {grid}, block {block}, {launch.dynamic_smem:,} bytes of dynamic shared memory"
-        )
+        smem = f", {launch.dynamic_smem:,} bytes of dynamic shared memory" if launch.dynamic_smem else ""
+        labelled(console, "", f"grid {grid}, block {block}{smem}")
     if prediction.num_splits is not None:
         labelled(console, "num_splits", str(prediction.num_splits))

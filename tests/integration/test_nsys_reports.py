@@ -44,7 +44,7 @@ MADE: dict[str, list[str]] = {
 
 
 def knotted_trace(path: Path) -> Path:
-    """Nested ranges of one name, overlapping domains, one ended elsewhere, one never closed, lost launches."""
+    """Nested ranges of one name, overlapping domains, one ended elsewhere, one open, lost launches."""
     builder = TraceBuilder()
     builder.add("TARGET_INFO_GPU", vmId=1, id=0, name="NVIDIA H100", smCount=132, cuDevice=0)
     builder.domain("a", 1)
