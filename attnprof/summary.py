@@ -66,7 +66,7 @@ def summarise(run: Run, result: CheckResult) -> Report:
     return Report(
         name=run.name,
         facts=tuple(_facts(run, result, phases)),
-        story=tuple(_story(splits, result)),
+        story=tuple(_story(splits, result)) or _without_calls(run, result),
         tables=tables,
         splits=tuple(splits),
         check=result,
@@ -165,6 +165,11 @@ def _story_without_decode(splits: list[SplitRow]) -> list[str]:
         calls = "1 attention call" if row.calls == 1 else f"{row.calls} attention calls"
         sentences.append(f"{calls} {seen} {row.kernel}: {count}{keys}.")
     return sentences[:4]
+
+
+def _without_calls(run: Run, result: CheckResult) -> tuple[str, ...]:
+    """Said where calls were looked for; what the kernels show follows from the check."""
+    return ("No attention call was recorded.",) if run.records_complete and not result.calls else ()
 
 
 def _keys(row: SplitRow) -> str:
