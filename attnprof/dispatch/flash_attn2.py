@@ -6,7 +6,6 @@ csrc/flash_attn/flash_api.cpp or csrc/flash_attn/src/flash_fwd_launch_template.h
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +21,7 @@ from attnprof.dispatch.flash_attn2_rules import (
     hdim128,
     hdim160,
     hdim224,
+    rules_at,
     without,
 )
 from attnprof.dispatch.versions import parse_version
@@ -88,7 +88,6 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     # launch:65, 108; HEADDIM_SWITCH without 160
     ("2.8.0", {"tiles": _TILES_2_8_0, "alibi_clears_even": True, "softmax_clears_even_k": True}),
 ]
-_ADDING = ("takes", "templates")
 OLDEST, NEWEST = "2.2.4", "2.8.3.post1"
 
 
@@ -96,12 +95,7 @@ OLDEST, NEWEST = "2.2.4", "2.8.3.post1"
 def rules_for(version: str) -> Rules:
     """The rules of a flash_attn version. Raises UsageError for versions outside the table."""
     wanted = parse_version(version, library="flash_attn", oldest=OLDEST, newest=NEWEST)
-    rules = _OLDEST_RULES
-    for since, changes in _CHANGES:
-        if wanted >= parse_version(since):
-            added = {name: getattr(rules, name) | changes[name] for name in _ADDING if name in changes}
-            rules = replace(rules, **{**changes, **added})
-    return rules
+    return rules_at(wanted, _OLDEST_RULES, _CHANGES)
 
 
 def predict(

@@ -5,10 +5,11 @@ The version tables built from these live in ``flash_attn2.py`` and ``torch_sdpa.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+from attnprof.dispatch.versions import Version, parse_version
 from attnprof.model import Gpu
 
 SPLIT_BLOCK_M = 64
@@ -70,6 +71,19 @@ class Rules:
     softmax_clears_even_mn: bool = True
     softmax_clears_even_k: bool = True
     even_mn_max_head_dim: int = 128
+
+
+_ADDING = ("takes", "templates")
+
+
+def rules_at(wanted: Version, oldest: Rules, changes: Sequence[tuple[str, dict[str, Any]]]) -> Rules:
+    """``oldest`` with every change up to a version; "takes" and "templates" name what a change adds."""
+    rules = oldest
+    for since, changed in changes:
+        if wanted >= parse_version(since):
+            added = {name: getattr(rules, name) | changed[name] for name in _ADDING if name in changed}
+            rules = replace(rules, **{**changed, **added})
+    return rules
 
 
 def block_n(head_dim: int) -> int:

@@ -9,13 +9,19 @@ launch is flash_attn/flash_fwd_launch_template.h, op is attention.cu, ``aten::_f
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from attnprof.dispatch.flash_attn2 import TILES_TO_2_6_1
 from attnprof.dispatch.flash_attn2_dispatch import dispatch
-from attnprof.dispatch.flash_attn2_rules import OPTIONAL_TEMPLATES, Rules, block_n, narrow_block_n, without
+from attnprof.dispatch.flash_attn2_rules import (
+    OPTIONAL_TEMPLATES,
+    Rules,
+    block_n,
+    narrow_block_n,
+    rules_at,
+    without,
+)
 from attnprof.dispatch.names import parse_kernel_name
 from attnprof.dispatch.versions import parse_version
 from attnprof.model import AttentionCall, Gpu, Prediction
@@ -80,19 +86,13 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     # api: paged_KV || seqlenq_ngroups_swapped; the narrower tile is recorded, its source was not read
     ("2.13.0", {"refusals": _NO_ALIBI, "paged_varlen_splits": True, "one_split_narrows": True}),
 ]  # fmt: skip
-_ADDING = ("takes", "templates")
 
 
 @lru_cache(maxsize=64)
 def rules_for(version: str) -> Rules:
     """The rules of a torch version. Raises UsageError for versions outside the table."""
     wanted = parse_version(version, library="torch", oldest=OLDEST, newest=NEWEST)
-    rules = _OLDEST_RULES
-    for since, changes in _CHANGES:
-        if wanted >= parse_version(since):
-            added = {name: getattr(rules, name) | changes[name] for name in _ADDING if name in changes}
-            rules = replace(rules, **{**changes, **added})
-    return rules
+    return rules_at(wanted, _OLDEST_RULES, _CHANGES)
 
 
 def predict(
