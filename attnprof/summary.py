@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.phases import PhaseTotal, phase_totals
 from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
-from attnprof.check import CheckResult
+from attnprof.check import CheckResult, Verdict
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn2_rules import block_n
 from attnprof.model import AttentionCall, Gpu
@@ -122,8 +123,11 @@ def _workload(workload: dict[str, Any]) -> str:
     if workload.get("prompt_tokens"):
         batch, prompt = workload.get("batch"), workload["prompt_tokens"]
         text += f"; batch {batch}, {prompt}-token prompt"
+        if unequal := workload.get("prompt_lengths"):
+            text += f" (unequal: {min(unequal)} to {max(unequal)})"
         if workload.get("max_new_tokens"):
             text += f", {workload['max_new_tokens']} new tokens"
+        text += ", static cache" if workload.get("cache") == "static" else ""
     return text
 
 
@@ -170,6 +174,13 @@ def _story_without_decode(splits: list[SplitRow]) -> list[str]:
 def _without_calls(run: Run, result: CheckResult) -> tuple[str, ...]:
     """Said where calls were looked for; what the kernels show follows from the check."""
     return ("No attention call was recorded.",) if run.records_complete and not result.calls else ()
+
+
+def _not_modelled(run: Run, result: CheckResult) -> list[str]:
+    """Why recorded calls have no prediction, the most frequent reason first."""
+    calls = result.calls if run.records else ()
+    reasons = Counter(call.detail for call in calls if call.verdict is Verdict.NOT_MODELLED)
+    return [f"not modelled: {why} ({count:,} calls)" for why, count in reasons.most_common(3)]
 
 
 def _keys(row: SplitRow) -> str:
@@ -234,6 +245,7 @@ def _notes(run: Run, result: CheckResult) -> tuple[str, ...]:
     notes = [
         note for note in run.timeline.notes if result.observed or "CUPTI_ACTIVITY_KIND_KERNEL" not in note
     ]
+    notes += _not_modelled(run, result)
     notes += (run.config.get("capture") or {}).get("notes") or []
     if result.calls and result.gpu is None:
         notes.append("the trace does not state the GPU's SM count: give --gpu NAME to learn the KV lengths")

@@ -16,7 +16,7 @@ from attnprof.capture.process import Outcome, supervise
 from attnprof.errors import EXIT_USAGE, CaptureError, UsageError
 from attnprof.nsys import find_nsys, nsys_version
 from attnprof.workloads.child import CALLS_FILE, HANDED, PID_FILE, TORCH_TRACE, WORKLOAD_FILE, Handed
-from attnprof.workloads.spec import ChildSpec, GenerateOptions, Program, RangeKind
+from attnprof.workloads.spec import AttentionOptions, ChildSpec, GenerateOptions, Program, RangeKind
 
 RecorderName = Literal["nsys", "torch", "none"]
 RECORDERS = ("auto", "nsys", "torch", "none")
@@ -29,7 +29,7 @@ class CaptureOptions:
     is, else none. ``nsys`` names the program; ``grace_s`` is how long it may stay silent after the workload.
     """
 
-    workload: GenerateOptions | Program
+    workload: GenerateOptions | AttentionOptions | Program
     recorder: str = "auto"
     nsys: str | None = None
     notes: tuple[str, ...] = ()
@@ -51,8 +51,15 @@ class Plan:
 
     def child(self, options: CaptureOptions, folder: Path) -> ChildSpec:
         """What the child is told."""
-        kinds = {"generate" if isinstance(options.workload, GenerateOptions) else "program": options.workload}
-        return ChildSpec(str(folder.absolute()), _RANGES[self.recorder], notes=options.notes, **kinds)  # type: ignore[arg-type]
+        work = options.workload
+        return ChildSpec(
+            str(folder.absolute()),
+            _RANGES[self.recorder],
+            generate=work if isinstance(work, GenerateOptions) else None,
+            attention=work if isinstance(work, AttentionOptions) else None,
+            program=work if isinstance(work, Program) else None,
+            notes=options.notes,
+        )
 
     def command(self, options: CaptureOptions, folder: Path) -> list[str]:
         """The exact command that records into ``folder``."""
@@ -161,7 +168,7 @@ def record(
         pipe.close()
     workload = _workload(folder, outcome, options)
     code = workload["exit_code"] if outcome.outlived else outcome.exit_code
-    if workload["status"] == "failed" and isinstance(options.workload, GenerateOptions):
+    if workload["status"] == "failed" and not isinstance(options.workload, Program):
         _raise_failure(workload)
     trace = _trace(folder, chosen)
     notes += workload.pop("notes", [])
@@ -177,7 +184,7 @@ def record(
     return CaptureResult(chosen.recorder, chosen.version, command, code, workload, trace, tuple(notes))
 
 
-def _is_other(workload: GenerateOptions | Program) -> bool:
+def _is_other(workload: GenerateOptions | AttentionOptions | Program) -> bool:
     return isinstance(workload, Program) and workload.mode == "other"
 
 

@@ -17,21 +17,48 @@ if TYPE_CHECKING:
     from attnprof.store import RunBuilder
 
 
+_NO_MODEL = frozenset({"prompt", "attn", "trust_remote_code", "left_padding", "static_cache"})
+_CACHE = frozenset({"max_new_tokens", "num_splits", "page_size"})  # of kvcache, not of varlen
+
+
 def run(
     program: Annotated[
         list[str] | None,
         typer.Argument(metavar="[-- PROGRAM ARGS...]", help="A program to record instead of generate()."),
     ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="generate (the default), or attention calls alone: kvcache (flash_attn_with_kvcache,"
+            " needs a GPU), varlen (packed sequences).",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Tokens to generate. Default: 128."),
+        typer.Option(metavar="N", help="Tokens to generate. Default: 128; 16 for kvcache."),
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The prompt.")] = None,
     prompt_tokens: Annotated[
         int | None,
-        typer.Option(metavar="N", help="A prompt of N random tokens. Default: 25."),
+        typer.Option(metavar="N", help="A prompt of N random tokens. Default: 25; 512 for kvcache, varlen."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(metavar="N", help="Sequences. Default: 1.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Sequences. Default: 1; 4 for kvcache, varlen.")
+    ] = None,
+    left_padding: Annotated[
+        bool, typer.Option("--left-padding", help="Prompts of unequal lengths, padded on the left.")
+    ] = False,
+    static_cache: Annotated[
+        bool, typer.Option("--static-cache", help="A KV cache of the final length from the start.")
+    ] = False,
+    num_splits: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Given to kvcache's calls. Default: 0, the library chooses."),
+    ] = None,
+    page_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens per page of a paged kvcache, a multiple of 256.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +116,7 @@ def run(
 ) -> None:
     """Record a workload's attention calls, ranges and kernels, and make a run of them.
 
-    Without a program, Hugging Face generate() on a small model with a real model's attention.
+    Without a program or --workload, Hugging Face generate() on a small model with a real model's attention.
     The exit code is the workload's own.
 
     \b
@@ -97,12 +124,14 @@ def run(
     Examples:
       attnprof run --max-new-tokens 512
       attnprof run --model llama-3-8b --batch 8 --prompt-tokens 4000 --gpu a100
+      attnprof run --batch 4 --prompt-tokens 200 --left-padding
+      attnprof run --workload varlen --batch 8 --prompt-tokens 1024
       attnprof run -- python script.py ARGS
     """
     from attnprof import store
     from attnprof.capture.base import CaptureOptions, describe_command, plan, record
 
-    generate = {
+    given = {
         "max_new_tokens": max_new_tokens,
         "prompt": prompt,
         "prompt_tokens": prompt_tokens,
@@ -113,10 +142,15 @@ def run(
         "device": device,
         "seed": seed,
         "trust_remote_code": trust_remote_code or None,
+        "left_padding": left_padding or None,
+        "static_cache": static_cache or None,
+        "num_splits": num_splits,
+        "page_size": page_size,
     }
-    workload, notes, stem = _workload(program or [], generate)
+    given = {option: value for option, value in given.items() if value is not None}
+    work, notes, stem = _workload(program or [], workload, given)
     predict = _prediction(gpu, sms, sm, library, version)
-    options = CaptureOptions(workload, recorder=capture, nsys=nsys, notes=notes)
+    options = CaptureOptions(work, recorder=capture, nsys=nsys, notes=notes)
     chosen = plan(options)
     name = output.removesuffix(".nsys-rep") if output else store.unused_name(stem)
     if dry_run:
@@ -131,25 +165,47 @@ def run(
     raise typer.Exit(captured.exit_code)
 
 
-def _workload(program: list[str], generate: dict[str, Any]) -> tuple[Any, tuple[str, ...], str]:
+def _workload(
+    program: list[str], kind: str | None, given: dict[str, Any]
+) -> tuple[Any, tuple[str, ...], str]:
     """(what to run, notes, the stem of the run's name)."""
     from attnprof.errors import UsageError
     from attnprof.workloads.presets import find_preset, preset_name
-    from attnprof.workloads.spec import GenerateOptions, parse_program
+    from attnprof.workloads.spec import KINDS, AttentionOptions, GenerateOptions, parse_program
 
-    given = {name: value for name, value in generate.items() if value is not None}
-    if not program:
+    if kind not in (None, *KINDS):
+        raise UsageError(f"--workload {kind} is none of {', '.join(KINDS)}")
+    if program and kind is not None:
+        given = {"workload": kind} | given
+    elif kind == "kvcache" or kind == "varlen":
+        _refuse(given, kind, _NO_MODEL | (_CACHE if kind == "varlen" else frozenset()))
+        return AttentionOptions(kind, **given), (), kind  # type: ignore[arg-type]
+    elif not program:
+        _refuse(given, "generate", _CACHE - {"max_new_tokens"})
         options = GenerateOptions(**given)
         stem = preset_name(options.model) if find_preset(options.model) else Path(options.model).name
         return options, (), stem
     if given:
-        flag = "--" + next(iter(given)).replace("_", "-")
+        flag = _flag(next(iter(given)))
         raise UsageError(
             f"{flag} is an option of the built-in workload, and {program[0]} is given to run",
             hint=f"an option of the program goes after it: attnprof run -- {program[0]} … {flag} …",
         )
     parsed, notes = parse_program(program)
     return parsed, notes, Path(parsed.target).stem if parsed.mode != "command" else "command"
+
+
+def _refuse(given: dict[str, Any], kind: str, foreign: frozenset[str]) -> None:
+    """Raises UsageError for an option that the workload has no use for."""
+    from attnprof.errors import UsageError
+
+    for option in given:
+        if option in foreign:
+            raise UsageError(f"{_flag(option)} means nothing to --workload {kind}", hint="leave it out")
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
 
 
 def _prediction(
@@ -175,9 +231,11 @@ def _prediction(
 
 def _describe(options: CaptureOptions) -> str:
     from attnprof.workloads.presets import find_preset, preset_name
-    from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, GenerateOptions
+    from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, AttentionOptions, GenerateOptions
 
     work = options.workload
+    if isinstance(work, AttentionOptions):
+        return f"{work.kind}: {work.batch} sequences of up to {work.prompt_tokens} tokens,"
     if not isinstance(work, GenerateOptions):
         return " ".join([work.target, *work.arguments]) if work.mode != "command" else "python -c …"
     shown = preset_name(work.model) if find_preset(work.model) else work.model

@@ -90,16 +90,13 @@ def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
     started = time.perf_counter()
     with instrument(recorder), _profiled(spec), _progress(recorder, handed):
         try:
-            if spec.generate is not None:
-                from attnprof.workloads import generate
-
-                run = generate.prepare(spec.generate, recorder)
+            if spec.program is None:
+                run = _prepare(spec, recorder)
                 started = time.perf_counter()
                 facts, code = run(), 0
             else:
                 from attnprof.workloads.program import run_program
 
-                assert spec.program is not None
                 code = run_program(spec.program)
                 _join_threads()
         except AttnprofError as failure:
@@ -112,6 +109,19 @@ def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
         duration = time.perf_counter() - started
     _write(spec, recorder, facts, code, error, duration)
     return code
+
+
+def _prepare(spec: ChildSpec, recorder: Recorder) -> Callable[[], dict[str, Any]]:
+    """The built-in workload: what runs it and returns its facts."""
+    if spec.generate is not None:
+        from attnprof.workloads import generate
+
+        return generate.prepare(spec.generate, recorder)
+    from attnprof.workloads import kvcache, packed
+
+    assert spec.attention is not None
+    prepare = kvcache.prepare if spec.attention.kind == "kvcache" else packed.prepare
+    return prepare(spec.attention, recorder)
 
 
 def _ranges(spec: ChildSpec) -> Any:
@@ -187,7 +197,7 @@ def _write(
     if code and error is None:
         error = f"the program ended with exit code {code}"
     workload = {
-        "workload": "generate" if spec.generate is not None else "program",
+        "workload": spec.kind,
         "status": "failed" if code else "complete",
         "exit_code": code,
         "error": None if error is None else str(error),

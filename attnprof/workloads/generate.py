@@ -11,7 +11,7 @@ from attnprof.errors import UsageError
 from attnprof.instrument.models import describe_model
 from attnprof.instrument.recorder import Recorder
 from attnprof.workloads.presets import DEFAULT_LAYERS, find_preset, preset_name
-from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, GenerateOptions
+from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, GenerateOptions, spread_lengths
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -30,7 +30,7 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    device = _device(options.device)
+    device = pick_device(options.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # more threads than free cores make a token ten times slower
     torch.manual_seed(options.seed)
@@ -46,6 +46,12 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
         ) from error
     model.eval()
     input_ids = _prompt(options, model, recorder).to(device)
+    mask, lengths = torch.ones_like(input_ids), None
+    if options.left_padding:
+        lengths = spread_lengths(input_ids.shape[1], options.batch)
+        for row, length in enumerate(lengths):
+            mask[row, : input_ids.shape[1] - length] = 0
+        input_ids = input_ids * mask  # 0 is the padding
     # eos off: a random model must not stop early. disable_compile: a compiled decode hides its calls.
     config = transformers.GenerationConfig(
         max_new_tokens=options.max_new_tokens,
@@ -54,16 +60,17 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
         pad_token_id=0,
         use_cache=True,
         disable_compile=True,
+        **({"cache_implementation": "static"} if options.static_cache else {}),
     )
     model.generation_config = config
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and input_ids.shape[1] + options.max_new_tokens > limit:
         recorder.note(f"the model knows {limit} positions; the run goes beyond them")
-    _warm_up(model, input_ids, recorder)
+    _warm_up(model, input_ids, mask, recorder)
 
     def run() -> dict[str, Any]:
         with torch.no_grad():
-            output = model.generate(input_ids, attention_mask=torch.ones_like(input_ids))
+            output = model.generate(input_ids, attention_mask=mask)
         if device.type == "cuda":
             torch.cuda.synchronize()
         new_tokens = output[:, input_ids.shape[1] :]
@@ -72,6 +79,8 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
             "attn_implementation": model.config._attn_implementation,
             "batch": options.batch,
             "prompt_tokens": int(input_ids.shape[1]),
+            "prompt_lengths": lengths,
+            "cache": "static" if options.static_cache else "dynamic",
             "max_new_tokens": options.max_new_tokens,
             "new_tokens": int(new_tokens.shape[1]),
             "tokens": new_tokens.tolist(),
@@ -81,7 +90,7 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
     return run
 
 
-def _device(name: str) -> Any:
+def pick_device(name: str) -> Any:
     import torch
 
     available = torch.cuda.is_available()
@@ -165,7 +174,7 @@ def _prompt(options: GenerateOptions, model: Any, recorder: Recorder) -> Any:
     return torch.tensor([ids] * options.batch)
 
 
-def _warm_up(model: Any, input_ids: Any, recorder: Recorder) -> None:
+def _warm_up(model: Any, input_ids: Any, mask: Any, recorder: Recorder) -> None:
     """Two tokens, unrecorded: the first call builds caches and loads kernels. Ranged as "warmup"."""
     import torch
 
@@ -174,7 +183,7 @@ def _warm_up(model: Any, input_ids: Any, recorder: Recorder) -> None:
     warmup.push(0)
     try:
         with torch.no_grad():
-            model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=2)
+            model.generate(input_ids, attention_mask=mask, max_new_tokens=2)
         if input_ids.is_cuda:
             torch.cuda.synchronize()
     finally:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnprof.errors import UsageError
-from attnprof.workloads.presets import DEFAULT_MODEL, find_preset, unknown_model
+from attnprof.workloads.presets import DEFAULT_MODEL, PRESETS, find_preset, unknown_model
 
 RangeKind = Literal["nvtx", "torch", "none"]
 DEFAULT_PROMPT_TOKENS = 25
+KINDS = ("generate", "kvcache", "varlen")
+_PAGE_MULTIPLE = 256  # flash_attn's mha_fwd_kvcache refuses any other page
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class GenerateOptions:
 
     ``prompt_tokens`` random ids, or the tokens of ``prompt``; each sequence of the batch gets its own random
     ids, or the same prompt. ``attn`` "auto" is flash_attention_2 where a GPU and flash_attn are, else sdpa.
+    ``left_padding`` gives the sequences unequal prompts, ``spread_lengths`` of them, padded on the left.
     """
 
     model: str = DEFAULT_MODEL
@@ -36,6 +39,8 @@ class GenerateOptions:
     device: str = "auto"
     seed: int = 0
     trust_remote_code: bool = False
+    left_padding: bool = False
+    static_cache: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "prompt_tokens", "batch", "layers"):
@@ -46,11 +51,62 @@ class GenerateOptions:
             raise UsageError("--prompt and --prompt-tokens exclude each other", hint="give one of them")
         if self.prompt is not None and not self.prompt:
             raise UsageError("--prompt is empty", hint="give a text, or --prompt-tokens N for random tokens")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UsageError(f"--device {self.device} is none of auto, cpu, cuda, cuda:N")
+        if self.left_padding and (self.batch < 2 or self.prompt is not None):
+            raise UsageError(
+                "--left-padding needs prompts of unequal lengths",
+                hint="--batch 4 --prompt-tokens 100 gives prompts of 25, 50, 75 and 100 tokens",
+            )
+        _check_device(self.device)
         known = find_preset(self.model) or Path(self.model).is_dir() or self.model.count("/") == 1
         if not known:
             raise unknown_model(self.model)
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Attention calls alone, on random tensors with the heads of a preset ``model``.
+
+    "kvcache": ``layers`` caches of ``batch`` sequences that hold ``spread_lengths(prompt_tokens, batch)`` at
+    first; each of ``max_new_tokens`` steps appends one token per sequence. ``page_size`` in tokens, None for
+    one block per sequence; ``num_splits`` 0 is the library's own choice.
+    "varlen": ``batch`` packed sequences of such lengths, once per layer.
+    """
+
+    kind: Literal["kvcache", "varlen"]
+    model: str = DEFAULT_MODEL
+    max_new_tokens: int = 16
+    prompt_tokens: int = 512
+    batch: int = 4
+    layers: int = 1
+    page_size: int | None = None
+    num_splits: int = 0
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "prompt_tokens", "batch", "layers"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.page_size is not None and (self.page_size < 1 or self.page_size % _PAGE_MULTIPLE):
+            raise UsageError(f"--page-size must be a multiple of {_PAGE_MULTIPLE}, not {self.page_size}")
+        if not 0 <= self.num_splits <= 128:
+            raise UsageError(f"--num-splits must be 0 (the library's choice) to 128, not {self.num_splits}")
+        _check_device(self.device)
+        if find_preset(self.model) is None:
+            raise UsageError(
+                f"--workload {self.kind} takes its heads from a preset, and {self.model} is none",
+                hint=f"presets: {', '.join(PRESETS)}",
+            )
+
+
+def spread_lengths(longest: int, count: int) -> list[int]:
+    """``count`` lengths in tokens, evenly spread up to ``longest``."""
+    return [-(-longest * (index + 1) // count) for index in range(count)]
+
+
+def _check_device(name: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"--device {name} is none of auto, cpu, cuda, cuda:N")
 
 
 @dataclass(frozen=True)
@@ -123,8 +179,16 @@ class ChildSpec:
     folder: str
     ranges: RangeKind
     generate: GenerateOptions | None = None
+    attention: AttentionOptions | None = None
     program: Program | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What workload.json calls it."""
+        if self.attention is not None:
+            return self.attention.kind
+        return "generate" if self.generate is not None else "program"
 
     def command(self) -> list[str]:
         """The child's command line; it needs nothing else, so that it can be copied and run."""
@@ -134,7 +198,7 @@ class ChildSpec:
     def to_json(self) -> str:
         """Only what differs from the defaults."""
         given: dict[str, Any] = {"folder": self.folder, "ranges": self.ranges}
-        for part in ("generate", "program"):
+        for part in ("generate", "attention", "program"):
             if (value := getattr(self, part)) is not None:
                 given[part] = _changed(value)
         if self.notes:
@@ -145,17 +209,19 @@ class ChildSpec:
     def from_json(text: str) -> ChildSpec:
         given: dict[str, Any] = json.loads(text)
         generate, program = given.pop("generate", None), given.pop("program", None)
+        attention = given.pop("attention", None)
         if program is not None:
             program = {name: tuple(v) if isinstance(v, list) else v for name, v in program.items()}
         return ChildSpec(
             given["folder"],
             given["ranges"],
             generate=GenerateOptions(**generate) if generate is not None else None,
+            attention=AttentionOptions(**attention) if attention is not None else None,
             program=Program(**program) if program is not None else None,
             notes=tuple(given.get("notes", ())),
         )
 
 
-def _changed(options: GenerateOptions | Program) -> dict[str, Any]:
+def _changed(options: GenerateOptions | AttentionOptions | Program) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(options)}
     return {name: value for name, value in asdict(options).items() if value != defaults[name]}
