@@ -10,7 +10,8 @@ import typer
 
 from attnprof import __version__
 from attnprof.commands import check, diff, doctor, explain, gpus, ingest, predict, report, run, runs, sweep
-from attnprof.errors import AttnprofError
+from attnprof.config import default_map, origins
+from attnprof.errors import AttnprofError, ConfigError
 
 app = typer.Typer(
     name="attnprof",
@@ -54,10 +55,15 @@ app.command("runs", short_help="List the runs on disk.")(runs.runs)
 
 def main() -> None:
     """The console script: expected failures become one message and an exit code."""
+    defaults: dict[str, dict[str, str]] = {}
     try:
-        app()
+        if "--help" not in sys.argv:
+            defaults = default_map(sys.argv[1:])
+        app(default_map=defaults)
     except AttnprofError as error:
         print(f"error: {error.message}", file=sys.stderr)
+        for origin in () if isinstance(error, ConfigError) else origins(error.message, defaults):
+            print(f"  set by {origin}", file=sys.stderr)
         if error.hint:
             print(f"  try: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)

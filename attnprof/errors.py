@@ -25,6 +25,10 @@ class UsageError(AttnprofError):
     """The command line or an argument is wrong."""
 
 
+class ConfigError(UsageError):
+    """A configuration file is wrong."""
+
+
 class TraceError(AttnprofError):
     """A trace cannot be read: missing, empty, truncated, or another format."""
 

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from attnprof.config import setting
+
 _PREFIXES = (  # where installers put it without touching PATH; the newest version wins within a line
     "/opt/nvidia/nsight-systems/*/bin/nsys",
     "/opt/nvidia/nsight-systems-cli/*/bin/nsys",
@@ -18,11 +20,12 @@ _PREFIXES = (  # where installers put it without touching PATH; the newest versi
 
 
 def find_nsys(explicit: str | None = None) -> Path | None:
-    """The nsys to run: ``explicit``, else ATTNPROF_NSYS, else PATH, else the usual prefixes; None if none.
+    """The nsys to run: ``explicit``, the configured one, on PATH or under the usual prefixes; else None.
 
-    A name given by argument or environment is not replaced by another when it is not there.
+    A name that was given is not replaced by another when it is not there.
     """
-    named = explicit or os.environ.get("ATTNPROF_NSYS")
+    known = setting("nsys")
+    named = explicit or (known.value if known else None)
     if named:
         found = shutil.which(named)
         return Path(found) if found else None

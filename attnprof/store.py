@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from attnprof.config import setting
 from attnprof.errors import RunError
 
 SCHEMA = 1
@@ -74,8 +75,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def runs_root() -> Path:
-    """The folder that holds the runs: $ATTNPROF_RUNS, else attnprof-runs in the current folder."""
-    return Path(os.environ.get("ATTNPROF_RUNS") or "attnprof-runs")
+    """The folder that holds the runs, as configured; else attnprof-runs in the current folder."""
+    known = setting("runs")
+    return Path(known.value if known else "attnprof-runs")
 
 
 def run_folder(name: str) -> Path:

@@ -97,7 +97,8 @@ def make_console() -> Console:
     """A console of at most 100 columns, plain where stdout is no terminal or NO_COLOR is set."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    # rich takes FORCE_COLOR, which Jupyter sets for its terminals' children, for a terminal.
+    console = Console(highlight=False, soft_wrap=False, force_terminal=sys.stdout.isatty())
     if not console.is_terminal or console.width > TERMINAL_WIDTH:
         console.width = TERMINAL_WIDTH
     return console
