@@ -13,10 +13,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from attnprof.arrays import distinct_rows
 from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.infer import infer_call
 from attnprof.dispatch.names import KernelSignature, parse_kernel_name
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
+from attnprof.frozen import find_frozen
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
 from attnprof.observe import ObservedCalls, ObservedShape
 from attnprof.records import CallRecord, NotModelled, attention_call
@@ -63,6 +67,9 @@ class CheckResult:
         if self.failures:
             return EXIT_CHECK_FAILED
         return EXIT_CANNOT_TELL if self.cannot_tell else EXIT_OK
+
+
+_NODE_MODE = "capture with --cuda-graph-trace=node"
 
 
 @lru_cache(maxsize=65536)
@@ -116,14 +123,19 @@ def check_recorded(
     *,
     has_kernels: bool,
     complete: bool,
+    whole_graphs: bool = False,
+    keys_of_step: Mapping[int, int] | None = None,
 ) -> tuple[CheckedCall, ...]:
     """A verdict per recorded call, and one per observed call that no record accounts for.
 
     ``complete`` says that every attention call of the program was recorded: then a kernel outside the records
-    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way.
+    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way, and a call
+    captured into a CUDA graph runs as its replays; of ``whole_graphs`` not even these are in the trace.
     """
-    by_seq = {seq: index for index, seq in enumerate(observed.seq.tolist()) if seq >= 0}
-    checked = []
+    captures = whole_graphs or bool(observed.replayed.any())
+    eager = np.flatnonzero((observed.seq >= 0) & ~observed.replayed).tolist()
+    by_seq = {int(observed.seq[index]): index for index in eager}
+    checked, predicted = [], {}
     for record in records:
         index = by_seq.pop(record.seq, None)
         call, prediction = None, None
@@ -132,28 +144,52 @@ def check_recorded(
             verdict, detail = Verdict.NOT_MODELLED, answer.why
         else:
             call, prediction = answer
+            predicted[record.seq] = prediction
             shape = None if index is None else observed.shapes[observed.shape[index]]
             if not has_kernels or not record.on_cuda or (index is None and not complete):
                 verdict, detail = Verdict.NOT_OBSERVED, prediction.error or ""
+            elif index is None and captures and prediction.launches:
+                verdict, detail = Verdict.NOT_OBSERVED, "captured into a CUDA graph, if it is not missing"
             else:
                 verdict, detail = compare(prediction, shape)
         where = {"seq": record.seq, "step": record.step, "phase": record.phase, "layer": record.layer}
         base = CheckedCall(verdict, detail, **where, call=call, predicted=prediction)  # type: ignore[arg-type]
         checked.append(base if index is None else replace(base, **_seen(observed, index)))
-    left = [index for index in range(len(observed)) if observed.seq[index] < 0] + list(by_seq.values())
-
-    def outside(shape: ObservedShape) -> Reading:
-        if complete:
-            return Verdict.UNEXPECTED, f"{shape.main.kernel} ran outside every recorded call", None
-        return _read_back(shape, target.gpu.num_sms)
-
-    unrecorded = ReadBackCalls(observed, [outside(shape) for shape in observed.shapes] if left else [])
+    unknown = np.flatnonzero((observed.seq < 0) & ~observed.replayed).tolist()
+    left = [*unknown, *by_seq.values(), *np.flatnonzero(observed.replayed).tolist()]
+    if not left:
+        return tuple(checked)
+    unrecorded = check_unrecorded(observed, target.gpu.num_sms, keys_of_step, predicted)
+    if complete:
+        for number, shape in enumerate(observed.shapes):
+            rows = np.flatnonzero((observed.shape == number) & ~observed.replayed)
+            why = f"{shape.main.kernel} ran outside every recorded call"
+            unrecorded.read_otherwise(rows, (Verdict.UNEXPECTED, why, None))
     return (*checked, *(unrecorded[index] for index in left))
 
 
-def check_unrecorded(observed: ObservedCalls, num_sms: int | None) -> ReadBackCalls:
-    """A verdict per observed call of a trace without call records."""
-    return ReadBackCalls(observed, [_read_back(shape, num_sms) for shape in observed.shapes])
+def check_unrecorded(
+    observed: ObservedCalls,
+    num_sms: int | None,
+    keys_of_step: Mapping[int, int] | None = None,
+    captured: Mapping[int, Prediction] | None = None,
+) -> ReadBackCalls:
+    """A verdict per observed call of a trace without call records.
+
+    Replays of a recorded call are compared with what was predicted for it, ``captured`` by its number.
+    """
+    calls = ReadBackCalls(observed, [_read_back(shape, num_sms) for shape in observed.shapes])
+    replays = np.flatnonzero(observed.replayed & (observed.seq >= 0)) if captured else np.zeros(0, np.int64)
+    (seqs, shapes), pair = distinct_rows([observed.seq[replays], observed.shape[replays]])
+    for number, (seq, shape) in enumerate(zip(seqs.tolist(), shapes.tolist(), strict=True)):
+        if captured and seq in captured:
+            verdict, detail = compare(captured[seq], observed.shapes[shape])
+            told = detail or f"replays call {seq}"
+            calls.read_otherwise(replays[pair == number], (verdict, told, calls.inferred[shape]))
+    for frozen in find_frozen(observed, calls.inferred, num_sms, keys_of_step) if num_sms else ():
+        reading = (Verdict.FROZEN, frozen.detail, calls.inferred[frozen.shape])
+        calls.read_otherwise(frozen.rows, reading)
+    return calls
 
 
 def _read_back(shape: ObservedShape, num_sms: int | None) -> Reading:
@@ -244,27 +280,34 @@ def check(
     """All verdicts of a run: against its call records where it has them, else read back from the launches."""
     info = run.trace.info
     has_kernels = len(run.trace.kernels) > 0
+    whole = (
+        f"{info.whole_graph_launches} CUDA graph launches were recorded whole: "
+        "the attention kernels inside them, if any, are not in the trace"
+    )
     if run.records:
         target = run.prediction_target(gpu=gpu, library=library, version=version)
-        complete = run.records_complete
         recorded = check_recorded(
-            run.records, run.observed, target, has_kernels=has_kernels, complete=complete
+            run.records,
+            run.observed,
+            target,
+            has_kernels=has_kernels,
+            complete=run.records_complete,
+            whole_graphs=info.whole_graph_launches > 0,
+            keys_of_step=run.keys_of_step,
         )
         why, hint = "", ""
-        if not any(call.observed for call in recorded):
+        if info.whole_graph_launches:
+            why, hint = whole, _NODE_MODE
+        elif not any(call.observed for call in recorded):
             why = "no GPU kernel was observed: every dispatch shown is a prediction"
             hint = "run it on a machine with an NVIDIA GPU to see what really ran"
         library, version = target.most(run.records)
         return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint)
     target_gpu = gpu or run.observed_gpu
-    calls = check_unrecorded(run.observed, target_gpu.num_sms if target_gpu else None)
+    calls = check_unrecorded(run.observed, target_gpu.num_sms if target_gpu else None, run.keys_of_step)
     why, hint = "", ""
     if info.whole_graph_launches:
-        why = (
-            f"{info.whole_graph_launches} CUDA graph launches were recorded whole: "
-            "the attention kernels inside them, if any, are not in the trace"
-        )
-        hint = "capture with --cuda-graph-trace=node"
+        why, hint = whole, _NODE_MODE
     elif not has_kernels:
         why = "the trace holds no GPU kernels"
         hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"

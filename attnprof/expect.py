@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnprof.check import CheckResult
@@ -59,11 +60,15 @@ def parse_fail_on(text: str) -> frozenset[Verdict]:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Why a run fails: a label, the call it is about (None for the run as a whole), and what is wrong."""
+    """Why a run fails: a label, the call it is about (None for the run as a whole), and what is wrong.
+
+    What one sentence says of many calls is one finding about the first of ``calls``.
+    """
 
     label: str
     call: CheckedCall | None
     detail: str
+    calls: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,8 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
     """The verdicts that fail the run, and every call that is not as expected."""
     failing = FAILED if expectation.fail_on is None else expectation.fail_on
     found = [call for call in result.having(failing) if expectation.phase in (None, call.phase)]
-    findings = [Finding(call.verdict.value, call, call.detail) for call in found]
+    findings = [Finding(call.verdict.value, call, call.detail) for call in found if not _shared(call)]
+    findings += [Finding(group[0].verdict.value, group[0], why, len(group)) for why, group in _alike(found)]
     number = len(result.calls)
     if expectation.phase is not None:
         number = sum(call.phase == expectation.phase for call in result.calls)
@@ -105,6 +111,19 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
                 Finding("expected", None, f"{result.cannot_tell}: attention may have run as plain GEMMs")
             )
     return Judgement(tuple(findings), number, cannot_tell, hint)
+
+
+def _shared(call: CheckedCall) -> bool:
+    """Whether the call's detail is about the whole run of calls it belongs to."""
+    return call.verdict is Verdict.FROZEN
+
+
+def _alike(calls: Iterable[CheckedCall]) -> list[tuple[str, list[CheckedCall]]]:
+    """The calls that share a detail, by detail."""
+    groups: dict[str, list[CheckedCall]] = {}
+    for call in filter(_shared, calls):
+        groups.setdefault(call.detail, []).append(call)
+    return list(groups.items())
 
 
 def _unlike(call: CheckedCall, expectation: Expectation) -> str:

@@ -18,6 +18,7 @@ from attnprof.timeline import Timeline
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
 
 _BEFORE, _MAIN, _AFTER = 0, 1, 2
 _AFTER_ENDINGS = ("_combine", "_reduce", "merge_states")
@@ -48,10 +49,14 @@ class ObservedCalls:
     """Attention calls in order of their main kernel's start.
 
     ``shape`` indexes ``shapes``; ``duration`` is the GPU time of the call's attention kernels in ns; ``seq``,
-    ``step``, ``layer`` are -1 and ``phase`` 0 where unknown; ``main`` indexes the timeline's kernels.
+    ``step``, ``layer`` are -1 and ``phase`` 0 where unknown; ``main`` indexes the timeline's kernels and
+    ``pid`` is the launching process. ``replayed`` calls were launched by a CUDA graph: their ``seq`` is that
+    of the captured call, and their layer, where the capture does not tell it, that of the call in the same
+    place of an eager step.
     """
 
     main: Int64
+    pid: Int32
     shape: Int64
     duration: Int64
     num_kernels: Int64
@@ -59,6 +64,7 @@ class ObservedCalls:
     step: Int32
     layer: Int32
     phase: Int32
+    replayed: Bool
     shapes: tuple[ObservedShape, ...]
 
     def __len__(self) -> int:
@@ -122,17 +128,60 @@ def observe(timeline: Timeline) -> ObservedCalls:
     )
     in_time = np.argsort(kernels.start[found[main]], kind="stable")
     kernel = found[main][in_time]
+    replayed = timeline.replayed()[kernel]
     return ObservedCalls(
         main=kernel,
+        pid=kernels.pid[kernel],
         shape=shape[in_time],
         duration=spent[in_time],
         num_kernels=sizes[in_time],
         seq=call[kernel],
         step=timeline.step[kernel],
-        layer=timeline.layer[kernel],
+        layer=_layers(timeline, kernel, replayed),
         phase=timeline.phase[kernel],
+        replayed=replayed,
         shapes=shapes,
     )
+
+
+def _layers(timeline: Timeline, kernel: Int64, replayed: Bool) -> Int32:
+    """The layer of each call, told from the ranges or from the call's place in a graph's replay.
+
+    A process's replays with as many calls as its eager steps have take the layers of these, in order.
+    """
+    layer: Int32 = timeline.layer[kernel].copy()
+    pid = timeline.trace.kernels.pid[kernel]
+    lost = np.flatnonzero(replayed & (layer < 0))
+    if not len(lost):
+        return layer
+    orders = _eager_orders(timeline, kernel, replayed)
+    replay = distinct_rows([pid[lost], timeline.launch[kernel[lost]]])[1]
+    by_replay = lost[np.argsort(replay, kind="stable")]
+    for members in np.split(by_replay, np.flatnonzero(np.diff(np.sort(replay))) + 1):
+        order = orders.get((int(pid[members[0]]), len(members)))
+        if order is not None:
+            layer[members] = order
+    return layer
+
+
+def _eager_orders(timeline: Timeline, kernel: Int64, replayed: Bool) -> dict[tuple[int, int], Int32]:
+    """By process and number of calls, the layers of an eager step's calls in order of their launches.
+
+    Steps that disagree tell nothing.
+    """
+    eager = np.flatnonzero(~replayed & (timeline.layer[kernel] >= 0) & (timeline.step[kernel] >= 0))
+    mine = kernel[eager]
+    pid, step = timeline.trace.kernels.pid[mine], timeline.step[mine]
+    order = np.lexsort((timeline.launch[mine], step, pid))
+    mine, pid, step = mine[order], pid[order], step[order]
+    edges = np.flatnonzero((np.diff(pid) != 0) | (np.diff(step) != 0)) + 1
+    found: dict[tuple[int, int], list[Int32]] = {}
+    for part in np.split(mine, edges) if len(mine) else []:
+        process = int(timeline.trace.kernels.pid[part[0]])
+        found.setdefault((process, len(part)), []).append(timeline.layer[part])
+    return {
+        key: orders[0] for key, orders in found.items() if all(np.array_equal(orders[0], o) for o in orders)
+    }
 
 
 def _call_ids(timeline: Timeline) -> Int64:

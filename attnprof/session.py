@@ -102,6 +102,17 @@ class Run:
             return read_records(self.folder / store.CALLS_JSONL)
         return op_records(self.trace)
 
+    @property
+    def keys_of_step(self) -> dict[int, int]:
+        """The KV length attention is given in each step, as the workload counted it; empty for traces."""
+        workload = self.config.get("workload") or {}
+        steps = workload.get("steps") or []
+        counted = {int(one["step"]): int(one["seqlen_k"]) for one in steps if one.get("seqlen_k")}
+        if workload.get("cache") == "static":  # of full length from the first step on
+            capacity = int(workload.get("prompt_tokens") or 0) + int(workload.get("max_new_tokens") or 0)
+            return dict.fromkeys(counted, capacity)
+        return counted
+
     @cached_property
     def observed_gpu(self) -> Gpu | None:
         """The GPU the kernels ran on, as far as the trace says; None without kernels or SM count."""

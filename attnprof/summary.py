@@ -32,6 +32,7 @@ _FUNCTIONS = {
     "varlen_fwd": "flash_attn_varlen_func",
     "fwd_kvcache": "flash_attn_with_kvcache",
 }
+_FROZEN_SHOWN = 3
 _NEXT_CHANGE_LIMIT = 131_072  # keys; beyond that "never" is said with this bound
 
 
@@ -155,6 +156,10 @@ def _story(splits: list[SplitRow], result: CheckResult) -> list[str]:
             f"From {_low(row)} keys on{_step(row)} it {split} them" if changed else f"Decode {split} the keys"
         )
         sentences.append(f"{whence} in {counts}: {row.kernel}.")
+    frozen = dict.fromkeys(call.detail for call in result.having(frozenset({Verdict.FROZEN})))
+    if frozen:
+        whole = [f"Frozen: {detail}." for detail in frozen]
+        return [*sentences, *whole[:_FROZEN_SHOWN]]
     change = _next_change(result)
     return [*sentences, change] if change else sentences
 

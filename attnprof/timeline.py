@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnprof.arrays import distinct_rows
 from attnprof.trace.holding import Held, calls_inside, gathered, latest, ranges_inside
-from attnprof.trace.model import Copies, Int32, Int64, Kernels, Trace
+from attnprof.trace.model import Bool, Copies, Int32, Int64, Kernels, Trace
 from attnprof.trace.nesting import Lane, lanes
 from attnprof.trace.range_names import DECODE, NONE, PREFILL, named_attributes
 
 NO_PHASE = 0
 PHASE_NAMES = {NO_PHASE: "other", PREFILL: "prefill", DECODE: "decode"}
 UNKNOWN = -1
+_GRAPH_LAUNCH = "GraphLaunch"  # of cuda, cu and hip
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -80,6 +82,14 @@ class Timeline:
         around &= ranges.end >= calls.end[launch]
         return [int(i) for i in np.flatnonzero(around)]
 
+    def replayed(self) -> Bool:
+        """Which kernels a CUDA graph's launch started."""
+        calls = self.trace.api_calls
+        names = [i for i, text in enumerate(self.trace.strings) if _GRAPH_LAUNCH in text]
+        launches = np.append(np.isin(calls.name, names), False) if names else np.zeros(1, np.bool_)
+        found: Bool = (self.trace.kernels.graph_node != 0) | (launches[self.launch] if names else False)
+        return found
+
     def held(self) -> list[Held]:
         """Which ranges hold the calls that launched something."""
         launching = _launching(self.trace, self.launch)
@@ -127,6 +137,8 @@ def build_timeline(trace: Trace) -> Timeline:
         else:
             source = latest(calls_held, len(calls), nearest)
             of_kernel[key] = _or_none(_or_none(said[key], none)[source], none)[launch]
+            if key in _FROM_CAPTURE and trace.graph_nodes is not None:
+                of_kernel[key] = _captured(trace, nested, nearest, said[key], of_kernel[key])
     parent = latest(ranges_held, len(ranges))
     return Timeline(
         trace=trace,
@@ -156,6 +168,26 @@ def restore_timeline(trace: Trace, columns: dict[str, Int32]) -> Timeline:
     return Timeline(
         trace, **kept, of_range=of_range, notes=(*trace.info.notes, *_notes(trace, kept["launch"]))
     )
+
+
+_FROM_CAPTURE = ("layer", "call")
+
+
+def _captured(trace: Trace, nested: list[Lane], nearest: Int32, said: Int32, launched: Int32) -> Int32:
+    """An attribute per kernel: what its launch gives, else for a graph's kernel the ranges of its capture."""
+    nodes, kernels = trace.graph_nodes, trace.kernels
+    assert nodes is not None
+    held = calls_inside(nested, nodes, np.arange(len(nodes)))
+    of_node = _or_none(said, UNKNOWN)[latest(held, len(nodes), nearest)]
+    found: Int32 = launched.copy()
+    mine = np.flatnonzero((launched == UNKNOWN) & (kernels.graph_node != 0))
+    known = dict(
+        zip(zip(nodes.pid.tolist(), nodes.node.tolist(), strict=True), of_node.tolist(), strict=True)
+    )
+    (pids, numbers), group = distinct_rows([kernels.pid[mine], kernels.graph_node[mine]])
+    values = [known.get(key, UNKNOWN) for key in zip(pids.tolist(), numbers.tolist(), strict=True)]
+    found[mine] = np.array(values, np.int32)[group]
+    return found
 
 
 def _or_none(values: Int32, none: int) -> Int32:

@@ -12,7 +12,7 @@ import numpy as np
 
 from attnprof.dispatch.infer import InferredCall
 from attnprof.model import AttentionCall, Prediction
-from attnprof.observe import ObservedCalls, ObservedShape
+from attnprof.observe import Int64, ObservedCalls, ObservedShape
 from attnprof.timeline import PHASE_NAMES
 
 
@@ -28,6 +28,7 @@ class Verdict(str, Enum):
     MISSING = "missing"
     UNEXPECTED = "unexpected"
     UNEXPLAINED = "unexplained"
+    FROZEN = "frozen"
     NOT_MODELLED = "not modelled"
     NOT_OBSERVED = "not observed"
 
@@ -50,12 +51,13 @@ _MEANINGS = {
     Verdict.MISSING: "a recorded call has no kernel in a trace that holds kernels",
     Verdict.UNEXPECTED: "an attention kernel ran that no recorded call accounts for",
     Verdict.UNEXPLAINED: "no KV length makes the library choose this split count",
+    Verdict.FROZEN: "a CUDA graph replays a split count chosen for another KV length",
     Verdict.NOT_MODELLED: "another library or backend, whose launches attnprof does not predict",
     Verdict.NOT_OBSERVED: "predicted only: the trace holds no GPU kernels",
 }
 FAILED = frozenset({
     Verdict.WRONG_KERNEL, Verdict.WRONG_NUM_SPLITS, Verdict.WRONG_TEMPLATE, Verdict.WRONG_GRID,
-    Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED,
+    Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED, Verdict.FROZEN,
 })  # fmt: skip
 
 
@@ -92,23 +94,36 @@ Reading = tuple[Verdict, str, InferredCall | None]
 
 
 class ReadBackCalls(Sequence[CheckedCall]):
-    """The calls of a trace without records: each is its row of ``observed`` and the reading of its shape.
+    """The calls of a trace without records: each is its row of ``observed`` and a reading.
 
-    A CheckedCall is made when one is asked for; what can be told from the shapes alone needs none.
+    The first readings are those of the shapes; a call has its shape's reading unless :meth:`read_otherwise`
+    gave it another. A CheckedCall is made when one is asked for; counting needs none.
     """
 
     def __init__(self, observed: ObservedCalls, readings: Sequence[Reading]) -> None:
-        self.observed, self.readings = observed, readings
+        self.observed, self.readings = observed, list(readings)
+        self._reading = observed.shape
 
     def __len__(self) -> int:
         return len(self.observed)
 
     @property
+    def inferred(self) -> list[InferredCall | None]:
+        """What each shape says of the KV length."""
+        return [inferred for *_, inferred in self.readings[: len(self.observed.shapes)]]
+
+    def read_otherwise(self, rows: Int64, reading: Reading) -> None:
+        """Give some calls a reading of their own."""
+        self._reading = self._reading.copy()
+        self._reading[rows] = len(self.readings)
+        self.readings.append(reading)
+
+    @property
     def counts(self) -> Counter[Verdict]:
         """How many calls got each verdict."""
-        per_shape = np.bincount(self.observed.shape, minlength=len(self.readings)).tolist()
+        calls = np.bincount(self._reading, minlength=len(self.readings)).tolist()
         counts: Counter[Verdict] = Counter()
-        for (verdict, *_), number in zip(self.readings, per_shape, strict=True):
+        for (verdict, *_), number in zip(self.readings, calls, strict=True):
             counts[verdict] += number
         return +counts
 
@@ -117,7 +132,7 @@ class ReadBackCalls(Sequence[CheckedCall]):
         wanted = [verdict in verdicts for verdict, *_ in self.readings]
         if not any(wanted):
             return []
-        return list(self._made(np.flatnonzero(np.array(wanted)[self.observed.shape])))
+        return list(self._made(np.flatnonzero(np.array(wanted)[self._reading])))
 
     def __iter__(self) -> Iterator[CheckedCall]:
         return self._made(slice(None))
@@ -137,11 +152,11 @@ class ReadBackCalls(Sequence[CheckedCall]):
 
     def _made(self, rows: slice | np.typing.NDArray[np.intp]) -> Iterator[CheckedCall]:
         o = self.observed
-        columns = (o.shape, o.seq, o.step, o.phase, o.layer, o.duration, o.num_kernels)
-        for shape, seq, step, phase, layer, duration, kernels in zip(
+        columns = (self._reading, o.shape, o.seq, o.step, o.phase, o.layer, o.duration, o.num_kernels)
+        for reading, shape, seq, step, phase, layer, duration, kernels in zip(
             *(column[rows].tolist() for column in columns), strict=True
         ):
-            verdict, detail, inferred = self.readings[shape]
+            verdict, detail, inferred = self.readings[reading]
             yield CheckedCall(
                 verdict,
                 detail,

@@ -157,9 +157,10 @@ def _from_columns(calls: ReadBackCalls) -> _Timelines:
     of_run = np.cumsum(changes) - 1
     (runs, shapes), _ = distinct_rows([of_run, o.shape[order]])
     shapes_of_run = np.split(shapes, np.flatnonzero(np.diff(runs)) + 1)
+    of_shape = calls.inferred
     timelines: _Timelines = defaultdict(list)
     for number, (a, b, ns) in enumerate(zip(first.tolist(), last.tolist(), spent.tolist(), strict=True)):
-        inferred = [calls.readings[shape][2] for shape in shapes_of_run[number].tolist()]
+        inferred = [of_shape[shape] for shape in shapes_of_run[number].tolist()]
         timelines[PHASE_NAMES[int(phase[a])], int(layer[a])].append(
             _Run(
                 key=keys[int(o.shape[order[a]])],
@@ -196,11 +197,11 @@ def _allowed(calls: Sequence[CheckedCall]) -> dict[int, Intervals]:
 
 def _allowed_by_columns(calls: ReadBackCalls) -> dict[int, Intervals]:
     o = calls.observed
-    readable = np.array([inferred is not None for *_, inferred in calls.readings], np.bool_)
+    readable = np.array([inferred is not None for inferred in calls.inferred], np.bool_)
     if not readable.any():
         return {}
     decode = np.flatnonzero((o.phase == DECODE) & (o.step >= 0) & readable[o.shape])
     one_layer = decode[o.layer[decode] == o.layer[decode[0]]] if len(decode) else decode
-    lengths = [inferred.seqlen_k if inferred else () for *_, inferred in calls.readings]
+    lengths = [inferred.seqlen_k if inferred else () for inferred in calls.inferred]
     pairs = zip(o.step[one_layer].tolist(), o.shape[one_layer].tolist(), strict=True)
     return {step: lengths[shape] for step, shape in pairs}

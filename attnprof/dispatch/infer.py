@@ -120,8 +120,22 @@ def first_length(steps: Sequence[Intervals]) -> Intervals:
     """
     allowed: Intervals = (Interval(1, None),)
     for offset, lengths in enumerate(steps):
-        allowed = intersect(allowed, tuple(_shift(interval, -offset) for interval in lengths))
+        allowed = intersect(allowed, shift(lengths, -offset))
     return allowed
+
+
+def splits_at(signature: KernelSignature, call: InferredCall, num_sms: int, seqlen_k: Interval) -> set[int]:
+    """The split counts that the heuristic gives a call like ``call`` for KV lengths of an interval."""
+    if signature.head_dim is None or seqlen_k.high is None:
+        return set()
+    keys = block_n(signature.head_dim)
+    blocks = slice(-(-max(1, seqlen_k.low) // keys) - 1, -(-seqlen_k.high // keys))
+    chosen = (
+        _choices(call.batch_heads * query_blocks, num_sms * per_sm)[blocks]
+        for query_blocks in call.query_blocks
+        for per_sm in slots_per_sm(signature)
+    )
+    return {int(count) for counts in chosen for count in counts.tolist()}
 
 
 def union(groups: Iterable[Intervals]) -> Intervals:
@@ -149,5 +163,6 @@ def intersect(left: Intervals, right: Intervals) -> Intervals:
     return tuple(sorted(common, key=lambda i: i.low))
 
 
-def _shift(interval: Interval, by: int) -> Interval:
-    return Interval(interval.low + by, None if interval.high is None else interval.high + by)
+def shift(lengths: Intervals, by: int) -> Intervals:
+    """Every value ``by`` more, below 1 too."""
+    return tuple(Interval(i.low + by, None if i.high is None else i.high + by) for i in lengths)

@@ -75,14 +75,14 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
             console.print()
     findings = judgement.findings
     for finding in findings[:_FINDINGS_SHOWN]:
-        where = _where(finding.call)
+        where = f"{finding.calls} calls" if finding.calls > 1 else _where(finding.call)
         labelled(console, finding.label, f"{where}: {finding.detail}" if where else finding.detail)
     if len(findings) > _FINDINGS_SHOWN:
         more = len(findings) - _FINDINGS_SHOWN
         labelled(console, "", f"and {more} more: attnprof check {target} --format csv")
     calls = f"{judgement.calls} attention calls"
     if findings:
-        count = len([finding for finding in findings if finding.call]) or "none"
+        count = sum(finding.calls for finding in findings if finding.call) or "none"
         labelled(console, "verdict", f"FAILED: {count} of {calls}")
     elif judgement.cannot_tell:
         labelled(console, "verdict", f"CANNOT TELL: {judgement.cannot_tell}")

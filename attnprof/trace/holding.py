@@ -7,7 +7,7 @@ from itertools import groupby, product
 
 import numpy as np
 
-from attnprof.trace.model import ApiCalls, Int32, Int64, Ranges
+from attnprof.trace.model import ApiCalls, GraphNodes, Int32, Int64, Ranges
 from attnprof.trace.nesting import Lane
 
 
@@ -25,8 +25,8 @@ class Held:
         return self.lane.members[self.within]
 
 
-def calls_inside(nested: list[Lane], calls: ApiCalls, launching: Int64) -> list[Held]:
-    """The launching calls inside ranges of each lane."""
+def calls_inside(nested: list[Lane], calls: ApiCalls | GraphNodes, launching: Int64) -> list[Held]:
+    """The launching calls, or captured nodes, inside ranges of each lane."""
     held = []
     for thread, group in groupby(nested, key=lambda lane: lane.thread):
         mine = launching[calls.thread[launching] == thread]

@@ -149,6 +149,23 @@ class AttentionOps:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphNodes:
+    """Nodes of CUDA graphs: ``node`` is what ``Kernels.graph_node`` names, within its process.
+
+    ``start``, ``end`` and ``thread`` are those of the call that captured the node, in time on the CPU.
+    """
+
+    node: Int64
+    pid: Int32
+    start: Int64
+    end: Int64
+    thread: Int64
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+
+@dataclass(frozen=True, slots=True)
 class NsysDetails:
     """What an nsys export states beyond the tables; nsys's own reports show it. Sizes are in bytes.
 
@@ -199,7 +216,8 @@ def no_copies() -> Copies:
 class Trace:
     """One recorded trace.
 
-    ``attention_ops`` is None where the recorder keeps no arguments, ``details`` where they were not read.
+    ``attention_ops`` is None where the recorder keeps no arguments, ``details`` where they were not read,
+    ``graph_nodes`` where no capture of a CUDA graph was recorded.
     """
 
     info: TraceInfo
@@ -210,3 +228,4 @@ class Trace:
     copies: Copies = field(default_factory=no_copies)
     attention_ops: AttentionOps | None = None
     details: NsysDetails | None = None
+    graph_nodes: GraphNodes | None = None

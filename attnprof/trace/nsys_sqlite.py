@@ -31,6 +31,7 @@ from attnprof.trace.model import (
     rows_in_order,
 )
 from attnprof.trace.nsys_details import read_details
+from attnprof.trace.nsys_graphs import read_graph_nodes
 from attnprof.trace.nsys_tables import COPIES, DOMAIN, GRAPH, KERNEL, NVTX, PUSH_POP, RUNTIME, START_END
 
 _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")
@@ -120,7 +121,8 @@ def _read(db: Database, shown: str) -> Trace:
         nvtx_domains=domains,
         notes=tuple(notes),
     )
-    return Trace(info, kernels, calls, ranges, texts.all, _read_copies(db))
+    nodes = read_graph_nodes(db) if np.any(kernels.graph_node) else None
+    return Trace(info, kernels, calls, ranges, texts.all, _read_copies(db), graph_nodes=nodes)
 
 
 def _as_text(value: object) -> str:

@@ -24,6 +24,7 @@ from attnprof.trace.model import (
     AttentionOps,
     Copies,
     Device,
+    GraphNodes,
     Kernels,
     NsysDetails,
     Ranges,
@@ -33,6 +34,7 @@ from attnprof.trace.model import (
 
 _FORMAT = 2
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
+_OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes}
 _ALIGNMENT = 64
 _PADDING = 0xD935  # the id that Android's zipalign uses for an extra field that only pads
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name
@@ -47,8 +49,10 @@ def save_trace(trace: Trace, path: Path, derived: Mapping[str, npt.NDArray[Any]]
         for table, kind in _TABLES.items()
         for field in fields(kind)
     }
-    if trace.details is not None:
-        columns |= {f"details.{f.name}": getattr(trace.details, f.name) for f in fields(trace.details)}
+    for table, kind in _OPTIONAL.items():
+        rows = getattr(trace, table)
+        if rows is not None:
+            columns |= {f"{table}.{field.name}": getattr(rows, field.name) for field in fields(kind)}
     columns |= {f"derived.{name}": values for name, values in (derived or {}).items()}
     ops = trace.attention_ops
     repeated = {name: values.shape for name, values in columns.items() if _is_constant(values)}
@@ -104,7 +108,9 @@ def load_trace(path: Path) -> tuple[Trace, Columns]:
         for name, shape in head.get("repeated", {}).items():
             columns[name] = np.broadcast_to(columns[name][0], shape)
         tables = {table: kind(**_of(columns, table)) for table, kind in _TABLES.items()}
-        details = _of(columns, "details")
+        optional = {
+            table: kind(**_of(columns, table)) for table, kind in _OPTIONAL.items() if _of(columns, table)
+        }
         info = {name: _tuples(value) for name, value in head["info"].items()}
         info["devices"] = tuple(Device(**device) for device in head["info"]["devices"])
         ops = head["attention_ops"]
@@ -112,8 +118,8 @@ def load_trace(path: Path) -> tuple[Trace, Columns]:
             info=TraceInfo(**info),
             strings=head["strings"],
             attention_ops=None if ops is None else _attention_ops(ops),
-            details=NsysDetails(**details) if details else None,
             **tables,
+            **optional,
         )
     except FileNotFoundError as error:
         raise TraceError(
