@@ -1,134 +1,200 @@
 #!/usr/bin/env python3
-"""Time and memory of reading a trace and building its timeline, beside SQLite's own scan of the columns.
+"""Time and memory of attnprof's commands on large traces, beside nsys, SQLite's own scan, and peers.
 
-    python benchmarks/bench_trace.py                    # synthetic traces of 20,000 and 200,000 kernels
+    python benchmarks/bench_trace.py                     # traces of 20,000 and 200,000 kernels
     python benchmarks/bench_trace.py --kernels 2000000
-    python benchmarks/bench_trace.py trace.sqlite …     # any nsys exports
+    python benchmarks/bench_trace.py trace.sqlite …      # any nsys exports
+    python benchmarks/bench_trace.py --peers PYTHON      # a Python with HolisticTraceAnalysis and nsys-ai
 
-Each number is a whole process, interpreter start and imports included: the median of ``--repeat`` runs.
-The floor is `SELECT max(column)` over every column that is read, which SQLite computes in C without handing
-a single value to Python.
+Each number is a whole process, start and imports included: the least of ``--repeat`` runs, because everything
+that disturbs a run makes it longer. Ratios are of CPU seconds, which a busy machine changes little, against
+the floor: `SELECT max(column)` over every column that attnprof reads, which SQLite computes in C without
+handing a single value to Python. HolisticTraceAnalysis gets the same run as a torch.profiler trace.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
-import statistics
+import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from attnprof.nsys import find_nsys, nsys_version  # noqa: E402
+from benchmarks.synthetic import write_chrome, write_sqlite  # noqa: E402
+
+ATTNPROF = "from attnprof.cli import main; main()"
 SCAN = """
 import sqlite3, sys
-from attnprof.trace.nsys_sqlite import READ
+READ = {
+    "CUPTI_ACTIVITY_KIND_KERNEL": "start end deviceId streamId correlationId globalPid demangledName"
+        " graphNodeId gridX gridY gridZ blockX blockY blockZ",
+    "CUPTI_ACTIVITY_KIND_RUNTIME": "start end globalTid correlationId nameId",
+    "CUPTI_ACTIVITY_KIND_MEMCPY": "start end deviceId streamId correlationId globalPid",
+    "NVTX_EVENTS": "start end eventType globalTid textId domainId int64Value uint64Value"
+        " int32Value uint32Value",
+}
 db = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro&immutable=1", uri=True)
 for table, columns in READ.items():
-    present = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
-    if present:
-        scanned = ", ".join(f"max({c})" for c in columns if c in present)
-        db.execute(f"SELECT {scanned} FROM {table}").fetchone()
+    db.execute(f"SELECT {', '.join(f'max({c})' for c in columns.split())} FROM {table}").fetchone()
 """
-OPEN = """
-import sys
-from attnprof.trace.open import open_trace
-trace = open_trace(sys.argv[1])
+HTA = """
+import sys, logging, warnings
+warnings.filterwarnings("ignore"); logging.disable(logging.CRITICAL)
+from hta.trace_analysis import TraceAnalysis
+analysis = TraceAnalysis(trace_files={0: sys.argv[1]}, trace_dir="")
+analysis.get_gpu_kernel_breakdown(visualize=False)
+analysis.get_temporal_breakdown(visualize=False)
 """
-TIMELINE = (
-    OPEN
-    + """
-from attnprof.timeline import build_timeline
-build_timeline(trace).projection()
-"""
-)
-PEAK = """
-import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-JOBS = {"sqlite scan": SCAN, "open_trace": OPEN, "and timeline": TIMELINE}
+NSYS_PROJECTION_LIMIT = 12_000  # kernels; its time grows with the square
+PEER_LIMIT = 300_000  # kernels; beyond that they need more memory than machines like this one have
+TIMEOUT_S = 1200
+ENOUGH_S = 20  # a job that took so long is not repeated
 
 
-def kernel_rows(kernels: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]]:
-    """Each kernel, its launch, and the ranges that begin with it: steps of 28 layers of 12 kernels."""
-    for i in range(kernels):
-        start, layer, step = 2_000_000_000 + 9_000 * i, i // 12, i // 336
-        name = 100 + i % 12
-        kernel = (start + 5_000 + i % 700, start + 9_000 + i % 3_000, 0, 7, i, 1 << 48 | 42 << 24, name)
-        shape = (1 + i % 97, 1 + i % 5, 4, 128, 1, 1)
-        ranges = []
-        if i % 336 == 0:
-            ranges.append((start - 900, start + 9_000 * 336 - 1_000, 200, step))
-        if i % 12 == 0:
-            ranges.append((start - 500, start + 9_000 * 12 - 2_000, 201, layer % 28))
-        yield (*kernel, *shape), (start, start + 3_000 + i % 900, 1 << 48 | 42 << 24 | 42, i, 99), ranges
+@dataclass(frozen=True)
+class Cost:
+    """The least of several runs: wall time and CPU time in seconds; the most memory of any, in MB."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
 
 
-def write_trace(path: Path, kernels: int) -> None:
-    """An nsys export with the tables and column order of schema 3."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from tests.support.build_trace import SCHEMA
-
-    db = sqlite3.connect(path)
-    for table in (
-        "StringIds",
-        "META_DATA_EXPORT",
-        "CUPTI_ACTIVITY_KIND_KERNEL",
-        "CUPTI_ACTIVITY_KIND_RUNTIME",
-    ):
-        db.execute(f"CREATE TABLE {table} ({SCHEMA[table]})")
-    db.execute(f"CREATE TABLE NVTX_EVENTS ({SCHEMA['NVTX_EVENTS']})")
-    names = {99: "cudaLaunchKernel_v7000", 200: "decode", 201: "layer"}
-    names |= {100 + i: f"void kernel_{i}<(int){i}>(T1)" for i in range(12)}
-    db.executemany("INSERT INTO StringIds VALUES (?, ?)", names.items())
-    db.execute("INSERT INTO META_DATA_EXPORT VALUES ('EXPORT_SCHEMA_VERSION', '3.11.1')")
-    into_kernel = """INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL (
-        start, end, deviceId, streamId, correlationId, globalPid, demangledName,
-        gridX, gridY, gridZ, blockX, blockY, blockZ, contextId, shortName, registersPerThread,
-        staticSharedMemory, dynamicSharedMemory, localMemoryPerThread, localMemoryTotal, gridId)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 5, 40, 0, 49152, 0, 0, 0)"""
-    into_call = """INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME (
-        start, end, globalTid, correlationId, nameId, eventClass, returnValue) VALUES (?, ?, ?, ?, ?, 0, 0)"""
-    into_range = f"""INSERT INTO NVTX_EVENTS (start, end, textId, int64Value, eventType, domainId, globalTid)
-        VALUES (?, ?, ?, ?, 59, 1, {1 << 48 | 42 << 24 | 42})"""
-    db.execute(
-        f"INSERT INTO NVTX_EVENTS (start, eventType, text, domainId, globalTid) "
-        f"VALUES (1, 75, 'attnprof', 1, {1 << 48 | 42 << 24 | 42})"
-    )
-    for kernel, call, ranges in kernel_rows(kernels):
-        db.execute(into_kernel, kernel)
-        db.execute(into_call, call)
-        db.executemany(into_range, ranges)
-    db.commit()
-    db.close()
-
-
-def measure(code: str, trace: Path) -> tuple[float, float]:
-    """Seconds of wall time and MB of peak memory of one process."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code + PEAK, trace], capture_output=True, text=True, check=True
-    )
-    return time.perf_counter() - began, int(done.stdout.split()[-1]) / 1024
-
-
-def bench(trace: Path, repeat: int) -> dict[str, dict[str, float]]:
-    runs: dict[str, list[tuple[float, float]]] = {job: [] for job in JOBS}
+def measure(command: list[str | Path], repeat: int) -> Cost | None:
+    """The cost of a command; None where it fails or takes too long."""
+    taken: list[tuple[float, float, float]] = []
     for _ in range(repeat):
-        for job, code in JOBS.items():
-            runs[job].append(measure(code, trace))
-    floor = statistics.median(seconds for seconds, _ in runs["sqlite scan"])
-    return {
-        job: {
-            "seconds": round(statistics.median(s for s, _ in taken), 3),
-            "peak_mb": round(max(mb for _, mb in taken)),
-            "ratio": round(statistics.median(s for s, _ in taken) / floor, 2),
-        }
-        for job, taken in runs.items()
-    }
+        if sum(wall for wall, *_ in taken) > ENOUGH_S:
+            break
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+        usage = _wait(process, began + TIMEOUT_S)
+        if usage is None or process.returncode not in (0, 3):
+            return None
+        wall = time.perf_counter() - began
+        taken.append((wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
+    walls, cpus, peaks = zip(*taken, strict=True)
+    return Cost(min(walls), min(cpus), max(peaks))
+
+
+def _wait(process: subprocess.Popen[bytes], until: float) -> resource.struct_rusage | None:
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return usage
+        if time.perf_counter() > until:
+            process.kill()
+            os.wait4(process.pid, 0)
+            return None
+        time.sleep(0.002)
+
+
+def jobs(trace: Path, kernels: int, runs: Path, peers: str | None) -> dict[str, list[str | Path]]:
+    """The commands to measure, by name, the floor first."""
+    ours: list[str | Path] = [sys.executable, "-c", ATTNPROF]
+    found: dict[str, list[str | Path]] = {"SQLite scan": [sys.executable, "-c", SCAN, trace]}
+    found["check, cold"] = [*ours, "check", trace]
+    found["check, warm"] = [*ours, "check", runs / "warm"]
+    found["report, cold"] = [*ours, "report", trace]
+    found["report, warm"] = [*ours, "report", runs / "warm"]
+    for report in ("cuda_gpu_kern_sum", "nvtx_kern_sum", "nvtx_gpu_proj_trace"):
+        found[report] = [*ours, "report", trace, "--report", report, "--format", "csv"]
+    nsys = find_nsys()
+    for report in ("gpukernsum", "nvtxkernsum", "nvtxgpuproj") if nsys else ():
+        if report != "nvtxgpuproj" or kernels <= NSYS_PROJECTION_LIMIT:
+            options = ["-q", "-r", report, "--format", "csv", "--output", "-", "--force-export", "false"]
+            found[f"nsys {report}"] = [nsys, "stats", *options, trace]  # type: ignore[list-item]
+    if peers and kernels <= PEER_LIMIT:
+        found |= peer_jobs(peers, trace, kernels)
+    return found
+
+
+def peer_jobs(python: str, trace: Path, kernels: int) -> dict[str, list[str | Path]]:
+    """The peers that ``python`` can import. nsys-ai writes into the file it is given, so it gets a copy."""
+    found: dict[str, list[str | Path]] = {}
+    if _imports(python, "nsys_ai"):
+        copy = trace.with_name(f"copy-{trace.name}")
+        shutil.copyfile(trace, copy)
+        call = "import sys; from nsys_ai.__main__ import main; main()"
+        found["nsys-ai layers"] = [python, "-c", call, "skill", "run", "nvtx_layer_breakdown", copy]
+    if _imports(python, "hta"):
+        chrome = trace.with_suffix(".json")
+        write_chrome(chrome, kernels)
+        found["HTA breakdowns"] = [python, "-c", HTA, chrome]
+    return found
+
+
+def _imports(python: str, module: str) -> bool:
+    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def versions(peers: str | None) -> str:
+    """What was measured, in one line."""
+    import sqlite3
+
+    known = [f"Python {sys.version.split()[0]}", f"numpy {version('numpy')}", f"typer {version('typer')}"]
+    known.append(f"SQLite {sqlite3.sqlite_version}")
+    nsys = find_nsys()
+    if nsys:
+        known.append(f"nsys {nsys_version(nsys)}")
+    if peers:
+        listed = "import importlib.metadata as m\nfor n in ('HolisticTraceAnalysis', 'nsys-ai', 'pandas'):\n"
+        listed += "    try: print(n, m.version(n))\n    except m.PackageNotFoundError: pass"
+        done = subprocess.run([peers, "-c", listed], capture_output=True, text=True, check=False)
+        known += done.stdout.splitlines()
+    return ", ".join([*known, f"{os.cpu_count()} CPUs"])
+
+
+def bench(
+    trace: Path, kernels: int, repeat: int, peers: str | None, say: Callable[[str], None]
+) -> dict[str, Cost]:
+    """The cost of every job on one trace, printed as it is found."""
+    costs: dict[str, Cost] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder)
+        subprocess.run(
+            [sys.executable, "-c", ATTNPROF, "import", trace, "-o", runs / "warm"],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+        )
+        for name, command in jobs(trace, kernels, runs, peers).items():
+            cost = measure(command, repeat if kernels <= 300_000 else min(repeat, 3))
+            if cost is None:
+                say(f"{name:22}{'failed or stopped':>40}")
+                continue
+            costs[name] = cost
+            ratio = cost.cpu / costs["SQLite scan"].cpu if "SQLite scan" in costs else 0.0
+            say(f"{name:22}{cost.wall:>9.2f} s{cost.cpu:>9.2f} s{cost.peak_mb:>8.0f} MB{ratio:>9.2f}")
+    return costs
+
+
+def growth(results: dict[str, dict[str, Cost]], say: Callable[[str], None]) -> None:
+    """By how much each job's CPU time grows from one trace to the next."""
+    names = list(results)
+    for before, after in pairwise(names):
+        say(f"\nCPU time from {before} to {after}:")
+        for job in (job for job in results[before] if job in results[after]):
+            say(f"  {job:22}x{results[after][job].cpu / results[before][job].cpu:.1f}")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def main() -> int:
@@ -136,21 +202,26 @@ def main() -> int:
     parser.add_argument("traces", type=Path, nargs="*")
     parser.add_argument("--kernels", type=int, nargs="*", default=[20_000, 200_000])
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--peers", metavar="PYTHON", help="measure the peers that this Python imports")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
-    results = {}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
+    results: dict[str, dict[str, Cost]] = {}
+    print(versions(args.peers))
     with tempfile.TemporaryDirectory() as folder:
-        traces = {path.name: path for path in args.traces}
+        os.environ["PYTHONPYCACHEPREFIX"] = str(Path(folder) / "bytecode")
+        traces = {path.name: (path.resolve(), path.stat().st_size // 120) for path in args.traces}
         for kernels in [] if traces else args.kernels:
-            traces[f"{kernels:,} kernels"] = path = Path(folder) / f"{kernels}.sqlite"
-            write_trace(path, kernels)
-        print(f"{'':24}{'job':>14}{'seconds':>10}{'MB':>8}{'x scan':>8}")
-        for name, path in traces.items():
-            results[name] = bench(path, args.repeat)
-            for job, row in results[name].items():
-                print(f"{name:24}{job:>14}{row['seconds']:>10.3f}{row['peak_mb']:>8.0f}{row['ratio']:>8.2f}")
+            path = Path(folder) / f"{kernels}.sqlite"
+            write_sqlite(path, kernels)
+            traces[f"{kernels:,} kernels"] = path, kernels
+        for name, (path, kernels) in traces.items():
+            print(f"\n{name:22}{'wall':>11}{'CPU':>11}{'peak':>11}{'x scan':>9}")
+            results[name] = bench(path, kernels, args.repeat, args.peers, say)
+    growth(results, say)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        plain = {name: {job: asdict(cost) for job, cost in jobs.items()} for name, jobs in results.items()}
+        args.json.write_text(json.dumps(plain, indent=1) + "\n")
     return 0
 
 
