@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from attnprof import __version__
-from attnprof.commands import check, diff, doctor, explain, gpus, ingest, predict, report, run, runs, sweep
+from attnprof.commands import (
+    check,
+    diff,
+    doctor,
+    explain,
+    export,
+    gpus,
+    ingest,
+    predict,
+    report,
+    run,
+    runs,
+    sweep,
+)
 from attnprof.config import default_map, origins
 from attnprof.errors import AttnprofError, ConfigError
 
@@ -48,6 +61,7 @@ app.command("predict", short_help="Predict the launches of attention calls.")(pr
 app.command("explain", short_help="Explain one attention call step by step.")(explain.explain)
 app.command("sweep", short_help="Predict over ranges of lengths, batches, GPUs and versions.")(sweep.sweep)
 app.command("diff", short_help="Compare two runs: dispatch, then time.")(diff.diff)
+app.command("export", short_help="Write a run for Perfetto, pandas or SQL.")(export.export)
 app.command("doctor", short_help="Examine this machine, or a trace.")(doctor.doctor)
 app.command("gpus", short_help="List the known GPUs.")(gpus.gpus)
 app.command("runs", short_help="List the runs on disk.")(runs.runs)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from attnprof.model import Gpu
     from attnprof.trace.model import Trace
 
-_ENDINGS = re.compile(r"(\.sqlite3?|\.nsys-rep|\.qdrep|\.qdstrm|\.pt\.trace|\.json|\.gz|\.db)+$")
+ENDINGS = re.compile(r"(\.sqlite3?|\.nsys-rep|\.qdrep|\.qdstrm|\.pt\.trace|\.json|\.gz|\.db)+$")
 
 
 def import_trace(
@@ -33,7 +33,7 @@ def import_trace(
     """
     trace = open_trace(path, nsys=nsys, details=True)
     if name is None:
-        name = store.unused_name(_ENDINGS.sub("", path.name).lstrip(".") or "trace")
+        name = store.unused_name(ENDINGS.sub("", path.name).lstrip(".") or "trace")
     with store.new_run(name, force=force) as builder:
         config = {
             "kind": "import",

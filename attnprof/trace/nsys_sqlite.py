@@ -63,8 +63,8 @@ _WORTH_SHOWING = re.compile(
     re.IGNORECASE,
 )
 _NVTX_TOO_NEW = (
-    "NVTX domains were created but not one range was recorded: nvtx is too new for this nsys "
-    "(0.2.12 and later record nothing under nsys 2022.4 and 2023.4); capture again with nvtx 0.2.11"
+    "NVTX domains were created but not one range was recorded: nothing was annotated, or nvtx is too new for "
+    "this nsys (0.2.12 and later record nothing under nsys 2022.4 and 2023.4: capture again with nvtx 0.2.11)"
 )
 
 
@@ -122,7 +122,16 @@ def _read(db: Database, shown: str) -> Trace:
         notes=tuple(notes),
     )
     nodes = read_graph_nodes(db) if np.any(kernels.graph_node) else None
-    return Trace(info, kernels, calls, ranges, texts.all, _read_copies(db), graph_nodes=nodes)
+    named = _only(texts.all, kernels.name, calls.name, ranges.name, ranges.domain)
+    return Trace(info, kernels, calls, ranges, named, _read_copies(db), graph_nodes=nodes)
+
+
+def _only(texts: list[str], *used: Int32) -> list[str]:
+    """The texts in use, empty ones in place of the others: StringIds holds the recorded environment too."""
+    wanted = np.zeros(len(texts), np.bool_)
+    for index in used:
+        wanted[index] = True
+    return [text if keep else "" for text, keep in zip(texts, wanted.tolist(), strict=True)]
 
 
 def _as_text(value: object) -> str:
