@@ -32,6 +32,9 @@ class ReportTable(str, Enum):
     STEPS = "steps"
     SPLITTING = "splitting"
     VERDICTS = "verdicts"
+    RANKS = "ranks"
+    STRAGGLERS = "stragglers"
+    DISPATCH = "dispatch"
 
 
 class FigureKind(str, Enum):
@@ -91,8 +94,20 @@ def report(
         str | None,
         typer.Option("-o", "--output", metavar="STEM", help="Write each --report to STEM_<report>.<format>."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Folder of traces: read so many at once. Default: one per CPU."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Folder of traces: read them on this Dask cluster, tcp://…."),
+    ] = None,
 ) -> None:
     """Show a run: phases, attention kernels, the split timeline and the check's verdict.
+
+    A folder of traces is one job: its ranks side by side, who is slow, and whose dispatch differs.
 
     \b
     Examples:
@@ -101,6 +116,7 @@ def report(
       attnprof report my-run --plot step.png --figure step
       attnprof report trace.sqlite --format csv
       attnprof report trace.sqlite --report nvtx_gpu_proj_trace --format csv
+      attnprof report traces/ --scheduler tcp://node0:8786
     """
     if nsys_reports is not None:
         from attnprof.commands.nsys_reports import write_nsys_reports
@@ -109,6 +125,21 @@ def report(
         return
     if output is not None:
         raise UsageError("-o goes with --report", hint="redirect the output: attnprof report … > FILE")
+    if run is not None and Path(run).is_dir():
+        from attnprof.ranks import is_job_folder
+
+        if is_job_folder(Path(run)):
+            from attnprof.commands.ranks import report_ranks
+            from attnprof.session import gpu_from_options
+
+            asked = table.value if table else None
+            chosen = gpu_from_options(gpu, sms, sm)
+            report_ranks(Path(run), output_format, asked, gpu=chosen, workers=workers, scheduler=scheduler)
+            return
+    if workers is not None or scheduler is not None:
+        raise UsageError("--workers and --scheduler are for a folder of traces", hint="give the folder")
+    if table in (ReportTable.RANKS, ReportTable.STRAGGLERS, ReportTable.DISPATCH):
+        raise UsageError(f"--table {table.value} is of a folder of traces", hint="give the folder")
     from attnprof.report.tables import to_csv, to_markdown
     from attnprof.session import gpu_from_options, load
     from attnprof.summary import summarise

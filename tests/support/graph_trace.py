@@ -26,6 +26,7 @@ class GraphTrace:
     step: int = 0
     seq: int = 0
     layers_named: bool = True
+    kernel_ns: int = 400
     captured: list[tuple[int, str, tuple[int, int, int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -39,7 +40,8 @@ class GraphTrace:
             opened = self.time
             for name, grid in self._kernels(seqlen_q, seqlen_k):
                 self.builder.call(self.time + 10, self.time + 20, self.correlation)
-                self.builder.kernel(name, self.time + 500, self.time + 900, self.correlation, grid=grid)
+                start = self.time + 500
+                self.builder.kernel(name, start, start + self.kernel_ns, self.correlation, grid=grid)
                 self.correlation, self.time = self.correlation + 1, self.time + 1_000
             self._ranges(layer, opened)
         self._step("prefill" if seqlen_q > 1 else "decode", began)
