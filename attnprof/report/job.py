@@ -83,8 +83,8 @@ def phases_table(job: Job) -> Table:
     columns = (
         Column("phase"), Column("ranks", right=True), Column("steps", right=True),
         Column("gpu_ns", "GPU time", right=True), Column("attention_ns", "attention", right=True),
-        Column("attention_share", "of GPU time", right=True),
-        Column("wall_median_ns", "median wall", right=True), Column("slowest", "slowest rank"),
+        Column("attention_share", "of GPU", right=True),
+        Column("wall_median_ns", "median wall", right=True), Column("slowest"),
         Column("slowest_wall_ns", "its wall", right=True),
     )  # fmt: skip
     rows, shown = [], []
