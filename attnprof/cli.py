@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -70,6 +72,7 @@ app.command("runs", short_help="List the runs on disk.")(runs.runs)
 def main() -> None:
     """The console script: expected failures become one message and an exit code."""
     defaults: dict[str, dict[str, str]] = {}
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         if "--help" not in sys.argv:
             defaults = default_map(sys.argv[1:])
@@ -81,7 +84,17 @@ def main() -> None:
         if error.hint:
             print(f"  try: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM unwinds like Ctrl-C, so that a half-made run is removed."""
+    sys.exit(128 + signum)

@@ -19,7 +19,7 @@ ENVIRONMENT = dict(os.environ)
 
 
 def alive(marker: str) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if marker in line and not line.startswith("Z")]
 
 
@@ -72,13 +72,15 @@ def test_daemons_that_left_the_session_are_ended_on_a_signal(tmp_path):
 
 def test_a_daemon_that_a_recorder_leaves_behind_is_ended_and_the_programs_own_is_not(tmp_path):
     watch = Watch(tmp_path / "pid", (tmp_path,), 5.0, name="sleep")
-    keeper = f"{sys.executable} -c 'import time; time.sleep(6)' daemon-of-the-program"
+    marker = f"daemon-of-the-program-{os.getpid()}"
+    keeper = f"{sys.executable} -c 'import time; time.sleep(60)' {marker}"
     daemon = f"sleep {90_000 + os.getpid() % 10_000}.5"  # of this test run alone
     # The second gives setsid the time to become the daemon: a recorder's runs long before the program fails.
     script = f"setsid {daemon} >/dev/null & setsid {keeper} >/dev/null & sleep 1; exit 1"
     assert supervise(["sh", "-c", script], ENVIRONMENT, watch=watch) == Outcome(1)
     assert not alive(daemon)
-    assert alive("daemon-of-the-program")
+    assert alive(marker)
+    subprocess.run(["pkill", "-f", marker], check=True)
 
 
 def test_signal_handlers_are_put_back():
