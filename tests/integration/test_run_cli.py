@@ -109,5 +109,7 @@ def test_an_interrupted_run_leaves_no_folder_and_no_process(number, tmp_path):
     assert f"interrupted by {number.name}" in said
     assert left_over() == []
     time.sleep(0.1)
-    listed = subprocess.run(["ps", "-ww", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "stat,args"], capture_output=True, text=True, check=True
+    ).stdout
     assert not [line for line in listed.splitlines() if "sleeper.py" in line and not line.startswith("Z")]

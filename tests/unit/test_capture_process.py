@@ -19,7 +19,9 @@ ENVIRONMENT = dict(os.environ)
 
 
 def alive(marker: str) -> list[str]:
-    listed = subprocess.run(["ps", "-ww", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "stat,args"], capture_output=True, text=True, check=True
+    ).stdout
     return [line for line in listed.splitlines() if marker in line and not line.startswith("Z")]
 
 
