@@ -75,7 +75,7 @@ class RankSummary:
 
 def is_job_folder(path: Path) -> bool:
     """Whether ``path`` is a folder of traces rather than a run."""
-    return path.is_dir() and not (path / RUN_JSON).exists() and bool(_traces(path))
+    return path.is_dir() and not (path / RUN_JSON).exists() and not _is_trace(path) and bool(_traces(path))
 
 
 def find_traces(folder: Path) -> list[Path]:
@@ -92,8 +92,14 @@ def find_traces(folder: Path) -> list[Path]:
 
 
 def _traces(folder: Path) -> list[Path]:
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if _TRACE.search(path.name)]
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and _is_trace(path)]
+
+
+def _is_trace(path: Path) -> bool:
+    """By its name, or as a folder of an export's Parquet files."""
+    if path.is_dir():
+        return any(path.glob("*.parquet"))
+    return _TRACE.search(path.name) is not None
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

@@ -215,7 +215,7 @@ def load(target: str | Path | None = None) -> Run:
     """
     if target is not None:
         path = Path(target)
-        is_run = path.is_dir() or not path.exists()
+        is_run = not path.exists() or (path.is_dir() and not any(path.glob("*.parquet")))
         if not is_run or (path.suffix and str(path).endswith(_SQLITE_COMPANIONS)):
             return Run(path.name, folder=None, trace_path=path, config={"kind": "trace"})
     entry = store.find_run(None if target is None else str(target))

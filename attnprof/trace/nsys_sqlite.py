@@ -32,6 +32,7 @@ from attnprof.trace.model import (
 )
 from attnprof.trace.nsys_details import read_details
 from attnprof.trace.nsys_graphs import read_graph_nodes
+from attnprof.trace.nsys_parquet import ParquetFolder
 from attnprof.trace.nsys_tables import COPIES, DOMAIN, GRAPH, KERNEL, NVTX, PUSH_POP, RUNTIME, START_END
 
 _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")
@@ -71,11 +72,11 @@ _NVTX_TOO_NEW = (
 def read_nsys_sqlite(path: Path, *, shown_as: str = "", details: bool = False) -> Trace:
     """Read an nsys export without changing it or its folder. ``shown_as`` is the path that messages name.
 
-    ``details`` asks for what only nsys's own reports need. Raises TraceError.
+    A folder holds it as Parquet. ``details`` asks for what only nsys's own reports need. Raises TraceError.
     """
     shown = shown_as or str(path)
     try:
-        with closing(Database(path)) as db:
+        with closing(ParquetFolder(path) if path.is_dir() else Database(path)) as db:
             trace = _read(db, shown)
             return replace(trace, details=read_details(db)) if details else trace
     except sqlite3.Error as error:

@@ -17,13 +17,17 @@ from typing import IO
 from attnprof.errors import TraceError
 from attnprof.nsys import find_importer, find_nsys, nsys_version
 from attnprof.trace.model import Trace
+from attnprof.trace.nsys_parquet import is_parquet_export
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
 from attnprof.trace.torch_json import read_torch_json
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _GZIP_MAGIC = b"\x1f\x8b"
 _REPORTS = (".nsys-rep", ".qdrep")
-_KNOWN = "an nsys report (.nsys-rep, .qdstrm), its .sqlite export, or a torch profiler .json, also gzipped"
+_KNOWN = (
+    "an nsys report (.nsys-rep, .qdstrm), its .sqlite or parquetdir export, or a torch profiler .json, "
+    "also gzipped"
+)
 
 
 def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = False) -> Trace:
@@ -34,6 +38,8 @@ def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = Fal
     The file and its folder are left as they are. Raises TraceError for anything that cannot be read.
     """
     path = Path(path)
+    if is_parquet_export(path):
+        return read_nsys_sqlite(path, shown_as=str(path), details=details)
     head = _head(path)
     if path.suffix in _REPORTS or path.suffix == ".qdstrm":
         with _exported(path, nsys) as exported:

@@ -1,0 +1,116 @@
+"""Folders of ``nsys export --type parquetdir``: a Parquet file per table, with the SQLite export's columns.
+
+Integer columns go from Arrow to numpy; the small tables that are asked in SQL are copied into a database in
+memory. Needs pyarrow. Layout: files as nsys 2025 and 2026 name them, some with a version behind the name
+(NVTX_EVENTS_V2); a column of bytes that claims to be text (NVTX_EVENTS.binaryData) is never read.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnprof.errors import AttnprofError, TraceError
+from attnprof.trace.columns import Database
+from attnprof.trace.model import Int64
+from attnprof.trace.nsys_tables import NVTX
+
+_VERSIONED = re.compile(r"_V(\d+)$")
+_ASKED = re.compile(
+    r"StringIds|\w*META_DATA_?\w*|TARGET_INFO_(GPU|CUDA_DEVICE)|DIAGNOSTIC_EVENT|\w*GRAPH_TRACE"
+)
+_OF_EVENTS = ("eventType", "text", "globalTid", "domainId")
+
+
+def is_parquet_export(path: Path) -> bool:
+    """Whether ``path`` is a folder of an nsys export's tables."""
+    names = ("StringIds", NVTX, "CUPTI_ACTIVITY_KIND_*")
+    return path.is_dir() and any(next(path.glob(f"{name}*.parquet"), None) for name in names)
+
+
+class ParquetFolder(Database):
+    """The tables of such a folder, as :class:`Database` gives those of an SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise AttnprofError(
+                f"{path} holds Parquet, which needs pyarrow to be read",
+                hint="pip install 'attnprof[parquet]'",
+            ) from error
+        self.path = path.resolve()
+        self._files: dict[str, Any] = {}
+        self._db = sqlite3.connect(":memory:")
+        self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        for file in sorted(path.glob("*.parquet")):  # a later version of a table replaces the one before
+            try:
+                self._files[_VERSIONED.sub("", file.stem)] = pq.ParquetFile(file)
+            except (OSError, ValueError) as error:
+                raise TraceError(
+                    f"{file} cannot be read: {error}",
+                    hint="the export was cut short: export the report again",
+                ) from error
+        self._roots = dict.fromkeys(self._files, 0)
+        for table in self._files:
+            if _ASKED.fullmatch(table) and "CAPTURE" not in table:
+                self._copy(table, tuple(self.columns(table)))
+            elif table == NVTX:
+                self._copy(table, tuple(name for name in _OF_EVENTS if name in self.columns(table)))
+
+    def close(self) -> None:
+        super().close()
+        for file in self._files.values():
+            file.close()
+
+    def columns(self, table: str) -> dict[str, int]:
+        """The table's columns with their positions; empty for what is not there."""
+        if table not in self._files:
+            return {}
+        return {name: at for at, name in enumerate(self._files[table].schema_arrow.names)}
+
+    def integers(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Int64]:
+        """Columns of ``table`` as :meth:`Database.integers` gives them."""
+        present = self.columns(table)
+        if not present:
+            return {name: np.empty(0, np.int64) for name in wanted}
+        missing = [name for name, default in wanted.items() if name not in present and default is None]
+        if missing:
+            raise TraceError(
+                f"table {table} has no column {', '.join(missing)}", hint="export the report again"
+            )
+        read = self._files[table].read(columns=[name for name in wanted if name in present])
+        found = {}
+        for name, default in wanted.items():
+            if name in present:
+                found[name] = _integers(read.column(name), table, default)
+            else:
+                found[name] = np.broadcast_to(np.int64(default or 0), (read.num_rows,))
+        return found
+
+    def _copy(self, table: str, columns: tuple[str, ...]) -> None:
+        quoted = ", ".join(f'"{name}"' for name in columns)
+        self._db.execute(f'CREATE TABLE "{table}" ({quoted})')
+        marks = ", ".join("?" * len(columns))
+        for batch in self._files[table].iter_batches(columns=list(columns)):
+            rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+            self._db.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)
+
+
+def _integers(column: Any, table: str, null: int | None) -> Int64:
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type) or (null is None and column.null_count):
+        raise TraceError(
+            f"table {table} holds a value that is not an integer where one must be",
+            hint="the file is damaged or was edited: export the report again",
+        )
+    if column.null_count:
+        column = column.fill_null(null)
+    values: Int64 = column.cast(pa.int64(), safe=False).to_numpy().copy()
+    return values
