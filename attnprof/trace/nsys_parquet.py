@@ -29,7 +29,7 @@ _OF_EVENTS = ("eventType", "text", "globalTid", "domainId")
 
 def is_parquet_export(path: Path) -> bool:
     """Whether ``path`` is a folder of an nsys export's tables."""
-    names = ("StringIds", NVTX, "CUPTI_ACTIVITY_KIND_*")
+    names = ("StringIds", NVTX, "CUPTI_ACTIVITY_KIND_")
     return path.is_dir() and any(next(path.glob(f"{name}*.parquet"), None) for name in names)
 
 
