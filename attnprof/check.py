@@ -159,7 +159,8 @@ def check_recorded(
     left = [*unknown, *by_seq.values(), *np.flatnonzero(observed.replayed).tolist()]
     if not left:
         return tuple(checked)
-    unrecorded = check_unrecorded(observed, target.gpu.num_sms, keys_of_step, predicted)
+    sms = {shape.device: target.gpu.num_sms for shape in observed.shapes}
+    unrecorded = check_unrecorded(observed, sms, keys_of_step, predicted)
     if complete:
         for number, shape in enumerate(observed.shapes):
             rows = np.flatnonzero((observed.shape == number) & ~observed.replayed)
@@ -170,15 +171,16 @@ def check_recorded(
 
 def check_unrecorded(
     observed: ObservedCalls,
-    num_sms: int | None,
+    num_sms: Mapping[int, int],
     keys_of_step: Mapping[int, int] | None = None,
     captured: Mapping[int, Prediction] | None = None,
 ) -> ReadBackCalls:
-    """A verdict per observed call of a trace without call records.
+    """A verdict per observed call of a trace without call records; ``num_sms`` is per GPU, where it is known.
 
     Replays of a recorded call are compared with what was predicted for it, ``captured`` by its number.
     """
-    calls = ReadBackCalls(observed, [_read_back(shape, num_sms) for shape in observed.shapes])
+    readings = [_read_back(shape, num_sms.get(shape.device)) for shape in observed.shapes]
+    calls = ReadBackCalls(observed, readings)
     replays = np.flatnonzero(observed.replayed & (observed.seq >= 0)) if captured else np.zeros(0, np.int64)
     (seqs, shapes), pair = distinct_rows([observed.seq[replays], observed.shape[replays]])
     for number, (seq, shape) in enumerate(zip(seqs.tolist(), shapes.tolist(), strict=True)):
@@ -186,7 +188,7 @@ def check_unrecorded(
             verdict, detail = compare(captured[seq], observed.shapes[shape])
             told = detail or f"replays call {seq}"
             calls.read_otherwise(replays[pair == number], (verdict, told, calls.inferred[shape]))
-    for frozen in find_frozen(observed, calls.inferred, num_sms, keys_of_step) if num_sms else ():
+    for frozen in find_frozen(observed, calls.inferred, num_sms, keys_of_step):
         reading = (Verdict.FROZEN, frozen.detail, calls.inferred[frozen.shape])
         calls.read_otherwise(frozen.rows, reading)
     return calls
@@ -304,7 +306,10 @@ def check(
         library, version = target.most(run.records)
         return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint)
     target_gpu = gpu or run.observed_gpu
-    calls = check_unrecorded(run.observed, target_gpu.num_sms if target_gpu else None, run.keys_of_step)
+    sms = run.sms_of_devices
+    if gpu is not None:
+        sms = {shape.device: gpu.num_sms for shape in run.observed.shapes}
+    calls = check_unrecorded(run.observed, sms, run.keys_of_step)
     why, hint = "", ""
     if info.whole_graph_launches:
         why, hint = whole, _NODE_MODE

@@ -34,10 +34,13 @@ _ANY: Intervals = (Interval(-(1 << 40), None),)
 def find_frozen(
     observed: ObservedCalls,
     inferred: Sequence[InferredCall | None],
-    num_sms: int,
+    num_sms: Mapping[int, int],
     keys_of_step: Mapping[int, int] | None = None,
 ) -> list[Frozen]:
-    """The frozen calls. ``inferred`` is per shape; ``keys_of_step`` gives the recorded keys of each step."""
+    """The frozen calls. ``inferred`` is per shape, ``num_sms`` per GPU.
+
+    ``keys_of_step`` gives the recorded keys of each step.
+    """
     readable = np.array([one is not None and bool(one.seqlen_k) for one in inferred], np.bool_)
     if not len(readable) or not np.any(observed.replayed):
         return []
@@ -58,7 +61,8 @@ def find_frozen(
             judged = _judge(steps, call, keys_of_step, told)
             if judged is not None:
                 first, keys = judged
-                detail = _sentence(steps, first, keys, call, observed.shapes[shape].main, num_sms)
+                ran = observed.shapes[shape]
+                detail = _sentence(steps, first, keys, call, ran.main, num_sms[ran.device])
                 found.append(Frozen(run[observed.step[run] >= first], shape, detail))
     return found
 

@@ -27,10 +27,14 @@ NO_KERNEL = -1
 
 @dataclass(frozen=True, slots=True)
 class ObservedShape:
-    """Launches that calls share: the main kernel, and the one after it where there is one."""
+    """Launches that calls share: the main kernel, and the one after it where there is one.
+
+    ``device`` is the GPU they ran on, as the trace numbers it.
+    """
 
     launches: tuple[KernelLaunch, ...]
     signatures: tuple[KernelSignature, ...]
+    device: int = 0
 
     @property
     def main(self) -> KernelSignature:
@@ -118,13 +122,13 @@ def observe(timeline: Timeline) -> ObservedCalls:
         [kernels.name[found], *kernels.grid[found].T, *kernels.block[found].T]
     )  # fmt: skip
     after_launch = np.where(after >= 0, launch_of[after], NO_KERNEL) if len(found) else after
-    (shape_main, shape_after), shape = distinct_rows([launch_of[main], after_launch])
+    columns, shape = distinct_rows([launch_of[main], after_launch, kernels.device[found[main]]])
     launches = [
         _launch(trace.strings, row) for row in zip(*(column.tolist() for column in launch_rows), strict=True)
     ]
     shapes = tuple(
-        _shape([launches[m]] + ([launches[a]] if a >= 0 else []))
-        for m, a in zip(shape_main.tolist(), shape_after.tolist(), strict=True)
+        _shape([launches[m]] + ([launches[a]] if a >= 0 else []), device)
+        for m, a, device in zip(*(column.tolist() for column in columns), strict=True)
     )
     in_time = np.argsort(kernels.start[found[main]], kind="stable")
     kernel = found[main][in_time]
@@ -215,5 +219,6 @@ def _launch(strings: list[str], row: tuple[int, ...]) -> KernelLaunch:
     return KernelLaunch(strings[name], (gx, gy, gz), (bx, by, bz))
 
 
-def _shape(launches: list[KernelLaunch]) -> ObservedShape:
-    return ObservedShape(tuple(launches), tuple(parse_kernel_name(launch.kernel) for launch in launches))
+def _shape(launches: list[KernelLaunch], device: int) -> ObservedShape:
+    signatures = tuple(parse_kernel_name(launch.kernel) for launch in launches)
+    return ObservedShape(tuple(launches), signatures, device)

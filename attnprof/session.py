@@ -113,6 +113,11 @@ class Run:
             return dict.fromkeys(counted, capacity)
         return counted
 
+    @property
+    def sms_of_devices(self) -> dict[int, int]:
+        """SMs of each GPU that the trace describes."""
+        return {device.index: device.num_sms for device in self.trace.info.devices if device.num_sms}
+
     @cached_property
     def observed_gpu(self) -> Gpu | None:
         """The GPU the kernels ran on, as far as the trace says; None without kernels or SM count."""

@@ -23,7 +23,7 @@ class SplitRow:
 
     ``seqlen_k``: KV lengths in tokens, from the call records or as far as the launches tell them; empty where
     neither does. ``steps`` and ``layers`` are empty where the trace does not say. ``gpu_ns`` is None where
-    nothing was observed.
+    nothing was observed. ``processes`` are the launching ones, empty where calls were recorded.
     """
 
     phase: str
@@ -35,6 +35,7 @@ class SplitRow:
     calls: int
     observed: bool
     gpu_ns: int | None
+    processes: tuple[int, ...] = ()
 
 
 _Key = tuple[str, int | None, bool]
@@ -51,31 +52,30 @@ class _Run:
     gpu_ns: int | None
 
 
-_Timelines = dict[tuple[str, int], list[_Run]]  # by phase and layer, -1 where it is not known
+_Where = tuple[str, int, int]  # phase, layer and process, -1 where it is not known
+_Timelines = dict[_Where, list[_Run]]
 
 
 def split_rows(calls: Sequence[CheckedCall]) -> list[SplitRow]:
-    """The split timeline: run lengths over steps, layers with the same timeline together."""
+    """The split timeline: run lengths over steps, layers and processes with the same timeline together."""
     timelines = _from_columns(calls) if isinstance(calls, ReadBackCalls) else _from_calls(calls)
-    alike: dict[tuple[object, ...], list[tuple[str, int]]] = defaultdict(list)
-    for (phase, layer), runs in timelines.items():
-        alike[phase, tuple((run.key, run.steps) for run in runs)].append((phase, layer))
+    alike: dict[tuple[object, ...], list[_Where]] = defaultdict(list)
+    for where, runs in timelines.items():
+        alike[where[0], tuple((run.key, run.steps) for run in runs)].append(where)
     rows: list[SplitRow] = []
     for members in alike.values():
-        phase = members[0][0]
-        layers = tuple(sorted(layer for _, layer in members if layer >= 0))
         together = zip(*(timelines[member] for member in members), strict=True)
-        rows += [_row(phase, layers, runs) for runs in together]
+        rows += [_row(members, runs) for runs in together]
     order = {"prefill": 0, "decode": 1}
-    return sorted(rows, key=lambda row: (order.get(row.phase, 2), row.layers, row.steps))
+    return sorted(rows, key=lambda row: (order.get(row.phase, 2), row.layers, row.processes, row.steps))
 
 
-def _row(phase: str, layers: tuple[int, ...], runs: Sequence[_Run]) -> SplitRow:
+def _row(members: Sequence[_Where], runs: Sequence[_Run]) -> SplitRow:
     kernel, num_splits, observed = runs[0].key
     spent = [run.gpu_ns for run in runs if run.gpu_ns is not None]
     return SplitRow(
-        phase=phase,
-        layers=layers,
+        phase=members[0][0],
+        layers=tuple(sorted({layer for _, layer, _ in members if layer >= 0})),
         steps=runs[0].steps,
         seqlen_k=runs[0].seqlen_k,
         num_splits=num_splits,
@@ -83,6 +83,7 @@ def _row(phase: str, layers: tuple[int, ...], runs: Sequence[_Run]) -> SplitRow:
         calls=sum(run.calls for run in runs),
         observed=observed,
         gpu_ns=sum(spent) if spent else None,
+        processes=tuple(sorted({process for *_, process in members if process >= 0})),
     )
 
 
@@ -102,10 +103,10 @@ def _of_shape(shape: ObservedShape) -> _Key:
 
 
 def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
-    by_layer: dict[tuple[str, int], list[CheckedCall]] = defaultdict(list)
+    by_layer: dict[_Where, list[CheckedCall]] = defaultdict(list)
     for call in calls:
         if call.observed is not None or call.predicted is not None:
-            by_layer[call.phase, -1 if call.layer is None else call.layer].append(call)
+            by_layer[call.phase, -1 if call.layer is None else call.layer, -1].append(call)
     return {where: [_run(part) for part in _run_lengths(group)] for where, group in by_layer.items()}
 
 
@@ -146,11 +147,12 @@ def _from_columns(calls: ReadBackCalls) -> _Timelines:
         return {}
     keys = [_of_shape(shape) for shape in o.shapes]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    order = np.lexsort((o.step, o.layer, o.phase))
+    order = np.lexsort((o.step, o.layer, o.phase, o.pid))
     group = np.array([numbers[key] for key in keys])[o.shape[order]]
-    phase, layer, step = o.phase[order], o.layer[order], o.step[order]
+    phase, layer, step, pid = o.phase[order], o.layer[order], o.step[order], o.pid[order]
     changes = np.ones(len(order), np.bool_)
-    changes[1:] = (np.diff(phase) != 0) | (np.diff(layer) != 0) | (np.diff(group) != 0)
+    columns = (phase, layer, pid, group)
+    changes[1:] = np.any([np.diff(column) != 0 for column in columns], axis=0)
     first = np.flatnonzero(changes)
     last = np.append(first[1:], len(order)) - 1
     spent = np.add.reduceat(o.duration[order], first)
@@ -161,7 +163,7 @@ def _from_columns(calls: ReadBackCalls) -> _Timelines:
     timelines: _Timelines = defaultdict(list)
     for number, (a, b, ns) in enumerate(zip(first.tolist(), last.tolist(), spent.tolist(), strict=True)):
         inferred = [of_shape[shape] for shape in shapes_of_run[number].tolist()]
-        timelines[PHASE_NAMES[int(phase[a])], int(layer[a])].append(
+        timelines[PHASE_NAMES[int(phase[a])], int(layer[a]), int(pid[a])].append(
             _Run(
                 key=keys[int(o.shape[order[a]])],
                 steps=_known_steps(step[a : b + 1]),
@@ -201,7 +203,8 @@ def _allowed_by_columns(calls: ReadBackCalls) -> dict[int, Intervals]:
     if not readable.any():
         return {}
     decode = np.flatnonzero((o.phase == DECODE) & (o.step >= 0) & readable[o.shape])
-    one_layer = decode[o.layer[decode] == o.layer[decode[0]]] if len(decode) else decode
+    if len(decode):
+        decode = decode[(o.layer[decode] == o.layer[decode[0]]) & (o.pid[decode] == o.pid[decode[0]])]
     lengths = [inferred.seqlen_k if inferred else () for inferred in calls.inferred]
-    pairs = zip(o.step[one_layer].tolist(), o.shape[one_layer].tolist(), strict=True)
+    pairs = zip(o.step[decode].tolist(), o.shape[decode].tolist(), strict=True)
     return {step: lengths[shape] for step, shape in pairs}

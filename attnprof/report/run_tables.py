@@ -21,8 +21,9 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
     columns = (
         Column("phase"), Column("layers"), Column("steps"), Column("seqlen_k", "KV length"),
         Column("num_splits", "splits", right=True), Column("kernel"), Column("calls", right=True),
-        Column("gpu_ns", "GPU time", right=True), Column("source"),
+        Column("gpu_ns", "GPU time", right=True), Column("source"), Column("processes", "process"),
     )  # fmt: skip
+    same_processes = len({row.processes for row in splits}) == 1
     sources = {row.observed for row in splits}
     one_source = len(sources) == 1
     same_layers = len({row.layers for row in splits}) == 1
@@ -33,8 +34,9 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
         every = ", ".join(map(str, row.seqlen_k))
         layers = spans(row.layers)
         rows.append(
-            (row.phase, layers, steps, every, row.num_splits, row.kernel, row.calls, row.gpu_ns, source)
-        )
+            (row.phase, layers, steps, every, row.num_splits, row.kernel, row.calls, row.gpu_ns, source,
+             spans(row.processes))
+        )  # fmt: skip
         shown.append([
             "" if row.phase == "other" else row.phase,
             "" if same_layers else layers,
@@ -45,6 +47,7 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
             f"{row.calls:,}",
             duration(row.gpu_ns),
             "" if one_source else source,
+            "" if same_processes else spans(row.processes),
         ])  # fmt: skip
     title = f"Split timeline ({_SOURCES[sources.pop()]})" if one_source else "Split timeline"
     return Table("splits", columns, rows, shown, title)
