@@ -22,7 +22,7 @@ from attnprof.dispatch.names import KernelSignature, parse_kernel_name
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
 from attnprof.frozen import find_frozen
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
-from attnprof.observe import ObservedCalls, ObservedShape
+from attnprof.observe import ObservedCalls, ObservedShape, first_unrecorded
 from attnprof.records import CallRecord, NotModelled, attention_call
 from attnprof.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
 
@@ -125,12 +125,14 @@ def check_recorded(
     complete: bool,
     whole_graphs: bool = False,
     keys_of_step: Mapping[int, int] | None = None,
+    unseen_from: int | None = None,
 ) -> tuple[CheckedCall, ...]:
     """A verdict per recorded call, and one per observed call that no record accounts for.
 
     ``complete`` says that every attention call of the program was recorded: then a kernel outside the records
     is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way, and a call
     captured into a CUDA graph runs as its replays; of ``whole_graphs`` not even these are in the trace.
+    Of the calls from ``unseen_from`` on no kernel was recorded, whatever ran.
     """
     captures = whole_graphs or bool(observed.replayed.any())
     eager = np.flatnonzero((observed.seq >= 0) & ~observed.replayed).tolist()
@@ -152,6 +154,9 @@ def check_recorded(
                 verdict, detail = Verdict.NOT_OBSERVED, "captured into a CUDA graph, if it is not missing"
             else:
                 verdict, detail = compare(prediction, shape)
+                # The call before may have been cut in two: its first kernel was recorded, its second not.
+                if unseen_from is not None and record.seq >= unseen_from - 1 and verdict in FAILED:
+                    verdict, detail = Verdict.NOT_OBSERVED, "the profiler had stopped recording the GPU"
         where = {"seq": record.seq, "step": record.step, "phase": record.phase, "layer": record.layer}
         base = CheckedCall(verdict, detail, **where, call=call, predicted=prediction)  # type: ignore[arg-type]
         checked.append(base if index is None else replace(base, **_seen(observed, index)))
@@ -288,6 +293,7 @@ def check(
     )
     if run.records:
         target = run.prediction_target(gpu=gpu, library=library, version=version)
+        unseen_from = first_unrecorded(run.timeline, run.observed)
         recorded = check_recorded(
             run.records,
             run.observed,
@@ -296,10 +302,14 @@ def check(
             complete=run.records_complete,
             whole_graphs=info.whole_graph_launches > 0,
             keys_of_step=run.keys_of_step,
+            unseen_from=unseen_from,
         )
         why, hint = "", ""
         if info.whole_graph_launches:
             why, hint = whole, _NODE_MODE
+        elif unseen_from is not None:
+            why = f"the profiler's buffer was full: it recorded no kernel from call {unseen_from} on"
+            hint = "record fewer tokens or layers at a time, or with nsys"
         elif not any(call.observed for call in recorded):
             why = "no GPU kernel was observed: every dispatch shown is a prediction"
             hint = "run it on a machine with an NVIDIA GPU to see what really ran"

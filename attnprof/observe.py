@@ -84,6 +84,21 @@ def attention_names(strings: list[str], used: Int32) -> dict[int, KernelSignatur
     }
 
 
+def first_unrecorded(timeline: Timeline, observed: ObservedCalls) -> int | None:
+    """The first call made after the profiler had stopped recording the GPU; None where it never did.
+
+    Kineto stops for good when its buffer is full, and goes on recording ranges. A whole trace ends with API
+    calls, the profiler's own synchronisation being the last.
+    """
+    trace = timeline.trace
+    if trace.info.format != "torch-json" or not len(trace.api_calls):
+        return None
+    made = timeline.of_range.call[trace.ranges.start > trace.api_calls.end.max()]
+    if not np.any(made >= 0):
+        return None
+    return int(observed.seq.max(initial=-1)) + 1
+
+
 def _role(signature: KernelSignature) -> int:
     if signature.family == "scheduler_aux":
         return _BEFORE

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+_CONFIG = "KINETO_CONFIG"
+_GPU_BUFFER_MB = 2047  # Kineto counts the bytes in 32 bits: 4096 would be none
 
 
 @contextmanager
@@ -21,7 +26,8 @@ def profiled(trace: Path) -> Iterator[None]:
 
     def start(torch: ModuleType) -> None:
         profiler = torch.profiler.profile()
-        profiler.__enter__()
+        with large_gpu_buffer():
+            profiler.__enter__()
         profilers.append(profiler)
 
     forget = when_imported("torch", start)
@@ -32,3 +38,23 @@ def profiled(trace: Path) -> Iterator[None]:
         for profiler in profilers:
             profiler.__exit__(None, None, None)
             profiler.export_chrome_trace(str(trace))
+
+
+@contextmanager
+def large_gpu_buffer() -> Iterator[None]:
+    """A profiler that starts in the block records up to 2 GB of GPU activity.
+
+    By default Kineto stops recording the GPU after 128 MB, some half a million kernels, without a word in the
+    trace. Its buffers are taken as they are needed. A KINETO_CONFIG that is set already is left alone.
+    """
+    if _CONFIG in os.environ:
+        yield
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="attnprof-", suffix=".conf") as config:
+        config.write(f"ACTIVITIES_MAX_GPU_BUFFER_SIZE_MB = {_GPU_BUFFER_MB}\n")
+        config.flush()
+        os.environ[_CONFIG] = config.name
+        try:
+            yield
+        finally:
+            del os.environ[_CONFIG]
