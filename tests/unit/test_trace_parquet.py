@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import sqlite3
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,34 +17,12 @@ from tests.conftest import TESTS
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
 from tests.support.graph_trace import replayed
+from tests.support.parquet import as_parquet
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 REAL = sorted((TESTS / "data" / "traces").glob("nsys*.gz"))
-
-
-def as_parquet(export: Path, folder: Path, *, versioned: tuple[str, ...] = ()) -> Path:
-    """The tables of an SQLite export as nsys writes them to a folder; some with a version in their name."""
-    db = sqlite3.connect(export)
-    db.text_factory = bytes
-    folder.mkdir()
-    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-        table = name.decode()
-        declared = db.execute(f'PRAGMA table_info("{table}")').fetchall()
-        rows = db.execute(f'SELECT * FROM "{table}" ORDER BY rowid').fetchall()
-        arrays, names = [], []
-        for at, column in enumerate(declared):
-            kind = {b"INTEGER": pa.int64(), b"REAL": pa.float64()}.get(column[2], pa.string())
-            values = [
-                row[at].decode("utf-8", "replace") if isinstance(row[at], bytes) else row[at] for row in rows
-            ]
-            arrays.append(pa.array(values, kind))
-            names.append(column[1].decode())
-        pq.write_table(
-            pa.table(arrays, names), folder / f"{table}{'_V2' if table in versioned else ''}.parquet"
-        )
-    return folder
 
 
 def text(value: object) -> object:
