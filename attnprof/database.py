@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlite_utils
 
+from attnprof import disk
+from attnprof.errors import RunError
 from attnprof.frames import calls_frame, kernels_frame, ranges_frame
+from attnprof.schema import SCHEMA
+from attnprof.store import DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +49,7 @@ _VIEWS = {
 
 
 def write_database(run: Run, path: Path) -> None:
-    """Writes ``path`` anew: tables run, kernels, ranges and calls (each with its verdict), and the views."""
+    """Writes ``path``: tables run, kernels, ranges and calls (each with its verdict), views, the schema."""
     db = sqlite_utils.Database(path)
     db.conn.execute("pragma synchronous = off")  # the folder gets its name only when all is written
     db["run"].insert_all(
@@ -54,7 +61,49 @@ def write_database(run: Run, path: Path) -> None:
     _write(db, "calls", len(result.calls), lambda rows: calls_frame(result, rows))
     for name, select in _VIEWS.items():
         db.create_view(name, select)
+    db.conn.execute(f"pragma user_version = {SCHEMA}")
     db.conn.close()
+
+
+def schema_of(path: Path) -> int:
+    """The schema that an attnprof.db states; 0 where there is none that can be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            (stated,) = db.execute("pragma user_version").fetchone()
+            (tables,) = db.execute("select count(*) from sqlite_master where name = 'calls'").fetchone()
+    except sqlite3.Error:
+        return 0
+    return int(stated) or (1 if tables else 0)  # schema 1 stated none
+
+
+def bring_up_to_date(run: Run) -> Path:
+    """The run's attnprof.db, written anew from its trace where it is of an older schema, missing or damaged.
+
+    Raises RunError where it is of a newer schema, or the folder cannot be written.
+    """
+    assert run.folder is not None
+    path = run.folder / DATABASE
+    found = schema_of(path)
+    if found > SCHEMA:
+        raise RunError(
+            f"{path} was written by a newer attnprof (schema {found}, this one reads up to {SCHEMA})",
+            hint="upgrade attnprof, or write another: attnprof export --to sqlite",
+        )
+    if found < SCHEMA:
+        unnamed = path.with_name(f".{DATABASE}.{os.getpid()}.part")
+        try:
+            with disk.writing(run.folder):
+                write_database(run, unnamed)
+                disk.sync(unnamed)
+                unnamed.replace(path)
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written: {error.strerror}",
+                hint="attnprof export --to sqlite writes another",
+            ) from error
+        finally:
+            unnamed.unlink(missing_ok=True)
+    return path
 
 
 def _write(

@@ -31,15 +31,17 @@ def import_trace(
 
     Raises TraceError where the file cannot be read, RunError where the name is taken.
     """
+    if name is not None:
+        store.refuse_taken(name, force=force)
     trace = open_trace(path, nsys=nsys, details=True)
-    if name is None:
-        name = store.unused_name(ENDINGS.sub("", path.name).lstrip(".") or "trace")
-    with store.new_run(name, force=force) as builder:
-        config = {
-            "kind": "import",
-            "source": {"path": str(path), "bytes": path.stat().st_size},
-            "predict": {"gpu": asdict(gpu)} if gpu else {},
-        }
+    config = {
+        "kind": "import",
+        "source": {"path": str(path), "bytes": path.stat().st_size},
+        "predict": {"gpu": asdict(gpu)} if gpu else {},
+    }
+    stem = ENDINGS.sub("", path.name).lstrip(".") or "trace"
+    known = {"config": config, "source": str(path.absolute()), "nsys": nsys}
+    with store.new_run(name or stem, force=force, numbered=name is None, known=known) as builder:
         folder = finish(builder, trace, config)
     return folder, trace
 
@@ -49,7 +51,8 @@ def finish(builder: store.RunBuilder, trace: Trace, config: dict[str, Any], stat
     from attnprof.database import write_database
     from attnprof.session import Run
 
-    config = {"status": status, "attnprof": _version(), **config, "trace": trace_summary(trace)}
+    made = {**builder.heading, "status": status, "attnprof": _version()}
+    config = {**made, **config, "trace": trace_summary(trace)}
     run = Run(builder.final.name, folder=builder.folder, trace_path=None, config=config)
     run.__dict__["trace"] = trace  # just read: no need to read it back
     save_trace(trace, builder.folder / store.TRACE_NPZ, timeline_columns(run.timeline))

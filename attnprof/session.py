@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from attnprof.dispatch.versions import parse_version
 from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
+from attnprof.open_folder import OpenFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,7 @@ class Run:
     """One recorded run or imported trace.
 
     Attributes are computed when first asked for. ``folder`` is None for a trace file opened as it is.
+    A run that is replaced while it is read raises RunError; what was read before stays as it is.
     """
 
     def __init__(
@@ -36,6 +39,10 @@ class Run:
     ) -> None:
         self.name, self.folder, self.config = name, folder, config
         self._trace_path = trace_path
+        self._opened = OpenFolder(folder) if folder is not None else None
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return self._opened.reading() if self._opened else nullcontext()
 
     def __repr__(self) -> str:
         return f"<attnprof run {self.name}: {self.config.get('kind', 'trace')}, {self.status}>"
@@ -59,7 +66,8 @@ class Run:
         from attnprof.trace.saved import load_trace
 
         assert self.folder is not None
-        return load_trace(self.folder / store.TRACE_NPZ)
+        with self._reading():
+            return load_trace(self.folder / store.TRACE_NPZ)
 
     @cached_property
     def timeline(self) -> Timeline:
@@ -78,7 +86,8 @@ class Run:
         recorded = self._trace_path or (self.folder and self.folder / store.TRACE_SQLITE)
         if recorded is None or not recorded.exists():
             return self.timeline
-        return build_timeline(open_trace(recorded, details=True))
+        with self._reading():
+            return build_timeline(open_trace(recorded, details=True))
 
     @cached_property
     def observed(self) -> ObservedCalls:
@@ -98,9 +107,23 @@ class Run:
         from attnprof.ops import op_records
         from attnprof.records import read_records
 
-        if self.folder is not None and self.records_complete:
-            return read_records(self.folder / store.CALLS_JSONL)
+        with self._reading():
+            if self.folder is not None and self.records_complete:
+                return read_records(self.folder / store.CALLS_JSONL)
         return op_records(self.trace)
+
+    @property
+    def database(self) -> Path:
+        """attnprof.db in the present schema: made anew where an older attnprof made it, or it is damaged.
+
+        Raises RunError where there is no run folder, a newer attnprof made it, or it cannot be written.
+        """
+        from attnprof.database import bring_up_to_date
+
+        if self.folder is None:
+            raise RunError(f"{self.name} is no run", hint="make a run of it: attnprof import")
+        with self._reading():
+            return bring_up_to_date(self)
 
     @property
     def keys_of_step(self) -> dict[int, int]:
@@ -223,8 +246,15 @@ def load(target: str | Path | None = None) -> Run:
         is_run = not path.exists() or (path.is_dir() and not any(path.glob("*.parquet")))
         if not is_run or (path.suffix and str(path).endswith(_SQLITE_COMPANIONS)):
             return Run(path.name, folder=None, trace_path=path, config={"kind": "trace"})
-    entry = store.find_run(None if target is None else str(target))
-    return Run(entry.name, folder=entry.folder, trace_path=None, config=entry.config)
+    return _open(store.find_run(None if target is None else str(target)).folder)
+
+
+def _open(folder: Path) -> Run:
+    """The run in ``folder``; run.json is read while the folder is held, so that all else belongs to it."""
+    run = Run(folder.name, folder=folder, trace_path=None, config={})
+    with run._reading():
+        run.config = store.read_run(folder).config
+    return run
 
 
 def gpu_from_options(name: str | None, sms: int | None, sm: str | None) -> Gpu | None:
