@@ -43,10 +43,12 @@ def _draw(rng: random.Random, library: Library) -> AttentionCall:
         return replace(call, entry="varlen_fwd", total_q=batch * seqlen_q)
     if extra < 0.35:
         return replace(call, window=(rng.choice((16, 128, seqlen_k - 1, seqlen_k)), rng.choice((-1, 0, 64))))
-    if extra < 0.40:
+    if extra < 0.40 and library != "flash_attn_3":
         return replace(call, alibi=True)
-    if extra < 0.45:
+    if extra < 0.45 and library != "flash_attn_3":
         return replace(call, dropout_p=0.1)
+    if extra < 0.50 and library != "torch":
+        return replace(call, softcap=30.0)
     return call
 
 

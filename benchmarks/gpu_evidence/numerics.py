@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu_evidence.decode import can_force_splits, decode_call, decode_inputs
+from benchmarks.gpu_evidence.decode import decode_inputs, find_forcer
 from benchmarks.gpu_evidence.evidence import Evidence
 
 _SHAPES = ((1, 512), (1, 4096), (8, 4096), (1, 32768))
@@ -13,21 +13,26 @@ _SPLITS = (1, 2, 3, 4, 8, 16, 32)
 
 def run(evidence: Evidence) -> None:
     """Outputs for each split count against one split, on the same inputs; and each twice."""
-    if not can_force_splits():
-        evidence.skip("numerics", "this torch's flash operator takes no num_splits")
+    gpu, version = evidence.environment()
+    forcer = find_forcer(gpu, version)
+    if forcer is None:
+        evidence.skip("numerics", "this torch takes no num_splits and its SM count was not found")
         return
     import torch
 
     rows: list[dict[str, Any]] = []
     for batch, seqlen_k in _SHAPES:
         torch.manual_seed(0)
-        inputs = decode_inputs(batch, seqlen_k, 28, 4, 128)
-        one = decode_call(inputs, batch, seqlen_k, 1)()[0]
+        inputs = decode_inputs(batch, seqlen_k)
+        one: Any = None
         for splits in _SPLITS:
-            if splits > -(-seqlen_k // 128):
+            with forcer.forcing(batch, seqlen_k, splits) as call:
+                if call is None or splits > -(-seqlen_k // 128):
+                    continue
+                first, again = call(inputs), call(inputs)
+            one = first if splits == 1 else one
+            if one is None:
                 continue
-            call = decode_call(inputs, batch, seqlen_k, splits)
-            first, again = call()[0], call()[0]
             rows.append({
                 "batch": batch, "seqlen_k": seqlen_k, "num_splits": splits,
                 "repeats_bitwise": bool(torch.equal(first, again)),
@@ -35,7 +40,7 @@ def run(evidence: Evidence) -> None:
                 "elements_that_differ": float((first != one).float().mean()),
                 "max_ulp": max_ulp(first, one),
             })  # fmt: skip
-            evidence.add("numerics", rows=rows)
+            evidence.add("numerics", forced_by=forcer.how, rows=rows)
 
 
 def max_ulp(left: Any, right: Any) -> int:

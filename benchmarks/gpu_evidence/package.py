@@ -1,4 +1,4 @@
-"""Step c: the same through the flash_attn package where it is installed, with its KV cache entry."""
+"""Step c: the same through flash_attn and flash_attn_3 where they are installed, with their KV caches."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from attnprof.model import AttentionCall
+from attnprof.model import AttentionCall, Library
 from attnprof.workloads.environment import versions
 from benchmarks.gpu_evidence.calls import cumulative, matrix, shapes
 from benchmarks.gpu_evidence.evidence import Evidence
 from benchmarks.gpu_evidence.matrix import observe_matrix
 
 _PAGE = 256
+Thunk = Callable[[AttentionCall], Callable[[], Any]]
 
 
 def run(evidence: Evidence) -> None:
-    """fwd, varlen and kvcache calls of the installed flash_attn."""
-    version = versions()["flash_attn"]
-    if version is None:
+    """fwd, varlen and kvcache calls of each installed package."""
+    installed = versions()
+    packages: tuple[tuple[Library, Thunk, int], ...] = (
+        ("flash_attn", flash_attn_thunk, 1),
+        ("flash_attn_3", flash_attn_3_thunk, 3),
+    )
+    if not any(installed[library] for library, _, _ in packages):
         evidence.skip(
             "flash_attn", "the flash_attn package is not installed (benchmarks/build_flash_attn.md)"
         )
         return
-    calls = with_caches(matrix(evidence.matrix_calls, "flash_attn", seed=1))
-    observe_matrix(evidence, "flash_attn", "flash_attn", version, calls, flash_attn_thunk)
+    for library, thunk, seed in packages:
+        version = installed[library]
+        if version is not None:
+            calls = with_caches(matrix(evidence.matrix_calls, library, seed=seed))
+            observe_matrix(evidence, "flash_attn", library, version, calls, thunk)
 
 
 def with_caches(calls: list[AttentionCall]) -> list[AttentionCall]:
@@ -55,31 +63,63 @@ def flash_attn_thunk(call: AttentionCall) -> Callable[[], Any]:
 
     def make() -> Any:
         import flash_attn
-        import torch
-
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[call.dtype]
-
-        def random_tensor(*shape: int) -> Any:
-            return torch.randn(shape, device="cuda", dtype=dtype)
 
         options: dict[str, Any] = {"causal": call.causal, "window_size": call.window}
+        if call.softcap:
+            options["softcap"] = call.softcap
         if call.alibi:
-            options["alibi_slopes"] = torch.rand(call.num_heads, device="cuda")
-        shape_q, shape_k = shapes(call)
+            options["alibi_slopes"] = _slopes(call)
         if call.entry == "fwd_kvcache":
-            return _kvcache(call, random_tensor, options)
-        q, k, v = random_tensor(*shape_q), random_tensor(*shape_k), random_tensor(*shape_k)
+            return _kvcache(flash_attn.flash_attn_with_kvcache, call, options, table="block_table")
         options["dropout_p"] = call.dropout_p
-        if call.entry == "fwd":
-            return flash_attn.flash_attn_func(q, k, v, **options)
-        cu_q, cu_k = (cumulative(call.batch, length) for length in (call.seqlen_q, call.seqlen_k))
-        return flash_attn.flash_attn_varlen_func(q, k, v, cu_q, cu_k, call.seqlen_q, call.seqlen_k, **options)
+        return _dense(flash_attn.flash_attn_func, flash_attn.flash_attn_varlen_func, call, options)
 
     return make
 
 
-def _kvcache(call: AttentionCall, random_tensor: Callable[..., Any], options: dict[str, Any]) -> Any:
-    import flash_attn
+def flash_attn_3_thunk(call: AttentionCall) -> Callable[[], Any]:
+    """Makes the call through the functions of flash_attn_interface."""
+
+    def make() -> Any:
+        import flash_attn_interface as fa3
+
+        options: dict[str, Any] = {"causal": call.causal, "window_size": call.window, "softcap": call.softcap}
+        if call.entry == "fwd_kvcache":
+            return _kvcache(fa3.flash_attn_with_kvcache, call, options, table="page_table")
+        return _dense(fa3.flash_attn_func, fa3.flash_attn_varlen_func, call, options)
+
+    return make
+
+
+def _random(call: AttentionCall, *shape: int) -> Any:
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[call.dtype]
+    return torch.randn(shape, device="cuda", dtype=dtype)
+
+
+def _slopes(call: AttentionCall) -> Any:
+    import torch
+
+    return torch.rand(call.num_heads, device="cuda")
+
+
+def _dense(
+    plain: Callable[..., Any], varlen: Callable[..., Any], call: AttentionCall, options: dict[str, Any]
+) -> Any:
+    """The call through the plain or the packed function."""
+    shape_q, shape_k = shapes(call)
+    q, k, v = (_random(call, *shape) for shape in (shape_q, shape_k, shape_k))
+    if call.entry == "fwd":
+        return plain(q, k, v, **options)
+    cu_q, cu_k = (cumulative(call.batch, length) for length in (call.seqlen_q, call.seqlen_k))
+    return varlen(q, k, v, cu_q, cu_k, call.seqlen_q, call.seqlen_k, **options)
+
+
+def _kvcache(
+    function: Callable[..., Any], call: AttentionCall, options: dict[str, Any], *, table: str
+) -> Any:
+    """The call through a KV cache; ``table`` is what the function calls its page table."""
     import torch
 
     heads = (call.num_heads_k, call.head_dim)
@@ -88,15 +128,13 @@ def _kvcache(call: AttentionCall, random_tensor: Callable[..., Any], options: di
     if call.page_block_size:
         pages = call.seqlen_k // call.page_block_size
         cache_shape = (call.batch * pages, call.page_block_size, *heads)
-        table = torch.arange(call.batch * pages, device="cuda", dtype=torch.int32).view(call.batch, pages)
-        options["block_table"] = table
+        entries = torch.arange(call.batch * pages, device="cuda", dtype=torch.int32)
+        options[table] = entries.view(call.batch, pages)
     else:
         cache_shape = (call.batch, call.seqlen_k, *heads)
     if call.seqlen_knew:
         new = (call.batch, call.seqlen_knew, *heads)
-        options |= {"k": random_tensor(*new), "v": random_tensor(*new)}
-    q = random_tensor(call.batch, call.seqlen_q, call.num_heads, call.head_dim)
-    return flash_attn.flash_attn_with_kvcache(
-        q, random_tensor(*cache_shape), random_tensor(*cache_shape), cache_seqlens=lengths,
-        num_splits=call.num_splits, **options,
-    )  # fmt: skip
+        options |= {"k": _random(call, *new), "v": _random(call, *new)}
+    q = _random(call, call.batch, call.seqlen_q, call.num_heads, call.head_dim)
+    cache = (_random(call, *cache_shape), _random(call, *cache_shape))
+    return function(q, *cache, cache_seqlens=lengths, num_splits=call.num_splits, **options)

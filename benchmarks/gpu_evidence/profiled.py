@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from attnprof.instrument.ranges import RecordFunctionRanges
+from attnprof.instrument.torch_profiler import large_gpu_buffer
 from attnprof.observe import ObservedCalls, ObservedShape, observe
 from attnprof.timeline import build_timeline
 from attnprof.trace.open import open_trace
 
 
+def _wait() -> None:
+    """Until the GPU has nothing left to do."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def profiling(trace: Path, *, cpu: bool = True) -> Any:
     """Profiles the block into ``trace``; without ``cpu`` only kernels and launches are kept."""
-    import torch
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CUDA] + ([ProfilerActivity.CPU] if cpu else [])
-    torch.cuda.synchronize()
-    with profile(activities=activities) as profiler:
+    _wait()
+    with ExitStack() as stack:
+        with large_gpu_buffer():
+            profiler = stack.enter_context(profile(activities=activities))
         yield
-        torch.cuda.synchronize()
+        _wait()
     profiler.export_chrome_trace(str(trace))
 
 

@@ -11,12 +11,16 @@ import pytest
 from attnprof.calls import parse_call
 from attnprof.check import Verdict
 from attnprof.dispatch.names import parse_kernel_name
-from attnprof.model import KernelLaunch
+from attnprof.model import Gpu, KernelLaunch
 from attnprof.observe import ObservedShape
+from attnprof.records import read_records
+from attnprof.trace.open import open_trace
 from benchmarks.gpu_evidence.evidence import judge_call
+from benchmarks.gpu_evidence.story import replay
 from tests.conftest import TESTS
 
 RECORDED = sorted((TESTS / "data" / "gpu").glob("*/observed_*.jsonl.gz"))
+STORIES = sorted((TESTS / "data" / "gpu").glob("*/story_*_calls.jsonl.gz"))
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -40,3 +44,14 @@ def test_predicts_what_was_observed(path: Path) -> None:
         if judged.verdict is not Verdict.MATCH:
             wrong.append((row, judged.detail))
     assert not wrong, f"{len(wrong)} of {len(rows)} differ, the first: {wrong[0]}"
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_attention_call_of_a_generation_ran_as_predicted(path: Path) -> None:
+    known = json.loads((path.parent / "evidence.json").read_text())["environment"]
+    records = read_records(path)
+    trace = path.with_name(path.name.replace("_calls.jsonl.gz", ".json.gz"))
+    ranged = len(open_trace(trace).ranges) > 0
+    _, checked = replay(trace, records, Gpu(**known["gpu"]), known["torch"], ranged=ranged)
+    assert len(checked) == len(records) > 0
+    assert [(call.seq, call.detail) for call in checked if call.verdict is not Verdict.MATCH] == []

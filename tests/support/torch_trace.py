@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attnprof import store
 from attnprof.dispatch import predict
 from attnprof.ingest import finish
-from attnprof.model import KernelLaunch
+from attnprof.model import KernelLaunch, Library
 from attnprof.trace.open import open_trace
 from tests.support.generated_run import H100, decode_call, record_of
 
@@ -18,25 +19,39 @@ DEVICE = {"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeM
 
 
 def decode_trace(
-    path: Path, seqlens_k: Sequence[int], *, recorded_until: int | None = None, without: int | None = None
+    path: Path,
+    seqlens_k: Sequence[int],
+    *,
+    recorded_until: int | None = None,
+    without: int | None = None,
+    first: int = 0,
+    ranged: bool = True,
+    library: Library = "flash_attn",
+    version: str | None = None,
 ) -> Path:
     """One ranged call per KV length, in µs as Kineto writes them, ending with the profiler's synchronisation.
 
-    Nothing of the GPU is written from call ``recorded_until`` on, nor of the call ``without``.
+    Nothing of the GPU is written from call ``recorded_until`` on, nor of the call ``without``. The first call
+    has the number ``first``.
     """
     last = len(seqlens_k) if recorded_until is None else recorded_until
     events: list[dict[str, Any]] = []
-    for seq, seqlen_k in enumerate(seqlens_k):
+    for row, seqlen_k in enumerate(seqlens_k):
+        seq = first + row
         start = 100 * seq
-        events.append(_event("user_annotation", f"attnprof:attn:{seq}", start, 80))
-        if seq >= last or seq == without:
+        if ranged:
+            events.append(_event("user_annotation", f"attnprof:attn:{seq}", start, 80))
+        if row >= last or seq == without:
             continue
-        for number, launch in enumerate(predict(decode_call(seqlen_k), H100).launches):
+        call = replace(decode_call(seqlen_k), library=library)
+        for number, launch in enumerate(predict(call, H100, version).launches):
             correlation = 10 * seq + number
             events.append(_event("cuda_runtime", "cudaLaunchKernel", start + 10 + number, 1, correlation))
             events.append(_kernel(launch, start + 20 + 10 * number, correlation))
     if recorded_until is None:
-        events.append(_event("cuda_runtime", "cudaDeviceSynchronize", 100 * len(seqlens_k), 5, 999_999))
+        events.append(
+            _event("cuda_runtime", "cudaDeviceSynchronize", 100 * (first + len(seqlens_k)), 5, 999_999)
+        )
     path.write_text(json.dumps({"schemaVersion": 1, "deviceProperties": [DEVICE], "traceEvents": events}))
     return path
 

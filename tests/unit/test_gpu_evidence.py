@@ -23,12 +23,17 @@ from attnprof.records import CallRecord
 from attnprof.timeline import build_timeline
 from attnprof.trace.open import open_trace
 from benchmarks.gpu_evidence import __main__ as command
+from benchmarks.gpu_evidence import graphs
 from benchmarks.gpu_evidence.calls import golden_call, matrix, shapes
+from benchmarks.gpu_evidence.decode import sms_that_give
 from benchmarks.gpu_evidence.evidence import Evidence, judge_call
+from benchmarks.gpu_evidence.figures import plot_splitting
 from benchmarks.gpu_evidence.package import with_caches
-from benchmarks.gpu_evidence.story import in_order, split_changes
-from benchmarks.gpu_evidence.trim import trim_trace
+from benchmarks.gpu_evidence.sm_count import find_in
+from benchmarks.gpu_evidence.story import in_order, replay, split_changes
+from benchmarks.gpu_evidence.trim import correlations_of, trim_trace, trim_traces
 from tests.conftest import TESTS
+from tests.support.torch_trace import decode_trace
 
 H200 = gpu_by_name("H200")
 QWEN = TESTS / "data" / "traces" / "torch_h100_qwen1.5-0.5b_pytorch_flash.json.gz"
@@ -140,6 +145,111 @@ def test_calls_without_ranges_are_matched_in_order_or_not_at_all() -> None:
     assert in_order(observed, records).seq.tolist() == list(range(100, 134))
     with pytest.raises(ValueError, match="34 attention calls ran, 33 were recorded"):
         in_order(observed, records[:-1])
+
+
+SEGMENTS = ([100, 120, 128, 129], [130, 256, 257, 400])
+
+
+def story_segments(folder: Path) -> tuple[list[Path], list[CallRecord]]:
+    """Two traces without ranges, of 2 layers x 4 steps, as the long story leaves them."""
+    paths, records = [], []
+    for number, lengths in enumerate(SEGMENTS):
+        both_layers = [length for length in lengths for _ in range(2)]
+        first = len(records)
+        path = folder / f"segment-{number}.json"
+        options = {"first": first, "ranged": False, "library": "torch", "version": "2.11.0"}
+        paths.append(decode_trace(path, both_layers, **options))
+        for seq, length in enumerate(both_layers, start=first):
+            fields = sdpa_fields(seq, length) | {"seq": seq, "step": seq // 2, "phase": "decode"}
+            records.append(CallRecord(seq, seq // 2, "decode", seq % 2, fields | {"layer": seq % 2}))
+    return paths, records
+
+
+def sdpa_fields(seq: int, seqlen_k: int) -> dict[str, object]:
+    return {
+        "library": "torch", "entry": "sdpa", "backend": "flash", "device": "cuda:0", "dtype": "bf16",
+        "q": [1, 28, 1, 128], "k": [1, 4, seqlen_k, 128], "v": [1, 4, seqlen_k, 128], "mask": None,
+        "causal": False, "dropout_p": 0.0,
+    }  # fmt: skip
+
+
+def test_a_story_in_segments_is_checked_call_by_call_and_kept_for_some_layers(tmp_path: Path) -> None:
+    paths, records = story_segments(tmp_path)
+    h100, seen, judged = gpu_by_name("h100"), [], []
+    for number, path in enumerate(paths):
+        mine = records[8 * number : 8 * number + 8]
+        observed, checked = replay(path, mine, h100, "2.11.0", ranged=False)
+        seen.append(observed)
+        judged += checked
+    assert [call.verdict for call in judged] == [Verdict.MATCH] * 16
+    wanted = {record.seq for record in records if record.layer == 0}
+    launches = [correlations_of(path, part, wanted) for path, part in zip(paths, seen, strict=True)]
+    small = tmp_path / "small.json.gz"
+    trim_traces(paths, small, launches)
+    kept = [record for record in records if record.layer == 0]
+    again, checked = replay(small, kept, h100, "2.11.0", ranged=False)
+    assert [call.verdict for call in checked] == [Verdict.MATCH] * 8
+    assert [change["num_splits"] for change in split_changes(kept, again)] == [1, 2, 3, 4]
+    assert [change["seqlen_k"] for change in split_changes(kept, again)] == [100, 129, 257, 400]
+
+
+def test_a_wrong_split_in_a_segment_is_found(tmp_path: Path) -> None:
+    paths, records = story_segments(tmp_path)
+    longer = [replace(r, fields=r.fields | {"k": [1, 4, 900, 128], "v": [1, 4, 900, 128]}) for r in records]
+    _, checked = replay(paths[1], longer[8:], gpu_by_name("h100"), "2.11.0", ranged=False)
+    assert {call.verdict for call in checked} == {Verdict.WRONG_NUM_SPLITS}
+
+
+def test_traces_that_share_correlation_ids_are_not_merged(tmp_path: Path) -> None:
+    paths, _ = story_segments(tmp_path)
+    with pytest.raises(ValueError, match=r"segment-0.json repeats correlation ids"):
+        trim_traces([paths[0], paths[0]], tmp_path / "out.json.gz", [None, None])
+
+
+def test_an_sm_count_is_found_in_the_struct_behind_an_object_and_put_back() -> None:
+    options = pytest.importorskip("torch._C._distributed_c10d").BroadcastOptions()
+    options.rootRank = 132
+    field = find_in(options, "rootRank")
+    assert field is not None
+    assert field.own == 132
+    with field.told(78):
+        assert options.rootRank == 78
+    assert options.rootRank == 132
+
+
+def test_the_sm_count_to_tell_is_one_that_gives_the_split_count() -> None:
+    call = AttentionCall("torch", "fwd", 8, 1, 4096, 28, 4, 128)
+    for wanted in (1, 2, 3, 4, 6):
+        num_sms = sms_that_give(wanted, call, H200, "2.11.0")
+        assert num_sms is not None
+        assert predict(call, replace(H200, num_sms=num_sms), "2.11.0").num_splits == wanted
+    assert sms_that_give(8, call, H200, "2.11.0") is None  # 8 leaves as many blocks per split as 7
+
+
+def test_replays_that_differ_from_what_the_capture_chose_are_mismatches(tmp_path: Path) -> None:
+    evidence = evidence_in(tmp_path)
+    each = graphs._REPLAYS * graphs._LAYERS
+    call = AttentionCall("torch", "fwd", 1, 1, 128, 28, 4, 128)
+    chosen = [predict(replace(call, seqlen_k=n), H200, "2.11.0").num_splits for n in graphs._LENGTHS]
+    seen = [splits for splits in chosen for _ in range(each)]
+    graphs.compare(evidence, "torch_profiler", seen, H200, "2.11.0")
+    assert not evidence.failed
+    graphs.compare(evidence, "nsys_node_mode", [*seen[:-1], 77], H200, "2.11.0")
+    assert evidence.failed
+    assert evidence.results["steps"]["graphs"]["nsys_node_mode"][-1]["replayed_num_splits"] == {
+        str(chosen[-1]): each - 1,
+        "77": 1,
+    }
+
+
+def test_the_splitting_figure_is_drawn_from_the_rows(tmp_path: Path) -> None:
+    rows = [
+        {"batch": batch, "seqlen_k": length, "predicted_num_splits": 2, "best_num_splits": 4,
+         "automatic_us": 9.0, "us_by_num_splits": {1: 20.0, 2: 9.0, 4: 7.0}, "left_on_the_table": 0.28}
+        for batch in (1, 8) for length in (512, 4096)
+    ]  # fmt: skip
+    plot_splitting(rows, "a GPU", tmp_path / "splitting.png")
+    assert (tmp_path / "splitting.png").stat().st_size > 10_000
 
 
 def test_the_story_names_the_steps_at_which_the_split_count_changes() -> None:
