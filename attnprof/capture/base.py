@@ -12,9 +12,11 @@ from signal import Signals
 from typing import Any, Literal
 
 from attnprof.capture import nsys as nsys_capture
+from attnprof.capture.environment import kept_environment
 from attnprof.capture.process import Outcome, supervise
 from attnprof.errors import EXIT_USAGE, CaptureError, UsageError
 from attnprof.nsys import find_nsys, nsys_version
+from attnprof.redact import redact_arguments
 from attnprof.workloads.child import CALLS_FILE, HANDED, PID_FILE, TORCH_TRACE, WORKLOAD_FILE, Handed
 from attnprof.workloads.spec import AttentionOptions, ChildSpec, GenerateOptions, Program, RangeKind
 
@@ -27,6 +29,7 @@ _RANGES: dict[RecorderName, RangeKind] = {"nsys": "nvtx", "torch": "torch", "non
 class CaptureOptions:
     """What to record and with what. ``recorder`` "auto" is nsys where it is, torch.profiler where only a GPU
     is, else none. ``nsys`` names the program; ``grace_s`` is how long it may stay silent after the workload.
+    ``keep_report`` leaves nsys's report in the run, with the environments it holds.
     """
 
     workload: GenerateOptions | AttentionOptions | Program
@@ -34,6 +37,7 @@ class CaptureOptions:
     nsys: str | None = None
     notes: tuple[str, ...] = ()
     grace_s: float = nsys_capture.GRACE_S
+    keep_report: bool = False
 
     def __post_init__(self) -> None:
         if self.recorder not in RECORDERS:
@@ -95,7 +99,8 @@ class CaptureResult:
         return {
             "recorder": self.recorder,
             "version": self.version,
-            "command": [part.replace(built_in, shown) for part in self.command],
+            "command": redact_arguments([part.replace(built_in, shown) for part in self.command]),
+            "environment": kept_environment(os.environ),
             "exit_code": self.exit_code,
             "notes": list(self.notes),
         }
@@ -158,6 +163,7 @@ def record(
                 pass_fds=pipe.pass_fds,
                 grace_s=options.grace_s,
                 tick=pipe.read,
+                keep_report=options.keep_report,
             )
             notes += said
         else:

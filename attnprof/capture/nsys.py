@@ -5,16 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from attnprof.capture.environment import copy_without_environments
 from attnprof.capture.process import Outcome, Watch, supervise
 from attnprof.errors import CaptureError
 from attnprof.nsys import find_importer
@@ -36,8 +35,6 @@ _DROPPABLE = {  # refused by releases that do not know them
     "--cuda-graph-trace=node": "this nsys knows no --cuda-graph-trace: kernels of CUDA graphs may be missing",
     "--cpuctxsw=none": "this nsys knows no --cpuctxsw",
 }
-# An environment as nsys stores it, one for each process it can see: NAME=VALUE joined by NUL.
-_ENVIRONMENT_BLOCK = re.compile(r"\0[A-Za-z_]\w*=")
 
 
 def profile_command(
@@ -65,19 +62,24 @@ def record(
     pass_fds: Sequence[int] = (),
     grace_s: float = GRACE_S,
     tick: Callable[[], None] = lambda: None,
+    keep_report: bool = False,
 ) -> tuple[Outcome, list[str], list[str]]:
-    """Records ``child``; leaves a new trace.nsys-rep and trace.sqlite in ``folder``.
+    """Records ``child``; leaves a new trace.sqlite in ``folder``, without the environments nsys collects.
 
-    Returns the outcome, the command used and notes. Raises CaptureError where no report came out of it.
+    ``keep_report`` leaves trace.nsys-rep too, which holds them. Returns the outcome, the command as it would
+    be without attnprof, and notes. Raises CaptureError where no report came out of it.
     """
     options, notes = list(_OPTIONS), list[str]()
-    with tempfile.TemporaryDirectory(prefix="attnprof-") as scratch_name:
-        scratch = Path(scratch_name)
+    with (
+        tempfile.TemporaryDirectory(prefix="attnprof-") as scratch_name,
+        tempfile.TemporaryDirectory(prefix=".nsys-", dir=folder) as made_name,  # for its owner's eyes only
+    ):
+        scratch, made = Path(scratch_name), Path(made_name)
         log, starts = scratch / LOG, _STARTS
         while True:
-            command = profile_command(nsys, folder, child, options)
-            started = time.time()
-            outcome = _profile(command, folder, scratch, environment, handed or {}, pass_fds, grace_s, tick)
+            command = profile_command(nsys, made, child, options)
+            watch = Watch(folder / PID_FILE, (scratch, made), grace_s)
+            outcome = _profile(command, watch, scratch, environment, handed or {}, pass_fds, tick)
             if (folder / PID_FILE).exists():
                 break
             refused = _refused_option(log, options)
@@ -90,25 +92,27 @@ def record(
             notes.append(
                 f"nsys went on for {grace_s:.0f} s after the program had ended, wrote nothing, and was ended"
             )
-        _require_report(nsys, folder, scratch, started, outcome, notes)
-        _export(nsys, folder, scratch, tick)
-    if _remove_environments(folder / EXPORT):
-        notes.append(f"{REPORT} holds the environments of running processes: share {EXPORT}, which does not")
-    (folder / REPORT).chmod(0o600)
-    return outcome, command, notes
+        _require_report(nsys, folder, made, scratch, outcome, notes)
+        _export(nsys, made, scratch, tick)
+        _hand_over(made / EXPORT, folder / EXPORT)
+        if keep_report:
+            (made / REPORT).chmod(0o600)
+            (made / REPORT).rename(folder / REPORT)
+            notes.append(
+                f"{REPORT} holds the environments of running processes: share {EXPORT}, which does not"
+            )
+    return outcome, profile_command(nsys, folder, child, options), notes
 
 
 def _profile(
     command: Sequence[str],
-    folder: Path,
+    watch: Watch,
     scratch: Path,
     environment: Mapping[str, str],
     handed: Handed,
     pass_fds: Sequence[int],
-    grace_s: float,
     tick: Callable[[], None],
 ) -> Outcome:
-    watch = Watch(folder / PID_FILE, (scratch, folder / REPORT), grace_s)
     own = _own_stdio()
     # nsys puts the program's output into its own, takes TMPDIR for its files and starts it with umask 0.
     kept: Handed = {"tmpdir": environment.get("TMPDIR"), "umask": _umask(), **handed}
@@ -149,6 +153,16 @@ def _export(nsys: Path, folder: Path, scratch: Path, tick: Callable[[], None]) -
         )
 
 
+def _hand_over(export: Path, target: Path) -> None:
+    try:
+        copy_without_environments(export, target)
+    except sqlite3.Error as error:
+        raise CaptureError(
+            f"nsys exported the run, but {target.name} cannot be written: {error}",
+            hint="check the space on this disk",
+        ) from error
+
+
 def _refused_option(log: Path, options: Sequence[str]) -> str | None:
     """The option that nsys did not know, read from its complaint."""
     said = log.read_text(errors="replace")
@@ -158,11 +172,11 @@ def _refused_option(log: Path, options: Sequence[str]) -> str | None:
 
 
 def _require_report(
-    nsys: Path, folder: Path, scratch: Path, started: float, outcome: Outcome, notes: list[str]
+    nsys: Path, folder: Path, made: Path, scratch: Path, outcome: Outcome, notes: list[str]
 ) -> None:
-    """Makes sure of a report of this run; imports the .qdstrm where nsys's own importer failed."""
-    report = folder / REPORT
-    if report.exists() and report.stat().st_mtime >= started - 1:
+    """Makes sure of a report in ``made``; imports the .qdstrm where nsys's own importer failed."""
+    report = made / REPORT
+    if report.exists():
         return
     stream = next(iter(sorted(scratch.rglob("*.qdstrm"))), None)
     importer = find_importer(nsys)
@@ -181,6 +195,7 @@ def _require_report(
     if stream is not None:
         kept = folder.parent / f"{stream.stem}.qdstrm"
         shutil.move(stream, kept)
+        kept.chmod(0o600)  # it holds environments
         raise CaptureError(
             f"nsys wrote {kept.name} but no report from it"
             + ("" if importer else ": QdstrmImporter is not installed beside it"),
@@ -197,29 +212,6 @@ def _last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
     said = [line for line in lines if line and "%]" not in line and "% ]" not in line]
     return " ".join((said or ["it said nothing"])[-1].rpartition("*] = ")[2].split())[:300]
-
-
-def _remove_environments(export: Path) -> int:
-    """Takes every process environment out of an export; returns how many there were."""
-    db = sqlite3.connect(export)
-    try:
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        removed = 0
-        for table in {"StringIds", "TARGET_INFO_SYSTEM_ENV"} & tables:
-            texts = db.execute(f"SELECT rowid, value FROM {table} WHERE instr(value, '=')")
-            blocks = [rowid for rowid, text in texts if _ENVIRONMENT_BLOCK.search(str(text))]
-            db.executemany(f"UPDATE {table} SET value = '(removed)' WHERE rowid = ?", [(b,) for b in blocks])
-            removed += len(blocks)
-        if "META_DATA_CAPTURE" in tables:
-            removed += db.execute(
-                "DELETE FROM META_DATA_CAPTURE WHERE name LIKE '%ENVIRONMENT_VARIABLE%'"
-            ).rowcount
-        db.commit()
-        if removed:
-            db.execute("VACUUM")  # an update leaves the old text in the file
-    finally:
-        db.close()
-    return removed
 
 
 def count_ranges(export: Path, message: str, domain: str = "attnprof") -> int:

@@ -96,6 +96,13 @@ def run(
         ),
     ] = "auto",
     nsys: Annotated[str | None, typer.Option(metavar="PATH", help="The nsys to record with.")] = None,
+    keep_report: Annotated[
+        bool,
+        typer.Option(
+            "--keep-report",
+            help="Keep nsys's report for nsys-ui. It holds the environments of all processes nsys can see.",
+        ),
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", metavar="NAME", help="Name of the run."),
@@ -150,7 +157,7 @@ def run(
     given = {option: value for option, value in given.items() if value is not None}
     work, notes, stem = _workload(program or [], workload, given)
     predict = _prediction(gpu, sms, sm, library, version)
-    options = CaptureOptions(work, recorder=capture, nsys=nsys, notes=notes)
+    options = CaptureOptions(work, recorder=capture, nsys=nsys, notes=notes, keep_report=keep_report)
     chosen = plan(options)
     name = output.removesuffix(".nsys-rep") if output else store.unused_name(stem)
     if dry_run:
@@ -277,11 +284,12 @@ def _progress(options: CaptureOptions) -> Iterator[Callable[[int], None] | None]
 
 def _finish(builder: RunBuilder, captured: CaptureResult, predict: dict[str, Any]) -> Path:
     from attnprof.ingest import finish
+    from attnprof.redact import redact_arguments
     from attnprof.trace.open import open_trace
 
     config = {
         "kind": "run",
-        "command": ["attnprof", *sys.argv[1:]],
+        "command": redact_arguments(["attnprof", *sys.argv[1:]]),
         "capture": captured.as_json(builder.folder, builder.final),
         "workload": {key: value for key, value in captured.workload.items() if key != "steps"},
         "predict": predict,

@@ -19,7 +19,7 @@ EXPORT = """
         for a; do case $a in --output=*) cp EMPTY "${a#--output=}";; esac; done; exit 0
     fi
     for a; do case $a in --output=*) out=${a#--output=};; esac; done
-    folder=$(dirname "$out")
+    folder=$(dirname "$(dirname "$out")")
 """
 
 
@@ -44,13 +44,21 @@ def record(program: Path, folder: Path, **options):
     return nsys.record(program, folder, CHILD, dict(os.environ), **options)
 
 
-def test_a_good_recorder_leaves_report_and_export(tmp_path, folder):
+def test_a_good_recorder_leaves_an_export(tmp_path, folder):
     program = stand_in(tmp_path, 'echo 1 > "$folder/child.pid"; echo report > "$out"; exit 3')
     outcome, command, notes = record(program, folder)
     assert (outcome.exit_code, notes) == (3, [])
     assert command[:2] == [str(program), "profile"]
     assert {"--cuda-graph-trace=node", "--trace=cuda,nvtx,osrt"} < set(command)
-    assert (folder / "trace.sqlite").exists()
+    assert f"--output={folder}/trace.nsys-rep" in command
+    assert sorted(path.name for path in folder.iterdir()) == ["child.pid", "trace.sqlite"]
+
+
+def test_a_report_is_kept_where_asked_for_and_is_its_owners_alone(tmp_path, folder):
+    program = stand_in(tmp_path, 'echo 1 > "$folder/child.pid"; echo report > "$out"')
+    _, _, (note,) = record(program, folder, keep_report=True)
+    assert "holds the environments" in note
+    assert (folder / "trace.nsys-rep").read_text() == "report\n"
     assert (folder / "trace.nsys-rep").stat().st_mode & 0o077 == 0
 
 
@@ -108,8 +116,8 @@ def test_a_stream_without_report_goes_through_the_importer(tmp_path, folder):
     importer.parent.mkdir()
     importer.write_text('#!/bin/sh\ncp "$2" "$4"\n')
     importer.chmod(0o755)
-    _, _, (note,) = record(program, folder)
-    assert "QdstrmImporter made the report" in note
+    _, _, notes = record(program, folder, keep_report=True)
+    assert "QdstrmImporter made the report" in notes[0]
     assert (folder / "trace.nsys-rep").read_text() == "stream\n"
 
 
@@ -123,27 +131,3 @@ def test_one_that_never_ends_after_its_program_is_ended_and_said(tmp_path, folde
     outcome, _, (note,) = record(program, folder, grace_s=0.5)
     assert outcome.outlived
     assert "was ended" in note
-
-
-def test_environments_leave_the_export_and_nothing_else_does(tmp_path):
-    path = tmp_path / "trace.sqlite"
-    db = sqlite3.connect(path)
-    db.execute("CREATE TABLE StringIds (id INTEGER PRIMARY KEY, value TEXT)")
-    db.execute("CREATE TABLE META_DATA_CAPTURE (name TEXT, value TEXT)")
-    kept = ["flash_fwd_kernel<Traits<128>, (bool)0>", "a=b", "name\0x"]
-    secret = "HOME=/home/me\0API_TOKEN=hunter2-hunter2"
-    db.executemany("INSERT INTO StringIds(value) VALUES (?)", [(text,) for text in [*kept, secret]])
-    db.executemany(
-        "INSERT INTO META_DATA_CAPTURE VALUES (?, ?)",
-        [
-            ("PROCESS_0:ENVIRONMENT_VARIABLE", "API_TOKEN=hunter2-hunter2"),
-            ("PROCESS_0:COMMAND_LINE", "python"),
-        ],
-    )
-    db.commit()
-    db.close()
-    assert nsys._remove_environments(path) == 2
-    assert b"hunter2" not in path.read_bytes()
-    db = sqlite3.connect(path)
-    assert [text for (text,) in db.execute("SELECT value FROM StringIds ORDER BY id")] == [*kept, "(removed)"]
-    assert db.execute("SELECT name FROM META_DATA_CAPTURE").fetchall() == [("PROCESS_0:COMMAND_LINE",)]
