@@ -27,6 +27,7 @@ from attnprof.commands import (
 )
 from attnprof.config import default_map, origins
 from attnprof.errors import AttnprofError, ConfigError
+from attnprof.printable import guarded_output
 
 app = typer.Typer(
     name="attnprof",
@@ -71,8 +72,16 @@ app.command("runs", short_help="List the runs on disk.")(runs.runs)
 
 def main() -> None:
     """The console script: expected failures become one message and an exit code."""
-    defaults: dict[str, dict[str, str]] = {}
     before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        with guarded_output():
+            _run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run() -> None:
+    defaults: dict[str, dict[str, str]] = {}
     try:
         if "--help" not in sys.argv:
             defaults = default_map(sys.argv[1:])
@@ -91,8 +100,6 @@ def main() -> None:
         # The reader of our output went away (`| head`): there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from attnprof.printable import printable
+
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1
 EXIT_USAGE = 2
@@ -14,9 +16,9 @@ class AttnprofError(Exception):
     exit_code = EXIT_USAGE
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None) -> None:
-        super().__init__(message)
-        self.message = message.replace("\n", " ")  # libraries' own messages may have lines
-        self.hint = hint
+        self.message = printable(message.replace("\n", " "))  # it may quote a file, or a library with lines
+        super().__init__(self.message)
+        self.hint = printable(hint)
         if exit_code is not None:
             self.exit_code = exit_code
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from attnprof.printable import printable
+from attnprof.redact import redact_all
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,7 +37,7 @@ class Column:
 class Table:
     """Rows of plain values under columns; ``shown`` has them as people read them, where that differs.
 
-    A terminal leaves out columns in which nothing is shown.
+    Whatever form it is written in, what is shaped like a secret is left out. A terminal leaves out columns in which nothing is shown.
     """
 
     name: str
@@ -69,7 +72,7 @@ def write_csv(table: Table, out: TextIO) -> None:
     """The same, row by row into a file."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(column.key for column in table.columns)
-    writer.writerows(table.rows)
+    writer.writerows(map(redact_all, table.rows))
 
 
 def write_json(table: Table, out: TextIO) -> None:
@@ -77,9 +80,14 @@ def write_json(table: Table, out: TextIO) -> None:
     keys = [column.key for column in table.columns]
     out.write("[")
     for number, row in enumerate(table.rows):
-        line = json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False)
+        line = json.dumps(dict(zip(keys, redact_all(row), strict=True)), ensure_ascii=False)
         out.write(f"{',' if number else ''}\n {line}")
     out.write("\n]\n")
+
+
+def print_json(value: Any) -> None:
+    """Plain values as indented JSON on stdout, without what is shaped like a secret."""
+    print(json.dumps(redact_all(value), indent=1, ensure_ascii=False))
 
 
 def to_markdown(table: Table) -> str:
@@ -90,7 +98,7 @@ def to_markdown(table: Table) -> str:
 
     rule = line(["---:" if column.right else "---" for column in table.columns])
     head = line([column.title for column in table.columns])
-    return head + rule + "".join(line(row) for row in table.for_people())
+    return head + rule + "".join(line(redact_all(row)) for row in table.for_people())
 
 
 def make_console() -> Console:
@@ -131,7 +139,7 @@ def table_text(table: Table, console: Console | None = None) -> str:
             overflow="fold" if column.wraps else "ellipsis",
         )
     for row in rows:
-        drawn.add_row(*(Text(row[index]) for index in filled))
+        drawn.add_row(*(Text(printable(row[index].replace("\n", " "))) for index in filled))
     with console.capture() as captured:
         console.print(drawn)
     # rich pads every line to the table's width.

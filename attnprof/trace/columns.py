@@ -12,7 +12,7 @@ import numpy as np
 
 from attnprof.errors import TraceError
 from attnprof.trace.model import Int64
-from attnprof.trace.pages import read_integers
+from attnprof.trace.pages import is_tree, read_integers
 
 
 class Database:
@@ -23,8 +23,10 @@ class Database:
         self._db = sqlite3.connect(f"{self.path.as_uri()}?mode=ro&immutable=1", uri=True)
         self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
         self._db.execute("PRAGMA trusted_schema = OFF")
+        self._sound: set[int] = set()
+        self._require_tree(1, "sqlite_master")
         tables = self.query("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'")
-        self._roots = {str(name): int(root) for name, root in tables.fetchall()}
+        self._roots = {str(name): root for name, root in tables.fetchall() if isinstance(root, int)}
 
     def close(self) -> None:
         self._db.close()
@@ -34,6 +36,17 @@ class Database:
             return self._db.execute(sql)
         except UnicodeDecodeError as error:  # SQLite's own message quotes the damaged schema
             raise sqlite3.DatabaseError("the schema is damaged") from error
+
+    def rows(self, table: str, sql: str) -> sqlite3.Cursor:
+        """What ``sql`` selects from ``table``; sqlite3.Error where the table's pages have no end."""
+        self._require_tree(self._roots[table], table)
+        return self.query(sql)
+
+    def _require_tree(self, root: int, table: str) -> None:
+        if root not in self._sound:
+            if not is_tree(self.path, root):
+                raise sqlite3.DatabaseError(f"the pages of {table} are damaged")
+            self._sound.add(root)
 
     @property
     def tables(self) -> frozenset[str]:
@@ -84,7 +97,7 @@ class Database:
             f'"{c}"' if null is None else f'coalesce("{c}", {null})' for c, null in wanted.items()
         )
         # Without NOT INDEXED an index that another tool has added could decide the order.
-        cursor = self.query(f'SELECT {select} FROM "{table}" NOT INDEXED ORDER BY rowid')
+        cursor = self.rows(table, f'SELECT {select} FROM "{table}" NOT INDEXED ORDER BY rowid')
         try:
             flat = np.fromiter(map(index, chain.from_iterable(cursor)), np.int64)
         except (ValueError, TypeError, OverflowError) as error:

@@ -52,11 +52,11 @@ def _ranges(db: Database) -> dict[str, Int64]:
     """The row number and the ending thread (0 where it is the beginning one) of the ranges."""
     events = db.integers(NVTX, {"start": None, "end": _NONE, "eventType": None, "endGlobalTid": 0})
     rows = len(events["start"])
-    first, last = db.query(f"SELECT min(rowid), max(rowid) FROM {NVTX}").fetchone() if rows else (1, 0)
+    first, last = db.rows(NVTX, f"SELECT min(rowid), max(rowid) FROM {NVTX}").fetchone() if rows else (1, 0)
     if last - first + 1 == rows:
         events["id"] = np.arange(first, last + 1)
     else:
-        numbers = db.query(f"SELECT rowid FROM {NVTX} NOT INDEXED ORDER BY rowid")
+        numbers = db.rows(NVTX, f"SELECT rowid FROM {NVTX} NOT INDEXED ORDER BY rowid")
         events["id"] = np.fromiter((number for (number,) in numbers), np.int64, rows)
     kept = np.flatnonzero(np.isin(events["eventType"], (PUSH_POP, START_END)))
     ranges = {name: values[kept] for name, values in events.items()}

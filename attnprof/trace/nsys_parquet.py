@@ -68,6 +68,10 @@ class ParquetFolder(Database):
         for file in self._files.values():
             file.close()
 
+    def rows(self, table: str, sql: str) -> sqlite3.Cursor:
+        """What ``sql`` selects from the copy of ``table`` in memory."""
+        return self.query(sql)
+
     def columns(self, table: str) -> dict[str, int]:
         """The table's columns with their positions; empty for what is not there."""
         if table not in self._files:

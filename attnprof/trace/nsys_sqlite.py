@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from attnprof.errors import TraceError
+from attnprof.printable import printable
 from attnprof.trace.columns import Database
 from attnprof.trace.model import (
     ApiCalls,
     Copies,
-    Device,
     Int32,
     Int64,
     Kernels,
@@ -31,9 +31,20 @@ from attnprof.trace.model import (
     rows_in_order,
 )
 from attnprof.trace.nsys_details import read_details
+from attnprof.trace.nsys_devices import assign, physical_devices, pid_of, read_devices, to_int32
 from attnprof.trace.nsys_graphs import read_graph_nodes
 from attnprof.trace.nsys_parquet import ParquetFolder
-from attnprof.trace.nsys_tables import COPIES, DOMAIN, GRAPH, KERNEL, NVTX, PUSH_POP, RUNTIME, START_END
+from attnprof.trace.nsys_tables import (
+    COPIES,
+    DOMAIN,
+    GRAPH,
+    KERNEL,
+    NVTX,
+    PUSH_POP,
+    RUNTIME,
+    START_END,
+    STRINGS,
+)
 
 _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")
 
@@ -100,7 +111,9 @@ def _read(db: Database, shown: str) -> Trace:
     calls = _read_calls(db, texts)
     ranges, domains, lost = _read_ranges(db, texts)
     exporter, schema = _versions(db)
-    graphs = int(db.query(f"SELECT count(*) FROM {GRAPH}").fetchone()[0]) if GRAPH in db.tables else 0
+    graphs = 0
+    if GRAPH in db.tables:
+        graphs = int(db.rows(GRAPH, f"SELECT count(*) FROM {GRAPH}").fetchone()[0])
     notes = [_NVTX_TOO_NEW] if lost else []
     if KERNEL not in db.tables:
         notes.append(f"no {KERNEL} table: nsys recorded no CUDA kernel")
@@ -117,7 +130,7 @@ def _read(db: Database, shown: str) -> Trace:
         format="nsys-sqlite",
         exporter=exporter,
         schema=schema,
-        devices=_devices(db),
+        devices=read_devices(db),
         whole_graph_launches=graphs,
         nvtx_domains=domains,
         notes=tuple(notes),
@@ -132,11 +145,13 @@ def _only(texts: list[str], *used: Int32) -> list[str]:
     wanted = np.zeros(len(texts), np.bool_)
     for index in used:
         wanted[index] = True
-    return [text if keep else "" for text, keep in zip(texts, wanted.tolist(), strict=True)]
+    return [printable(text) if keep else "" for text, keep in zip(texts, wanted.tolist(), strict=True)]
 
 
 def _as_text(value: object) -> str:
     """A text column's value, which may have any type in SQLite."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return "" if value is None else str(value)
@@ -147,8 +162,9 @@ class _Texts:
 
     def __init__(self, db: Database) -> None:
         rows = []
-        if "StringIds" in db.tables:
-            rows = db.query("SELECT id, value FROM StringIds ORDER BY id").fetchall()
+        if {"id", "value"} <= db.columns(STRINGS).keys():
+            select = f"SELECT id, value FROM {STRINGS} WHERE typeof(id) = 'integer' ORDER BY id"
+            rows = db.rows(STRINGS, select).fetchall()
         self._ids = np.fromiter((i for i, _ in rows), np.int64, count=len(rows))
         self.all = ["", *(_as_text(value) for _, value in rows)]
 
@@ -164,10 +180,10 @@ class _Texts:
         at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         return np.where(self._ids[at] == ids, at + 1, 0).astype(np.int32)
 
-    def add(self, texts: Iterable[str | None]) -> Int32:
+    def add(self, texts: Iterable[object]) -> Int32:
         """Indices of texts, each appended once; -1 for None."""
         added: dict[str, int] = defaultdict(lambda: len(self.all) + len(added))
-        found = np.fromiter((-1 if t is None else added[t] for t in texts), np.int32)
+        found = np.fromiter((-1 if t is None else added[_as_text(t)] for t in texts), np.int32)
         self.all += added
         return found
 
@@ -185,9 +201,9 @@ def _read_kernels(db: Database, texts: _Texts) -> Kernels:
         start=c["start"],
         end=c["end"],
         name=texts.index(c["demangledName"]),
-        device=_physical_devices(db, c["globalPid"], c["deviceId"]),
-        stream=_int32(c["streamId"]),
-        pid=_pid(c["globalPid"]),
+        device=physical_devices(db, c["globalPid"], c["deviceId"]),
+        stream=to_int32(c["streamId"]),
+        pid=pid_of(c["globalPid"]),
         correlation=c["correlationId"],
         graph_node=c["graphNodeId"],
         grid=shape[:, :3],
@@ -202,9 +218,9 @@ def _read_copies(db: Database) -> Copies:
     copies = Copies(
         start=c["start"],
         end=c["end"],
-        device=_physical_devices(db, c["globalPid"], c["deviceId"]),
-        stream=_int32(c["streamId"]),
-        pid=_pid(c["globalPid"]),
+        device=physical_devices(db, c["globalPid"], c["deviceId"]),
+        stream=to_int32(c["streamId"]),
+        pid=pid_of(c["globalPid"]),
         correlation=c["correlationId"],
     )
     return rows_in_order(copies)
@@ -216,7 +232,7 @@ def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
         start=c["start"],
         end=c["end"],
         name=texts.index(c["nameId"]),
-        pid=_pid(c["globalTid"]),
+        pid=pid_of(c["globalTid"]),
         thread=c["globalTid"],
         correlation=c["correlationId"],
     )
@@ -232,10 +248,10 @@ def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], 
     name = texts.index(c["textId"])
     if "text" in db.columns(NVTX):
         inline = f"SELECT text FROM {NVTX} NOT INDEXED WHERE eventType IN ({PUSH_POP}, {START_END})"
-        if db.query(f"{inline} AND text IS NOT NULL LIMIT 1").fetchone():
-            own = texts.add(text for (text,) in db.query(f"{inline} ORDER BY rowid"))
+        if db.rows(NVTX, f"{inline} AND text IS NOT NULL LIMIT 1").fetchone():
+            own = texts.add(text for (text,) in db.rows(NVTX, f"{inline} ORDER BY rowid"))
             name = np.where(own >= 0, own, name)
-    pid = _pid(c["globalTid"])
+    pid = pid_of(c["globalTid"])
     domain, names, created = _domains(db, texts, pid, c["domainId"])
     end, payload = c["end"], np.full(len(kept), _NULL)
     if len(kept) and end.min() == _OPEN:
@@ -264,58 +280,29 @@ def _domains(db: Database, texts: _Texts, pid: Int32, number: Int64) -> tuple[In
     domain = np.zeros(len(pid), np.int32)
     if not {"text", "globalTid", "domainId"} <= db.columns(NVTX).keys():
         return domain, (), False
-    created = db.query(f"SELECT globalTid, domainId, text FROM {NVTX} WHERE eventType = {DOMAIN}").fetchall()
-    index = texts.add(text or "" for _, _, text in created)
-    for (thread, one, _), at in zip(created, index.tolist(), strict=True):
-        domain[(number == one) & (pid == ((thread or 0) >> 24 & 0xFFFFFF))] = at
-    return domain, tuple(dict.fromkeys(text for *_, text in created if text)), bool(created)
-
-
-def _physical_devices(db: Database, global_pid: Int64, device: Int64) -> Int32:
-    """Each kernel's GPU as TARGET_INFO_GPU numbers it: a process may see the GPUs under other numbers."""
-    physical = _int32(device)
-    table = "TARGET_INFO_CUDA_DEVICE"
-    if not {"gpuId", "cudaId", "pid"} <= db.columns(table).keys():
-        return physical
-    moved = db.query(
-        f"SELECT pid, cudaId, gpuId FROM {table} WHERE gpuId IS NOT NULL AND gpuId <> cudaId"
-    ).fetchall()
-    if moved:
-        physical, pid = physical.copy(), _pid(global_pid)
-        for process, seen, real in moved:
-            physical[(pid == process) & (device == seen)] = real
-    return physical
-
-
-def _devices(db: Database) -> tuple[Device, ...]:
-    """The machine's NVIDIA GPUs; smMajor is the chip's own numbering, so the compute capability is read."""
-    present = db.columns("TARGET_INFO_GPU")
-    if "id" not in present:
-        return ()
-    fields = ("name", "smCount", "computeMajor", "computeMinor", "maxShmemPerSm", "maxShmemPerBlockOptin")
-    select = ", ".join(f if f in present else "NULL" for f in fields)
-    rows = db.query(f"SELECT id, {select} FROM TARGET_INFO_GPU ORDER BY id").fetchall()
-    devices = []
-    for index, name, sms, major, minor, per_sm, optin in rows:
-        if isinstance(index, int) and sms != 0:  # what is listed with no SM is no CUDA device
-            label = name if isinstance(name, str) else None
-            smem = (_known(per_sm) or None, _known(optin) or None)
-            devices.append(Device(index, label, _known(sms), _known(major), _known(minor), *smem))
-    return tuple(devices)
-
-
-def _known(number: object) -> int | None:
-    """A count as nsys writes it; None for anything else that a file may hold."""
-    return number if isinstance(number, int) and number >= 0 else None
+    select = f"SELECT globalTid, domainId, text FROM {NVTX} WHERE eventType = {DOMAIN}"
+    created = db.rows(NVTX, select).fetchall()
+    names = [_as_text(text) for *_, text in created]
+    index = texts.add(names).tolist()
+    named = {
+        ((thread or 0) >> 24 & 0xFFFFFF, one): at
+        for (thread, one, _), at in zip(created, index, strict=True)
+        if isinstance(thread or 0, int) and isinstance(one, int)
+    }
+    assign(domain, pid, number, named)
+    return domain, tuple(dict.fromkeys(printable(name) for name in names if name)), bool(created)
 
 
 def _versions(db: Database) -> tuple[str | None, str | None]:
     """The exporter, as "nsys 2024.2.3.38", and the schema, as "3.11.1"."""
     known: dict[object, object] = {}
     for table in db.tables.intersection(_VERSIONS):
-        known.update(db.query(f"SELECT name, value FROM {table} WHERE name LIKE 'EXPORT%VERSION'"))
-    product, schema = known.get("EXPORT_PRODUCT_VERSION"), known.get("EXPORT_SCHEMA_VERSION")
-    return f"nsys {_as_text(product)}" if product else None, _as_text(schema) or None
+        if {"name", "value"} <= db.columns(table).keys():
+            known.update(db.rows(table, f"SELECT name, value FROM {table} WHERE name LIKE 'EXPORT%VERSION'"))
+    product, schema = (
+        printable(_as_text(known.get(f"EXPORT_{which}_VERSION"))) for which in ("PRODUCT", "SCHEMA")
+    )
+    return f"nsys {product}" if product else None, schema or None
 
 
 def _warnings(db: Database) -> list[str]:
@@ -323,21 +310,6 @@ def _warnings(db: Database) -> list[str]:
     table = "DIAGNOSTIC_EVENT"
     if "text" not in db.columns(table):
         return []
-    lines = (" ".join(_as_text(text).split()) for (text,) in db.query(f"SELECT DISTINCT text FROM {table}"))
-    return [f"nsys says: {line[:300]}" for line in lines if _WORTH_SHOWING.search(line)]
-
-
-def _derived(values: Int64, rule: Callable[[Int64], Int32]) -> Int32:
-    """The rule applied to a column; what it makes of a constant stays a broadcast."""
-    if values.strides == (0,) and len(values):
-        return np.broadcast_to(rule(values[:1])[0], values.shape)
-    return rule(values)
-
-
-def _pid(global_id: Int64) -> Int32:
-    """The process of a serialized id: the 24 bits above the thread's 24."""
-    return _derived(global_id, lambda g: (g >> 24 & 0xFFFFFF).astype(np.int32))
-
-
-def _int32(values: Int64) -> Int32:
-    return _derived(values, lambda v: v.astype(np.int32))
+    texts = db.rows(table, f"SELECT DISTINCT text FROM {table}")
+    lines = (" ".join(_as_text(text).split())[:300] for (text,) in texts)
+    return [f"nsys says: {printable(line)}" for line in lines if _WORTH_SHOWING.search(line)]

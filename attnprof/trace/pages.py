@@ -23,6 +23,8 @@ from attnprof.trace.model import Int64
 Bytes = npt.NDArray[np.uint8]
 
 _LEAF, _INTERIOR = 0x0D, 0x05
+_INDEX_INTERIOR = 0x02
+_LEAVES = {_LEAF, 0x0A}  # of tables and, in tables without rowid, of indexes
 _BLOCK = 4 << 20  # bytes of leaf pages looked at together: small enough for the cache, large enough for numpy
 _ONE = 9  # the serial type that is the integer 1; 0 is NULL, 8 the integer 0, 1 to 6 integers of _SIZE bytes
 _SIZE = np.array(
@@ -54,6 +56,28 @@ def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> di
         return None
 
 
+def is_tree(path: Path, root: int) -> bool:
+    """Whether the b-tree rooted at page ``root`` reaches every page once.
+
+    In a crafted or badly damaged file it may not: a few pages then hold more rows than anybody can read.
+    """
+    try:
+        with path.open("rb", buffering=0) as opened:
+            file = _File(opened)
+            level, visited = np.array([root]), 0
+            while visited < file.num_pages:
+                visited += len(level)
+                kinds, children = file.below(level)
+                if kinds <= _LEAVES:
+                    return len(np.unique(level)) == len(level)
+                if kinds not in ({_INTERIOR}, {_INDEX_INTERIOR}):
+                    return False
+                level = children
+    except (_UnusualError, IndexError):
+        pass
+    return False
+
+
 class _File:
     """The pages of a database file, numbered from 1 as SQLite does."""
 
@@ -62,6 +86,8 @@ class _File:
         head = file.read(100)
         size = int.from_bytes(head[16:18], "big")
         self.page_size = 65536 if size == 1 else size
+        if self.page_size < 512 or len(head) < 100:
+            raise _UnusualError
         self.usable = self.page_size - head[20]
         self.num_pages = os.fstat(file.fileno()).st_size // self.page_size
         self._buffer = np.zeros(0, np.uint8)
@@ -81,6 +107,21 @@ class _File:
             if self._file.readinto(place) != len(place):
                 raise _UnusualError
         return self._buffer[:room]
+
+    def below(self, pages: Int64) -> tuple[set[int], Int64]:
+        """The types of some pages, and the pages that the inner ones point to."""
+        kinds: set[int] = set()
+        children = [np.empty(0, np.int64)]
+        for first in range(0, len(pages), 1024):
+            part = pages[first : first + 1024]
+            raw = self.read(part)
+            start = np.arange(len(part)) * self.page_size + 100 * (part == 1)  # page 1 has the file's header
+            kinds |= set(raw[start].tolist())
+            inner = start[(raw[start] == _INTERIOR) | (raw[start] == _INDEX_INTERIOR)]
+            header, pointer = _cells(raw, inner, 12)
+            where = np.append(header - header % self.page_size + pointer, inner + 8)
+            children.append(_big_endian(raw, ">u4")[where].astype(np.int64))
+        return kinds, np.concatenate(children)
 
     def leaves(self, root: int) -> Int64:
         """The table's leaf pages in key order."""

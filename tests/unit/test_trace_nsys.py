@@ -52,7 +52,7 @@ def test_strings_with_nul_or_invalid_utf8_do_not_stop_the_reader(build, tmp_path
     build.range("a\0b", 0, 3)
     trace = read(build, tmp_path)
     assert trace.strings[trace.kernels.name[0]] == "bad��name"
-    assert {trace.strings[i] for i in trace.ranges.name} == {"inline�", "a\0b"}
+    assert {trace.strings[i] for i in trace.ranges.name} == {"inline�", r"a\u0000b"}
 
 
 def test_names_of_ranges_come_from_text_or_from_string_ids(build, tmp_path):

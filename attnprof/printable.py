@@ -1,0 +1,82 @@
+"""Text that anybody may have written, made safe to show: names in a trace, paths, configuration."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Everything but line ends, tabs and what is shown as it stands: control characters, which a terminal obeys,
+# marks that reorder text, halves of surrogate pairs, which cannot be encoded.
+_UNSAFE = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]")
+_STYLE = re.compile("\x1b\\[(?:[0-4;]|2[234]|[39][0-79])*m")  # what rich writes; nothing that conceals
+
+
+def printable(text: str) -> str:
+    r"""``text`` with every character that a terminal would obey, or cannot show, spelled out: ``\u001b``.
+
+    The spelling is JSON's own, so that JSON stays JSON.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def all_printable(value: Any) -> Any:
+    """The same for every string inside dicts and lists, keys included."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): all_printable(item) for key, item in value.items()}
+    return [all_printable(item) for item in value] if isinstance(value, list) else value
+
+
+class GuardedStream:
+    """A text stream through which no escape sequence reaches a terminal but the styles of our own tables.
+
+    ``own_controls``: what rich writes passes as it is, for a progress bar that moves the cursor.
+    """
+
+    def __init__(self, stream: Any, *, own_controls: bool = False) -> None:
+        self._stream = stream
+        self._styled = stream.isatty()
+        if own_controls:
+            self.rich_proxied_file = stream  # where rich looks for the stream behind a wrapper
+
+    def write(self, text: str) -> int:
+        shown = text if text.isascii() and text.isprintable() else self._guarded(text)
+        try:
+            self._stream.write(shown)
+        except UnicodeEncodeError as error:  # a terminal that is not UTF-8
+            self._stream.write(shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def _guarded(self, text: str) -> str:
+        if not self._styled:
+            return printable(text)
+        shown, at = [], 0
+        for style in _STYLE.finditer(text):
+            shown += [printable(text[at : style.start()]), style.group()]
+            at = style.end()
+        return "".join([*shown, printable(text[at:])])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """stdout and stderr are guarded streams meanwhile."""
+    out, err = sys.stdout, sys.stderr
+    guarded: Any = GuardedStream(out), GuardedStream(err, own_controls=True)
+    sys.stdout, sys.stderr = guarded
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = out, err
