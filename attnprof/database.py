@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlite_utils
 
-from attnprof import disk
+from attnprof import disk, store
 from attnprof.errors import RunError
 from attnprof.frames import calls_frame, kernels_frame, ranges_frame
 from attnprof.schema import SCHEMA
-from attnprof.store import DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +81,7 @@ def bring_up_to_date(run: Run) -> Path:
     Raises RunError where it is of a newer schema, or the folder cannot be written.
     """
     assert run.folder is not None
-    path = run.folder / DATABASE
+    path = run.folder / store.DATABASE
     found = schema_of(path)
     if found > SCHEMA:
         raise RunError(
@@ -90,7 +89,7 @@ def bring_up_to_date(run: Run) -> Path:
             hint="upgrade attnprof, or write another: attnprof export --to sqlite",
         )
     if found < SCHEMA:
-        unnamed = path.with_name(f".{DATABASE}.{os.getpid()}.part")
+        unnamed = path.with_name(f".{store.DATABASE}.{os.getpid()}.part")
         try:
             with disk.writing(run.folder):
                 write_database(run, unnamed)
@@ -130,3 +129,17 @@ def _values(column: pd.Series[Any]) -> list[Any]:
     if column.dtype.kind in "iu" and column.notna().all():
         return list(column.tolist())
     return list(column.astype(object).where(column.notna(), None).tolist())
+
+
+def migrate(run: Run, schema: int) -> bool:
+    """Rewrites a run folder of an older ``schema`` in the present one; False where nothing was to be done.
+
+    Raises RunError where it cannot be written.
+    """
+    assert run.folder is not None
+    path = run.folder / store.DATABASE
+    before = schema_of(path)
+    bring_up_to_date(run)
+    if schema < SCHEMA:
+        store.write_config(run.folder, run.config)
+    return schema < SCHEMA or before < SCHEMA

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnprof import store
+from attnprof.building import RunBuilder, new_run, refuse_taken
 from attnprof.timeline import timeline_columns
 from attnprof.trace.open import open_trace
 from attnprof.trace.saved import save_trace
@@ -32,7 +33,7 @@ def import_trace(
     Raises TraceError where the file cannot be read, RunError where the name is taken.
     """
     if name is not None:
-        store.refuse_taken(name, force=force)
+        refuse_taken(name, force=force)
     trace = open_trace(path, nsys=nsys, details=True)
     config = {
         "kind": "import",
@@ -41,12 +42,21 @@ def import_trace(
     }
     stem = ENDINGS.sub("", path.name).lstrip(".") or "trace"
     known = {"config": config, "source": str(path.absolute()), "nsys": nsys}
-    with store.new_run(name or stem, force=force, numbered=name is None, known=known) as builder:
+    with new_run(name or stem, force=force, numbered=name is None, known=known) as builder:
         folder = finish(builder, trace, config)
     return folder, trace
 
 
-def finish(builder: store.RunBuilder, trace: Trace, config: dict[str, Any], status: str = "complete") -> Path:
+def finish_recorded(builder: RunBuilder, trace: Path | None, config: dict[str, Any], status: str) -> Path:
+    """Makes the run of a recording that has ended; ``trace`` is the recorder's file in the run folder.
+
+    From here on a killed command can be resumed without recording again.
+    """
+    builder.note(recorded={"config": config, "status": status, "trace": trace.name if trace else None})
+    return finish(builder, open_trace(trace) if trace else no_trace(), config, status)
+
+
+def finish(builder: RunBuilder, trace: Trace, config: dict[str, Any], status: str = "complete") -> Path:
     """Writes what every run folder holds beside the recorder's files, and gives the folder its final name."""
     from attnprof.database import write_database
     from attnprof.session import Run
@@ -58,6 +68,22 @@ def finish(builder: store.RunBuilder, trace: Trace, config: dict[str, Any], stat
     save_trace(trace, builder.folder / store.TRACE_NPZ, timeline_columns(run.timeline))
     write_database(run, builder.folder / store.DATABASE)
     return builder.finish(config)
+
+
+def no_trace() -> Trace:
+    """The trace of a run without a recorder: no row in any table."""
+    import numpy as np
+
+    from attnprof.trace.model import ApiCalls, Kernels, Ranges, Trace, TraceInfo
+
+    time, ids, flags = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.bool_)
+    sizes = np.empty((0, 3), np.int32)
+    return Trace(
+        TraceInfo(path="", format="nsys-sqlite", notes=("recorded without a profiler",)),
+        Kernels(time, time, ids, ids, ids, ids, time, time, sizes, sizes),
+        ApiCalls(time, time, ids, ids, time, time),
+        Ranges(time, time, ids, ids, time, ids, time, flags, flags),
+    )
 
 
 def trace_summary(trace: Trace) -> dict[str, Any]:

@@ -45,9 +45,19 @@ def folders(root: Path) -> Iterator[Path]:
             yield folder
 
 
-def claim(folder: Path) -> int | None:
-    """The descriptor that holds the lock of an unfinished folder; None where a living process has it."""
-    descriptor = os.open(folder / BUILDING, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+def claim(folder: Path, *, begin: bool = False) -> int | None:
+    """The descriptor that holds the lock of an unfinished folder; None where a living process has it.
+
+    ``begin`` makes its building.jsonl; a folder without one is locked itself.
+    """
+    if begin:
+        descriptor = os.open(folder / BUILDING, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    elif is_running(folder):
+        return None
+    elif (folder / BUILDING).exists():
+        descriptor = os.open(folder / BUILDING, os.O_RDWR | os.O_APPEND)
+    else:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     if disk.lock(descriptor, fcntl.LOCK_EX, wait_s=_WAIT_S):
         return descriptor
     os.close(descriptor)

@@ -1,8 +1,4 @@
-"""Run folders: where they are, how one comes to be, and what stands in it.
-
-A folder is built under a hidden partial name beside its final one and renamed when it is whole, so a killed
-run never stands under a final name.
-"""
+"""Run folders: where they are, what stands in them, and finding one."""
 
 from __future__ import annotations
 
@@ -10,12 +6,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -56,79 +49,6 @@ class RunEntry:
         return self.status not in _NOT_READABLE
 
 
-class RunBuilder:
-    """A run folder that is being filled; ``folder`` is its partial name, ``final`` the one it will have.
-
-    ``kept``: the folder stays where it is when the run is not finished, to be resumed or removed.
-    """
-
-    def __init__(self, folder: Path, final: Path, *, lock: int, force: bool = False, kept: bool = False):
-        self.folder, self.final, self.kept = folder, final, kept
-        self.finished = False
-        self._lock, self._force = lock, force
-
-    @cached_property
-    def heading(self) -> dict[str, Any]:
-        """What run.json and attnprof.db begin with."""
-        return {"schema": SCHEMA, "created": now()}
-
-    def note(self, **facts: Any) -> None:
-        """Leaves facts for the one who resumes this run, should it be killed."""
-        partial.note(self._lock, **facts)
-
-    def finish(self, config: dict[str, Any]) -> Path:
-        """Writes run.json when all else is on the disk and moves the folder to its final name, returned."""
-        disk.sync(self.folder)
-        unnamed = self.folder / f"{RUN_JSON}.part"
-        write_json(unnamed, {**self.heading, **config})
-        disk.sync_entry(unnamed)
-        unnamed.rename(self.folder / RUN_JSON)
-        disk.sync_entry(self.folder)
-        return self.publish()
-
-    def publish(self) -> Path:
-        """Gives the whole folder its final name: NAME, or NAME-2, … where somebody else took it meanwhile.
-
-        A run that is replaced stands under the name until the new one does.
-        """
-        self.kept, root = True, self.final.parent
-        with disk.undisturbed():
-            try:
-                with disk.held(root):
-                    replaced = self._take_name()
-                    (self.final / partial.BUILDING).unlink(missing_ok=True)
-            except RunError as error:
-                resume = f"attnprof runs --resume {self.folder.name}"
-                raise RunError(error.message, hint=f"nothing is lost; another name: {resume}") from error
-            self.finished = True
-            disk.sync_entry(root)
-            if replaced is not None:
-                _delete(replaced)
-        return self.final
-
-    def _take_name(self) -> Path | None:
-        """Renames the folder; returns where the run went that had the name and was replaced."""
-        if self._force and _is_there(self.final):
-            _refuse_unless_forced(self.final, force=True)
-            if disk.exchange(self.folder, self.final):
-                return self.folder
-            aside = partial.new_folder(self.final)
-            self.final.rename(aside)  # without an exchange there is a moment with no run of that name
-            self.folder.rename(self.final)
-            return aside
-        if _is_there(self.final):
-            self.final = _unused(self.final)
-        self.folder.rename(self.final)
-        return None
-
-    def close(self) -> None:
-        """Lets go of the folder; removes it where the run was neither finished nor kept."""
-        with disk.undisturbed():
-            if not (self.finished or self.kept):
-                _delete(self.folder)
-            os.close(self._lock)
-
-
 def now() -> str:
     """The current time, UTC, ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -137,6 +57,18 @@ def now() -> str:
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON with a final newline."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Writes a run folder's run.json: the old one or the new one stands there, whatever happens."""
+    unnamed = folder / f".{RUN_JSON}.{os.getpid()}.part"
+    try:
+        write_json(unnamed, config)
+        disk.sync_entry(unnamed)
+        unnamed.replace(folder / RUN_JSON)
+    finally:
+        unnamed.unlink(missing_ok=True)
+    disk.sync_entry(folder)
 
 
 def runs_root() -> Path:
@@ -150,140 +82,42 @@ def run_folder(name: str) -> Path:
     return Path(name) if os.sep in name else runs_root() / name
 
 
-def _is_there(folder: Path) -> bool:
-    return folder.exists() or folder.is_symlink()
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a finished run, of whatever version and however damaged."""
+    if folder.is_symlink() or not (folder / RUN_JSON).exists():
+        return False
+    with suppress(OSError, ValueError):
+        return {"schema", "status"} <= set(json.loads((folder / RUN_JSON).read_text(encoding="utf-8")))
+    return (folder / TRACE_NPZ).exists()
 
 
-def _refuse_unless_forced(folder: Path, force: bool) -> None:
-    if not force:
-        raise RunError(
-            f"{folder} exists already",
-            hint="give another name with -o NAME, or replace it with --force-overwrite",
-        )
-    if (
-        folder.is_symlink()
-        or not folder.is_dir()
-        or (any(folder.iterdir()) and not (folder / RUN_JSON).exists())
-    ):
-        raise RunError(
-            f"{folder} exists and is not an attnprof run: it is not overwritten",
-            hint="give another name with -o NAME",
-        )
+def remove_run(folder: Path) -> None:
+    """Removes a finished run. It loses its name first: no half of it ever stands under it.
 
-
-def refuse_taken(name: str, *, force: bool = False) -> None:
-    """Raises RunError where a run called ``name`` could not be made: before any work for it is done."""
-    _refuse_name(name)
-    _refuse_taken(run_folder(name), force)
-
-
-def _refuse_name(name: str) -> None:
-    if not name or Path(name).name.startswith(".") or Path(name).name in ("", ".."):
-        raise RunError(f"{name!r} is no name for a run", hint="give a name such as -o my-run")
-
-
-def _refuse_taken(final: Path, force: bool) -> None:
-    if _is_there(final):
-        _refuse_unless_forced(final, force)
-    for maker in _makers(final):
-        if not (force and maker.get("force")):
-            raise RunError(
-                f"{final} is being made by process {maker.get('pid')} on {maker.get('host')}",
-                hint="give another name with -o NAME, or wait until it has ended",
-            )
-
-
-def unused_name(stem: str) -> str:
-    """``stem``, or ``stem-2``, ``stem-3``, … where runs of that name exist or are being made."""
-    return _unused(run_folder(stem)).name
-
-
-def _unused(folder: Path) -> Path:
-    others = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
-    return next(one for one in chain((folder,), others) if not (_is_there(one) or _makers(one)))
-
-
-def _makers(final: Path) -> list[dict[str, Any]]:
-    """What is known of the runs called ``final`` that are being made at this moment."""
-    same = (f for f in partial.folders(final.parent) if partial.intended_name(f) == final.name)
-    return [partial.notes(folder) for folder in same if partial.is_running(folder)]
-
-
-@contextmanager
-def new_run(
-    name: str, *, force: bool = False, numbered: bool = False, known: dict[str, Any] | None = None
-) -> Iterator[RunBuilder]:
-    """A folder to fill and ``finish``; removed again where the block raises or never finishes it.
-
-    The name is taken from now on: of several who ask for one name at once the first gets it, unless all of
-    them ``force``, when the last to finish does. ``numbered`` makes it NAME-2, NAME-3, … where it is taken.
-    ``known`` are facts for the one who resumes the run, should it be killed.
-    Raises RunError where ``name`` is taken, the folder cannot be made, or the disk is full.
+    Raises RunError for a folder that is no run, or that cannot be removed.
     """
-    _refuse_name(name)
-    builder = _begin(run_folder(name), force, numbered, known or {})
+    if not is_run(folder):
+        raise RunError(f"{folder} is no attnprof run: it is not removed", hint="attnprof runs lists the runs")
     try:
-        with disk.writing(builder.folder, builder.final.parent):
-            yield builder
-    finally:
-        builder.close()
-
-
-def _begin(final: Path, force: bool, numbered: bool, known: dict[str, Any]) -> RunBuilder:
-    root = final.parent
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with disk.undisturbed(), disk.held(root):
-            if numbered:
-                final = _unused(final)
-            else:
-                _refuse_taken(final, force)
-            with disk.writing(root):
-                folder = partial.new_folder(final)
-                folder.mkdir()
-                return _claimed(folder, final, force, known)
+        with disk.undisturbed():
+            with disk.held(folder.parent):
+                aside = folder.rename(partial.new_folder(folder))
+            delete(aside)
     except OSError as error:
         raise RunError(
-            f"cannot make a folder in {root}: {error.strerror}", hint="set ATTNPROF_RUNS to a writable folder"
+            f"{folder} cannot be removed: {error.strerror}", hint="check its permissions"
         ) from error
 
 
-def _claimed(folder: Path, final: Path, force: bool, known: dict[str, Any]) -> RunBuilder:
-    try:
-        lock = partial.claim(folder)
-        assert lock is not None  # nobody else knows the folder
-        partial.note(lock, **partial.me(), began=now(), force=force, **known)
-    except OSError:
-        _delete(folder)
-        raise
-    return RunBuilder(folder, final, lock=lock, force=force)
-
-
-@contextmanager
-def reopened(folder: Path) -> Iterator[RunBuilder]:
-    """An unfinished folder to go on with; it stays where the block raises.
-
-    Raises RunError where a living process is still writing it.
-    """
-    name = partial.intended_name(folder)
-    assert name is not None
-    lock = partial.claim(folder)
-    if lock is None:
-        raise RunError(f"{folder} is still being written", hint="wait until it has ended, or end it")
-    builder = RunBuilder(folder, folder.with_name(name), lock=lock, kept=True)
-    try:
-        with disk.writing(folder, folder.parent):
-            yield builder
-    finally:
-        builder.close()
-
-
-def _delete(folder: Path) -> None:
-    """Removes a folder, run.json last: as long as it stands, the rest is not taken for a run to resume."""
+def delete(folder: Path) -> None:
+    """Removes what it can, run.json last: as long as it stands, the rest is not taken for a run to resume."""
+    if not folder.is_dir() or folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
     with suppress(OSError):
         for entry in folder.iterdir():
             if entry.name != RUN_JSON:
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                delete(entry)
     shutil.rmtree(folder, ignore_errors=True)
 
 

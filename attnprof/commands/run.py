@@ -13,8 +13,8 @@ import typer
 from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
 
 if TYPE_CHECKING:
+    from attnprof.building import RunBuilder
     from attnprof.capture.base import CaptureOptions, CaptureResult, Plan
-    from attnprof.store import RunBuilder
 
 
 _NO_MODEL = frozenset({"prompt", "attn", "trust_remote_code", "left_padding", "static_cache"})
@@ -136,7 +136,9 @@ def run(
       attnprof run -- python script.py ARGS
     """
     from attnprof import store
+    from attnprof.building import new_run, unused_name
     from attnprof.capture.base import CaptureOptions, describe_command, plan, record
+    from attnprof.redact import redact_arguments
 
     given = {
         "max_new_tokens": max_new_tokens,
@@ -159,15 +161,18 @@ def run(
     predict = _prediction(gpu, sms, sm, library, version)
     options = CaptureOptions(work, recorder=capture, nsys=nsys, notes=notes, keep_report=keep_report)
     chosen = plan(options)
-    name = output.removesuffix(".nsys-rep") if output else store.unused_name(stem)
+    name = output.removesuffix(".nsys-rep") if output else stem
     if dry_run:
-        print(describe_command(chosen, options, store.run_folder(name)))
+        final = store.run_folder(name if output else unused_name(name))
+        print(describe_command(chosen, options, final))
         return
-    with store.new_run(name, force=force) as builder:
+    begun = {"kind": "run", "command": redact_arguments(["attnprof", *sys.argv[1:]]), "predict": predict}
+    known = {"config": begun, "recorder": chosen.recorder, "nsys": nsys}
+    with new_run(name, force=force, numbered=output is None, known=known) as builder:
         _say(f"recording {_describe(options)} {_with(chosen)}")
         with _progress(options) as on_step:
             captured = record(options, builder.folder, chosen=chosen, on_step=on_step)
-        folder = _finish(builder, captured, predict)
+        folder = _finish(builder, captured, begun)
     _summarise(folder, captured)
     raise typer.Exit(captured.exit_code)
 
@@ -282,20 +287,15 @@ def _progress(options: CaptureOptions) -> Iterator[Callable[[int], None] | None]
         yield on_step
 
 
-def _finish(builder: RunBuilder, captured: CaptureResult, predict: dict[str, Any]) -> Path:
-    from attnprof.ingest import finish
-    from attnprof.redact import redact_arguments
-    from attnprof.trace.open import open_trace
+def _finish(builder: RunBuilder, captured: CaptureResult, begun: dict[str, Any]) -> Path:
+    from attnprof.ingest import finish_recorded
 
     config = {
-        "kind": "run",
-        "command": redact_arguments(["attnprof", *sys.argv[1:]]),
+        **begun,
         "capture": captured.as_json(builder.folder, builder.final),
         "workload": {key: value for key, value in captured.workload.items() if key != "steps"},
-        "predict": predict,
     }
-    trace = open_trace(captured.trace) if captured.trace else _no_trace()
-    return finish(builder, trace, config, status=captured.status)
+    return finish_recorded(builder, captured.trace, config, captured.status)
 
 
 def _summarise(folder: Path, captured: CaptureResult) -> None:
@@ -316,19 +316,3 @@ def _summarise(folder: Path, captured: CaptureResult) -> None:
 
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
-
-
-def _no_trace() -> Any:
-    """The trace of a run without a recorder: no row in any table."""
-    import numpy as np
-
-    from attnprof.trace.model import ApiCalls, Kernels, Ranges, Trace, TraceInfo
-
-    time, ids, flags = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.bool_)
-    sizes = np.empty((0, 3), np.int32)
-    return Trace(
-        TraceInfo(path="", format="nsys-sqlite", notes=("recorded without a profiler",)),
-        Kernels(time, time, ids, ids, ids, ids, time, time, sizes, sizes),
-        ApiCalls(time, time, ids, ids, time, time),
-        Ranges(time, time, ids, ids, time, ids, time, flags, flags),
-    )

@@ -1,45 +1,130 @@
-"""attnprof runs: the runs on disk."""
+"""attnprof runs: the runs on disk, and what killed commands left."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnprof.commands.options import TableFormat
 
+if TYPE_CHECKING:
+    from attnprof.store import RunEntry
+
 
 def runs(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="These runs alone. Default: all."),
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the runs NAME..., or what killed commands left of them.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Make runs of what killed commands left of NAME....")
+    ] = False,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Rewrite runs that an older attnprof wrote in today's schema.")
+    ] = False,
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="table, json, csv or md.")
     ] = TableFormat.TABLE,
 ) -> None:
-    """List the runs under attnprof-runs (or $ATTNPROF_RUNS), newest first, and what is incomplete."""
-    import sys
+    """List the runs under attnprof-runs (or $ATTNPROF_RUNS), newest first, and what is incomplete.
 
+    \b
+    Examples:
+      attnprof runs
+      attnprof runs --remove my-run
+      attnprof runs --resume my-run
+    """
+    from attnprof.errors import UsageError
+
+    names = names or []
+    if remove + resume + migrate > 1:
+        raise UsageError("--remove, --resume and --migrate exclude each other", hint="give one of them")
+    if (remove or resume) and not names:
+        flag = "--remove" if remove else "--resume"
+        raise UsageError(f"{flag} needs the names of runs", hint="attnprof runs lists them")
+    if remove:
+        _remove(names)
+    elif resume:
+        _resume(names)
+    elif migrate:
+        _migrate(names)
+    else:
+        _list(names, output_format.value)
+
+
+def _remove(names: list[str]) -> None:
+    from attnprof.leftovers import remove
+
+    for name in names:
+        for folder in remove(name):
+            print(f"{folder}: removed")
+
+
+def _resume(names: list[str]) -> None:
+    from attnprof.leftovers import resume
+
+    for name in names:
+        for folder, status in resume(name):
+            print(f"{folder}: {status}")
+            print(f"next: attnprof report {folder.name}")
+
+
+def _migrate(names: list[str]) -> None:
+    from attnprof.database import migrate
+    from attnprof.session import load
+    from attnprof.store import find_run, list_runs
+
+    entries = [find_run(name) for name in names] or [entry for entry in list_runs() if entry.readable]
+    for entry in entries:
+        done = migrate(load(entry.folder), entry.schema)
+        print(f"{entry.folder}: " + (f"migrated from schema {entry.schema}" if done else "is up to date"))
+
+
+def _list(names: list[str], output_format: str) -> None:
+    from attnprof import partial
+    from attnprof.leftovers import leftover
     from attnprof.report.tables import Column, Table, write_table
     from attnprof.store import list_runs, runs_root
 
     entries = list_runs()
-    rows = [
-        (
-            entry.name,
-            entry.status,
-            entry.config.get("kind", ""),
-            entry.config.get("created", ""),
-            (entry.config.get("predict") or {}).get("gpu", {}).get("name", ""),
-            entry.config.get("error", ""),
-        )
-        for entry in entries
-    ]
+    if names:
+        wanted = set(names)
+        entries = [one for one in entries if wanted & {one.name, partial.intended_name(one.folder)}]
     columns = tuple(Column(name) for name in ("name", "status", "kind", "created", "gpu", "note"))
-    if not entries and output_format is TableFormat.TABLE:
-        print(f"no runs in {runs_root()} yet; make one: attnprof run --max-new-tokens 512")
+    if not entries and output_format == "table":
+        what = f"called {' or '.join(names)} " if names else ""
+        print(f"no runs {what}in {runs_root()} yet; make one: attnprof run --max-new-tokens 512")
         return
-    write_table(Table("runs", columns, rows), output_format.value)
-    left = [entry for entry in entries if entry.status == "incomplete"]
+    write_table(Table("runs", columns, [_row(entry) for entry in entries]), output_format)
+    left = [entry for entry in entries if entry.status in ("incomplete", "discarded")]
     if left:
-        print(
-            f"{len(left)} incomplete, left by a killed command; remove with: rm -r", file=sys.stderr, end=""
-        )
-        print("".join(f" {entry.folder}" for entry in left), file=sys.stderr)
+        print(f"{len(left)} left by killed commands:", file=sys.stderr)
+    for entry in left:
+        print(f"  {entry.folder}: {leftover(entry.folder).text}", file=sys.stderr)
+        if leftover(entry.folder).resumable:
+            print(f"    make a run of it: attnprof runs --resume {entry.name}", file=sys.stderr)
+        print(f"    remove it: attnprof runs --remove {entry.name}", file=sys.stderr)
+
+
+def _row(entry: RunEntry) -> tuple[str, ...]:
+    from attnprof.schema import SCHEMA
+
+    config = entry.config.get("config") or entry.config  # of a run that is not finished, or of one that is
+    note = config.get("error", "")
+    if entry.status == "running":
+        note = f"process {config.get('pid')}"
+    elif entry.schema < SCHEMA:
+        note = f"schema {entry.schema}: attnprof runs --migrate {entry.name}"
+    return (
+        entry.name,
+        entry.status,
+        config.get("kind", ""),
+        entry.config.get("created") or entry.config.get("began", ""),
+        (config.get("predict") or {}).get("gpu", {}).get("name", ""),
+        note,
+    )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from attnprof import load, store
+from attnprof.building import new_run
 from attnprof.check import Verdict
 from attnprof.ingest import finish
 from attnprof.model import AttentionCall
@@ -135,7 +136,7 @@ def run_of(tmp_path: Path, steps: int, keys: dict[int, int], **workload: object)
     counted = [{"step": step, "phase": "decode", "seqlen_k": length} for step, length in keys.items()]
     config = {"kind": "run", "workload": {"steps": counted, **workload}}
     config["predict"] = {"library": "flash_attn", "version": "2.8.3"}
-    with store.new_run("graphed") as run:
+    with new_run("graphed") as run:
         (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         return finish(run, open_trace(path), config)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from attnprof import store
+from attnprof.building import new_run
 from attnprof.dispatch import predict
 from attnprof.ingest import finish
 from attnprof.model import KernelLaunch
@@ -40,7 +41,7 @@ def cpu_run(tmp_path: Path, name: str, tokens: int, *, step_ns: int = 1000) -> N
         builder.range(phase, step * step_ns, (step + 1) * step_ns, domainId=1, int64Value=step)
         lines.append(json.dumps(record_of(step, step, 0, call, phase) | {"device": "cpu"}))
     path = builder.write(tmp_path / f"{name}.sqlite")
-    with store.new_run(name) as run:
+    with new_run(name) as run:
         (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         workload = {"max_new_tokens": tokens, "batch": 1}
         finish(run, open_trace(path), {"kind": "run", "workload": workload})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from attnprof import store
+from attnprof.building import new_run
 from attnprof.ingest import finish
 from attnprof.trace.open import open_trace
 from tests.support.build_trace import TraceBuilder
@@ -78,7 +79,7 @@ def test_with_kernels_a_report_says_that_none_is_an_attention_kernel(tmp_path):
     builder = TraceBuilder()
     builder.call(1000, 1010, 1)
     builder.kernel("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm>(Params)", 1100, 1900, 1)
-    with store.new_run("linear") as run:
+    with new_run("linear") as run:
         (run.folder / store.CALLS_JSONL).write_text("")
         finish(run, open_trace(builder.write(tmp_path / "trace.sqlite")), {"kind": "run"})
     shown = " ".join(attnprof("report", "linear").out.split())

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from attnprof import store
+from attnprof.building import new_run
 from attnprof.dispatch import predict
 from attnprof.gpus import gpu_by_name
-from attnprof.ingest import finish
+from attnprof.ingest import finish, no_trace
 from attnprof.model import AttentionCall, KernelLaunch
 from attnprof.trace.open import open_trace
 from tests.support.build_trace import TraceBuilder
@@ -106,7 +107,7 @@ def generated_run(
         builder.range(phase, began - 5, time, domainId=1, int64Value=step)
         time += 100
     path = builder.write(folder / "trace.sqlite")
-    with store.new_run(name) as run:
+    with new_run(name) as run:
         if records:
             (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         known = {"kind": "run", "predict": {"library": "flash_attn", "version": "2.8.3"}}
@@ -115,13 +116,11 @@ def generated_run(
 
 def calls_only_run(name: str, steps: range, *, layers: int = 2) -> Path:
     """A run as ``--capture none`` leaves it: attention calls on the CPU, no profiler and no kernel."""
-    from attnprof.commands.run import _no_trace
-
     wheres = ((step, layer, keys) for step, keys in enumerate(steps, start=1) for layer in range(layers))
     lines = [
         json.dumps(record_of(seq, step, layer, decode_call(keys)) | {"device": "cpu"})
         for seq, (step, layer, keys) in enumerate(wheres)
     ]
-    with store.new_run(name) as run:
+    with new_run(name) as run:
         (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
-        return finish(run, _no_trace(), {"kind": "run", "capture": {"recorder": "none"}})
+        return finish(run, no_trace(), {"kind": "run", "capture": {"recorder": "none"}})

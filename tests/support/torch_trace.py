@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attnprof import store
+from attnprof.building import new_run
 from attnprof.dispatch import predict
 from attnprof.ingest import finish
 from attnprof.model import KernelLaunch, Library
@@ -74,7 +75,7 @@ def decode_run(folder: Path, seqlens_k: Sequence[int], **options: Any) -> Path:
     """The same as a run with its call records."""
     trace = decode_trace(folder / "trace.json", seqlens_k, **options)
     lines = [json.dumps(record_of(seq, seq, 0, decode_call(keys))) for seq, keys in enumerate(seqlens_k)]
-    with store.new_run("recorded") as run:
+    with new_run("recorded") as run:
         (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         known = {"kind": "run", "predict": {"library": "flash_attn", "version": "2.8.3"}}
         return finish(run, open_trace(trace), known)

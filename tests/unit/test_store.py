@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from attnprof import store
+from attnprof.building import new_run
 from attnprof.errors import RunError
 
 
 def make(name: str, *, force: bool = False, marker: str = "") -> Path:
-    with store.new_run(name, force=force) as builder:
+    with new_run(name, force=force) as builder:
         (builder.folder / "marker").write_text(marker)
         return builder.finish({"status": "complete", "kind": "run"})
 
 
 def test_a_run_appears_under_its_name_only_when_it_is_finished() -> None:
-    with store.new_run("one") as builder:
+    with new_run("one") as builder:
         assert not store.run_folder("one").exists()
         folder = builder.finish({"status": "complete", "kind": "run"})
     assert folder == store.run_folder("one")
@@ -26,7 +27,7 @@ def test_a_run_appears_under_its_name_only_when_it_is_finished() -> None:
 
 
 def test_nothing_is_left_where_the_work_fails() -> None:
-    with pytest.raises(ZeroDivisionError), store.new_run("one"):
+    with pytest.raises(ZeroDivisionError), new_run("one"):
         raise ZeroDivisionError
     assert list(store.runs_root().iterdir()) == []
 

@@ -1,0 +1,188 @@
+"""What killed commands leave: said, removed, or made into a run."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnprof import partial, store
+from attnprof.building import RunBuilder, reopened
+from attnprof.errors import RunError, TraceError
+
+if TYPE_CHECKING:
+    from attnprof.trace.model import Trace
+
+INTERRUPTED = "interrupted"
+_WHOLE = (store.TRACE_NPZ, store.DATABASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What stands in an unfinished folder, in words, and whether a run can be made of it."""
+
+    text: str
+    resumable: bool
+
+
+def leftover(folder: Path) -> Leftover:
+    """What a killed command left in ``folder``."""
+    known = partial.notes(folder)
+    if (folder / store.RUN_JSON).exists():
+        whole = all((folder / name).exists() for name in _WHOLE)
+        named = not (folder / partial.BUILDING).exists()
+        return Leftover("a run that was replaced or removed" if named else "whole, without its name", whole)
+    if "recorded" in known:
+        return Leftover("all that was recorded", True)
+    if "source" in known:
+        there = Path(known["source"]).exists()
+        return Leftover(f"an import of {known['source']}" + ("" if there else ", which is gone"), there)
+    found = _Recorded(folder)
+    return Leftover(", ".join(found.texts()) or "nothing was recorded", found.usable)
+
+
+class _Recorded:
+    """The files of a recording that was cut off."""
+
+    def __init__(self, folder: Path) -> None:
+        from attnprof.capture.nsys import EXPORT, REPORT
+        from attnprof.workloads.child import CALLS_FILE, TORCH_TRACE, WORKLOAD_FILE
+
+        self.calls = folder / CALLS_FILE
+        self.workload = _json(folder / WORKLOAD_FILE)
+        # The export last: it may be cut where the report it is made from still stands.
+        places = [folder / TORCH_TRACE, *folder.glob(f".*/{REPORT}"), folder / REPORT, folder / EXPORT]
+        self.traces = [path for path in places if path.exists() and path.stat().st_size]
+
+    @property
+    def usable(self) -> bool:
+        return bool(self.traces) or (self.calls.exists() and self.calls.stat().st_size > 0)
+
+    def texts(self) -> list[str]:
+        texts = [f"{path.name} ({path.stat().st_size / 1e6:,.1f} MB)" for path in self.traces]
+        if self.workload is not None:
+            return [f"{self.workload.get('num_calls', 0):,} attention calls", *texts]
+        return [*(["some attention calls"] if self.usable and self.calls.exists() else []), *texts]
+
+
+def remove(name: str) -> list[Path]:
+    """Removes the run called ``name``, or what a killed command left under that name or in that folder.
+
+    Returns what is gone. Raises RunError for what is no run, and for one that is still being made.
+    """
+    removed = []
+    for folder in _meant(name):
+        if partial.intended_name(folder) is None:
+            store.remove_run(folder)
+        else:
+            with reopened(folder) as builder:
+                builder.kept = False
+        removed.append(folder)
+    return removed
+
+
+def resume(name: str) -> list[tuple[Path, str]]:
+    """Makes runs of what killed commands left of ``name``; returns each with its status.
+
+    Raises RunError where nothing usable is there: the folder stays as it is.
+    """
+    made = []
+    for folder in _meant(name):
+        if partial.intended_name(folder) is None:
+            raise RunError(
+                f"{folder} is finished: there is nothing to resume", hint="attnprof report " + name
+            )
+        with reopened(folder) as builder:
+            done = _finish(builder)
+        made.append((done, store.read_run(done).status))
+    return made
+
+
+def _meant(name: str) -> list[Path]:
+    """The folders that a name stands for: the finished run's, else every unfinished one's for that name."""
+    folder = store.run_folder(name)
+    if folder.exists() or folder.is_symlink():
+        return [folder]
+    unfinished = [one for one in partial.folders(folder.parent) if partial.intended_name(one) == folder.name]
+    if not unfinished:
+        raise RunError(f"there is no run called {name}", hint="attnprof runs lists the runs")
+    return sorted(unfinished)
+
+
+def _finish(builder: RunBuilder) -> Path:
+    from attnprof import ingest
+    from attnprof.trace.open import open_trace
+
+    folder, known = builder.folder, partial.notes(builder.folder)
+    left = leftover(folder)
+    if not left.resumable:
+        raise RunError(
+            f"{folder.name} cannot be resumed: {left.text}", hint=f"attnprof runs --remove {folder.name}"
+        )
+    if (folder / store.RUN_JSON).exists():
+        return builder.publish()
+    for name in _WHOLE:
+        (folder / name).unlink(missing_ok=True)
+    if "recorded" in known:
+        recorded = known["recorded"]
+        trace = folder / recorded["trace"] if recorded["trace"] else None
+        return ingest.finish_recorded(builder, trace, recorded["config"], recorded["status"])
+    if "source" in known:
+        read = open_trace(known["source"], nsys=known["nsys"], details=True)
+        return ingest.finish(builder, read, known["config"])
+    return _salvage(builder, known)
+
+
+def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
+    """A run of what a recording left that was cut off: called complete only where nothing is missing."""
+    from attnprof.ingest import finish, no_trace
+    from attnprof.workloads.child import PID_FILE
+
+    folder = builder.folder
+    found = _Recorded(folder)
+    notes = ["attnprof run was killed; this is what it left"]
+    path, trace = _first_readable(found.traces, known.get("nsys"), notes)
+    status = str((found.workload or {}).get("status", INTERRUPTED))
+    if found.workload is None:
+        notes.append("the program had not ended: its last attention calls are missing")
+        _keep_whole_lines(found.calls)
+    if trace is None and known.get("recorder") != "none":
+        notes.append("the recorder had written no trace")
+        status = INTERRUPTED
+    for left in (folder / PID_FILE, *found.traces):
+        if left != path or left.suffix == ".nsys-rep":  # a report holds the environments nsys collects
+            left.unlink(missing_ok=True)
+    found.calls.touch()
+    capture = {"recorder": known.get("recorder"), "exit_code": None, "notes": notes}
+    workload = {key: value for key, value in (found.workload or {}).items() if key != "steps"}
+    config = {"kind": "run", **known.get("config", {}), "capture": capture, "workload": workload}
+    return finish(builder, trace or no_trace(), config, status)
+
+
+def _first_readable(
+    paths: list[Path], nsys: str | None, notes: list[str]
+) -> tuple[Path | None, Trace | None]:
+    from attnprof.trace.open import open_trace
+
+    for path in paths:
+        try:
+            return path, open_trace(path, nsys=nsys, details=True)
+        except TraceError as error:
+            notes.append(f"{path.name} cannot be read: {error.message}")
+    return None, None
+
+
+def _keep_whole_lines(calls: Path) -> None:
+    """Cuts off what a killed writer left of its last line."""
+    with suppress(FileNotFoundError):
+        written = calls.read_bytes()
+        calls.write_bytes(written[: written.rfind(b"\n") + 1])
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else None
+    return None
