@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 _CHUNK = 1 << 20  # characters
+_LONGEST = 1 << 26  # characters of one event or one value beside the events
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*(?=[^ \t\r\n])")
 _CUT = 16  # an error this near the end of the buffer may be only the end of the buffer
@@ -78,6 +79,8 @@ class JsonStream:
             if cut and self._fill():
                 return self._decoded()
             raise self._error(error.msg, error.pos) from None
+        except ValueError as error:  # a number of more digits than Python takes
+            raise self._error(str(error)) from None
         if end == len(self._text) and self._fill():  # a number may go on in the next chunk
             return self._decoded()
         self._at = end
@@ -102,6 +105,8 @@ class JsonStream:
     def _fill(self) -> bool:
         """Forget what was read and read on, at least as much as is left; False at the end."""
         left = self._text[self._at :]
+        if len(left) > _LONGEST:
+            raise self._error(f"a value of more than {_LONGEST:,} characters")
         more = "" if self._ended else self._file.read(max(_CHUNK, len(left)))
         self._ended = not more
         if more:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import sqlite3
 import stat
 import subprocess
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +18,11 @@ from attnprof.trace.model import Trace
 from attnprof.trace.nsys_parquet import is_parquet_export
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
 from attnprof.trace.torch_json import read_torch_json
+from attnprof.trace.unpack import readable, temporary_errors, temporary_folder, unpacked, unpacked_head
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _GZIP_MAGIC = b"\x1f\x8b"
+_HEAD = 100  # bytes: the header of an SQLite file
 _REPORTS = (".nsys-rep", ".qdrep")
 _KNOWN = (
     "an nsys report (.nsys-rep, .qdstrm), its .sqlite or parquetdir export, or a torch profiler .json, "
@@ -46,9 +46,9 @@ def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = Fal
             return read_nsys_sqlite(exported, shown_as=str(path), details=details)
     gzipped = head.startswith(_GZIP_MAGIC)
     if gzipped:
-        head = _unzipped_head(path)
+        head = unpacked_head(path, _HEAD)
         if head.startswith(_SQLITE_MAGIC):
-            with _unzipped(path) as plain:
+            with unpacked(path) as plain:
                 _refuse_cut_sqlite(plain, path)
                 return read_nsys_sqlite(plain, shown_as=str(path), details=details)
     if head.startswith(_SQLITE_MAGIC):
@@ -61,59 +61,26 @@ def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = Fal
 
 
 def _head(path: Path) -> bytes:
-    try:
+    with readable(path):
         if path.is_dir():
             raise TraceError(f"{path} is a folder, not a trace", hint=f"give {_KNOWN}")
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, a device never begin
             raise TraceError(f"{path} is no regular file", hint=f"give {_KNOWN}")
         with path.open("rb") as file:
-            head = file.read(100)
-    except FileNotFoundError:
-        raise TraceError(f"{path} does not exist", hint="check the path") from None
-    except OSError as error:
-        raise TraceError(
-            f"{path} cannot be read: {error.strerror or error}", hint="check its permissions"
-        ) from error
+            head = file.read(_HEAD)
     if not head:
         raise TraceError(f"{path} is empty", hint="the recorder wrote nothing: capture again")
     return head
 
 
-@contextmanager
-def _gzip_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise TraceError(
-            f"{path} is a broken gzip file: {error}", hint="copy or download it again"
-        ) from error
-
-
-def _unzipped_head(path: Path) -> bytes:
-    with _gzip_errors(path), gzip.open(path) as file:
-        head = file.read(100)
-    if not head:
-        raise TraceError(f"{path} is empty once unpacked", hint="copy or download it again")
-    return head
-
-
-@contextmanager
-def _unzipped(path: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="attnprof-") as folder:
-        plain = Path(folder) / "trace.sqlite"
-        with _gzip_errors(path), gzip.open(path) as packed, plain.open("wb") as out:
-            shutil.copyfileobj(packed, out, 1 << 20)
-        yield plain
-
-
 def _refuse_cut_sqlite(plain: Path, path: Path) -> None:
     """SQLite's header states how many pages follow; a shorter file has been cut."""
     with plain.open("rb") as file:
-        head = file.read(100)
+        head = file.read(_HEAD)
     page = int.from_bytes(head[16:18], "big")
     stated = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
     valid = head[24:28] == head[92:96]  # else the count is from before the last change
-    if len(head) < 100 or (valid and plain.stat().st_size < stated):
+    if len(head) < _HEAD or (valid and plain.stat().st_size < stated):
         raise TraceError(
             f"{path} is cut short: {plain.stat().st_size:,} bytes of {stated:,}",
             hint="copy it again, or export the report again (nsys export --type sqlite)",
@@ -132,10 +99,11 @@ def _settled(path: Path) -> Iterator[Path]:
     if not log.exists() or not log.stat().st_size:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="attnprof-") as folder:
-        copy = Path(folder) / "trace.sqlite"
-        shutil.copyfile(path, copy)
-        shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
+    with temporary_folder(path) as folder:
+        copy = folder / "trace.sqlite"
+        with temporary_errors(path):
+            shutil.copyfile(path, copy)
+            shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
         db = sqlite3.connect(copy)
         try:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -156,8 +124,8 @@ def _exported(path: Path, nsys: str | None) -> Iterator[Path]:
             hint="install Nsight Systems, set ATTNPROF_NSYS, or export it where it was recorded: "
             f"nsys export --type sqlite {path.name}",
         )
-    with tempfile.TemporaryDirectory(prefix="attnprof-") as folder:
-        report, exported = path.resolve(), Path(folder) / "trace.sqlite"
+    with temporary_folder(path) as folder:
+        report, exported = path.resolve(), folder / "trace.sqlite"
         if path.suffix == ".qdstrm":
             importer = find_importer(program)
             if importer is None:
@@ -165,7 +133,7 @@ def _exported(path: Path, nsys: str | None) -> Iterator[Path]:
                     f"{path} needs QdstrmImporter, which is not beside {program}",
                     hint="open it with the Nsight Systems that recorded it and save a .nsys-rep",
                 )
-            report = Path(folder) / "trace.nsys-rep"
+            report = folder / "trace.nsys-rep"
             _convert(
                 [importer, "--input-file", path.resolve(), "--output-file", report], report, path, program
             )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 import re
 import zlib
 from array import array
 from collections import defaultdict
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 
 from attnprof.errors import TraceError
+from attnprof.printable import printable
 from attnprof.trace.json_stream import JsonStream
 from attnprof.trace.model import (
     ApiCalls,
@@ -29,6 +30,7 @@ from attnprof.trace.model import (
     TraceInfo,
     rows_in_order,
 )
+from attnprof.trace.unpack import readable, unpacking
 
 _KERNEL, _COPY, _CALL, _RANGE, _OP = range(5)
 _KINDS = {  # an event's category, in lower case
@@ -45,7 +47,7 @@ _KINDS = {  # an event's category, in lower case
     "cpu_op": _OP,
     "operator": _OP,
 }
-_OWN_RANGE = re.compile(r"attnprof:(\w+):(\d+)")
+_OWN_RANGE = re.compile(r"attnprof:(\w+):(\d{1,18})")
 _ATTENTION_OP = re.compile(
     r"(?!.*(backward|bwd))(aten::\w*(scaled_dot_product|flash|efficient|cudnn)\w*attention\w*"
     r"|\w*(flash_attn|flash_attention|_fa[23])\w*::\w+|vllm::unified_attention\w*)"
@@ -55,19 +57,14 @@ _INT32 = 0x7FFFFFFF
 
 def read_torch_json(path: Path, *, gzipped: bool = False) -> Trace:
     """Read a torch profiler trace event by event. Raises TraceError."""
-    opened = gzip.open if gzipped else open
     builder = _Builder()
     try:
-        with opened(path, "rt", encoding="utf-8", errors="replace") as file:
-            stream = JsonStream(cast("IO[str]", file))
+        with readable(path), unpacking(path) if gzipped else path.open("rb") as raw:
+            stream = JsonStream(io.TextIOWrapper(raw, encoding="utf-8", errors="replace"))
             for event in stream.events():
                 builder.add(event)
     except OverflowError as error:
         raise TraceError(f"{path} holds a number beyond 64 bits", hint=_EXPORT_HINT) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise TraceError(
-            f"{path} is a broken gzip file: {error}", hint="copy or download it again"
-        ) from error
     except (json.JSONDecodeError, RecursionError) as error:
         where = f" at character {error.pos:,}" if isinstance(error, json.JSONDecodeError) else ""
         raise TraceError(
@@ -111,7 +108,7 @@ class _Builder:
         try:
             start = nanoseconds(event["ts"])
             end = start + nanoseconds(event.get("dur", 0))
-        except (KeyError, ValueError, InvalidOperation, TypeError) as error:
+        except (KeyError, ValueError, ArithmeticError, TypeError) as error:
             raise _NotAnEventError(f"event {name[:60]!r} has no usable time ({error})") from error
         arguments = event.get("args") or {}
         if not isinstance(arguments, dict):
@@ -183,7 +180,7 @@ class _Builder:
             path=path,
             format="torch-json",
             exporter="torch.profiler",
-            schema=str(head["schemaVersion"]) if "schemaVersion" in head else None,
+            schema=printable(str(head["schemaVersion"])) if "schemaVersion" in head else None,
             devices=_devices(head),
             nvtx_domains=("attnprof",) if own.any() else (),
             notes=tuple(notes),
@@ -193,7 +190,7 @@ class _Builder:
             kernels=rows_in_order(kernels),
             api_calls=api_calls,
             ranges=rows_in_order(annotated),
-            strings=list(self.texts),
+            strings=list(map(printable, self.texts)),
             copies=rows_in_order(copied),
             attention_ops=_attention_ops(ops, self.arguments, api_calls, kernels),
         )
@@ -216,7 +213,11 @@ def _number(value: object) -> int:
     if isinstance(value, int):
         return value
     text = str(value)
-    return int(text) if text.isdecimal() else zlib.crc32(text.encode("utf-8", "replace")) & _INT32
+    return (
+        int(text)
+        if text.isdecimal() and len(text) < 19
+        else zlib.crc32(text.encode("utf-8", "replace")) & _INT32
+    )
 
 
 def _correlation(arguments: dict[str, Any]) -> int:
@@ -255,21 +256,25 @@ def _launching_pid(calls: ApiCalls, correlation: Int64) -> Int32:
 def _devices(head: dict[str, Any]) -> tuple[Device, ...]:
     """The GPUs the file names; an AMD part's "compute capability" is none."""
     amd = any(key in head for key in ("roctracer_version", "hip_runtime_version", "rocprofiler_version"))
-    properties = [
-        p for p in head.get("deviceProperties") or [] if isinstance(p, dict) and isinstance(p.get("id"), int)
-    ]
+    given = [p for p in _list(head.get("deviceProperties")) if isinstance(p, dict)]
     return tuple(
         Device(
             index=p["id"],
-            name=p.get("name"),
-            num_sms=p.get("numSms"),
-            sm_major=None if amd else p.get("computeMajor"),
-            sm_minor=None if amd else p.get("computeMinor"),
-            smem_per_sm=p.get("sharedMemPerMultiprocessor"),
-            smem_per_block_optin=p.get("sharedMemPerBlockOptin"),
+            name=printable(p["name"]) if isinstance(p.get("name"), str) else None,
+            num_sms=_known(p.get("numSms")),
+            sm_major=None if amd else _known(p.get("computeMajor")),
+            sm_minor=None if amd else _known(p.get("computeMinor")),
+            smem_per_sm=_known(p.get("sharedMemPerMultiprocessor")),
+            smem_per_block_optin=_known(p.get("sharedMemPerBlockOptin")),
         )
-        for p in properties
+        for p in given
+        if _known(p.get("id")) is not None
     )
+
+
+def _known(number: object) -> int | None:
+    """A count as the profiler writes it; None for anything else that a file may hold."""
+    return number if isinstance(number, int) and 0 <= number <= _INT32 else None
 
 
 def _attention_ops(
@@ -295,14 +300,18 @@ def _attention_ops(
         pid=pid,
         thread=thread,
         dims=tuple(tuple(_dims(d) for d in _list(a.get("Input Dims"))) for a in given),
-        dtypes=tuple(tuple(map(str, _list(a.get("Input type")))) for a in given),
-        inputs=tuple(tuple(map(str, _list(a.get("Concrete Inputs")))) for a in given),
+        dtypes=tuple(_texts(a.get("Input type")) for a in given),
+        inputs=tuple(_texts(a.get("Concrete Inputs")) for a in given),
         correlations=tuple(inside),
     )
 
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(printable(str(item)) for item in _list(value))
 
 
 def _dims(shape: object) -> tuple[int, ...]:
