@@ -88,7 +88,7 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     # launch:65, 108; HEADDIM_SWITCH without 160
     ("2.8.0", {"tiles": _TILES_2_8_0, "alibi_clears_even": True, "softmax_clears_even_k": True}),
 ]
-OLDEST, NEWEST = "2.2.4", "2.8.3.post1"
+OLDEST, NEWEST = "2.2.4", "2.8.3.post2"  # post2's forward sources are post1's, byte for byte
 
 
 @lru_cache(maxsize=64)

@@ -92,7 +92,7 @@ def num_splits_heuristic(
     batch_nheads_mblocks: batch x heads x query blocks of 64.  num_sms: thread blocks resident at once, as
     the caller passes it (2 per SM from 2.5.7).  num_n_blocks: key blocks.
     Float32 throughout, as upstream: float64 gives another answer at ties.
-    Source: flash_attn csrc/flash_attn/flash_api.cpp, unchanged from 2.2.0 to 2.8.3.post1.
+    Source: flash_attn csrc/flash_attn/flash_api.cpp, unchanged from 2.2.0 to 2.8.3.post2.
     """
     return split_choice(batch_nheads_mblocks, num_sms, num_n_blocks, max_splits).num_splits
 
