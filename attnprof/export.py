@@ -31,9 +31,14 @@ _Part = Callable[[slice], "pd.DataFrame"]
 def redacted(run: Run) -> Run:
     """The run with every text that could carry a secret redacted, in its trace and its configuration."""
     timeline = run.timeline
-    info = replace(run.trace.info, path=Path(run.trace.info.path).name, notes=_texts(run.trace.info.notes))
+    info = replace(
+        run.trace.info,
+        path=redact(Path(run.trace.info.path).name),
+        nvtx_domains=_texts(run.trace.info.nvtx_domains),
+        notes=_texts(run.trace.info.notes),
+    )
     trace = replace(run.trace, strings=[redact(text) for text in run.trace.strings], info=info)
-    shared = Run(run.name, folder=run.folder, trace_path=None, config=_redact_config(run.config))
+    shared = Run(redact(run.name), folder=run.folder, trace_path=None, config=_redact_config(run.config))
     shared.__dict__["trace"] = trace
     shared.__dict__["timeline"] = replace(timeline, trace=trace, notes=_texts(timeline.notes))
     shared.__dict__["records"] = run.records

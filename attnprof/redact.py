@@ -75,7 +75,7 @@ _IS = r"\\?[\"']?\s*(?:=(?!=)|:(?!:))\s*"
 _VALUE = r"(?:\\?\"[^\"\\]*\\?\"|'[^']*'|[^\s,;&\"'\\]+)"
 _ASSIGNED = re.compile(rf"(?i)((?:{_NAMES})[\w.\-]{{0,40}}{_IS})(?!{re.escape(REDACTED)}){_VALUE}")
 _TOKEN_ASSIGNED = re.compile(
-    rf"((?i:token){_IS})(?![<\[({{])(?=[^\s,;&\d]*\d)\\?[\"']?[\w+/.=\-]{{8,}}\\?[\"']?"
+    rf"((?i:token){_IS})(?![<\[({{])(?=[^\s,;&\d]*\d)\\?[\"']?[\w+/.=\-]{{8,}}(?![\w+/.=\-(\[])\\?[\"']?"
 )
 _QUERY = re.compile(r"(?i)([?&](?:sig|signature|key|code|auth|token|x-amz-[a-z\-]+)=)[^&\s\"']+")
 _SECRET_NAME = re.compile(rf"(?i)[\w.\-]*(?:(?:{_NAMES})[\w.\-]*|token|auth|(?<![a-z])pat)")
@@ -94,6 +94,11 @@ def hide_secrets(text: str) -> str:
     Names of kernels and files, hashes, UUIDs and numbers stay as they are.
     """
     return _hide_cached(text) if len(text) <= _CACHED_LENGTH else _hide(text)
+
+
+def redact(text: str) -> str:
+    """``text`` without anything shaped like a credential, and with home folders as ``~``."""
+    return _without_homes(hide_secrets(text))
 
 
 def _hide(text: str) -> str:
@@ -133,11 +138,6 @@ def _is_opaque(word: str) -> bool:
     return entropy >= _OPAQUE_ENTROPY * math.log2(min(len(word), 62)) and changes >= _OPAQUE_CHANGES
 
 
-def redact(text: str) -> str:
-    """``text`` without anything shaped like a credential, and with home folders as ``~``."""
-    return _without_homes(hide_secrets(text))
-
-
 def _without_homes(text: str) -> str:
     if "/" not in text:
         return text
@@ -151,6 +151,8 @@ def redact_all(value: Any) -> Any:
     """The same for every string inside lists, tuples and dicts, keys included."""
     if isinstance(value, str):
         return redact(value)
+    if value is None or isinstance(value, (int, float)):
+        return value
     if isinstance(value, dict):
         return {redact_all(key): _redact_named(key, item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -60,7 +59,7 @@ def check(
     from attnprof.analysis.splits import split_rows
     from attnprof.expect import Expectation, judge, parse_fail_on
     from attnprof.report.run_tables import splits_table, verdicts_table
-    from attnprof.report.tables import Column, Table, to_csv, to_markdown
+    from attnprof.report.tables import Column, Table, print_json, to_csv, to_markdown
     from attnprof.report.text import print_check
     from attnprof.session import gpu_from_options, load
 
@@ -95,7 +94,7 @@ def check(
             ],
             "calls": rows,
         }
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        print_json(summary)
     else:
         columns = [Column(name) for name in (rows[0] if rows else ("verdict",))]
         table = Table("calls", columns, [list(row.values()) for row in rows])

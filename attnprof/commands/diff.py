@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -59,7 +58,7 @@ def diff(
     from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
     from attnprof.report.diff import as_json, judge, print_diff, to_document
     from attnprof.report.diff_tables import csv_table
-    from attnprof.report.tables import to_csv
+    from attnprof.report.tables import print_json, to_csv
     from attnprof.session import gpu_from_options, load
 
     if phase not in (None, "prefill", "decode"):
@@ -78,7 +77,7 @@ def diff(
     elif output_format is TableFormat.CSV:
         print(to_csv(csv_table(comparison)), end="")
     elif output_format is TableFormat.JSON:
-        print(json.dumps(as_json(comparison, gates, exit_code), indent=1, ensure_ascii=False))
+        print_json(as_json(comparison, gates, exit_code))
     else:
         print(to_document(comparison, gates), end="")
     raise typer.Exit(exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import Enum
 from pathlib import Path
@@ -124,10 +123,11 @@ def _keys_in_use(fields: dict[str, Any]) -> int | None:
 
 def _write(explained: Explanation, output_format: ExplainFormat) -> None:
     from attnprof.report.explain import as_object, markdown, print_explanation
+    from attnprof.report.tables import print_json
 
     if output_format is ExplainFormat.TABLE:
         print_explanation(explained)
     elif output_format is ExplainFormat.JSON:
-        print(json.dumps(as_object(explained), indent=1, ensure_ascii=False))
+        print_json(as_object(explained))
     else:
         print(markdown(explained), end="")

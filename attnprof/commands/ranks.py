@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -27,8 +26,9 @@ def report_ranks(
     """Summarises every trace of the folder and shows the job."""
     from attnprof.analysis.job import build_job
     from attnprof.ranks import find_traces, say_how, summarise_all
+    from attnprof.redact import redact
     from attnprof.report.job import job_sentences, job_tables, print_job
-    from attnprof.report.tables import to_markdown, write_csv
+    from attnprof.report.tables import print_json, to_markdown, write_csv
 
     paths = find_traces(folder)
     say_how(paths, scheduler)
@@ -44,12 +44,11 @@ def report_ranks(
         content = {name: part.objects() for name, part in tables.items()}
         phases = {rank.label: [asdict(phase) for phase in rank.phases] for rank in job.ranks}
         answer = [f"{label}: {sentence}" for label, sentence in job_sentences(job)]
-        print(
-            json.dumps({"answer": answer, **content, "phases_per_rank": phases}, indent=1, ensure_ascii=False)
-        )
+        print_json({"answer": answer, **content, "phases_per_rank": phases})
     else:
-        print(f"# attnprof report: {folder}\n")
-        print("\n".join(f"- {label}: {sentence}" for label, sentence in job_sentences(job)), end="\n\n")
+        print(redact(f"# attnprof report: {folder}\n"))
+        sentences = "\n".join(f"- {label}: {sentence}" for label, sentence in job_sentences(job))
+        print(redact(sentences), end="\n\n")
         for name, part in tables.items():
             if part.rows:
                 print(f"## {name}\n\n{to_markdown(part)}")

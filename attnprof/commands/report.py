@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import Enum
 from pathlib import Path
@@ -140,7 +139,8 @@ def report(
         raise UsageError("--workers and --scheduler are for a folder of traces", hint="give the folder")
     if table in (ReportTable.RANKS, ReportTable.STRAGGLERS, ReportTable.DISPATCH):
         raise UsageError(f"--table {table.value} is of a folder of traces", hint="give the folder")
-    from attnprof.report.tables import to_csv, to_markdown
+    from attnprof.redact import redact
+    from attnprof.report.tables import print_json, to_csv, to_markdown
     from attnprof.session import gpu_from_options, load
     from attnprof.summary import summarise
 
@@ -165,11 +165,11 @@ def report(
             "cannot_tell": summary.check.cannot_tell or None,
             "notes": list(summary.notes),
         }
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print_json(content)
     else:
-        print(f"# attnprof report: {summary.name}\n")
-        print("\n".join(f"- {label}: {text}" for label, text in summary.facts), end="\n\n")
-        print("\n".join(summary.story), end="\n\n")
+        print(f"# attnprof report: {redact(summary.name)}\n")
+        print("\n".join(f"- {label}: {redact(text)}" for label, text in summary.facts), end="\n\n")
+        print(redact("\n".join(summary.story)), end="\n\n")
         for name, part in summary.tables.items():
             if part.rows:
                 print(f"## {name}\n\n{to_markdown(part)}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnprof.redact import redact
 from attnprof.report.diff_tables import (
     COMBINE,
     at_step,
@@ -276,4 +277,4 @@ def to_document(comparison: Comparison, gates: Sequence[Gate]) -> str:
     parts += [f"- {label}: {sentence}\n" for label, sentence in dispatch_sentences(comparison)]
     parts += [f"- gate {gate.name}: {gate.why}\n" for gate in gates]
     parts += [f"\n## {table.title}\n\n{to_markdown(table)}" for table in tables(comparison)]
-    return "".join(parts)
+    return redact("".join(parts))

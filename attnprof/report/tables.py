@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from attnprof.printable import printable
-from attnprof.redact import redact_all
+from attnprof.redact import redact, redact_all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,7 @@ class Column:
 class Table:
     """Rows of plain values under columns; ``shown`` has them as people read them, where that differs.
 
-    Whatever form it is written in, what is shaped like a secret is left out. A terminal leaves out columns in which nothing is shown.
+    Every form leaves out what is shaped like a secret, a terminal also columns in which nothing is shown.
     """
 
     name: str
@@ -139,7 +139,7 @@ def table_text(table: Table, console: Console | None = None) -> str:
             overflow="fold" if column.wraps else "ellipsis",
         )
     for row in rows:
-        drawn.add_row(*(Text(printable(row[index].replace("\n", " "))) for index in filled))
+        drawn.add_row(*(Text(printable(redact(row[index]).replace("\n", " "))) for index in filled))
     with console.capture() as captured:
         console.print(drawn)
     # rich pads every line to the table's width.

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from attnprof.printable import printable
+from attnprof.redact import redact
 from attnprof.report.tables import Column, Table, make_console, print_table
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def labelled(console: Console, label: str, text: str) -> None:
     from rich.text import Text
 
     indent = " " * (_LABEL_WIDTH + 1)
-    kept = _UNIT.sub("\N{NO-BREAK SPACE}", printable(text))  # textwrap breaks at other spaces only
+    kept = _UNIT.sub("\N{NO-BREAK SPACE}", printable(redact(text)))  # textwrap breaks at other spaces only
     lines = textwrap.wrap(kept, console.width - len(indent), break_long_words=True) or [""]
     lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
     head = Text(f"{label:<{_LABEL_WIDTH}} ", style="bold")
