@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attnprof import disk, partial
-from attnprof.errors import RunError
+from attnprof.errors import AttnprofError, RunError
 from attnprof.schema import SCHEMA
 from attnprof.store import delete, is_run, now, run_folder, write_config
 
@@ -58,13 +58,9 @@ class RunBuilder:
         """
         self.kept, root = True, self.final.parent
         with disk.undisturbed():
-            try:
-                with disk.held(root):
-                    replaced = self._take_name()
-                    (self.final / partial.BUILDING).unlink(missing_ok=True)
-            except RunError as error:
-                resume = f"attnprof runs --resume {self.folder.name}"
-                raise RunError(error.message, hint=f"nothing is lost; another name: {resume}") from error
+            with disk.held(root):
+                replaced = self._take_name()
+                (self.final / partial.BUILDING).unlink(missing_ok=True)
             self.finished = True
             disk.sync_entry(root)
             if replaced is not None:
@@ -110,6 +106,10 @@ def new_run(
     try:
         with disk.writing(builder.folder, builder.final.parent):
             yield builder
+    except AttnprofError as error:
+        if builder.kept and builder.folder.exists():
+            error.hint += f"; then make a run of what is there: attnprof runs --resume {builder.folder.name}"
+        raise
     finally:
         builder.close()
 

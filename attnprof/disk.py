@@ -23,7 +23,9 @@ _FULL = {
 }
 _FULL_SAID = os.strerror(errno.ENOSPC)
 _ELSEWHERE = "ATTNPROF_RUNS names a folder elsewhere"
-_NEARLY_FULL = 1 << 18  # bytes; a library that met the end of the disk may have given some back
+_MAKE_ROOM = f"make room (attnprof runs --remove NAME removes a run); {_ELSEWHERE}"
+_FILLED = 1 << 18  # bytes: a program that met the end of the disk may have given some back
+_NEARLY_FULL = 1 << 26
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, linux/fs.h
@@ -131,8 +133,11 @@ def _told(folder: Path, shown: Path, error: Exception) -> RunError | None:
             return None
         if not folder.exists():
             return _removed(shown)
-        if _free(folder) < _NEARLY_FULL or _FULL_SAID in error.message:
+        if _free(folder) < _FILLED or _FULL_SAID in error.message or "disk is full" in error.message:
             return _no_space(folder, shown, errno.ENOSPC, f" ({error.message})")
+        if _free(folder) < _NEARLY_FULL:
+            message = f"{error.message}; {shown} has only {_bytes(_free(folder))} left, which may be why"
+            return RunError(message, hint=_MAKE_ROOM, exit_code=error.exit_code)
         return None
     if type(error).__module__ == "sqlite3":
         if "is full" in str(error):
@@ -150,12 +155,16 @@ def _removed(shown: Path) -> RunError:
 
 
 def _no_space(folder: Path, shown: Path, number: int, cause: str = "") -> RunError:
-    written = sum(_size(Path(top) / name) for top, _, names in os.walk(folder) for name in names)
+    written = _bytes(sum(_size(Path(top) / name) for top, _, names in os.walk(folder) for name in names))
     return RunError(
-        f"cannot write in {shown}: {_FULL[number]}{cause}; {_free(folder) / 1e6:,.1f} MB are free, and the"
-        f" {written / 1e6:,.1f} MB written so far were not all",
-        hint=f"make room (attnprof runs --remove NAME removes a run); {_ELSEWHERE}",
+        f"cannot write in {shown}: {_FULL[number]}{cause}; {_bytes(_free(folder))} are free, and the run"
+        f" needs more than these and the {written} written so far",
+        hint=_MAKE_ROOM,
     )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def _free(folder: Path) -> int:

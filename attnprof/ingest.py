@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attnprof.model import Gpu
     from attnprof.trace.model import Trace
 
+DERIVED = (store.TRACE_NPZ, store.DATABASE)  # what is made of a recording
 ENDINGS = re.compile(r"(\.sqlite3?|\.nsys-rep|\.qdrep|\.qdstrm|\.pt\.trace|\.json|\.gz|\.db)+$")
 
 
@@ -50,10 +51,17 @@ def import_trace(
 def finish_recorded(builder: RunBuilder, trace: Path | None, config: dict[str, Any], status: str) -> Path:
     """Makes the run of a recording that has ended; ``trace`` is the recorder's file in the run folder.
 
-    From here on a killed command can be resumed without recording again.
+    From here on nothing is recorded in vain: what stops the rest leaves the folder to be resumed.
     """
     builder.note(recorded={"config": config, "status": status, "trace": trace.name if trace else None})
-    return finish(builder, open_trace(trace) if trace else no_trace(), config, status)
+    read = open_trace(trace) if trace else no_trace()
+    builder.kept = True
+    try:
+        return finish(builder, read, config, status)
+    except BaseException:
+        for name in DERIVED:  # they are made again, and may be what filled the disk
+            (builder.folder / name).unlink(missing_ok=True)
+        raise
 
 
 def finish(builder: RunBuilder, trace: Trace, config: dict[str, Any], status: str = "complete") -> Path:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from attnprof import partial, store
 from attnprof.building import RunBuilder, reopened
 from attnprof.errors import RunError, TraceError
+from attnprof.ingest import DERIVED, finish, finish_recorded, no_trace
 
 if TYPE_CHECKING:
     from attnprof.trace.model import Trace
 
 INTERRUPTED = "interrupted"
-_WHOLE = (store.TRACE_NPZ, store.DATABASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def leftover(folder: Path) -> Leftover:
     """What a killed command left in ``folder``."""
     known = partial.notes(folder)
     if (folder / store.RUN_JSON).exists():
-        whole = all((folder / name).exists() for name in _WHOLE)
+        whole = all((folder / name).exists() for name in DERIVED)
         named = not (folder / partial.BUILDING).exists()
         return Leftover("a run that was replaced or removed" if named else "whole, without its name", whole)
     if "recorded" in known:
@@ -112,7 +112,6 @@ def _meant(name: str) -> list[Path]:
 
 
 def _finish(builder: RunBuilder) -> Path:
-    from attnprof import ingest
     from attnprof.trace.open import open_trace
 
     folder, known = builder.folder, partial.notes(builder.folder)
@@ -123,21 +122,20 @@ def _finish(builder: RunBuilder) -> Path:
         )
     if (folder / store.RUN_JSON).exists():
         return builder.publish()
-    for name in _WHOLE:
+    for name in DERIVED:
         (folder / name).unlink(missing_ok=True)
     if "recorded" in known:
         recorded = known["recorded"]
         trace = folder / recorded["trace"] if recorded["trace"] else None
-        return ingest.finish_recorded(builder, trace, recorded["config"], recorded["status"])
+        return finish_recorded(builder, trace, recorded["config"], recorded["status"])
     if "source" in known:
         read = open_trace(known["source"], nsys=known["nsys"], details=True)
-        return ingest.finish(builder, read, known["config"])
+        return finish(builder, read, known["config"])
     return _salvage(builder, known)
 
 
 def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
     """A run of what a recording left that was cut off: called complete only where nothing is missing."""
-    from attnprof.ingest import finish, no_trace
     from attnprof.workloads.child import PID_FILE
 
     folder = builder.folder

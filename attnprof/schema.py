@@ -7,11 +7,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from attnprof.untrusted import read_json, require_shape
 
 SCHEMA = 2
 
 Config = dict[str, Any]
+
+_GPU = {
+    "name": str, "sm_major": int, "sm_minor": int, "num_sms": int, "smem_per_sm": int,
+    "smem_per_block_optin": int,
+}  # fmt: skip
+_SHAPE = {  # of what is read of run.json
+    "schema": int, "status": str, "kind": str, "created": str, "attnprof": str, "error": str,
+    "command": [str],
+    "source": {"path": str, "name": str, "bytes": (int, float)},
+    "capture": {"recorder": str, "version": str, "notes": [str]},
+    "workload": {
+        "model": {"*": (str, int, float)},
+        "versions": {"*": str},
+        "gpu": _GPU,
+        "steps": [{"step": int, "seqlen_k": int}],
+        "prompt_lengths": [int], "batch": int, "prompt_tokens": int, "max_new_tokens": int,
+        "workload": str, "attn_implementation": str, "device": str, "cache": str, "seed": (int, float),
+    },
+    "predict": {"gpu": _GPU, "library": str, "version": str},
+}  # fmt: skip
+
+
+def read_config(path: Path) -> Config:
+    """A run.json of any schema, checked as far as it is read. Raises OSError and ValueError."""
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError("it holds no object")
+    require_shape(config, _SHAPE, "run.json")
+    for key in ("schema", "status"):
+        if config.get(key) is None:
+            raise ValueError(f"it has no {key}")
+    if config["schema"] < 1:
+        raise ValueError(f"there is no schema {config['schema']}")
+    return config
 
 
 def _from_1(config: Config) -> Config:

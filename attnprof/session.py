@@ -163,7 +163,7 @@ class Run:
         chosen = gpu or self.observed_gpu
         if chosen is None:
             known = workload.get("gpu") or wanted.get("gpu")
-            chosen = Gpu(**known) if known else gpu_by_name(DEFAULT_GPU)
+            chosen = _recorded_gpu(known) if known else gpu_by_name(DEFAULT_GPU)
         if library is None and version is None:
             library, version = wanted.get("library"), wanted.get("version")
         installed = workload.get("versions") or self._torch_by_names()
@@ -255,6 +255,14 @@ def _open(folder: Path) -> Run:
     with run._reading():
         run.config = store.read_run(folder).config
     return run
+
+
+def _recorded_gpu(known: dict[str, Any]) -> Gpu:
+    """A Gpu as run.json has it. Raises RunError where it is none."""
+    try:
+        return Gpu(**known)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"run.json names a GPU that is none: {error}", hint="give --gpu NAME") from error
 
 
 def gpu_from_options(name: str | None, sms: int | None, sm: str | None) -> Gpu | None:

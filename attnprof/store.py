@@ -15,7 +15,8 @@ from typing import Any
 from attnprof import disk, partial
 from attnprof.config import setting
 from attnprof.errors import RunError
-from attnprof.schema import SCHEMA, upgraded
+from attnprof.schema import SCHEMA, read_config, upgraded
+from attnprof.untrusted import read_json
 
 RUN_JSON = "run.json"
 CALLS_JSONL = "calls.jsonl"
@@ -87,7 +88,8 @@ def is_run(folder: Path) -> bool:
     if folder.is_symlink() or not (folder / RUN_JSON).exists():
         return False
     with suppress(OSError, ValueError):
-        return {"schema", "status"} <= set(json.loads((folder / RUN_JSON).read_text(encoding="utf-8")))
+        found = read_json(folder / RUN_JSON)
+        return isinstance(found, dict) and {"schema", "status"} <= found.keys()
     return (folder / TRACE_NPZ).exists()
 
 
@@ -125,23 +127,21 @@ def read_run(folder: Path) -> RunEntry:
     """The run in ``folder``. Raises RunError where there is none, or one from a newer attnprof."""
     path = folder / RUN_JSON
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        schema, status = int(config["schema"]), str(config["status"])
-        if schema < 1:
-            raise ValueError(f"there is no schema {schema}")
+        config = read_config(path)
     except FileNotFoundError as error:
         raise RunError(
             f"{folder} is no attnprof run: it has no {RUN_JSON}", hint="attnprof runs lists the runs"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}", hint="record the run again") from error
+    schema = config["schema"]
     if schema > SCHEMA:
         raise RunError(
             f"{folder} was written by a newer attnprof, {config.get('attnprof', 'version unknown')}"
             f" (schema {schema}, this one reads up to {SCHEMA})",
             hint="upgrade attnprof to read it; -o NAME keeps it beside a run made by this one",
         )
-    return RunEntry(folder, status, upgraded(config), schema)
+    return RunEntry(folder, config["status"], upgraded(config), schema)
 
 
 def list_runs() -> list[RunEntry]:

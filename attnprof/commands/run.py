@@ -172,7 +172,12 @@ def run(
         _say(f"recording {_describe(options)} {_with(chosen)}")
         with _progress(options) as on_step:
             captured = record(options, builder.folder, chosen=chosen, on_step=on_step)
-        folder = _finish(builder, captured, begun)
+        try:
+            folder = _finish(builder, captured, begun)
+        except (KeyboardInterrupt, SystemExit):
+            if not builder.finished:
+                _say(f"what was recorded is kept: attnprof runs --resume {builder.folder.name}")
+            raise
     _summarise(folder, captured)
     raise typer.Exit(captured.exit_code)
 

@@ -117,7 +117,7 @@ def _row(entry: RunEntry) -> tuple[str, ...]:
     config = entry.config.get("config") or entry.config  # of a run that is not finished, or of one that is
     note = config.get("error", "")
     if entry.status == "running":
-        note = f"process {config.get('pid')}"
+        note = f"process {entry.config.get('pid')}"
     elif entry.schema < SCHEMA:
         note = f"schema {entry.schema}: attnprof runs --migrate {entry.name}"
     return (

@@ -217,9 +217,15 @@ def _write(
         "duration_s": round(duration, 6),
         "notes": list(recorder.notes) if recorder else list(spec.notes),
     }
-    (folder / WORKLOAD_FILE).write_text(json.dumps(workload))
+    unnamed = folder / f".{WORKLOAD_FILE}"
+    unnamed.write_text(json.dumps(workload))
+    unnamed.rename(folder / WORKLOAD_FILE)
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    try:
+        code = main(sys.argv[1:])
+    except OSError as failure:  # of the run folder: a program's own are caught where it runs
+        print(f"attnprof: cannot write the attention calls: {failure.strerror}", file=sys.stderr)
+        code = 1
     sys.exit(code)
