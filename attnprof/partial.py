@@ -19,9 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnprof import disk
+from attnprof.schema import SHAPE
+from attnprof.untrusted import open_regular, parse_json, require_shape
 
 BUILDING = "building.jsonl"
 _NAME = re.compile(r"\.(?P<name>.+)\.(?:partial|replaced)-(?P<builder>[\w-]+)")
+_NOTES = {
+    "pid": int, "host": str, "began": str, "force": bool, "config": SHAPE, "source": str, "nsys": str,
+    "recorded": {"config": SHAPE, "status": str, "trace": str},
+}  # fmt: skip
 _WAIT_S = 1.0  # for one who only looks whether the lock is free
 
 State = Literal["running", "incomplete", "discarded"]
@@ -66,7 +72,7 @@ def claim(folder: Path, *, begin: bool = False) -> int | None:
 
 def note(descriptor: int, **facts: Any) -> None:
     """Adds a line to building.jsonl; one cut by a kill is ignored."""
-    line = (json.dumps(facts, ensure_ascii=False) + "\n").encode()
+    line = (json.dumps(facts) + "\n").encode()
     if os.write(descriptor, line) < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -74,10 +80,12 @@ def note(descriptor: int, **facts: Any) -> None:
 def notes(folder: Path) -> dict[str, Any]:
     """What is known of an unfinished folder: the facts of all lines of its building.jsonl."""
     known: dict[str, Any] = {}
-    with suppress(OSError):
-        for line in (folder / BUILDING).read_text(encoding="utf-8", errors="replace").splitlines():
+    with suppress(OSError), open_regular(folder / BUILDING) as file:
+        for line in file.read().splitlines():
             with suppress(ValueError, TypeError):
-                known |= json.loads(line)
+                facts = parse_json(line)
+                require_shape(facts, _NOTES, BUILDING)
+                known |= facts
     return known
 
 
@@ -89,7 +97,7 @@ def me() -> dict[str, Any]:
 def is_running(folder: Path) -> bool:
     """Whether a living process is writing the folder."""
     try:
-        descriptor = os.open(folder / BUILDING, os.O_RDONLY)
+        descriptor = os.open(folder / BUILDING, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return _of_older_version(folder)
     try:

@@ -30,7 +30,7 @@ def all_printable(value: Any) -> Any:
         return printable(value)
     if isinstance(value, dict):
         return {printable(key): all_printable(item) for key, item in value.items()}
-    return [all_printable(item) for item in value] if isinstance(value, list) else value
+    return [all_printable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class GuardedStream:

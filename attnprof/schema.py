@@ -20,7 +20,7 @@ _GPU = {
     "name": str, "sm_major": int, "sm_minor": int, "num_sms": int, "smem_per_sm": int,
     "smem_per_block_optin": int,
 }  # fmt: skip
-_SHAPE = {  # of what is read of run.json
+SHAPE = {  # of what is read of run.json
     "schema": int, "status": str, "kind": str, "created": str, "attnprof": str, "error": str,
     "command": [str],
     "source": {"path": str, "name": str, "bytes": (int, float)},
@@ -42,7 +42,7 @@ def read_config(path: Path) -> Config:
     config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError("it holds no object")
-    require_shape(config, _SHAPE, "run.json")
+    require_shape(config, SHAPE, "run.json")
     for key in ("schema", "status"):
         if config.get(key) is None:
             raise ValueError(f"it has no {key}")

@@ -13,6 +13,7 @@ from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
 from attnprof.open_folder import OpenFolder
+from attnprof.printable import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,8 @@ class Run:
         """The KV length attention is given in each step, as the workload counted it; empty for traces."""
         workload = self.config.get("workload") or {}
         steps = workload.get("steps") or []
-        counted = {int(one["step"]): int(one["seqlen_k"]) for one in steps if one.get("seqlen_k")}
+        known = (one for one in steps if one and one.get("step") is not None)
+        counted = {int(one["step"]): int(one["seqlen_k"]) for one in known if one.get("seqlen_k")}
         if workload.get("cache") == "static":  # of full length from the first step on
             capacity = int(workload.get("prompt_tokens") or 0) + int(workload.get("max_new_tokens") or 0)
             return dict.fromkeys(counted, capacity)
@@ -245,13 +247,13 @@ def load(target: str | Path | None = None) -> Run:
         path = Path(target)
         is_run = not path.exists() or (path.is_dir() and not any(path.glob("*.parquet")))
         if not is_run or (path.suffix and str(path).endswith(_SQLITE_COMPANIONS)):
-            return Run(path.name, folder=None, trace_path=path, config={"kind": "trace"})
+            return Run(printable(path.name), folder=None, trace_path=path, config={"kind": "trace"})
     return _open(store.find_run(None if target is None else str(target)).folder)
 
 
 def _open(folder: Path) -> Run:
     """The run in ``folder``; run.json is read while the folder is held, so that all else belongs to it."""
-    run = Run(folder.name, folder=folder, trace_path=None, config={})
+    run = Run(printable(folder.name), folder=folder, trace_path=None, config={})
     with run._reading():
         run.config = store.read_run(folder).config
     return run

@@ -15,6 +15,7 @@ from typing import Any
 from attnprof import disk, partial
 from attnprof.config import setting
 from attnprof.errors import RunError
+from attnprof.printable import all_printable
 from attnprof.schema import SCHEMA, read_config, upgraded
 from attnprof.untrusted import read_json
 
@@ -57,7 +58,8 @@ def now() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(all_printable(value), indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

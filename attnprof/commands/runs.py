@@ -95,7 +95,9 @@ def _list(names: list[str], output_format: str) -> None:
     if names:
         wanted = set(names)
         entries = [one for one in entries if wanted & {one.name, partial.intended_name(one.folder)}]
-    columns = tuple(Column(name) for name in ("name", "status", "kind", "created", "gpu", "note"))
+    columns = tuple(
+        Column(name, wraps=name == "note") for name in ("name", "status", "kind", "created", "gpu", "note")
+    )
     if not entries and output_format == "table":
         what = f"called {' or '.join(names)} " if names else ""
         print(f"no runs {what}in {runs_root()} yet; make one: attnprof run --max-new-tokens 512")
@@ -125,6 +127,6 @@ def _row(entry: RunEntry) -> tuple[str, ...]:
         entry.status,
         config.get("kind", ""),
         entry.config.get("created") or entry.config.get("began", ""),
-        (config.get("predict") or {}).get("gpu", {}).get("name", ""),
+        ((config.get("predict") or {}).get("gpu") or {}).get("name", ""),
         note,
     )

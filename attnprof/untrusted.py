@@ -1,0 +1,70 @@
+"""Files and values that anybody may have written: opened without waiting, checked before they are used."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from attnprof.printable import all_printable
+
+INT32_MAX = (1 << 31) - 1
+
+# A type, or a tuple of them; [shape] for a list of such, {key: shape} for an object, {"*": shape} for one
+# whose keys are free. Keys may be missing, others are left alone, and null stands for what is not there.
+Shape = Any
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A file opened to be read. Raises OSError, also for a pipe, which may never end, and for a device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, every string of it printable. Raises OSError and ValueError, nothing else."""
+    with open_regular(path) as file:
+        return parse_json(file.read())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The same of a text. Raises ValueError."""
+    try:
+        return all_printable(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def require_shape(value: Any, shape: Shape, where: str) -> None:
+    """Raises ValueError naming what is of another type, or a number beyond 32 bits, below ``where``."""
+    if value is None:
+        return
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            raise ValueError(f"{where} is {_told(value)}, not a list")
+        for number, item in enumerate(value):
+            require_shape(item, shape[0], f"{where}[{number}]")
+    elif isinstance(shape, Mapping):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {_told(value)}, not an object")
+        for key in value if "*" in shape else shape.keys() & value.keys():
+            require_shape(value[key], shape.get(key, shape.get("*")), f"{where}.{key}")
+    elif not (_is_count(value) if shape is int else isinstance(value, shape)):
+        raise ValueError(f"{where} is {_told(value)}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= INT32_MAX
+
+
+def _told(value: Any) -> str:
+    """A value in few words."""
+    shown = f"{type(value).__name__} of {len(value)}" if isinstance(value, (list, dict)) else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
