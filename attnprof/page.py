@@ -151,6 +151,7 @@ def _environment(run: Run) -> list[tuple[str, str]]:
             parts.append(f"sm {device.sm_major}.{device.sm_minor or 0}")
         rows.append((f"GPU {device.index}", ", ".join(parts)))
     rows += [(name, version) for name, version in (workload.get("versions") or {}).items()]
+    rows += (capture.get("environment") or {}).items()
     if workload.get("device") == "cpu":
         rows.append(("device", f"cpu ({platform.machine()})"))
     return [(label, str(text)) for label, text in rows if text]

@@ -75,12 +75,15 @@ _IS = r"\\?[\"']?\s*(?:=(?!=)|:(?!:))\s*"
 _VALUE = r"(?:\\?\"[^\"\\]*\\?\"|'[^']*'|[^\s,;&\"'\\]+)"
 _ASSIGNED = re.compile(rf"(?i)((?:{_NAMES})[\w.\-]{{0,40}}{_IS})(?!{re.escape(REDACTED)}){_VALUE}")
 _TOKEN_ASSIGNED = re.compile(
-    rf"((?i:token){_IS})(?![<\[({{])(?=[^\s,;&\d]*\d)\\?[\"']?[\w+/.=\-]{{8,}}(?![\w+/.=\-(\[])\\?[\"']?"
+    rf"((?i:token){_IS}\\?[\"']?)(?=[\w+/.=\-]*\d)(?=[\w+/.=\-]*[A-Za-z])[\w+/.=\-]{{8,}}(?![\w+/.=\-(\[])"
 )
 _QUERY = re.compile(r"(?i)([?&](?:sig|signature|key|code|auth|token|x-amz-[a-z\-]+)=)[^&\s\"']+")
 _SECRET_NAME = re.compile(rf"(?i)[\w.\-]*(?:(?:{_NAMES})[\w.\-]*|token|auth|(?<![a-z])pat)")
 
-_OPAQUE = re.compile(r"(?<![\w+/.\-$])[A-Za-z0-9+/]{40,}={0,2}(?![\w+/.\-])")
+_OPAQUE = (  # base64, and a part of a path without a slash
+    re.compile(r"(?<![\w+/.\-$])[A-Za-z0-9+/]{40,}={0,2}(?![\w+/.\-])"),
+    re.compile(r"(?<![\w+.\-$])[A-Za-z0-9+]{40,}={0,2}(?![\w+.\-])"),
+)
 _OPAQUE_ENTROPY, _OPAQUE_CHANGES = 0.83, 0.40  # see _is_opaque
 _HOMES = re.compile(r"(?:/home/[^/\s\"':,;]+|/Users/[^/\s\"':,;]+|/root)(?=[/\s\"':,;)]|$)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=.", re.DOTALL)
@@ -108,7 +111,8 @@ def _hide(text: str) -> str:
         text = _PRIVATE_KEY.sub(REDACTED, text)
     if len(text) >= 40:
         text = _STORAGE_KEY.sub(REDACTED, text)
-        text = _OPAQUE.sub(lambda found: REDACTED if _is_opaque(found[0]) else found[0], text)
+        for words in _OPAQUE:
+            text = words.sub(lambda found: REDACTED if _is_opaque(found[0]) else found[0], text)
     if "://" in text:
         text = _CREDENTIALS.sub(REDACTED, text)
         text = _QUERY.sub(rf"\1{REDACTED}", text)

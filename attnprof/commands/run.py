@@ -247,6 +247,7 @@ def _prediction(
 
 
 def _describe(options: CaptureOptions) -> str:
+    from attnprof.redact import redact_command
     from attnprof.workloads.presets import find_preset, preset_name
     from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, AttentionOptions, GenerateOptions
 
@@ -254,7 +255,8 @@ def _describe(options: CaptureOptions) -> str:
     if isinstance(work, AttentionOptions):
         return f"{work.kind}: {work.batch} sequences of up to {work.prompt_tokens} tokens,"
     if not isinstance(work, GenerateOptions):
-        return " ".join([work.target, *work.arguments]) if work.mode != "command" else "python -c …"
+        command = redact_command([work.target, *work.arguments])
+        return command if work.mode != "command" else "python -c …"
     shown = preset_name(work.model) if find_preset(work.model) else work.model
     prompt = (
         "the prompt" if work.prompt is not None else f"{work.prompt_tokens or DEFAULT_PROMPT_TOKENS} tokens"

@@ -17,14 +17,11 @@ from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
 from tests.support.generated_run import generated_run
 from tests.support.graph_trace import H100_FIELDS
+from tests.support.secrets import secrets
 
-TOKENS = (
-    "hf_abcdefghijklmnopqrstuvwx",
-    "ghp_0123456789abcdefghijABCDEFGHIJ012345",
-    "sk-live-0123456789abcdefghij",
-    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
-)
-ENVIRONMENT = "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+SECRETS = {secret.kind: secret.text for secret in secrets("export")}
+TOKENS = [SECRETS[kind] for kind in ("hugging-face", "github-classic", "openai", "json-web-token")]
+ENVIRONMENT = SECRETS["aws-secret"]
 
 
 def leaky_trace(path: Path) -> Path:
