@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attnprof.instrument.recorder import Recorder, dtype_name, keep, kept_value, shape, sizes
+from attnprof.instrument.recorder import Recorder, dtype_name, keep, kept_value, shape, sizes, unread
 
 # Positional arguments of the C++ entries, oldest first; their number tells the release apart.
 # Source: flash_attn csrc/flash_attn/flash_api.cpp (mha_fwd, mha_varlen_fwd, mha_fwd_kvcache), tags v2.4.0 to
-# v2.8.3.post1 and the development branch; hopper/flash_attn_interface.py v2.8.3 for flash_attn_3.
+# v2.8.3.post1 and the development branch; hopper/flash_attn_interface.py for flash_attn_3.
 _FWD = "q k v out alibi_slopes dropout_p scale causal window_left window_right softcap return_softmax rng"
 _VARLEN = (
     "q k v out cu_seqlens_q cu_seqlens_k seqused_k leftpad_k block_table alibi_slopes max_seqlen_q"
@@ -55,7 +55,11 @@ _RELEASES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 _ARGUMENTS = {(entry, len(names)): names for entry, releases in _RELEASES.items() for names in releases}
+_FA3_2_7 = _without(
+    _FA3.replace("attention_chunk", "sink_token_length"), "qv", "seqlens_rotary", "scheduler_metadata"
+)
 _ARGUMENTS_FA3 = {("fwd", 34): _without(_FA3)}
+_ARGUMENTS_FA3_2_7 = {("fwd", 31): _FA3_2_7}
 
 _EXTENSIONS = {  # interface module -> library, names of the extension global, argument lists
     "flash_attn.flash_attn_interface": ("flash_attn", ("flash_attn_gpu", "flash_attn_cuda"), _ARGUMENTS),
@@ -71,6 +75,8 @@ def patch(recorder: Recorder, interface: Any) -> Callable[[], None]:
     if name is None:
         recorder.note(f"{interface.__name__} has none of {', '.join(candidates)}: its calls are not recorded")
         return lambda: None
+    if library == "flash_attn_3":
+        arguments = _arguments_of_fa3(recorder)
     extension = getattr(interface, name)
     proxy = ExtensionProxy(extension, recorder, library, arguments)
     setattr(interface, name, proxy)
@@ -80,6 +86,17 @@ def patch(recorder: Recorder, interface: Any) -> Callable[[], None]:
             setattr(interface, name, extension)
 
     return restore
+
+
+def _arguments_of_fa3(recorder: Recorder) -> dict[tuple[str, int], tuple[str, ...]]:
+    """The argument lists of the installed flash_attn_3; says where its version is not the package's."""
+    from attnprof.installed import find_flash_attention_3
+
+    found = find_flash_attention_3()
+    if found and found.note:
+        recorder.note(found.note)
+    # Between 2.7.4 and 2.8.0 a list of 31 had another order.
+    return _ARGUMENTS_FA3_2_7 if found and found.version.startswith("2.7.") else _ARGUMENTS_FA3
 
 
 class ExtensionProxy:
@@ -111,11 +128,14 @@ class ExtensionProxy:
         def record(*args: Any) -> Any:
             names = arguments.get((entry, len(args)))
             if names is None or recorder.paused:
+                recorder.skip_call()
                 if names is None:
                     recorder.note(f"{function} took {len(args)} arguments, as no known release: not recorded")
                 return original(*args)
             given = dict(zip(names, args, strict=True))
-            recorder.begin_call(_describe, (function, library, entry, _snapshot(given)))
+            taken = _snapshot(given)
+            called = (function, library, entry)
+            recorder.begin_call(describe, (*called, taken), (*called, unread(taken)))
             try:
                 return original(*args)
             finally:
@@ -125,6 +145,8 @@ class ExtensionProxy:
 
 
 _SHAPES = ("q", "k", "v", "k_new", "block_table")
+_WHETHER_GIVEN = ("cache_batch_idx", "scheduler_metadata", "qv", "leftpad_k")
+_ONLY_FA3 = ("pack_gqa", "attention_chunk", "sm_margin", "scheduler_metadata", "qv", "leftpad_k")
 _VALUES = ("cu_seqlens_q", "cu_seqlens_k", "cache_seqlens", "seqused_k", "max_seqlen_q", "max_seqlen_k")
 
 
@@ -135,7 +157,7 @@ def _snapshot(given: dict[str, Any]) -> dict[str, Any]:
     taken |= {name: shape(given[name]) for name in _SHAPES if given.get(name) is not None}
     taken |= {name: keep(given[name]) for name in _VALUES if name in given}
     taken["alibi"] = given.get("alibi_slopes") is not None
-    taken["cache_batch_idx"] = given.get("cache_batch_idx") is not None
+    taken |= {name: given.get(name) is not None for name in _WHETHER_GIVEN}
     taken["has_cache_seqlens"] = given.get("cache_seqlens", given.get("seqused_k")) is not None
     if given.get("cu_seqlens_q") is not None:
         taken["batch"] = len(given["cu_seqlens_q"]) - 1
@@ -143,7 +165,8 @@ def _snapshot(given: dict[str, Any]) -> dict[str, Any]:
     return taken
 
 
-def _describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
+def describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """The fields of one call in calls.jsonl."""
     function, library, entry, given = arguments
     if library == "flash_attn_3":
         entry = _entry_of_fa3(given)
@@ -180,11 +203,19 @@ def _describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
         record["block_table"] = sizes(given.get("block_table"))
     if "num_splits" in given:
         record["num_splits"] = given["num_splits"]
+    if library == "flash_attn_3":
+        record |= {name: given.get(name) for name in _ONLY_FA3}
+        if entry == "fwd_kvcache" and "batch" in given:
+            record["batch"], record["max_seqlen_q"] = given["batch"], kept_value(given.get("max_seqlen_q"))
     return record
 
 
 def _entry_of_fa3(given: dict[str, Any]) -> str:
-    """flash_attn_3 has one C++ entry; which Python function called it shows in what was given."""
-    if given.get("k_new") or given.get("block_table") or given.get("seqused_k") is not None:
-        return "fwd_kvcache"
-    return "varlen_fwd" if given.get("cu_seqlens_q") is not None else "fwd"
+    """flash_attn_3 has one C++ entry; which Python function called it shows in what was given.
+
+    A cache whose queries alone are packed is ``fwd_kvcache`` too: the record then has ``batch``.
+    """
+    if given.get("cu_seqlens_k") is not None:
+        return "varlen_fwd"
+    cache = ("k_new", "block_table", "seqused_k", "cu_seqlens_q")
+    return "fwd_kvcache" if any(given.get(name) is not None for name in cache) else "fwd"

@@ -6,13 +6,14 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from attnprof.instrument.journal import Describe, Journal
 from attnprof.instrument.ranges import NoRanges, Ranges
 
-Describe = Callable[[tuple[Any, ...]], dict[str, Any]]
+_UNREAD = "on a device, and not read"
 
 
 class _Context(threading.local):
@@ -27,11 +28,13 @@ class Recorder:
     """Numbers attention calls, model forwards and layers, and keeps what each call was given.
 
     Recording a call appends one tuple of shapes, scalars and references and pushes one range: no device
-    synchronisation, no formatting. ``write`` turns the tuples into calls.jsonl afterwards.
+    synchronisation, no formatting. ``write`` turns the tuples into calls.jsonl afterwards; ``journal`` has
+    the calls of a process that ends before that.
     """
 
-    def __init__(self, ranges: Ranges | None = None) -> None:
+    def __init__(self, ranges: Ranges | None = None, journal: Journal | None = None) -> None:
         self.ranges = ranges or NoRanges()
+        self.journal = journal
         self.steps: list[dict[str, Any]] = []
         self.notes: dict[str, None] = {}  # a set that keeps its order
         self.model: dict[str, Any] | None = None  # the first model that made a step
@@ -43,17 +46,28 @@ class Recorder:
         self._attn = self.ranges.channel("attn")
         self._layer = self.ranges.channel("layer")
         self._phases = {phase: self.ranges.channel(phase) for phase in ("prefill", "decode")}
+        self._forked = False
         os.register_at_fork(after_in_child=self._pause)  # a forked child's records would be lost
 
     @property
     def in_step(self) -> bool:
         return self._context.step is not None
 
-    def begin_call(self, describe: Describe, arguments: tuple[Any, ...]) -> None:
-        """Opens the range of one attention call; ``describe(arguments)`` gives its fields when written."""
+    def begin_call(
+        self, describe: Describe, arguments: tuple[Any, ...], plain: tuple[Any, ...] | None = None
+    ) -> None:
+        """Opens the range of one attention call; ``describe(arguments)`` gives its fields when written.
+
+        ``plain`` is the same where the arguments hold tensors, without them.
+        """
         context = self._context
-        seq = next(self._seq)
-        self._calls.append((seq, context.step, context.phase, context.layer, describe, arguments))
+        seq, step, layer = next(self._seq), context.step, context.layer
+        self._calls.append((seq, step, context.phase, layer, describe, arguments))
+        if self.journal is not None:
+            try:
+                self.journal.call(seq, step, layer, describe, arguments if plain is None else plain)
+            except OSError:
+                self.journal = None
         self._attn.push(seq)
 
     def end_call(self) -> None:
@@ -62,9 +76,11 @@ class Recorder:
     def begin_step(self, phase: str, seqlen_q: int | None, seqlen_k: int | None, batch: int | None) -> None:
         """Opens one model forward: "prefill" or "decode". Steps count from 0 over the whole process."""
         step = len(self.steps)
-        self.steps.append(
-            {"step": step, "phase": phase, "batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k}
-        )
+        made = {"step": step, "phase": phase, "batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k}
+        self.steps.append(made)
+        if self.journal is not None:
+            with suppress(OSError):
+                self.journal.step(made)
         self._context.step, self._context.phase = step, phase
         self._phases[phase].push(step)
 
@@ -82,9 +98,24 @@ class Recorder:
         self._layer.pop()
         self._context.layer = outer
 
+    def found_model(self, model: dict[str, Any], attn_implementation: str | None) -> None:
+        """The model whose forwards are the steps: the first one counts."""
+        if self.model is None:
+            self.model, self.attn_implementation = model, attn_implementation
+            self._fact("model", model)
+            self._fact("attn_implementation", attn_implementation)
+
     def note(self, sentence: str) -> None:
         """A sentence for the reader of the run, once however often it is said."""
-        self.notes[sentence] = None
+        if sentence not in self.notes:
+            self.notes[sentence] = None
+            self._fact("note", sentence)
+
+    def skip_call(self) -> None:
+        """A call made while paused. Those of a forked process are lost: that there were some is kept."""
+        if self._forked and self.journal is not None:
+            self._forked = False
+            self.journal.forked()
 
     def write(self, path: Path) -> int:
         """Writes calls.jsonl, one object per call in order of ``seq``; returns the number of calls."""
@@ -94,8 +125,13 @@ class Recorder:
                 file.write(json.dumps(record) + "\n")
         return len(self._calls)
 
+    def _fact(self, name: str, value: Any) -> None:
+        if self.journal is not None:
+            with suppress(OSError):
+                self.journal.fact(name, value)
+
     def _pause(self) -> None:
-        self.paused = True
+        self.paused = self._forked = True
 
 
 def shape(tensor: Any) -> Any:
@@ -136,10 +172,15 @@ def keep(value: Any) -> Any:
     return (value, value._version)
 
 
+def unread(taken: dict[str, Any]) -> dict[str, Any]:
+    """The same without the tensors that ``keep`` kept."""
+    return {name: _UNREAD if type(value) is tuple else value for name, value in taken.items()}
+
+
 def kept_value(kept: Any) -> Any:
-    """The value behind ``keep``: a number or a list; None if the tensor has been written to since."""
+    """The value behind ``keep``: a number or a list; None if unread, or written to since."""
     if not isinstance(kept, tuple):
-        return kept
+        return None if kept == _UNREAD else kept
     tensor, version = kept
     if version is not None and tensor._version != version:
         return None

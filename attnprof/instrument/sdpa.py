@@ -32,13 +32,16 @@ def patch(recorder: Recorder) -> Callable[[], None]:
         **options: Any,
     ) -> Any:
         # Inside torch.compile a recorder would become a guard and force a recompilation per call.
-        if is_compiling() or recorder.paused:
+        if is_compiling():
+            return original(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        if recorder.paused:
+            recorder.skip_call()
             return original(query, key, value, attn_mask, dropout_p, is_causal, **options)
         backend = None
         if query.is_cuda:
             backend = _backend((query, key, value, attn_mask, dropout_p, is_causal), options)
         recorder.begin_call(
-            _describe,
+            describe,
             (
                 shape(query),
                 shape(key),
@@ -77,7 +80,8 @@ def _backend(arguments: tuple[Any, ...], options: dict[str, Any]) -> str | None:
     return _BACKENDS.get(int(choice))
 
 
-def _describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
+def describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """The fields of one call in calls.jsonl."""
     q, k, v, dtype, device, mask, dropout_p, is_causal, scale, enable_gqa, backend = arguments
     return {
         "function": FUNCTION,

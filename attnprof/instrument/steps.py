@@ -74,8 +74,8 @@ class StepWatcher:
             self._models.add(model)
             self._hook_layers(model)
             if recorder.model is None:
-                recorder.model = describe_model(model)
-                recorder.attn_implementation = getattr(model.config, "_attn_implementation", None)
+                attn = getattr(model.config, "_attn_implementation", None)
+                recorder.found_model(describe_model(model), attn)
         tokens = next((kwargs[n] for n in ("input_ids", "inputs_embeds") if kwargs.get(n) is not None), None)
         if tokens is None and args:
             tokens = args[0]

@@ -66,6 +66,8 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and input_ids.shape[1] + options.max_new_tokens > limit:
         recorder.note(f"the model knows {limit} positions; the run goes beyond them")
+    shown = describe_model(model, name=_shown_name(options.model), weights=weights)
+    recorder.found_model(shown, model.config._attn_implementation)
     _warm_up(model, input_ids, mask, recorder)
 
     def run() -> dict[str, Any]:
@@ -75,7 +77,7 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
             torch.cuda.synchronize()
         new_tokens = output[:, input_ids.shape[1] :]
         return {
-            "model": describe_model(model, name=_shown_name(options.model), weights=weights),
+            "model": shown,
             "attn_implementation": model.config._attn_implementation,
             "batch": options.batch,
             "prompt_tokens": int(input_ids.shape[1]),
