@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from attnprof.errors import UsageError
+from attnprof.errors import TraceError, UsageError
 from attnprof.gpus import gpu_by_name, make_gpu
 from attnprof.model import AttentionCall, Gpu
+from attnprof.trace.unpack import unpacking
+from attnprof.untrusted import INT32_MAX, open_regular, parse_json, require_shape
 
+_SHAPE = {
+    "library": str, "entry": str, "dtype": str, "version": str, "seqlens_q": [int], "page_block_size": int,
+    "seqlen_knew": int, "head_dim_v": int, "pack_gqa": (bool, int), "causal": (bool, int),
+    "alibi": (bool, int), "return_softmax": (bool, int), "cache_batch_idx": (bool, int),
+    "scheduler_metadata": (bool, int),
+}  # fmt: skip
 ENTRIES = ("fwd", "varlen_fwd", "fwd_kvcache")
+_LONGEST = 1 << 24  # bytes of a line
 _COUNTS = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path, *, regular: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for each non-empty line of a JSON Lines file, gzip or plain.
 
-    Raises UsageError naming the line that is no JSON object.
+    ``regular`` refuses pipes and devices. Raises UsageError naming the line that is no JSON object.
     """
     try:
-        opened = (
-            gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        )
-        with opened as lines:
-            for number, line in enumerate(lines, start=1):
+        with _opened(path, regular) as lines:
+            for number, line in enumerate(iter(lambda: lines.readline(_LONGEST), b""), start=1):
+                if len(line) == _LONGEST:
+                    raise UsageError(f"{path}:{number}: a line of more than {_LONGEST:,} bytes")
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UsageError(f"{path}:{number}: not JSON: {error.msg}") from error
+                    value = parse_json(line)
+                except ValueError as error:
+                    raise UsageError(f"{path}:{number}: not JSON: {getattr(error, 'msg', error)}") from error
                 if not isinstance(value, dict):
                     raise UsageError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
                 yield number, value
     except FileNotFoundError as error:
         raise UsageError(f"no such file: {path}") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except TraceError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    except OSError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
+
+
+def _opened(path: Path, regular: bool) -> AbstractContextManager[Any]:
+    if path.suffix == ".gz":
+        return unpacking(path)
+    return open_regular(path) if regular else path.open("rb")
 
 
 def parse_call(
@@ -52,6 +67,10 @@ def parse_call(
     fields = value["call"] if isinstance(value.get("call"), dict) else value
     if fields.get("entry", "fwd") not in ENTRIES:
         raise UsageError(f"entry {fields['entry']!r} is none of {', '.join(ENTRIES)}")
+    try:
+        require_shape(fields, _SHAPE, "the call")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     counts = {name: _count(fields, name) for name in _COUNTS}
     seqlens_q = fields.get("seqlens_q")
     call = AttentionCall(
@@ -99,7 +118,9 @@ def _integer(fields: dict[str, Any], name: str, default: int | None = None) -> i
     if value is None:
         raise UsageError(f"{name} is missing")
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} must be an integer, not {value!r}")
+        raise UsageError(f"{name} must be an integer, not {repr(value)[:60]}")
+    if abs(value) > INT32_MAX:
+        raise UsageError(f"{name} does not fit 32 bits: {str(value)[:60]}")
     return value
 
 
@@ -114,5 +135,5 @@ def _count(fields: dict[str, Any], name: str) -> int:
 def _number(fields: dict[str, Any], name: str) -> float:
     value = fields.get(name, 0.0)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UsageError(f"{name} must be a number, not {value!r}")
+        raise UsageError(f"{name} must be a number, not {repr(value)[:60]}")
     return float(value)

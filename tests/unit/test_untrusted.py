@@ -101,3 +101,18 @@ def test_a_run_whose_json_is_a_pipe_is_listed_as_unreadable(tmp_path: Path) -> N
     folder.mkdir(parents=True)
     os.mkfifo(folder / "run.json")
     assert "unreadable" in attnprof("runs").out
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "1" * 5_000, "\\ud800", '{"batch": 1' + "0" * 30 + "}", '{"version": {}}']
+)
+def test_a_call_that_is_none_is_named_by_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_text("\n" + line)
+    done = attnprof("predict", "--calls", str(path), "--gpu", "h100")
+    assert (done.code, f"{path}:2: " in done.err) == (2, True)
+
+
+def test_a_line_without_end_is_refused_before_it_fills_memory(tmp_path: Path) -> None:
+    done = attnprof("predict", "--calls", "/dev/zero", "--gpu", "h100")
+    assert (done.code, done.err.startswith("error: /dev/zero:1: a line of more than")) == (2, True)
