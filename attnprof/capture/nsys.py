@@ -72,7 +72,8 @@ def record(
     options, notes = list(_OPTIONS), list[str]()
     with (
         tempfile.TemporaryDirectory(prefix="attnprof-") as scratch_name,
-        tempfile.TemporaryDirectory(prefix=".nsys-", dir=folder) as made_name,  # for its owner's eyes only
+        # Hidden, and so gone when the run is finished, even by another process.
+        tempfile.TemporaryDirectory(prefix=".nsys-", dir=folder) as made_name,
     ):
         scratch, made = Path(scratch_name), Path(made_name)
         log, starts = scratch / LOG, _STARTS

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from attnprof import store
+from attnprof.building import new_run
 from attnprof.nsys import find_nsys
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
-from tests.support.generated_run import generated_run
+from tests.support.generated_run import decode_call, generated_run, record_of
 from tests.support.graph_trace import H100_FIELDS
 from tests.support.secrets import Secret, secrets
 
@@ -211,3 +212,21 @@ def test_what_was_removed_from_an_export_is_not_in_its_free_pages(tmp_path: Path
     db.close()
     copy_without_environments(raw, tmp_path / "clean.sqlite")
     assert leaked((tmp_path / "clean.sqlite").read_bytes(), planted) == []
+
+
+def test_a_recording_that_was_killed_leaves_no_environment_in_the_run_that_is_made_of_it() -> None:
+    planted = secrets("killed")
+    with new_run("killed") as builder:
+        made = builder.folder / ".nsys-abc"
+        made.mkdir()
+        for name in ("trace.nsys-rep", "trace.sqlite"):
+            (made / name).write_text("".join(secret.text for secret in planted))
+        (builder.folder / store.CALLS_JSONL).write_text(
+            json.dumps(record_of(0, 0, 0, decode_call(25))) + "\n"
+        )
+        builder.kept = True
+    (left,) = store.runs_root().glob(".killed.*")
+    assert len(leaked(contents(left), planted)) == len(planted)
+    done = attnprof("runs", "--resume", "killed")
+    assert done.code == 0, done.err
+    assert leaked(contents(store.run_folder("killed")), planted) == []
