@@ -131,7 +131,7 @@ class Run:
         """The KV length attention is given in each step, as the workload counted it; empty for traces."""
         workload = self.config.get("workload") or {}
         steps = workload.get("steps") or []
-        known = (one for one in steps if one and one.get("step") is not None)
+        known = (one for one in steps if one.get("step") is not None)
         counted = {int(one["step"]): int(one["seqlen_k"]) for one in known if one.get("seqlen_k")}
         if workload.get("cache") == "static":  # of full length from the first step on
             capacity = int(workload.get("prompt_tokens") or 0) + int(workload.get("max_new_tokens") or 0)

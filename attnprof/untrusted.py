@@ -15,7 +15,7 @@ from attnprof.printable import all_printable
 INT32_MAX = (1 << 31) - 1
 
 # A type, or a tuple of them; [shape] for a list of such, {key: shape} for an object, {"*": shape} for one
-# whose keys are free. Keys may be missing, others are left alone, and null stands for what is not there.
+# whose keys are free. Keys may be missing, others are left alone; null is a key's value that is not there.
 Shape = Any
 
 
@@ -51,6 +51,8 @@ def require_shape(value: Any, shape: Shape, where: str) -> None:
         if not isinstance(value, list):
             raise ValueError(f"{where} is {_told(value)}, not a list")
         for number, item in enumerate(value):
+            if item is None:
+                raise ValueError(f"{where}[{number}] is null")
             require_shape(item, shape[0], f"{where}[{number}]")
     elif isinstance(shape, Mapping):
         if not isinstance(value, dict):

@@ -17,6 +17,7 @@ from attnprof.nsys import find_importer, find_nsys, nsys_version
 from attnprof.trace.model import Trace
 from attnprof.trace.nsys_parquet import is_parquet_export
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
+from attnprof.trace.sound import in_time
 from attnprof.trace.torch_json import read_torch_json
 from attnprof.trace.unpack import readable, temporary_errors, temporary_folder, unpacked, unpacked_head
 
@@ -37,7 +38,10 @@ def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = Fal
     ``details`` asks for what only nsys's own reports need, where the file has it.
     The file and its folder are left as they are. Raises TraceError for anything that cannot be read.
     """
-    path = Path(path)
+    return in_time(_read(Path(path), nsys, details))
+
+
+def _read(path: Path, nsys: str | None, details: bool) -> Trace:
     if is_parquet_export(path):
         return read_nsys_sqlite(path, shown_as=str(path), details=details)
     head = _head(path)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import mmap
+import struct
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -31,6 +33,8 @@ from attnprof.trace.model import (
     Trace,
     TraceInfo,
 )
+from attnprof.trace.sound import require_sound
+from attnprof.untrusted import open_regular, parse_json, require_shape
 
 _FORMAT = 2
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
@@ -38,6 +42,20 @@ _OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes}
 _ALIGNMENT = 64
 _PADDING = 0xD935  # the id that Android's zipalign uses for an extra field that only pads
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name
+_MANY_ROWS = 1 << 16  # of equal values, which take no room in the file
+_INFO = {
+    "path": str, "format": str, "exporter": str, "schema": str, "whole_graph_launches": int,
+    "nvtx_domains": [str], "notes": [str],
+    "devices": [{"index": (int, float), "name": str, **dict.fromkeys(
+        ("num_sms", "sm_major", "sm_minor", "smem_per_sm", "smem_per_block_optin"), int
+    )}],
+}  # fmt: skip
+_STATED = ("path", "format", "devices", "whole_graph_launches", "nvtx_domains", "notes")
+_HEAD = {"info": _INFO, "repeated": {"*": [(int, float)]}, "attention_ops": {"*": list}}
+_DAMAGE = (  # what the libraries between the file and the columns raise
+    OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, EOFError,
+    SyntaxError, NotImplementedError, MemoryError, struct.error, tokenize.TokenError, zipfile.BadZipFile,
+)  # fmt: skip
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -103,8 +121,12 @@ def load_trace(path: Path) -> tuple[Trace, Columns]:
     These are empty where another version of attnprof derived them. Raises TraceError for a damaged file.
     """
     try:
-        columns = _map(path)
-        head = json.loads(columns.pop("head").tobytes())
+        columns, size = _map(path)
+        head = parse_json(columns.pop("head").tobytes())
+        require_shape(head, _HEAD, "its head")
+        unset = [name for name in _STATED if head["info"][name] is None]
+        if unset:
+            raise ValueError(f"it states no {unset[0]}")
         for name, shape in head.get("repeated", {}).items():
             columns[name] = np.broadcast_to(columns[name][0], shape)
         tables = {table: kind(**_of(columns, table)) for table, kind in _TABLES.items()}
@@ -121,13 +143,15 @@ def load_trace(path: Path) -> tuple[Trace, Columns]:
             **tables,
             **optional,
         )
+        derived = _of(columns, "derived") if head.get("attnprof") == _version() else {}
+        require_sound(trace, derived, max(size, _MANY_ROWS))
     except FileNotFoundError as error:
         raise TraceError(
             f"{path} is missing", hint="the run is damaged: record or import it again"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise TraceError(f"{path} is damaged: {error}", hint="record or import the run again") from error
-    return trace, _of(columns, "derived") if head.get("attnprof") == _version() else {}
+    return trace, derived
 
 
 def _of(columns: Columns, table: str) -> dict[str, Any]:
@@ -136,10 +160,10 @@ def _of(columns: Columns, table: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): values for name, values in columns.items() if name.startswith(prefix)}
 
 
-def _map(path: Path) -> Columns:
-    """Every array of the archive, without reading its numbers."""
+def _map(path: Path) -> tuple[Columns, int]:
+    """Every array of the archive, without reading its numbers, and the archive's size in bytes."""
     columns: Columns = {}
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         for member in archive.infolist():
             local = content[member.header_offset : member.header_offset + _LOCAL_HEADER]
@@ -156,7 +180,7 @@ def _map(path: Path) -> Columns:
             columns[member.filename.removesuffix(".npy")] = numbers.reshape(
                 shape, order="F" if fortran else "C"
             )
-    return columns
+    return columns, len(content)
 
 
 def _attention_ops(columns: dict[str, Any]) -> AttentionOps:

@@ -45,7 +45,7 @@ SHAPE = {"name": str, "count": int, "steps": [{"step": int}], "free": {"*": (str
         None,
         {},
         {"name": None, "other": []},
-        {"count": 3, "steps": [{"step": 1}, None], "free": {"x": "y", "z": 2**40}},
+        {"count": 3, "steps": [{"step": 1}, {}], "free": {"x": "y", "z": 2**40}},
     ],
 )
 def test_what_is_missing_unknown_or_null_fits_any_shape(value: Any) -> None:
@@ -62,6 +62,7 @@ def test_what_is_missing_unknown_or_null_fits_any_shape(value: Any) -> None:
         ({"count": 1.0}, "it.count is 1.0"),
         ({"steps": {}}, "it.steps is dict of 0, not a list"),
         ({"steps": [{}, {"step": "x" * 99}]}, r"it.steps\[1\].step is 'xxx.*…$"),
+        ({"steps": [None]}, r"it.steps\[0\] is null"),
         ({"free": {"k": []}}, "it.free.k is list of 0"),
     ],
 )
