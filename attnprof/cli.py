@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -28,6 +29,8 @@ from attnprof.commands import (
 from attnprof.config import default_map, origins
 from attnprof.errors import AttnprofError, ConfigError
 from attnprof.printable import guarded_output
+
+_SAID = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n"}
 
 app = typer.Typer(
     name="attnprof",
@@ -72,12 +75,14 @@ app.command("runs", short_help="List the runs on disk.")(runs.runs)
 
 def main() -> None:
     """The console script: expected failures become one message and an exit code."""
-    before = signal.signal(signal.SIGTERM, _terminated)
+    heard = [one for one in _SAID if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _stopped) for number in heard}
     try:
         with guarded_output():
             _run()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run() -> None:
@@ -93,15 +98,14 @@ def _run() -> None:
         if error.hint:
             print(f"  try: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like Ctrl-C, so that a half-made run is removed."""
+def _stopped(signum: int, frame: FrameType | None) -> NoReturn:
+    """Unwinds, so that what is half made is put in order, and no library takes it for an error of its own."""
+    with suppress(OSError):
+        os.write(2, _SAID[signal.Signals(signum)])  # print may be what was interrupted
     sys.exit(128 + signum)

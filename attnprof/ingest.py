@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,8 @@ def finish(builder: RunBuilder, trace: Trace, config: dict[str, Any], status: st
     config = {**made, **config, "trace": trace_summary(trace)}
     run = Run(builder.final.name, folder=builder.folder, trace_path=None, config=config)
     run.__dict__["trace"] = trace  # just read: no need to read it back
-    save_trace(trace, builder.folder / store.TRACE_NPZ, timeline_columns(run.timeline))
+    told = replace(trace, info=replace(trace.info, notes=run.timeline.notes))  # what the joins found too
+    save_trace(told, builder.folder / store.TRACE_NPZ, timeline_columns(run.timeline))
     write_database(run, builder.folder / store.DATABASE)
     return builder.finish(config)
 

@@ -174,7 +174,7 @@ def run(
             captured = record(options, builder.folder, chosen=chosen, on_step=on_step)
         try:
             folder = _finish(builder, captured, begun)
-        except (KeyboardInterrupt, SystemExit):
+        except SystemExit:
             if not builder.finished:
                 _say(f"what was recorded is kept: attnprof runs --resume {builder.folder.name}")
             raise

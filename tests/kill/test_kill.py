@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.kill.harness import kill_many
+from tests.kill.ways import WAYS
 
 
-def test_an_import_killed_at_any_moment_leaves_a_whole_run_or_none(tmp_path: Path) -> None:
-    outcome = kill_many(9, seed=1, runs=tmp_path / "attnprof-runs", commands=("import",))
+def test_an_import_stopped_in_any_way_leaves_a_whole_run_or_says_what_it_leaves(tmp_path: Path) -> None:
+    outcome = kill_many(10, seed=1, folder=tmp_path, commands=("import",))
     assert outcome.broken == []
-    assert sum(outcome.left.values()) == 9
+    assert outcome.left.total() == 10
+
+
+def test_a_run_stopped_in_any_way_leaves_no_process_and_says_what_can_be_resumed(tmp_path: Path) -> None:
+    outcome = kill_many(5, seed=2, folder=tmp_path, commands=("run program",), ways=WAYS)
+    assert outcome.broken == []
+    assert {way for way, _ in outcome.left} == set(WAYS)
