@@ -18,7 +18,8 @@ import numpy as np
 from attnprof.arrays import distinct_rows
 from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.infer import infer_call
-from attnprof.dispatch.names import KernelSignature, parse_kernel_name
+from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.template import template_difference
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
 from attnprof.frozen import find_frozen
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
@@ -256,9 +257,10 @@ def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdic
         return Verdict.WRONG_KERNEL, f"ran {ran}; predicted {_names(prediction.launches)}"
     if shape.num_splits is not None and shape.num_splits != prediction.num_splits:
         return Verdict.WRONG_NUM_SPLITS, f"ran {shape.num_splits} splits; predicted {prediction.num_splits}"
-    for ours, theirs in zip(predicted, shape.signatures, strict=True):
-        if theirs.head_dim is not None and ours.template() != theirs.template():
-            return Verdict.WRONG_TEMPLATE, f"{ours.kernel}: {_template_difference(ours, theirs)}"
+    for (launch, signature), ran_launch in zip(named, shape.launches, strict=True):
+        difference = template_difference(launch.kernel, ran_launch.kernel)
+        if difference:
+            return Verdict.WRONG_TEMPLATE, f"{signature.kernel}: {difference}"
     for (launch, _), ran_launch in zip(named, shape.launches, strict=True):
         if (launch.grid, launch.block) != (ran_launch.grid, ran_launch.block):
             return Verdict.WRONG_GRID, (
@@ -270,15 +272,6 @@ def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdic
 
 def _names(launches: Sequence[KernelLaunch]) -> str:
     return " + ".join(parse_kernel_name(launch.kernel).kernel for launch in launches)
-
-
-def _template_difference(predicted: KernelSignature, observed: KernelSignature) -> str:
-    """The template fields that differ, as ``field: ran x, predicted y``."""
-    fields = ("head_dim", "block_m", "block_n", "warps", "dtype", "combine_block_m", "log_max_splits")
-    pairs = [(name, getattr(observed, name), getattr(predicted, name)) for name in fields]
-    ours, theirs = dict(predicted.flags or ()), dict(observed.flags or ())
-    pairs += [(name, theirs.get(name), ours.get(name)) for name in dict.fromkeys([*ours, *theirs])]
-    return "; ".join(f"{name}: ran {ran}, predicted {wanted}" for name, ran, wanted in pairs if ran != wanted)
 
 
 def check(

@@ -1,11 +1,14 @@
 """FlashAttention-3 (``hopper/``): its heuristics, what each version changed, and the prediction for a call.
 
-Source: flash_attn repository, folder hopper/, identical from 2.7.3 to 2.7.4.post1 and from 2.8.0 to
-2.8.3.post1 but for Python wrappers. What ``hopper/`` was before 2.7.3 is another code base, not modelled.
+Versions are those of the repository, whose folder hopper/ launches the same from 2.7.3 to 2.7.4.post1, from
+2.8.0 to 2.8.3.post1, and where its package says 3.0.0 (commit e2743ab5, 2026-02-05). Until then every package
+said 3.0.0b1, whatever it was built from. Before 2.7.3 ``hopper/`` is another code base, not modelled.
+Adding a version means adding a row to ``_CHANGES``.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -17,15 +20,20 @@ from attnprof.dispatch.flash_attn3_rules import (
     packs_gqa,
     split_choice,
     tile_sm90,
-    tile_sm90_before_2_8,
+    tile_sm90_2_7,
+    tile_sm90_2_8,
 )
 from attnprof.dispatch.versions import parse_version
+from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
-DEFAULT_VERSION = "2.8.3"
+OLDEST, LAST_2_8, NEWEST = "2.7.3", "2.8.3.post1", "3.0.0"
+DEFAULT_VERSION = NEWEST
+UNKNOWN = "unknown"  # an installed one whose interface is of no version with known rules
+_PACKAGE_BEFORE_3 = re.compile(r"v?3\.0\.0\.?b", re.IGNORECASE)
 
-_BASE = Rules(
-    tile=tile_sm90_before_2_8,
+_OLDEST_RULES = Rules(
+    tile=tile_sm90_2_7,
     splits_past_l2=False,
     head_dim_v=False,
     attention_chunk=False,
@@ -33,6 +41,8 @@ _BASE = Rules(
     paged_tma=False,
     append_counts=False,
     dynamic_split=False,
+    plans_any_batch=False,
+    sorts_batches=False,
     blocks_of_kv_heads=False,
     combine_by_head_dim_block=False,
     epilogue_split=False,
@@ -40,7 +50,7 @@ _BASE = Rules(
 
 _CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("2.8.0", {
-        "tile": tile_sm90,
+        "tile": tile_sm90_2_8,
         "splits_past_l2": True,
         "head_dim_v": True,
         "attention_chunk": True,
@@ -52,15 +62,33 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
         "combine_by_head_dim_block": True,
         "epilogue_split": True,
     }),
+    # since commit 199401d3 (2025-08-21)
+    ("3.0.0", {"tile": tile_sm90, "plans_any_batch": True, "sorts_batches": True}),
 ]  # fmt: skip
-OLDEST, NEWEST = "2.7.3", "2.8.3.post1"
 
 
 @lru_cache(maxsize=64)
 def rules_for(version: str) -> Rules:
     """The rules of a flash_attn_3 version. Raises UsageError for versions outside the table."""
+    if version == UNKNOWN:
+        raise UsageError(
+            "this flash_attn_3 is not modelled: its interface is of no version with known rules",
+            hint=f"give --version {LAST_2_8} or {NEWEST} to predict with its rules",
+        )
+    if _PACKAGE_BEFORE_3.match(version.strip()):
+        raise UsageError(
+            f"flash_attn_3 {version} names no state of the code: "
+            f"every build from the tags 2.6.2 to {LAST_2_8}, and later ones up to 3.0.0, calls itself that",
+            hint=f"give the tag it was built from: --version {OLDEST} to {LAST_2_8}; "
+            "attnprof doctor tells it of an installed one",
+        )
     wanted = parse_version(version, library="flash_attn_3", oldest=OLDEST, newest=NEWEST)
-    rules = _BASE
+    if parse_version(LAST_2_8) < wanted < parse_version(NEWEST):
+        raise UsageError(
+            f"flash_attn_3 {version} is not modelled: there is no release between {LAST_2_8} and {NEWEST}",
+            hint=f"give --version {LAST_2_8} or {NEWEST}",
+        )
+    rules = _OLDEST_RULES
     for since, changes in _CHANGES:
         if wanted >= parse_version(since):
             rules = replace(rules, **changes)

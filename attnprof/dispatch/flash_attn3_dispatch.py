@@ -4,10 +4,9 @@ The library has one C++ entry, so plain, varlen and kvcache calls differ only in
 between versions is a field of Rules. Source: flash_attn hopper/flash_api.cpp (mha_fwd, get_num_splits,
 get_pack_gqa, get_pagedkv_tma) and hopper/flash_attn_interface.py.
 
-Checks, num_splits, packing, page loads, template arguments, kernel names and blocks agree with upstream's
-compiled code (tests/data/golden, fa3); the main kernel's grid rests on reading. Left out: q_v, seqused_q,
-left padding, a column-major V, and the ATen kernel that zeroes the scheduler's counter, which is no attention
-launch.
+Checks, num_splits, packing, page loads, template arguments, kernel names, grids and blocks agree with
+upstream's compiled code (tests/data/golden, fa3). Left out: q_v, seqused_q, left padding, a column-major V,
+and the ATen kernel that zeroes the scheduler's counter, which is no attention launch.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 from attnprof.dispatch.flash_attn3_launches import Settled, launches
 from attnprof.dispatch.flash_attn3_rules import (
     L2_BYTES,
+    MAX_PLANNED_BATCH,
     MAX_SPLITS,
     MAX_SPLITS_AUTOMATIC,
     Rules,
@@ -57,10 +57,10 @@ class _Dispatch:
         self.reasons: list[Reason] = []
         packed_q = call.entry == "varlen_fwd" or (call.entry == "fwd_kvcache" and call.total_q is not None)
         varlen = packed_q or call.cache_seqlens
-        in_reach = call.batch <= rules.max_dynamic_batch or rules.one_split_past_dynamic
+        planned = call.batch <= MAX_PLANNED_BATCH or rules.plans_any_batch
         self.settled = Settled(
             call, rules, gpu.sm_major * 10 + gpu.sm_minor, gpu.num_sms - call.sm_margin, packed_q, varlen,
-            dynamic_split=rules.dynamic_split and varlen and in_reach, causal=call.causal,
+            dynamic_split=rules.dynamic_split and varlen and planned, causal=call.causal,
         )  # fmt: skip
         self.window_left, self.window_right = call.window
 
@@ -263,9 +263,16 @@ class _Dispatch:
             self.say("slots", settled.num_sms, f"one per SM{margin}")
             self.say("num_splits", choice.num_splits, choice_in_words(choice, blocks, n_blocks, head_bytes))
             if settled.dynamic_split and choice.num_splits > 1:
-                why = "a kernel on the device gives each sequence as many as its own length needs"
-                self.say("splits per sequence", f"1 to {choice.num_splits}", why)
+                self.explain_dynamic_split(choice.num_splits)
         return choice.num_splits
+
+    def explain_dynamic_split(self, num_splits: int) -> None:
+        if self.call.batch > MAX_PLANNED_BATCH and not self.rules.one_split_past_planned:
+            why = f"the device splits no batch of more than {MAX_PLANNED_BATCH}; the kernels run as launched"
+            self.say("splits per sequence", 1, why)
+            return
+        why = "a kernel on the device gives each sequence as many as its own length needs"
+        self.say("splits per sequence", f"1 to {num_splits}", why)
 
     def choose_packing(self) -> None:
         """Whether the query heads of a KV head share query blocks; the kernel may insist."""
@@ -287,9 +294,9 @@ class _Dispatch:
             ),
             None,
         )
-        if rules.one_split_past_dynamic and settled.varlen and call.batch > rules.max_dynamic_batch:
+        if rules.one_split_past_planned and settled.varlen and call.batch > MAX_PLANNED_BATCH:
             settled.num_splits = 1
-            self.say("num_splits", 1, f"more than {rules.max_dynamic_batch} sequences are never split")
+            self.say("num_splits", 1, f"more than {MAX_PLANNED_BATCH} sequences are never split")
         if forced:
             settled.pack_gqa = True
             self.say("pack_gqa", "yes", forced)

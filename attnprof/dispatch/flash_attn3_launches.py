@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from attnprof.dispatch.flash_attn3_rules import (
     HEAD_DIMS_V,
+    MAX_PLANNED_BATCH,
     Rules,
     Tile,
     TileQuery,
@@ -18,7 +19,7 @@ from attnprof.dispatch.flash_attn3_rules import (
     tile_sm8x,
 )
 from attnprof.dispatch.heuristic import ceil_div
-from attnprof.dispatch.names_fa3 import PREPARE_KERNEL, MainKernel, combine_kernel, prepare_kernel_of_fork
+from attnprof.dispatch.names_fa3 import PREPARE_KERNEL, MainKernel, combine_kernel, prepare_kernel
 from attnprof.model import AttentionCall, KernelLaunch
 
 _COMBINE_THREADS = 256
@@ -139,8 +140,12 @@ class Settled:
     @property
     def prepares(self) -> bool:
         """Whether a kernel plans the packed batch before the main one."""
-        planned = self.varlen if self.rules.one_split_past_dynamic else self.dynamic_split
-        return planned and not self.call.scheduler_metadata
+        return self.dynamic_split and not self.call.scheduler_metadata
+
+    @property
+    def sorts(self) -> bool:
+        """Whether packed sequences are worked on from the longest to the shortest."""
+        return self.rules.sorts_batches and not self.local
 
     @property
     def persistent(self) -> bool:
@@ -159,12 +164,12 @@ def launches(settled: Settled) -> tuple[KernelLaunch, ...]:
 
 
 def prepare_launch(settled: Settled) -> KernelLaunch:
-    if not settled.rules.one_split_past_dynamic:
+    if not settled.rules.plans_any_batch:
         return KernelLaunch(PREPARE_KERNEL, (1, 1, 1), (_PREPARE_THREADS, 1, 1))
     batch = settled.call.batch
     warps = min(_MAX_WARPS, 1 << (ceil_div(batch, _BATCH_PER_WARP) - 1).bit_length())
-    grid = (ceil_div(batch, _BATCH_PER_WARP * _MAX_WARPS), 1, 1)
-    return KernelLaunch(prepare_kernel_of_fork(warps), grid, (warps * 32, 1, 1))
+    grid = (ceil_div(batch, MAX_PLANNED_BATCH), 1, 1)
+    return KernelLaunch(prepare_kernel(warps, sort=settled.sorts), grid, (warps * 32, 1, 1))
 
 
 def main_launch(settled: Settled) -> KernelLaunch:
@@ -190,7 +195,8 @@ def main_launch(settled: Settled) -> KernelLaunch:
         producer_threads=producers if arch >= 90 else threads, causal=settled.causal, local=settled.local,
         softcap=call.softcap > 0, varlen=varlen, paged=paged, append=settled.append and varlen,
         pack_gqa=settled.pack_gqa, split=split, persistent=settled.persistent,
-        has_epilogue_split=rules.epilogue_split, block_h=block_h,
+        has_epilogue_split=rules.epilogue_split, sorts=settled.sorts if rules.plans_any_batch else None,
+        block_h=block_h,
     )  # fmt: skip
     if settled.persistent:
         per_sm = 2 if arch < 90 and threads == 128 else 1
@@ -223,7 +229,7 @@ def combine_launch(settled: Settled) -> KernelLaunch:
             call.batch,
         )
         sparse = 2 * ceil_div(settled.total_q, block_m) < call.batch * ceil_div(call.seqlen_q, block_m)
-        if rules.one_split_past_dynamic and varlen and sparse:
+        if rules.sparse_combine and varlen and sparse:
             grid = (ceil_div(settled.total_q * call.num_heads, block_m) + call.batch, grid[1], 1)
     name = combine_kernel(block_m, block_k, log_max_splits, varlen=varlen, dtype=call.dtype, arch=arch)
     return KernelLaunch(name, grid, (_COMBINE_THREADS, 1, 1))

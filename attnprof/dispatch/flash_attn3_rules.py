@@ -1,6 +1,7 @@
 """FlashAttention-3's heuristics and tiles, and what its versions changed.
 
-Source: flash_attn tags v2.7.3 to v2.8.3.post1, hopper/heuristics.h, tile_size.h and flash_api.cpp.
+Source: flash_attn tags v2.7.3 to v2.8.3.post1 and commit e2743ab5 (3.0.0), hopper/heuristics.h, tile_size.h
+and flash_api.cpp.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from attnprof.dispatch.heuristic import Candidate, SplitChoice, ceil_div, float3
 
 MAX_SPLITS_AUTOMATIC = 128
 MAX_SPLITS = 256
+MAX_PLANNED_BATCH = 992  # 32 warps of one thread block, 31 sequences each
 L2_BYTES = 50 * 1024 * 1024
 _FEW_N_BLOCKS = 4
 _ENOUGH = 0.85  # doubles in the source, while everything they are compared with is float32
@@ -60,7 +62,7 @@ def sm90(block_m: int, block_n: int, in_registers: bool = True, overlap: bool = 
 
 
 def tile_sm90(query: TileQuery) -> Tile:
-    """Source: tile_size_fwd_sm90, 2.8.0 on; V is row-major, as in every default build."""
+    """Source: tile_size_fwd_sm90, 3.0.0; V is row-major, as in every default build."""
     head_dim, head_dim_v, masked = query.head_dim, query.head_dim_v, query.causal or query.local
     if query.fp8:
         return _tile_fp8(query)
@@ -70,7 +72,8 @@ def tile_sm90(query: TileQuery) -> Tile:
             return Tile(64, 64, 8, False, False)
         if head_dim_v == 256:
             return sm90(128, 96, True, False)
-        return sm90(192, 128 if masked else 192, masked)
+        narrow = masked or query.paged
+        return sm90(192, 128 if narrow else 192, narrow)
     if head_dim <= 96:
         return sm90(192, 128 if query.local or query.paged else 144, False)
     if head_dim <= 128:
@@ -80,7 +83,12 @@ def tile_sm90(query: TileQuery) -> Tile:
     return sm90(128, 64 if query.local else 80)
 
 
-def tile_sm90_before_2_8(query: TileQuery) -> Tile:
+def tile_sm90_2_8(query: TileQuery) -> Tile:
+    """Source: tile_size_fwd_sm90, 2.8.0 to 2.8.3.post1: the same but for head dim 64 over pages."""
+    return tile_sm90(query._replace(paged=False) if query.head_dim <= 64 else query)
+
+
+def tile_sm90_2_7(query: TileQuery) -> Tile:
     """Source: tile_size_fwd_sm90, 2.7.3 to 2.7.4.post1: the same but for head dim 64."""
     return sm90(192, 128) if query.head_dim <= 64 and not query.fp8 else tile_sm90(query)
 
@@ -100,7 +108,7 @@ def _tile_fp8(query: TileQuery) -> Tile:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How one state of ``hopper/`` dispatches; the defaults are those of 2.8.
+    """How one state of ``hopper/`` dispatches; the defaults are those of 3.0.0.
 
     ``tile``: the Hopper tile.  ``splits_past_l2``: a full grid is split where a KV head exceeds the L2.
     ``head_dim_v``: V may have another head dim, and the kernels' templates name it.
@@ -108,8 +116,10 @@ class Rules:
     ``one_query_drops_causal``: a causal mask over one query is none.
     ``paged_tma``: pages may be loaded by TMA; ``local_tma``: also under a window.
     ``append_counts``: appended keys are known where splits are chosen.
-    ``dynamic_split``: in packed batches the device chooses the splits of each sequence, for up to
-    ``max_dynamic_batch`` of them. Beyond, the batch counts; with ``one_split_past_dynamic`` nothing is split.
+    ``dynamic_split``: in packed batches a kernel before the main one chooses the splits of each sequence, for
+    up to 992 of them; beyond, the batch counts. ``plans_any_batch``: that kernel takes any batch, and what it
+    plans shows in the main kernel's scheduler; beyond 992 it gives every sequence one split.
+    ``sorts_batches``: it also sorts the sequences, but under a window.
     ``blocks_of_kv_heads``: the heuristic counts thread blocks per KV head, else per query head although it
     has packed them.  ``combine_by_head_dim_block``: the combine kernel's grid covers the head dim, and its
     name tells the architecture.  ``epilogue_split``: the epilogue's template names Split, else it writes
@@ -117,7 +127,8 @@ class Rules:
 
     The rest is vLLM's fork: ``one_mma_group`` multiplies for few queries, query heads are always packed and
     loaded in blocks (``head_blocks``), only packed batches are compiled (``varlen_only``) and nothing that
-    ``appends``.
+    ``appends``; more than 992 sequences are not split at all (``one_split_past_planned``), and the combine
+    kernel's grid passes over what packed batches leave empty (``sparse_combine``).
     """
 
     tile: Callable[[TileQuery], Tile] = tile_sm90
@@ -129,8 +140,8 @@ class Rules:
     local_tma: bool = True
     append_counts: bool = True
     dynamic_split: bool = True
-    max_dynamic_batch: int = 992
-    one_split_past_dynamic: bool = False
+    plans_any_batch: bool = True
+    sorts_batches: bool = True
     blocks_of_kv_heads: bool = True
     combine_by_head_dim_block: bool = True
     epilogue_split: bool = True
@@ -139,6 +150,8 @@ class Rules:
     head_blocks: bool = False
     varlen_only: bool = False
     appends: bool = True
+    one_split_past_planned: bool = False
+    sparse_combine: bool = False
 
 
 def head_dim_bucket(head_dim: int, buckets: tuple[int, ...] = HEAD_DIMS) -> int:

@@ -75,12 +75,10 @@ class KernelSignature:
         """A template boolean by name; None where the name does not carry it."""
         return dict(self.flags or ()).get(name)
 
-    def template(self) -> tuple[object, ...]:
-        """All template fields, for comparing kernels whatever their spelling and namespace."""
-        return (
-            self.head_dim, self.block_m, self.block_n, self.warps, self.dtype,
-            self.flags, self.combine_block_m, self.log_max_splits,
-        )  # fmt: skip
+    def template(self) -> tuple[tuple[str, object], ...]:
+        """All template fields by name, for comparing kernels whatever their spelling and namespace."""
+        fields = ("head_dim", "block_m", "block_n", "warps", "dtype", "combine_block_m", "log_max_splits")
+        return (*((field, getattr(self, field)) for field in fields), *(self.flags or ()))
 
 
 @lru_cache(maxsize=16384)
@@ -159,7 +157,7 @@ def _template_literals(name: str) -> _Literals | None:
 
 def _mangled_literals(name: str) -> _Literals | None:
     """The same of an Itanium-mangled symbol: literals are ``Li128E`` and ``Lb0E``, never substituted."""
-    literals = [int(value) for value in re.findall(r"L[ib](\d+)E", name)]
+    literals = [int(value) for value in re.findall(r"L[ib]([0-9]{1,9})E", name)]
     dtype = next((ours for theirs, ours in _DTYPES.items() if theirs in name), None)
     # Six literals of Flash_fwd_kernel_traits, four of the Flash_kernel_traits inside it, then the rest.
     if len(literals) < 12 or dtype is None:
@@ -173,7 +171,7 @@ def _literal(text: str) -> int | None:
     text = re.sub(r"^\((?:int|bool|unsigned int)\)", "", text.strip())
     if text in ("true", "false"):
         return int(text == "true")
-    return int(text) if text.isdigit() else None
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def _template_arguments(name: str) -> list[str] | None:

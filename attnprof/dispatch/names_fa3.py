@@ -22,6 +22,8 @@ PREPARE_KERNEL = f"{_PREPARE}({_PREPARE_PARAMETERS}, bool)"
 ELEMENTS = {"bf16": "cutlass::bfloat16_t", "fp16": "cutlass::half_t", "fp8": "cutlass::float_e4m3_t"}
 OUTPUTS = {**ELEMENTS, "fp8": ELEMENTS["bf16"]}
 WARP_SPECIALIZED_FROM = 90
+_COMBINE_ARGUMENTS = 9
+_WRAPPERS = 4
 
 
 def cute_tuple(*values: int) -> str:
@@ -34,10 +36,10 @@ def template(name: str, *arguments: object) -> str:
     return f"{name}<{inner}{' ' if inner.endswith('>') else ''}>"
 
 
-def prepare_kernel_of_fork(warps: int) -> str:
-    """vLLM's fork compiles the prepare kernel by warps, never sorts, and plans more: four more arguments."""
+def prepare_kernel(warps: int, *, sort: bool) -> str:
+    """The kernel that plans batches of any size, compiled by warps; it has more arguments."""
     parameters = f"{_PREPARE_PARAMETERS}, int*, int*, int*, bool, bool, bool, int"
-    return f"void {template(_PREPARE, warps, False)}({parameters})"
+    return f"void {template(_PREPARE, warps, sort)}({parameters})"
 
 
 def device_kernel(functor: str) -> str:
@@ -52,6 +54,7 @@ class MainKernel:
     ``head_dim_v`` is None where the version's templates name neither it nor HasQv.
     ``cluster``: thread blocks per cluster.
     ``has_epilogue_split``: the epilogue names Split, else it writes float there.
+    ``sorts``: the scheduler of packed batches takes them sorted; None where its template names no plan.
     ``mma_threads`` and ``producer_threads`` multiply and load.  ``block_h``: packed query heads per load in
     vLLM's fork, which also names the element of attention sinks; None upstream.
     """
@@ -78,6 +81,7 @@ class MainKernel:
     split: bool
     persistent: bool
     has_epilogue_split: bool
+    sorts: bool | None
     block_h: int | None = None
 
     def name(self) -> str:
@@ -132,10 +136,11 @@ class MainKernel:
         rest = (self.split, self.pack_gqa, self.arch >= WARP_SPECIALIZED_FROM)
         if self.varlen:
             name = "flash::VarlenDynamicPersistentTileScheduler"
-            if self.block_h is None:
+            if self.sorts is None:
                 return template(name, self.block_m, *threads, *rest)
-            longest_first, sort, prepared = self.causal or self.local, False, True
-            return template(name, self.block_m, self.block_n, *threads, *rest, longest_first, sort, prepared)
+            longest_first, prepared = self.causal or self.local, True
+            planned = (longest_first, self.sorts, prepared)
+            return template(name, self.block_m, self.block_n, *threads, *rest, *planned)
         if self.causal or self.local:
             return template("flash::DynamicPersistentTileScheduler", *threads, *rest)
         return template("flash::StaticPersistentTileScheduler", self.split)
@@ -162,6 +167,7 @@ def combine_kernel(
 
 _MASK_FLAGS = ("Is_causal", "Is_local", "Has_softcap", "Varlen", "PagedKVNonTMA", "AppendKV")
 _HOPPER_FLAGS = ("MmaPV_is_RS", "IntraWGOverlap", "PackGQA", "Split", "V_colmajor")
+_PLAN_FLAGS = ("LPT", "Sort", "Prepared")  # the last of ten arguments of the packed batches' scheduler
 _FLAGS = {  # mainloop, how many booleans it names -> which
     ("CollectiveMainloopFwdSm90", 12): (*_MASK_FLAGS, "HasQv", *_HOPPER_FLAGS),
     ("CollectiveMainloopFwdSm90", 11): (*_MASK_FLAGS, *_HOPPER_FLAGS),
@@ -174,7 +180,8 @@ class MainTemplate:
     """What the name of a main kernel says, whatever profiler spelled it.
 
     ``head_dim_v`` equals ``head_dim`` where the version does not name it; ``cluster`` is in thread blocks,
-    ``threads`` the block's. ``scheduler`` is the tile scheduler's name. ``flags`` as in the source.
+    ``threads`` the block's. ``scheduler`` is the tile scheduler's name. ``flags`` as in the source, the
+    scheduler's among them where it is told what was planned.
     """
 
     head_dim: int
@@ -182,6 +189,7 @@ class MainTemplate:
     block_m: int
     block_n: int
     dtype: str
+    stages: int
     cluster: int
     threads: int
     scheduler: str
@@ -194,44 +202,91 @@ class MainTemplate:
 
 @lru_cache(maxsize=4096)
 def parse_main_kernel(name: str) -> MainTemplate | None:
-    """The template of a FlashAttnFwdSm90 or FlashAttnFwdSm80 kernel; None for other and for cut names."""
-    functor = name
-    while not re.match(r"(?:flash::)?FlashAttnFwdSm[89]0<", functor):
-        inner = _template_arguments(functor)
-        if not inner or "FlashAttnFwdSm" not in inner[0]:
-            return None
-        functor = inner[0]
-    parts = _template_arguments(functor) or []
-    if len(parts) < 3:
-        return None
-    arguments = _template_arguments(parts[0]) or []
+    """The template of a FlashAttnFwdSm90 or FlashAttnFwdSm80 kernel.
+
+    None for other kernels, for names that are cut, and for argument lists that no known version has.
+    """
+    parts = _functor_arguments(name)
+    arguments = _template_arguments(parts[0]) or [] if len(parts) >= 3 else []
     if "float" not in arguments:
         return None
     accumulator = arguments.index("float")
-    element = arguments[accumulator - 1].rpartition("::")[2]
-    dtype = next((ours for ours, theirs in ELEMENTS.items() if theirs.endswith(element)), None)
+    dtype = _dtype_of(arguments[accumulator - 1], ELEMENTS)
     booleans = list(itertools.takewhile(_is_literal, arguments[accumulator + 2 :]))
     mainloop = parts[0].partition("<")[0].rpartition("::")[2]
     names = _FLAGS.get((mainloop, len(booleans)))
-    if dtype is None or names is None:
-        return None
     shapes = [_cute_shape(argument) for argument in arguments if "tuple<" in argument]
+    if dtype is None or names is None or not shapes or any(len(shape) != 3 for shape in shapes):
+        return None
     block_m, block_n, head_dim = shapes[-1]
     named_v = _literal(arguments[accumulator - 2])
     hopper = mainloop.endswith("Sm90")
-    warps = 0 if hopper else _literal(arguments[0]) or 0
+    warps, stages = (0, _literal(arguments[0])) if hopper else map(_literal, arguments[:2])
     epilogue = _template_arguments(parts[1]) or []
-    threads = next((value for value in map(_literal, epilogue[4:]) if value is not None), warps * 32)
+    threads = next((value for value in map(_literal, epilogue[4:]) if value is not None), (warps or 0) * 32)
+    flags = [*zip(names, booleans, strict=True), *_plan_flags(parts[2])]
+    if not hopper:
+        flags.append(("Q_in_regs", arguments[2]))
     return MainTemplate(
-        head_dim, head_dim if named_v is None else named_v, block_m, block_n, dtype,
+        head_dim, head_dim if named_v is None else named_v, block_m, block_n, dtype, stages or 0,
         shapes[0][0] if hopper else 1, threads + 128 if hopper else threads,
         parts[2].partition("<")[0].rpartition("::")[2],
-        tuple((flag, bool(_literal(value))) for flag, value in zip(names, booleans, strict=True)),
+        tuple((flag, bool(_literal(value))) for flag, value in flags),
     )  # fmt: skip
 
 
+def _functor_arguments(name: str) -> list[str]:
+    """The template arguments of the functor inside ``device_kernel<enable_…<…>>``."""
+    functor = name
+    for _ in range(_WRAPPERS):
+        if re.match(r"(?:flash::)?FlashAttnFwdSm[89]0<", functor):
+            return _template_arguments(functor) or []
+        functor = next(iter(_template_arguments(functor) or []), "")
+    return []
+
+
+def _plan_flags(scheduler: str) -> list[tuple[str, str]]:
+    arguments = _template_arguments(scheduler) or []
+    return list(zip(_PLAN_FLAGS, arguments[7:], strict=True)) if len(arguments) == 10 else []
+
+
+Fields = tuple[tuple[str, object], ...]
+
+
+def template_fields(name: str) -> Fields | None:
+    """The template of a main or combine kernel, field by field; None as of :func:`parse_main_kernel`."""
+    main = parse_main_kernel(name)
+    if main is None:
+        return _combine_fields(name)
+    fields = ("head_dim", "head_dim_v", "block_m", "block_n", "stages", "dtype", "cluster", "scheduler")
+    return (*((field, getattr(main, field)) for field in fields), *main.flags)
+
+
+def _combine_fields(name: str) -> Fields | None:
+    found = re.search(r"FlashAttnFwdCombine<", name)
+    arguments = _template_arguments(name[found.end() - 1 :]) if found else None
+    if not arguments or len(arguments) != _COMBINE_ARGUMENTS:
+        return None
+    shape, log_max_splits, _, _, _, varlen, element = arguments[:7]
+    tile, dtype = _cute_shape(shape), _dtype_of(element, OUTPUTS)
+    if len(tile) != 2 or dtype is None or _literal(log_max_splits) is None:
+        return None
+    return (
+        ("combine_block_m", tile[0]),
+        ("combine_block_k", tile[1]),
+        ("log_max_splits", _literal(log_max_splits)),
+        ("Varlen", bool(_literal(varlen))),
+        ("dtype", dtype),
+    )
+
+
+def _dtype_of(element: str, elements: dict[str, str]) -> str | None:
+    name = element.rpartition("::")[2]
+    return next((ours for ours, theirs in elements.items() if theirs.rpartition("::")[2] == name), None)
+
+
 def _cute_shape(text: str) -> list[int]:
-    return [int(value) for value in re.findall(r"C<(?:\(int\))?(\d+)>", text)]
+    return [int(value) for value in re.findall(r"C<(?:\(int\))?(\d{1,9})>", text)]
 
 
 def _is_literal(argument: str) -> bool:

@@ -83,12 +83,14 @@ FA3_RULES = Rules(
     tile=tile_sm90_of_fork,
     attention_chunk=False,
     local_tma=False,
-    one_split_past_dynamic=True,
+    sorts_batches=False,
     one_mma_group=True,
     always_packs=True,
     head_blocks=True,
     varlen_only=True,
     appends=False,
+    one_split_past_planned=True,
+    sparse_combine=True,
 )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn3 import num_splits_heuristic, rules_for, should_pack_gqa
+from attnprof.dispatch.flash_attn3_interface import V2_7, V2_8, identify
 from attnprof.dispatch.flash_attn3_launches import Settled, main_launch
 from attnprof.dispatch.names_fa3 import device_kernel, parse_main_kernel
 from attnprof.dispatch.vllm_flash_attn import COMMIT, FA3_RULES
@@ -18,8 +19,9 @@ from attnprof.gpus import make_gpu
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
 
-VERSIONS = {"2.7.4": 0, "2.8.3": 1}
-HOST_FILES = ["fa3_host_2.7.4.jsonl.gz", "fa3_host_2.8.3.jsonl.gz", f"vllm_fa3_host_{COMMIT}.jsonl.gz"]
+VERSIONS = {"2.7.4": 0, "2.8.3": 1, "3.0.0": 1}  # version -> column; heuristics.h is the same since 2.8.0
+RECORDED = ("2.7.4", "2.8.3", "3.0.0")
+HOST_FILES = [*(f"fa3_host_{version}.jsonl.gz" for version in RECORDED), f"vllm_fa3_host_{COMMIT}.jsonl.gz"]
 
 
 # heuristics
@@ -77,10 +79,20 @@ def recorded_call(row: dict[str, Any]) -> tuple[AttentionCall, Gpu, str]:
     return AttentionCall(**given, window=window), gpu, version
 
 
+def prepare_as_recorded(launch: KernelLaunch, recorded: dict[str, Any]) -> dict[str, Any]:
+    ours: dict[str, Any] = {"kernel": launch.kernel, "grid": list(launch.grid), "block": launch.block[0]}
+    named = "prepare_varlen_num_blocks_kernel"
+    if "warps" in recorded:
+        ours |= {"warps": recorded["warps"], "Sort": recorded["Sort"]}
+        named += f"<{recorded['warps']}, {str(recorded['Sort']).lower()}>"
+    ours["kernel"] = "prepare" if named in launch.kernel else launch.kernel
+    return {name: ours[name] for name in recorded}
+
+
 def launch_as_recorded(launch: KernelLaunch, recorded: dict[str, Any]) -> dict[str, Any]:
     """What the recording says of a launch, read from ours."""
     if recorded["kernel"] == "prepare":
-        return {"kernel": "prepare" if "prepare_varlen_num_blocks_kernel" in launch.kernel else launch.kernel}
+        return prepare_as_recorded(launch, recorded)
     if recorded["kernel"] == "combine":
         tile = f"cute::tuple<cute::C<{recorded['block_m']}>, cute::C<{recorded['block_k']}> >"
         element = {"bf16": "cutlass::bfloat16_t", "fp16": "cutlass::half_t"}[recorded["dtype"]]
@@ -95,10 +107,11 @@ def launch_as_recorded(launch: KernelLaunch, recorded: dict[str, Any]) -> dict[s
     template = parse_main_kernel(launch.kernel)
     assert template is not None
     ours: dict[str, Any] = {"kernel": "main", **dict(template.flags)}
-    for name in ("head_dim", "head_dim_v", "cluster", "dtype"):
+    for name in ("head_dim", "head_dim_v", "cluster", "dtype", "scheduler"):
         ours[name] = getattr(template, name)
     ours["arch"] = recorded["arch"] if ("Sm90" in launch.kernel) == (recorded["arch"] >= 90) else None
     ours["tile"] = [template.block_m, template.block_n]
+    ours["grid"] = list(launch.grid)
     ours["block_h"] = recorded.get("block_h")
     if ours["block_h"] is not None:
         assert (
@@ -141,7 +154,7 @@ def settled(template: dict[str, Any], version: str, seqlen_q: int) -> Settled:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("version", ["2.7.4", "2.8.3", COMMIT])
+@pytest.mark.parametrize("version", [*RECORDED, COMMIT])
 def test_names_kernels_as_the_compiler_does(version: str) -> None:
     kernels = [row for row in golden_rows("fa3_kernels.jsonl.gz") if row["version"] == version]
     assert len(kernels) >= 50
@@ -159,3 +172,27 @@ def test_names_kernels_as_the_compiler_does(version: str) -> None:
         assert parsed is not None
         assert parsed.threads == row["threads"]
         assert parsed.flag("Split") == template["Split"]
+
+
+# the interface
+
+
+def interface_source(row: dict[str, Any]) -> str:
+    """A file that holds what the recorded state of flash_attn_interface.py holds, and nothing else."""
+    lines = [f"import {module}" for module in row["imports"]]
+    if row["torch_ops"]:
+        lines.append(f"{row['extension']} = torch.ops.flash_attn_3")
+    forward = f"{row['extension']}.fwd({', '.join(row['arguments'])})"
+    lines += ["def _flash_attn_forward():", f"    return {forward}"]
+    lines += [f"def flash_attn_func({', '.join(row['flash_attn_func'])}):", "    pass"]
+    if row["lengths_of"]:
+        lines += ["def kvcache():", f"    return torch.full(({row['lengths_of']}.shape[0],), cache_seqlens)"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("row", golden_rows("fa3_interfaces.jsonl"), ids=lambda row: str(row["commit"]))
+def test_an_interface_tells_which_version_it_launches_as(row: dict[str, Any]) -> None:
+    interface = identify(interface_source(row))
+    assert interface.version == row["launches_as"]
+    if row["tags"] and interface.version:
+        assert interface in (V2_7, V2_8)

@@ -18,7 +18,7 @@ from attnprof.model import AttentionCall, Gpu, Prediction
 from tests.conftest import golden_rows
 
 H100, A100, L40S = gpu_by_name("h100"), gpu_by_name("a100"), gpu_by_name("l40s")
-VERSIONS = ("2.7.4", "2.8.3")
+VERSIONS = ("2.7.4", "2.8.3", "3.0.0")
 
 
 def call(entry: Any = "fwd_kvcache", **fields: Any) -> AttentionCall:
@@ -55,7 +55,7 @@ def test_spells_the_prefill_kernel_seen_in_the_wild() -> None:
     prefill = call(
         "varlen_fwd", seqlen_q=2048, seqlen_k=2048, num_heads=16, num_heads_k=16, head_dim=192, head_dim_v=128
     )
-    assert predict(prefill, H100).launches[1].kernel == seen
+    assert predict(prefill, H100, "2.8.3").launches[1].kernel == seen
 
 
 def test_spells_the_combine_kernel_seen_in_the_wild() -> None:
@@ -69,7 +69,7 @@ def test_spells_the_decode_kernel_seen_in_the_wild_but_for_q_v() -> None:
     decode = call(
         total_q=1, num_splits=8, num_heads=16, num_heads_k=1, head_dim=64, head_dim_v=512, page_block_size=1
     )
-    ours = predict(decode, H100).launches[1].kernel
+    ours = predict(decode, H100, "2.8.3").launches[1].kernel
     # The one seen was compiled with q_v (HasQv), which is not modelled: the seventh flag after Sm90.
     flags = "false, false, false, true, true, false, "
     assert ours == seen.replace(f"Sm90, {flags}true,", f"Sm90, {flags}false,")
@@ -77,7 +77,7 @@ def test_spells_the_decode_kernel_seen_in_the_wild_but_for_q_v() -> None:
 
 def test_spells_the_prepare_kernel_seen_in_the_wild() -> None:
     seen = next(row["name"] for row in golden_rows("kernel_names.jsonl") if row["family"] == "scheduler_aux")
-    ours = predict(call(), H100).launches[0].kernel
+    ours = predict(call(), H100, "2.8.3").launches[0].kernel
     assert ours == seen.replace("const int *", "int const*").replace("int *", "int*")
 
 
@@ -128,10 +128,17 @@ def test_four_key_blocks_are_not_split() -> None:
 
 
 def test_the_batch_counts_only_where_the_device_does_not_decide() -> None:
-    lengths = {batch: predict(call(batch=batch), H100).num_splits for batch in (1, 64, 992, 993)}
+    lengths = {batch: predict(call(batch=batch), H100, "2.8.3").num_splits for batch in (1, 64, 992, 993)}
     assert lengths[1] == lengths[64] == lengths[992] == 29
     assert lengths[993] == 1
     assert predict(call(batch=64, cache_seqlens=False), H100).num_splits == 1
+
+
+def test_since_3_0_the_splitting_kernels_run_for_any_batch_though_the_device_splits_none_past_992() -> None:
+    many = predict(call(batch=993), H100, "3.0.0", explain=True)
+    assert (many.num_splits, kernels(many)) == (29, ["scheduler_aux", "fa3_fwd", "fa3_combine"])
+    assert reason(many, "splits per sequence") == "1"
+    assert reason(predict(call(batch=992), H100, "3.0.0", explain=True), "splits per sequence") == "1 to 29"
 
 
 def test_before_2_8_packed_queries_are_counted_once_per_query_head() -> None:
@@ -155,11 +162,29 @@ def test_a_window_limits_the_keys_that_are_counted() -> None:
 # launches
 
 
-def test_decode_prepares_runs_and_combines() -> None:
-    prediction = predict(call(), H100)
+@pytest.mark.parametrize(("version", "threads"), [("2.8.3", 1024), ("3.0.0", 32)])
+def test_decode_prepares_runs_and_combines(version: str, threads: int) -> None:
+    prediction = predict(call(), H100, version)
     assert kernels(prediction) == ["scheduler_aux", "fa3_fwd", "fa3_combine"]
     assert [launch.grid for launch in prediction.launches] == [(1, 1, 1), (132, 1, 1), (4, 1, 1)]
-    assert [launch.block[0] for launch in prediction.launches] == [1024, 384, 256]
+    assert [launch.block[0] for launch in prediction.launches] == [threads, 384, 256]
+
+
+@pytest.mark.parametrize(("batch", "warps", "blocks"), [(31, 1, 1), (32, 2, 1), (500, 32, 1), (1985, 32, 3)])
+def test_since_3_0_the_prepare_kernel_is_compiled_by_warps_and_sorts(
+    batch: int, warps: int, blocks: int
+) -> None:
+    launch = predict(call(batch=batch), H100, "3.0.0").launches[0]
+    assert (launch.grid, launch.block) == ((blocks, 1, 1), (32 * warps, 1, 1))
+    assert f"prepare_varlen_num_blocks_kernel<{warps}, true>(" in launch.kernel
+    windowed = predict(call(batch=batch, window=(1023, 0), seqlen_q=2), H100, "3.0.0").launches[0]
+    assert f"prepare_varlen_num_blocks_kernel<{warps}, false>(" in windowed.kernel
+
+
+def test_since_3_0_pages_narrow_the_tile_of_head_dim_64() -> None:
+    paged = call(head_dim=64, page_block_size=16)
+    tiles = {v: reason(predict(paged, H100, v, explain=True), "tile") for v in ("2.8.3", "3.0.0")}
+    assert tiles == {"2.8.3": "192 x 192", "3.0.0": "192 x 128"}
 
 
 def test_a_caller_that_passes_the_plan_has_no_prepare_kernel() -> None:
@@ -251,15 +276,27 @@ def test_v_of_another_head_dim_came_with_2_8() -> None:
     assert str(predict(call(head_dim=128, head_dim_v=64), H100).error).startswith("If V headdim is different")
 
 
-@pytest.mark.parametrize("version", ["2.7.2", "2.8.4", "3.0.0"])
+@pytest.mark.parametrize("version", ["2.7.2", "2.8.4", "2.9.0", "3.0.1", "unknown"])
 def test_versions_nobody_read_are_refused(version: str) -> None:
     with pytest.raises(UsageError, match="not modelled"):
         predict(call(), H100, version)
 
 
+@pytest.mark.parametrize("version", ["3.0.0b1", "3.0.0.b1", "3.0.0b1+cu128"])
+def test_the_name_that_every_build_before_3_0_has_is_no_version(version: str) -> None:
+    with pytest.raises(UsageError, match=r"every build from the tags 2\.6\.2 to 2\.8\.3\.post1") as refused:
+        predict(call(), H100, version)
+    assert "give the tag it was built from: --version 2.7.3 to 2.8.3.post1" in refused.value.hint
+
+
+def test_a_build_of_the_package_is_its_version() -> None:
+    assert rules_for("3.0.0+cu128torch2.9") == rules_for("3.0.0")
+
+
 def test_post_releases_dispatch_like_their_release() -> None:
     assert rules_for("2.7.3") == rules_for("2.7.4.post1")
     assert rules_for("2.8.0") == rules_for("2.8.3.post1") != rules_for("2.7.4.post1")
+    assert rules_for("2.8.3.post1") != rules_for("3.0.0")
 
 
 # properties
