@@ -17,6 +17,7 @@ from attnprof.doctor.capture_test import CaptureTest, try_capture
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import UsageError
 from attnprof.gpus import DEFAULT_GPU, find_model, gpu_by_name
+from attnprof.installed import FlashAttention3, find_flash_attention_3
 from attnprof.model import AttentionCall, Library
 from attnprof.nsys import find_importer, find_nsys, nsys_version
 from attnprof.workloads.environment import versions
@@ -26,6 +27,7 @@ _OLDEST_TRANSFORMERS = "4.48.0"
 _FLASH_SM = (8, 0)
 _SMI_TIMEOUT_S = 5
 _FREE_GB = 1.0
+_UNMODELLED = "check shows what ran; --version X.Y.Z predicts with known rules"
 _DOWNLOAD = "install Nsight Systems (developer.nvidia.com/nsight-systems)"
 
 
@@ -39,9 +41,10 @@ def examine_machine(nsys: str | None = None, *, limit_s: float = 20.0) -> Iterat
     yield from _gpu(gpus)
     yield _torch(installed["torch"], has_gpu=bool(gpus))
     yield _transformers(installed["transformers"])
-    yield _flash_attn("flash_attn", installed["flash_attn"])
-    if installed["flash_attn_3"]:
-        yield _flash_attn("flash_attn_3", installed["flash_attn_3"])
+    yield _flash_attn(installed["flash_attn"])
+    flash_attention_3 = find_flash_attention_3()
+    if flash_attention_3:
+        yield _flash_attn_3(flash_attention_3)
     yield from _runs_folder()
 
 
@@ -187,9 +190,7 @@ def _torch(version: str | None, *, has_gpu: bool) -> Finding:
         )
     why = modelled("torch", version)
     if why:
-        return warn(
-            "torch", f"{version}: {why}", "check shows what ran; --version X.Y.Z predicts with known rules"
-        )
+        return warn("torch", f"{version}: {why}", _UNMODELLED)
     return ok("torch", f"{version}: the launches of its flash backend are modelled")
 
 
@@ -206,15 +207,19 @@ def _transformers(version: str | None) -> Finding:
     return ok("transformers", version)
 
 
-def _flash_attn(library: Library, version: str | None) -> Finding:
+def _flash_attn(version: str | None) -> Finding:
     if version is None:
-        return ok(library, "not installed (optional): runs use scaled_dot_product_attention")
-    why = modelled(library, version)
+        return ok("flash_attn", "not installed (optional): runs use scaled_dot_product_attention")
+    why = modelled("flash_attn", version)
     if why:
-        return warn(
-            library, f"{version}: {why}", "check shows what ran; --version X.Y.Z predicts with known rules"
-        )
-    return ok(library, f"{version}: its launches are modelled")
+        return warn("flash_attn", f"{version}: {why}", _UNMODELLED)
+    return ok("flash_attn", f"{version}: its launches are modelled")
+
+
+def _flash_attn_3(found: FlashAttention3) -> Finding:
+    if modelled("flash_attn_3", found.version):
+        return warn("flash_attn_3", found.note, _UNMODELLED)
+    return ok("flash_attn_3", found.note or f"{found.version}: its launches are modelled")
 
 
 def _runs_folder() -> Iterator[Finding]:

@@ -5,27 +5,29 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from typing import Any
 
 from attnprof.gpus import make_gpu
+from attnprof.installed import find_flash_attention_3, installed_version, package_versions
 
-_PACKAGES = {
-    "transformers": "transformers",
-    "nvtx": "nvtx",
-    "flash_attn": "flash-attn",
-    "flash_attn_3": "flash-attn-3",
-    "kernels": "kernels",
-}
+_PACKAGES = ("transformers", "nvtx", "kernels")
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions by import name, None where absent; torch's with its build tag."""
+    """Installed versions by import name, None where absent; torch's with its build tag.
+
+    ``flash_attn_3`` is the version of the repository that its interface has, ``flash_attn_3_package`` what
+    the package calls itself.
+    """
     found: dict[str, str | None] = {"python": platform.python_version()}
     torch = sys.modules.get("torch")
-    found["torch"] = str(torch.__version__) if torch else _version("torch")
+    found["torch"] = str(torch.__version__) if torch else installed_version("torch")
     found["cuda"] = torch.version.cuda if torch else None
-    found |= {name: _version(package) for name, package in _PACKAGES.items()}
+    found |= {package: next(iter(package_versions(package)), None) for package in _PACKAGES}
+    flash_attention_3 = find_flash_attention_3()
+    found["flash_attn"] = installed_version("flash_attn")
+    found["flash_attn_3"] = flash_attention_3.version if flash_attention_3 else None
+    found["flash_attn_3_package"] = flash_attention_3.package if flash_attention_3 else None
     return found
 
 
@@ -50,10 +52,3 @@ def compiled_graphs() -> int:
         return 0
     counters: Any = sys.modules["torch._dynamo.utils"].counters
     return int(counters["stats"].get("unique_graphs", 0))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
