@@ -9,6 +9,7 @@ from typing import Any
 from attnprof.calls import read_json_lines
 from attnprof.errors import RunError, UsageError
 from attnprof.model import AttentionCall, Library
+from attnprof.record_fields import require_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,26 @@ def read_records(path: Path) -> list[CallRecord]:
     """The records of a run, by ``seq``. Raises RunError naming the line that is none."""
     records = []
     try:
-        for number, fields in read_json_lines(path):
+        for number, fields in read_json_lines(path, regular=True):
             try:
-                records.append(
-                    CallRecord(int(fields["seq"]), fields["step"], fields["phase"], fields["layer"], fields)
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunError(f"{path}:{number}: no attention call record: {error!r}") from error
+                require_record(fields)
+            except ValueError as error:
+                raise RunError(
+                    f"{path}:{number}: no attention call record: {error}",
+                    hint="the run is damaged: record it again",
+                ) from error
+            records.append(
+                CallRecord(fields["seq"], fields["step"], fields["phase"], fields["layer"], fields)
+            )
     except UsageError as error:
         raise RunError(error.message, hint="the run is damaged: record it again") from error
     return sorted(records, key=lambda record: record.seq)
+
+
+_DTYPES = ("bf16", "fp16", "fp32")
+_FP8 = "float8_e4m3fn"
+_DTYPES_FA3 = (*_DTYPES, _FP8)
+_UNMODELLED_FA3 = {"qv": "q_v", "leftpad_k": "left padding"}
 
 
 def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotModelled:
@@ -70,8 +81,11 @@ def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotM
         return _from_sdpa(fields, library)
     if fields["library"] != library:
         return NotModelled(f"the call went to {fields['library']}, not to {library}")
-    if fields["dtype"] not in ("bf16", "fp16", "fp32"):
+    if fields["dtype"] not in (_DTYPES_FA3 if library == "flash_attn_3" else _DTYPES):
         return NotModelled(f"dtype {fields['dtype']}")
+    unmodelled = next((what for name, what in _UNMODELLED_FA3.items() if fields.get(name)), None)
+    if library == "flash_attn_3" and unmodelled:
+        return NotModelled(f"{unmodelled} was passed, which is not modelled")
     builders = {"fwd": _from_fwd, "varlen_fwd": _from_varlen, "fwd_kvcache": _from_kvcache}
     return builders[fields["entry"]](fields, library)
 
@@ -115,7 +129,7 @@ def _on_cuda(fields: dict[str, Any]) -> bool:
 
 def _common(fields: dict[str, Any]) -> dict[str, Any]:
     return {
-        "dtype": fields["dtype"],
+        "dtype": "fp8" if fields["dtype"] == _FP8 else fields["dtype"],
         "causal": bool(fields["causal"]),
         "window": tuple(fields["window"]),
         "softcap": float(fields["softcap"]),
@@ -123,6 +137,19 @@ def _common(fields: dict[str, Any]) -> dict[str, Any]:
         "dropout_p": float(fields["dropout_p"]),
         "return_softmax": bool(fields["return_softmax"]),
         "num_splits": _num_splits(fields),
+        **(_fa3(fields) if fields["library"] == "flash_attn_3" else {}),
+    }
+
+
+def _fa3(fields: dict[str, Any]) -> dict[str, Any]:
+    """What only flash_attn_3 takes."""
+    head_dim_v = fields["v"][-1]
+    return {
+        "head_dim_v": None if head_dim_v == fields["q"][-1] else head_dim_v,
+        "pack_gqa": fields.get("pack_gqa"),
+        "attention_chunk": int(fields.get("attention_chunk") or 0),
+        "sm_margin": int(fields.get("sm_margin") or 0),
+        "scheduler_metadata": bool(fields.get("scheduler_metadata")),
     }
 
 
@@ -157,17 +184,22 @@ def _from_varlen(fields: dict[str, Any], library: Library) -> AttentionCall | No
     )
 
 
-def _from_kvcache(fields: dict[str, Any], library: Library) -> AttentionCall:
+def _from_kvcache(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
     q, k, table, k_new = fields["q"], fields["k"], fields.get("block_table"), fields.get("k_new")
+    packed = len(q) == 3  # flash_attn_3 takes packed queries over a cache
+    batch, seqlen_q = (fields.get("batch"), fields.get("max_seqlen_q")) if packed else q[:2]
+    if batch is None or seqlen_q is None or (k_new and len(k_new) == 3):
+        return NotModelled("the lengths of the packed batch are not in its record")
     return AttentionCall(
         library,
         "fwd_kvcache",
-        q[0],
-        q[1],
+        batch,
+        seqlen_q,
         table[1] * k[1] if table else k[1],
-        q[2],
+        q[-2],
         k[2],
-        q[3],
+        q[-1],
+        total_q=q[0] if packed else None,
         page_block_size=k[1] if table else None,
         seqlen_knew=k_new[1] if k_new else None,
         cache_seqlens=bool(fields["has_cache_seqlens"]),
