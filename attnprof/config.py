@@ -81,7 +81,9 @@ def _parse(path: Path) -> dict[str, Any]:
         import tomli as tomllib
     try:
         parsed: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply", hint="correct it, or move it") from error
+    except (tomllib.TOMLDecodeError, ValueError, OSError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}", hint="correct it, or move it") from error
     return parsed
 
@@ -94,6 +96,6 @@ def _checked(content: Any, name: str, prefix: str) -> dict[str, Setting]:
             raise ConfigError(f"{name}: {prefix}{key} is no option", hint=f"known: {', '.join(KEYS)}")
         if not isinstance(value, str) or not value:
             raise ConfigError(
-                f"{name}: {prefix}{key} must be a text, not {value!r}", hint=f'write {key} = "…"'
+                f"{name}: {prefix}{key} must be a text, not {repr(value)[:60]}", hint=f'write {key} = "…"'
             )
     return {key: Setting(value, f"{name}: {prefix}{key}") for key, value in content.items()}

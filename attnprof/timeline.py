@@ -12,7 +12,7 @@ import numpy as np
 from attnprof.arrays import distinct_rows
 from attnprof.trace.holding import Held, calls_inside, gathered, latest, ranges_inside
 from attnprof.trace.model import Bool, Copies, Int32, Int64, Kernels, Trace
-from attnprof.trace.nesting import Lane, lanes
+from attnprof.trace.nesting import MOST_LANES, Lane, lanes
 from attnprof.trace.range_names import DECODE, NONE, PREFILL, named_attributes
 
 NO_PHASE = 0
@@ -148,7 +148,7 @@ def build_timeline(trace: Trace) -> Timeline:
         parent=parent,
         level=_levels(parent),
         of_range=Attributes(**of_range),
-        notes=(*trace.info.notes, *_notes(trace, launch)),
+        notes=(*trace.info.notes, *_notes(trace, launch), *_left_out(nested, len(ranges))),
     )
 
 
@@ -165,9 +165,8 @@ def restore_timeline(trace: Trace, columns: dict[str, Int32]) -> Timeline:
     """The timeline whose :func:`timeline_columns` these are."""
     kept = {name: columns[name] for name in (*_PER_KERNEL, "parent", "level")}
     of_range = Attributes(**{key: columns[f"of_range.{key}"] for key in NONE})
-    return Timeline(
-        trace, **kept, of_range=of_range, notes=(*trace.info.notes, *_notes(trace, kept["launch"]))
-    )
+    notes = dict.fromkeys((*trace.info.notes, *_notes(trace, kept["launch"])))
+    return Timeline(trace, **kept, of_range=of_range, notes=tuple(notes))
 
 
 _FROM_CAPTURE = ("layer", "call")
@@ -295,3 +294,11 @@ def _notes(trace: Trace, launch: Int32) -> list[str]:
         return []
     why = "the trace was cut" if len(trace.api_calls) else "no CUDA API call was recorded"
     return [f"{lost:,} of {len(launch):,} kernels have no launching call ({why}): attributed to no range"]
+
+
+def _left_out(nested: list[Lane], num_ranges: int) -> list[str]:
+    """What is said of ranges that no lane has room for."""
+    lost = num_ranges - sum(len(lane.members) for lane in nested)
+    if not lost:
+        return []
+    return [f"{lost:,} ranges each overlap {MOST_LANES} others of their thread without nesting: left out"]

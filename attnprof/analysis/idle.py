@@ -53,12 +53,19 @@ def activities(timeline: Timeline, since: int) -> dict[int, Activity]:
     """The GPUs that ran kernels, by number. ``since`` (ns) is when the first idle time begins."""
     kernels, launch = timeline.trace.kernels, timeline.launch
     launched = np.append(timeline.trace.api_calls.end, 0)[launch]
-    found = {}
-    devices = np.flatnonzero(np.bincount(kernels.device, minlength=1)).tolist()
-    for device in devices:
-        mine = slice(None) if len(devices) == 1 else kernels.device == device
-        found[device] = _activity(kernels.start[mine], kernels.end[mine], launched[mine], launch[mine], since)
-    return found
+    return {
+        device: _activity(kernels.start[mine], kernels.end[mine], launched[mine], launch[mine], since)
+        for device, mine in _by_device(kernels.device)
+    }
+
+
+def _by_device(device: Int32) -> list[tuple[int, slice | Int64]]:
+    """The kernels of each GPU, in order; all of them as one slice where there is one GPU."""
+    if not len(device) or np.all(device == device[0]):
+        return [(int(one), slice(None)) for one in device[:1]]
+    order = np.argsort(device, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(device[order])) + 1)
+    return [(int(device[rows[0]]), rows) for rows in parts]
 
 
 def _activity(start: Int64, end: Int64, launched: Int64, launch: Int32, since: int) -> Activity:

@@ -29,7 +29,7 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
     same_layers = len({row.layers for row in splits}) == 1
     rows, shown = [], []
     for row in splits:
-        steps = spans(range(row.steps[0], row.steps[1] + 1)) if row.steps else ""
+        steps = _span(*row.steps) if row.steps else ""
         source = _SOURCES[row.observed]
         every = ", ".join(map(str, row.seqlen_k))
         layers = spans(row.layers)
@@ -67,7 +67,11 @@ def spans(numbers: Sequence[int]) -> str:
             found[-1][1] = number
         else:
             found.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in found)
+    return ", ".join(_span(a, b) for a, b in found)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}–{last}"
 
 
 def attention_table(totals: Sequence[KernelTotal]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import groupby
 
 import numpy as np
 
@@ -39,12 +39,18 @@ def ranges_inside(nested: list[Lane]) -> list[Held]:
     held = []
     for _, group in groupby(nested, key=lambda lane: lane.thread):
         same = list(group)
-        for inner, outer in product(same, same):
-            if inner is outer:
-                inside = np.flatnonzero(inner.parent >= 0)
-                held.append(Held(inner, inner.members[inside], inner.parent[inside]))
-            else:
-                held.append(_hold(outer, inner.members, inner.start, inner.end, inner.members))
+        for outer in same:
+            inside = np.flatnonzero(outer.parent >= 0)
+            held.append(Held(outer, outer.members[inside], outer.parent[inside]))
+        if len(same) == 1:
+            continue
+        members, start, end = (
+            np.concatenate([getattr(lane, name) for lane in same]) for name in ("members", "start", "end")
+        )
+        of = np.repeat(np.arange(len(same)), [len(lane.members) for lane in same])
+        for number, outer in enumerate(same):
+            others = of != number
+            held.append(_hold(outer, members[others], start[others], end[others], members[others]))
     return held
 
 
@@ -86,8 +92,7 @@ def gathered(held: list[Held], num_ranges: int, rule: np.ufunc, per_call: Int64,
         lane = one.lane
         values = np.full(len(lane.members), empty, np.int64)
         rule.at(values, one.within, per_call[one.rows])
-        for depth in range(int(lane.level.max(initial=0)), 0, -1):
-            here = np.flatnonzero(lane.level == depth)
+        for here in lane.by_level()[:0:-1]:
             rule.at(values, lane.parent[here], values[here])
         gathered[lane.members] = values
     return gathered

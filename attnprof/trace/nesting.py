@@ -2,16 +2,23 @@
 
 Ranges of one thread that nest (each two are disjoint or one holds the other) form a *lane*. Sorted by
 (start, -end) a lane is a tree in preorder, and everything is a binary search. Most threads are one lane;
-where domains interleave or start/end ranges overlap there are several, each with its own innermost range.
+where domains interleave or start/end ranges overlap there are several, each with its own innermost range, but
+at most MOST_LANES of one kind on one thread: what overlaps still more ranges without nesting is in none.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from attnprof.trace.model import Bool, Int64, Ranges
+
+MOST_LANES = 256
+_DEEP = 64  # levels from which on ancestors are looked up by leaps
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +41,46 @@ class Lane:
         ``before`` are indices in the trace's table: only ranges that sort before them count.
         """
         found = np.searchsorted(self.start, start, side="right") - 1
+        leaps = self._leaps()
         moving = np.arange(len(found))
         while len(moving := moving[found[moving] >= 0]):
-            at = found[moving]
-            misses = self.end[at] < end[moving]
-            if before is not None:
-                misses |= self.members[at] >= before[moving]
-            moving = moving[misses]
+            moving = moving[self._misses(found[moving], moving, end, before)]
+            for leap in leaps:
+                above = leap[found[moving]]
+                far = np.flatnonzero(above >= 0)
+                far = far[self._misses(above[far], moving[far], end, before)]
+                found[moving[far]] = above[far]
             found[moving] = self.parent[found[moving]]
         return found
+
+    def _misses(self, at: Int64, query: Int64, end: Int64, before: Int64 | None) -> Bool:
+        """Whether each member ``at`` does not hold its query; if so, nor does what lies inside the member."""
+        misses: Bool = self.end[at] < end[query]
+        if before is not None:
+            misses |= self.members[at] >= before[query]
+        return misses
+
+    def _leaps(self) -> list[Int64]:
+        """Each member's ancestors 2^k levels up, the farthest first; none where walking is quick enough."""
+        depth, leaps = int(self.level.max(initial=0)), []
+        if depth >= _DEEP:
+            leap = self.parent
+            for _ in range(depth.bit_length()):
+                leaps.append(leap)
+                leap = np.where(leap >= 0, leap[leap], -1)
+        return leaps[::-1]
+
+    def by_level(self) -> list[Int64]:
+        """The members of each level, from the outermost on."""
+        order = np.argsort(self.level, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.level[order])) + 1)
 
     def nearest(self, known: Bool) -> Int64:
         """Each member's nearest among itself and what holds it that is ``known``; -1 for none."""
         found = np.where(known, np.arange(len(known)), -1)
-        for depth in range(1, int(self.level.max(initial=0)) + 1):
-            here = np.flatnonzero((self.level == depth) & ~known)
-            found[here] = found[self.parent[here]]
+        for here in self.by_level()[1:]:
+            unknown = here[~known[here]]
+            found[unknown] = found[self.parent[unknown]]
         return found
 
 
@@ -103,28 +134,35 @@ def _closed(start: Int64, end: Int64) -> Int64:
 def _last_one_up(level: Int64) -> Int64:
     """For each element, the nearest before it whose level is one lower; -1 for level 0."""
     parent = np.full(len(level), -1)
-    above = np.flatnonzero(level == 0)
-    for depth in range(1, int(level.max(initial=0)) + 1):
-        here = np.flatnonzero(level == depth)
+    order = np.argsort(level, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(level[order])) + 1)
+    for above, here in pairwise(groups):
         parent[here] = above[np.searchsorted(above, here) - 1]
-        above = here
     return parent
 
 
 def _sweep(ranges: Ranges, thread: int, rows: Int64) -> list[Lane]:
-    """Overlapping ranges shared out to lanes, each range to the first one it nests in."""
+    """Overlapping ranges shared out to lanes: each to the one whose open range ends soonest after it."""
     start, closed = ranges.start[rows], _closed(ranges.start[rows], ranges.end[rows])
-    stacks: list[list[int]] = []  # the ends still open in each lane
-    chosen = np.empty(len(rows), np.int64)
+    stacks: list[list[int]] = []  # the ends still open in each lane, below them one that never comes
+    tops: list[tuple[int, int]] = []  # the last of each stack, and the lane, in order
+    chosen = np.full(len(rows), -1)
     for i, (opens, closes) in enumerate(zip(start.tolist(), closed.tolist(), strict=True)):
-        for stack in stacks:
-            while stack and stack[-1] <= opens:
-                stack.pop()
-        fits = (lane for lane, stack in enumerate(stacks) if not stack or closes <= stack[-1])
-        lane = next(fits, len(stacks))
-        if lane == len(stacks):
-            stacks.append([])
+        while tops and tops[0][0] <= opens:
+            _, lane = tops.pop(0)
+            while stacks[lane][-1] <= opens:
+                stacks[lane].pop()
+            insort(tops, (stacks[lane][-1], lane))
+        at = bisect_left(tops, (closes, -1))
+        if at < len(tops):
+            _, lane = tops.pop(at)
+        elif len(stacks) < MOST_LANES:
+            lane = len(stacks)
+            stacks.append([_NEVER])
+        else:
+            continue
         stacks[lane].append(closes)
+        insort(tops, (closes, lane))
         chosen[i] = lane
-    parts = [_lane(ranges, thread, rows[chosen == lane]) for lane in range(len(stacks))]
+    parts = [_lane(ranges, thread, part) for lane in range(len(stacks)) if len(part := rows[chosen == lane])]
     return [part for part in parts if part is not None]

@@ -41,6 +41,7 @@ def named_attributes(trace: Trace) -> tuple[dict[str, Int32], Bool]:
     """
     ranges, strings = trace.ranges, trace.strings
     own = ranges.has_payload & _reads(ranges.domain, OWN_DOMAIN, strings)
+    own = own & (ranges.payload >= 0) & (ranges.payload <= np.iinfo(np.int32).max)
     said = {key: np.full(len(ranges), none, np.int32) for key, none in NONE.items()}
     for name, (phase, key) in _OWN.items():
         mine = own & _reads(ranges.name, name, strings)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprof.timeline import DECODE, NO_PHASE, PREFILL, build_timeline
+from attnprof.trace import nesting
 from attnprof.trace.model import Ranges
 from attnprof.trace.nesting import lanes
 from attnprof.trace.open import open_trace
@@ -320,3 +323,33 @@ def test_lanes_hold_every_range_once_and_find_all_that_hold_an_interval(rows, at
                 i = int(lane.parent[i])
         around = (ranges.thread == thread) & (ranges.start <= at) & (ranges.end >= at + length)
         assert holding == set(np.flatnonzero(around).tolist())
+
+
+@settings(max_examples=200, deadline=None)
+@given(spans, st.integers(0, 60), st.integers(1, 6))
+def test_ancestors_looked_up_by_leaps_are_those_found_by_walking(rows, at, length):
+    for lane in lanes(table(rows)):
+        walked = lane.innermost(np.array([at]), np.array([at + length]))
+        with mock.patch.object(nesting, "_DEEP", 1):
+            assert lane.innermost(np.array([at]), np.array([at + length])) == walked
+
+
+def test_ten_thousand_ranges_inside_each_other_are_joined(scene, line):
+    for depth in range(10_000):
+        scene.range(f"step {depth}", depth, 40_000 - depth)
+    for number in range(2_000):
+        scene.launch(30_500 + number)
+    timeline = line()
+    assert timeline.level.max() == 9_999
+    assert timeline.range[0] == 9_498
+
+
+def test_thousands_of_ranges_across_each_other_are_joined_and_those_beyond_any_lane_are_told(scene, line):
+    for number in range(3_000):
+        scene.range(f"request {number}", 10 * number, 10 * number + 20_000, eventType=60)
+    scene.launch(20_000)
+    timeline = line()
+    assert timeline.notes == (
+        "2,488 ranges each overlap 256 others of their thread without nesting: left out",
+    )
+    assert timeline.range[0] == 2_000
