@@ -13,6 +13,7 @@ import numpy as np
 from attnprof.errors import TraceError
 from attnprof.trace.model import Int64
 from attnprof.trace.pages import is_tree, read_integers
+from attnprof.trace.untrusted import open_untrusted
 
 
 class Database:
@@ -20,13 +21,13 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._db = sqlite3.connect(f"{self.path.as_uri()}?mode=ro&immutable=1", uri=True)
+        self._db = open_untrusted(self.path)
         self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        self._db.execute("PRAGMA trusted_schema = OFF")
         self._sound: set[int] = set()
         self._require_tree(1, "sqlite_master")
         tables = self.query("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'")
-        self._roots = {str(name): root for name, root in tables.fetchall() if isinstance(root, int)}
+        # A virtual table has no page: reading it would run code that the file chooses.
+        self._roots = {str(name): root for name, root in tables.fetchall() if isinstance(root, int) and root}
 
     def close(self) -> None:
         self._db.close()
@@ -83,9 +84,8 @@ class Database:
     def _from_pages(
         self, table: str, present: Mapping[str, int], wanted: Mapping[str, int | None]
     ) -> dict[str, Int64] | None:
-        hidden = self.query(
-            f'SELECT count(*) FROM pragma_table_xinfo("{table}") WHERE hidden OR pk'
-        ).fetchone()[0]
+        described = self.query(f'PRAGMA table_xinfo("{table}")')
+        hidden = any(row[5] or row[6] for row in described)  # a primary key, or hidden
         if hidden:  # generated columns and the rowid's alias are not in the record
             return None
         names = {present[name]: name for name in wanted}

@@ -110,6 +110,7 @@ def _settled(path: Path) -> Iterator[Path]:
             shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
         db = sqlite3.connect(copy)
         try:
+            db.execute("PRAGMA trusted_schema = OFF")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             raise TraceError(f"{path} cannot be read: {error}", hint="export the report again") from error
