@@ -13,7 +13,7 @@ import numpy as np
 from attnprof.errors import TraceError
 from attnprof.trace.model import Int64
 from attnprof.trace.pages import is_tree, read_integers
-from attnprof.trace.untrusted import open_untrusted
+from attnprof.trace.read_only import open_read_only
 
 
 class Database:
@@ -21,7 +21,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._db = open_untrusted(self.path)
+        self._db = open_read_only(self.path)
         self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
         self._sound: set[int] = set()
         self._require_tree(1, "sqlite_master")

@@ -13,7 +13,7 @@ _PRAGMAS = frozenset({"table_info", "table_xinfo"})
 _LONGEST = 1 << 28  # bytes of one text or one row; an nsys export's longest is a few hundred kilobytes
 
 
-def open_untrusted(path: Path) -> sqlite3.Connection:
+def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that reads ``path`` and nothing else: neither the file nor its folder can change.
 
     What else is asked of it is refused with sqlite3.DatabaseError: writing, attaching, loading an extension,
