@@ -110,7 +110,7 @@ def open_ports(command: list[str], folder: Path) -> set[tuple[str, str]]:
             ports = listening()
             for pid, name in family(process.pid).items():
                 seen |= {(name, ports[inode]) for inode in sockets_of(pid) & ports.keys()}
-            time.sleep(0.02)
+            time.sleep(0.05)
         assert process.stdout is not None
         output = process.stdout.read()
     assert process.returncode == 0, output

@@ -73,7 +73,7 @@ RECORDED = [
     path
     for folder in (TESTS / "data", SHARED)
     for path in sorted(folder.rglob("*.gz"))
-    if not path.name.endswith(".csv.gz")
+    if path.name.endswith((".sqlite.gz", ".json.gz", ".jsonl.gz"))
 ]
 
 
