@@ -17,7 +17,7 @@ import numpy as np
 
 from attnprof.arrays import distinct_rows
 from attnprof.dispatch import default_version, predict
-from attnprof.dispatch.infer import infer_call
+from attnprof.dispatch.infer import infer_call, is_grid
 from attnprof.dispatch.names import parse_kernel_name
 from attnprof.dispatch.template import template_difference
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
@@ -210,6 +210,8 @@ def _read_back(shape: ObservedShape, num_sms: int | None) -> Reading:
         return Verdict.UNEXPLAINED, f"{signature.kernel} ran {wanted}", None
     if not all(launch.grid):
         return Verdict.NOT_MODELLED, "the trace does not hold the grid", None
+    if not is_grid(launch.grid):
+        return Verdict.NOT_MODELLED, f"no GPU takes the grid {'x'.join(map(str, launch.grid))}", None
     if num_sms is None:
         return Verdict.EXPLAINED, "the SM count is not in the trace: no KV length can be told", None
     inferred = infer_call(signature, launch.grid, num_sms)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from attnprof.record_fields import require_record
 from attnprof.records import CallRecord
 from attnprof.trace.model import AttentionOps, Trace
 
@@ -25,11 +26,24 @@ def op_records(trace: Trace) -> list[CallRecord]:
         return []
     records = []
     for row in range(len(ops)):
-        read = _READERS.get(trace.strings[ops.name[row]])
-        fields = read(ops, row) if read else None
+        fields = _fields(trace.strings[ops.name[row]], ops, row)
         if fields is not None:
-            records.append(CallRecord(row, None, "other", None, {"seq": row, "device": "cuda", **fields}))
+            records.append(CallRecord(row, None, "other", None, fields))
     return records
+
+
+def _fields(name: str, ops: AttentionOps, row: int) -> dict[str, Any] | None:
+    """The record of one operator; None where its arguments are not those that torch records."""
+    read = _READERS.get(name)
+    try:
+        found = read(ops, row) if read else None
+        if found is None:
+            return None
+        place = {"seq": row, "step": None, "phase": "other", "layer": None, "device": "cuda"}
+        require_record(place | found)
+    except (IndexError, ValueError):
+        return None
+    return place | found
 
 
 def _dense(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # From MAX_SPLITS * (MAX_SPLITS - 1) key blocks on, every split count is eligible and the choice is constant.
 _ALL_ELIGIBLE = MAX_SPLITS * (MAX_SPLITS - 1)
+_LARGEST_GRID = ((1 << 31) - 1, 65_535, 65_535)  # CUDA's own limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,21 @@ class InferredCall:
     seqlen_k: Intervals
 
 
+def is_grid(grid: tuple[int, int, int]) -> bool:
+    """Whether a GPU takes a launch of this grid."""
+    return all(0 < size <= most for size, most in zip(grid, _LARGEST_GRID, strict=True))
+
+
 def infer_call(signature: KernelSignature, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
-    """What the main kernel of a call implies on a GPU with ``num_sms`` SMs; None where its name is cut."""
+    """What the main kernel of a call implies on a GPU with ``num_sms`` SMs.
+
+    None where its name is cut, or no GPU takes such a grid.
+    """
     if (
         signature.head_dim is None
         or signature.block_m is None
         or signature.family not in ("fwd", "fwd_splitkv")
+        or not is_grid(grid)
     ):
         return None
     if signature.flag("Split"):
