@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from attnprof.dispatch.families import own_name
 from attnprof.dispatch.names import KernelSignature, parse_kernel_name
 from attnprof.gpus import resident_limits
 from attnprof.model import Gpu, KernelLaunch
@@ -70,7 +69,7 @@ def sm_fill(launch: KernelLaunch, gpu: Gpu) -> SmFill:
     thread_blocks, slots = prod(launch.grid), per_sm * gpu.num_sms
     whole = -(-thread_blocks // slots) if slots else 0
     return SmFill(
-        kernel=kernel_named(launch.kernel),
+        kernel=signature.kernel,
         family=signature.family,
         thread_blocks=thread_blocks,
         admitted_per_sm=admitted,
@@ -95,12 +94,6 @@ def _admitted(launch: KernelLaunch, signature: KernelSignature, gpu: Gpu) -> tup
         limits["shared memory"] = gpu.smem_per_sm // (smem + _RESERVED_SMEM)
     limited_by = min(limits, key=lambda name: limits[name])
     return limits[limited_by], limited_by
-
-
-def kernel_named(name: str) -> str:
-    """The kernel's own name, of a wrapper the wrapped kernel's."""
-    kernel = parse_kernel_name(name).kernel
-    return own_name(name).rpartition("::")[2] if kernel == "device_kernel" else kernel
 
 
 def dynamic_smem(launch: KernelLaunch, signature: KernelSignature) -> int:

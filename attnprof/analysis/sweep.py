@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.analysis.sm_fill import kernel_named
 from attnprof.dispatch import flash_attn2, predict, torch_sdpa
 from attnprof.dispatch.flash_attn2_array import NO_PREDICTION, split_counts
 from attnprof.dispatch.flash_attn2_rules import Rules
 from attnprof.dispatch.heuristic import MAX_SPLITS
 from attnprof.dispatch.infer import Interval, Intervals
+from attnprof.dispatch.names import short_name
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 
@@ -185,7 +185,7 @@ def _kernels(setting: Setting, along: Along, value: int, count: int) -> tuple[st
 
 def launched(launches: Sequence[KernelLaunch]) -> str:
     """The kernels' own names, in order."""
-    return " + ".join(kernel_named(launch.kernel) for launch in launches)
+    return " + ".join(short_name(launch.kernel) for launch in launches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from attnprof.dispatch.families import FAMILIES, NOT_ATTENTION
+from attnprof.dispatch.families import FAMILIES, NOT_ATTENTION, own_name
 
 _PLAIN_FLAGS = (
     "Is_dropout",
@@ -99,7 +99,7 @@ def is_attention_kernel(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """The name without return type, namespaces, template and call arguments."""
+    """The name without return type, namespaces, template and call arguments; of a wrapper, what it wraps."""
     return parse_kernel_name(name).kernel
 
 
@@ -107,7 +107,8 @@ def _base_name(name: str, pattern: re.Pattern[str] | None) -> str:
     if name.startswith("_Z"):
         found = pattern.search(name) if pattern else None
         return found.group(0) if found else name
-    head = re.split(r"[<(]", name.strip().removeprefix("void "), maxsplit=1)[0].strip()
+    wrapped = own_name(name) if pattern else name.strip().removeprefix("void ")
+    head = re.split(r"[<(]", wrapped, maxsplit=1)[0].strip()
     return head.rpartition("::")[2] or name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +15,9 @@ from attnprof.dispatch.flash_attn3_interface import V2_7, V2_8, identify
 from attnprof.dispatch.flash_attn3_launches import Settled, main_launch
 from attnprof.dispatch.names_fa3 import device_kernel, parse_main_kernel
 from attnprof.dispatch.vllm_flash_attn import COMMIT, FA3_RULES
-from attnprof.gpus import make_gpu
-from attnprof.model import AttentionCall, Gpu, KernelLaunch
+from attnprof.model import AttentionCall, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
+from tests.support.flash_attn3 import interface_source, recorded_call
 
 VERSIONS = {"2.7.4": 0, "2.8.3": 1, "3.0.0": 1}  # version -> column; heuristics.h is the same since 2.8.0
 RECORDED = ("2.7.4", "2.8.3", "3.0.0")
@@ -67,16 +67,6 @@ def test_pack_gqa_equals_the_compiled_original(rows: Heuristics, version: str) -
 
 
 # host code
-
-
-def recorded_call(row: dict[str, Any]) -> tuple[AttentionCall, Gpu, str]:
-    given = dict(row["call"])
-    device, version = given.pop("device"), given.pop("version")
-    window = (given.pop("window_left"), given.pop("window_right"))
-    given["num_splits"] = given.pop("num_splits_arg", 0)
-    assert given.keys() <= {field.name for field in fields(AttentionCall)}
-    gpu = make_gpu(device["name"], device["sm_major"], device["sm_minor"], device["num_sms"])
-    return AttentionCall(**given, window=window), gpu, version
 
 
 def prepare_as_recorded(launch: KernelLaunch, recorded: dict[str, Any]) -> dict[str, Any]:
@@ -175,19 +165,6 @@ def test_names_kernels_as_the_compiler_does(version: str) -> None:
 
 
 # the interface
-
-
-def interface_source(row: dict[str, Any]) -> str:
-    """A file that holds what the recorded state of flash_attn_interface.py holds, and nothing else."""
-    lines = [f"import {module}" for module in row["imports"]]
-    if row["torch_ops"]:
-        lines.append(f"{row['extension']} = torch.ops.flash_attn_3")
-    forward = f"{row['extension']}.fwd({', '.join(row['arguments'])})"
-    lines += ["def _flash_attn_forward():", f"    return {forward}"]
-    lines += [f"def flash_attn_func({', '.join(row['flash_attn_func'])}):", "    pass"]
-    if row["lengths_of"]:
-        lines += ["def kvcache():", f"    return torch.full(({row['lengths_of']}.shape[0],), cache_seqlens)"]
-    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("row", golden_rows("fa3_interfaces.jsonl"), ids=lambda row: str(row["commit"]))
