@@ -18,6 +18,7 @@ from attnprof.dispatch.predict import rules_known
 _PACKAGES = {"flash_attn": "flash-attn", "flash_attn_3": "flash-attn-3", "torch": "torch"}
 _FA3_MODULE = "flash_attn_interface"
 _FA3_CONFIG = "flash_attn_config.py"
+_FA3_FOLDER_OF_JULY_2026 = "flash_attn_3/__init__.py"  # came 24 days before the other grid
 # flash_attn_3's own package, and what it was called before 2.8.0.
 _FA3_PACKAGES = ("flash-attn-3", "flash-attn", "flashattn-hopper")
 _FA3_OLD_VERSION = re.compile(r"3\.0\.0\.?b")
@@ -78,10 +79,13 @@ def find_flash_attention_3() -> FlashAttention3 | None:
         if interface.version is not None:
             what = "nobody has read its rules yet"
         return FlashAttention3(flash_attn3.UNKNOWN, package, f"{called} is not modelled: {what}")
-    left_out = _left_out(path)
-    notes = [f"was built without {', '.join(left_out)}"] if left_out else []
+    notes, left_out = [], _left_out(path)
     if package is None or package.partition("+")[0] != interface.version:
-        notes.insert(0, f"has the interface of {interface.source}")
+        notes.append(f"has the interface of {interface.source}")
+    if left_out:
+        notes.append(f"was built without {', '.join(left_out)}")
+    if path and (path.parent / _FA3_FOLDER_OF_JULY_2026).exists():
+        notes.append("may combine packed queries on another grid, as its commits since 2026-07-27 do")
     whole = "a full build of " if left_out else ""
     note = f"{called} {' and '.join(notes)}: predicted as {whole}{interface.version}" if notes else ""
     return FlashAttention3(interface.version, package, note)

@@ -38,7 +38,7 @@ def identify(source: str) -> Interface:
     """The state that the text of a flash_attn_interface.py is from."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return UNKNOWN
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     if "flashattn_hopper_cuda" in imported:
