@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 NOT_ATTENTION = "not_attention"
+_LONGEST = 1024  # characters of an attention kernel's own name
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Family:
 
     def matches(self, kernel_name: str) -> bool:
         text = kernel_name if self.anywhere else own_name(kernel_name)
-        return self.pattern.search(text) is not None
+        # A pattern may look at every pair of characters, so a name made to be long would take minutes.
+        return (self.anywhere or len(text) <= _LONGEST) and self.pattern.search(text) is not None
 
 
 def own_name(kernel_name: str) -> str:
@@ -94,8 +96,8 @@ FAMILIES: tuple[Family, ...] = (
     _family("vllm-rocm", "rocm_paged_decode", r"paged_attention_ll4mi_QKV\w*"),
     _family("vllm-rocm", "rocm_paged_reduce", r"paged_attention_ll4mi_reduce_kernel$"),
     _family("vllm", "paged_decode", r"paged_attention_v[12]_kernel$|paged_attention_v2_reduce_kernel$"),
-    _family("ck-tile", "rocm_prefill", r"ck_tile\w*Fmha\w*Prefill\w*", anywhere=True),
-    _family("ck-tile", "rocm_fwd", r"ck_tile.*FmhaFwd\w*Kernel", anywhere=True),
+    _family("ck-tile", "rocm_prefill", r"ck_tile\w{0,400}Fmha\w{0,100}Prefill\w*", anywhere=True),
+    _family("ck-tile", "rocm_fwd", r"ck_tile.{0,400}FmhaFwd\w{0,100}Kernel", anywhere=True),
     _family("triton", "triton_unified", r"kernel_unified_attention_\w+"),
     _family(
         "triton", "triton_decode", r"\w*paged_decode_kernel$|_fwd_grouped_kernel_stage\d|_fwd_kernel_stage\d"

@@ -21,6 +21,7 @@ _OWN = {
 }
 
 # Anybody else's, matched anywhere in the name; the first group that matched is the number.
+_LONGEST = 4096  # characters; a longer name says nothing, and may be made to take the rules long
 _MAYBE = re.compile(r"step|layer|prefill|decode|execute_", re.IGNORECASE)
 _NUMBERS = {
     "step": re.compile(r"(?<![a-z])step[-=:. _#]{0,2}(\d{1,9})(?!\d)|ProfilerStep#(\d{1,9})$", re.IGNORECASE),
@@ -66,7 +67,7 @@ def _foreign(trace: Trace) -> dict[str, Int32]:
     by_text = {key: np.full(len(trace.strings), none, np.int32) for key, none in NONE.items()}
     for i in np.flatnonzero(np.bincount(ranges.name, minlength=1)).tolist():
         text = trace.strings[i]
-        if not _MAYBE.search(text):
+        if len(text) > _LONGEST or not _MAYBE.search(text):
             continue
         by_text["phase"][i] = next((phase for rule, phase in _PHASES if rule.search(text)), 0)
         for key, rule in _NUMBERS.items():

@@ -52,6 +52,7 @@ _ATTENTION_OP = re.compile(
     r"(?!.*(backward|bwd))(aten::\w*(scaled_dot_product|flash|efficient|cudnn)\w*attention\w*"
     r"|\w*(flash_attn|flash_attention|_fa[23])\w*::\w+|vllm::unified_attention\w*)"
 )
+_LONGEST_OP = 1024  # characters of an attention operator's name
 _INT32 = 0x7FFFFFFF
 
 
@@ -103,7 +104,7 @@ class _Builder:
         if kind is None or event.get("ph") != "X":
             return
         name = str(event.get("name", ""))
-        if kind == _OP and not _ATTENTION_OP.fullmatch(name):
+        if kind == _OP and (len(name) > _LONGEST_OP or not _ATTENTION_OP.fullmatch(name)):
             return
         try:
             start = nanoseconds(event["ts"])
