@@ -1,0 +1,120 @@
+"""Run folders of other versions: older ones are read and migrated, newer ones refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tarfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from attnprof import load, store
+from attnprof.errors import RunError
+from attnprof.schema import SCHEMA
+from tests.conftest import TESTS
+from tests.support.command import attnprof
+from tests.support.generated_run import calls_only_run
+
+
+@pytest.fixture
+def old_runs() -> Path:
+    """Two runs that attnprof 0.1.0 wrote while the schema was 1."""
+    with tarfile.open(TESTS / "data" / "runs" / "schema1.tar.gz") as packed:
+        packed.extractall(store.runs_root(), filter="data")
+    return store.runs_root()
+
+
+def asked(database: Path, question: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(database)) as db:
+        return db.execute(question).fetchall()
+
+
+def test_a_run_of_schema_1_is_read_as_it_is_and_left_as_it_is(old_runs):
+    before = {path: path.read_bytes() for path in old_runs.rglob("*") if path.is_file()}
+    assert load("kernels").check().counts == {"match": 5}
+    assert len(load("calls").calls) == 4
+    assert "name" not in load("calls").config
+    assert load("calls").config["schema"] == SCHEMA
+    done = attnprof("check", "kernels")
+    assert done.code == 0, done.err
+    assert before == {path: path.read_bytes() for path in old_runs.rglob("*") if path.is_file()}
+
+
+def test_the_database_of_schema_1_is_made_anew_where_it_is_asked_for(old_runs):
+    assert asked(old_runs / "kernels" / "attnprof.db", "pragma user_version") == [(0,)]
+    rows = "select * from calls order by id"
+    before = asked(old_runs / "kernels" / "attnprof.db", rows)
+    database = load("kernels").database
+    assert asked(database, "pragma user_version") == [(SCHEMA,)]
+    assert asked(database, rows) == before
+    assert asked(database, "select value from run where key = 'schema'") == [(str(SCHEMA),)]
+    unchanged = database.read_bytes()
+    assert load("kernels").database.read_bytes() == unchanged
+    assert not [path for path in database.parent.iterdir() if path.name.endswith(".part")]
+
+
+def test_runs_says_which_are_older_and_migrates_them(old_runs):
+    assert attnprof("runs").out.count("attnprof runs --migrate") == 2
+    done = attnprof("runs", "--migrate")
+    assert done.code == 0, done.err
+    assert done.out.count("migrated from schema 1") == 2
+    for name in ("calls", "kernels"):
+        config = json.loads((old_runs / name / "run.json").read_text())
+        assert config["schema"] == SCHEMA
+        assert "name" not in config
+        assert config["created"].startswith("2026-")
+    assert "--migrate" not in attnprof("runs").out
+    assert attnprof("runs", "--migrate", "calls").out == f"{old_runs / 'calls'}: is up to date\n"
+    assert load("kernels").check().counts == {"match": 5}
+
+
+def test_a_damaged_or_missing_database_is_made_anew(old_runs):
+    for spoil in (lambda path: path.write_bytes(b"cut"), Path.unlink):
+        spoil(old_runs / "kernels" / "attnprof.db")
+        assert asked(load("kernels").database, "select count(*) from calls") == [(5,)]
+
+
+def test_a_newer_schema_is_refused_in_one_sentence_by_every_reader():
+    folder = calls_only_run("new", range(100, 101))
+    config = json.loads((folder / "run.json").read_text())
+    store.write_json(folder / "run.json", config | {"schema": SCHEMA + 1, "attnprof": "9.0.0"})
+    sentence = f"was written by a newer attnprof, 9.0.0 (schema {SCHEMA + 1}, this one reads up to {SCHEMA})"
+    for command in (("report", "new"), ("check", "new"), ("export", "new"), ("diff", "new", "new")):
+        done = attnprof(*command)
+        assert done.code == 2
+        assert done.err.startswith(f"error: {folder} {sentence}\n")
+        assert "try: upgrade attnprof" in done.err
+    assert "newer attnprof" in attnprof("runs").out
+    assert (folder / "run.json").exists()
+    assert attnprof("runs", "--remove", "new").code == 0
+
+
+def test_a_newer_database_is_neither_read_nor_rewritten():
+    folder = calls_only_run("new", range(100, 101))
+    with closing(sqlite3.connect(folder / "attnprof.db")) as db:
+        db.execute(f"pragma user_version = {SCHEMA + 1}")
+    before = (folder / "attnprof.db").read_bytes()
+    with pytest.raises(RunError, match="newer attnprof") as told:
+        _ = load("new").database
+    assert "attnprof export --to sqlite" in told.value.hint
+    assert attnprof("runs", "--migrate", "new").code == 2
+    assert (folder / "attnprof.db").read_bytes() == before
+
+
+def test_a_database_belongs_to_a_run(tmp_path):
+    trace = tmp_path / "trace.sqlite.gz"
+    shutil.copy(TESTS / "data" / "traces" / "nsys2022.4_nvtx_only_python.sqlite.gz", trace)
+    with pytest.raises(RunError, match="is no run"):
+        _ = load(trace).database
+
+
+@pytest.mark.parametrize("schema", [0, -1, "two", None])
+def test_a_run_whose_schema_is_none_is_unreadable(schema):
+    folder = calls_only_run("odd", range(100, 101))
+    config = json.loads((folder / "run.json").read_text())
+    store.write_json(folder / "run.json", config | {"schema": schema})
+    with pytest.raises(RunError, match="cannot be read"):
+        load("odd")
