@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -89,6 +89,7 @@ _HOMES = re.compile(r"(?:/home/[^/\s\"':,;]+|/Users/[^/\s\"':,;]+|/root)(?=[/\s\
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=.", re.DOTALL)
 _OPTION = re.compile(r"--?([A-Za-z][\w.\-]*)(=.*)?", re.DOTALL)
 _CACHED_LENGTH = 4096
+_MOST_KNOWN = 1 << 16
 
 
 def hide_secrets(text: str) -> str:
@@ -162,6 +163,23 @@ def redact_all(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [redact_all(item) for item in value]
     return value
+
+
+def redact_rows(rows: Iterable[Sequence[Any]]) -> Iterator[list[Any]]:
+    """The rows of a table with their texts redacted, a text that comes again only once."""
+    redacted = _Redacted()
+    for row in rows:
+        if len(redacted) > _MOST_KNOWN:
+            redacted.clear()
+        yield [redacted[value] if isinstance(value, str) else value for value in row]
+
+
+class _Redacted(dict[str, str]):
+    """Texts as they were redacted before."""
+
+    def __missing__(self, text: str) -> str:
+        found = self[text] = redact(text)
+        return found
 
 
 def _redact_named(name: object, value: Any) -> Any:

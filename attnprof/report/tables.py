@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from attnprof.printable import printable
-from attnprof.redact import redact, redact_all
+from attnprof.redact import redact, redact_all, redact_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,15 +72,15 @@ def write_csv(table: Table, out: TextIO) -> None:
     """The same, row by row into a file."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(column.key for column in table.columns)
-    writer.writerows(map(redact_all, table.rows))
+    writer.writerows(redact_rows(table.rows))
 
 
 def write_json(table: Table, out: TextIO) -> None:
     """A JSON list with an object per row, each on its line, row by row into a file."""
     keys = [column.key for column in table.columns]
     out.write("[")
-    for number, row in enumerate(table.rows):
-        line = json.dumps(dict(zip(keys, redact_all(row), strict=True)), ensure_ascii=False)
+    for number, row in enumerate(redact_rows(table.rows)):
+        line = json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False)
         out.write(f"{',' if number else ''}\n {line}")
     out.write("\n]\n")
 
@@ -98,7 +98,7 @@ def to_markdown(table: Table) -> str:
 
     rule = line(["---:" if column.right else "---" for column in table.columns])
     head = line([column.title for column in table.columns])
-    return head + rule + "".join(line(redact_all(row)) for row in table.for_people())
+    return head + rule + "".join(map(line, redact_rows(table.for_people())))
 
 
 def make_console() -> Console:
