@@ -36,7 +36,11 @@ VersionOption = Annotated[
 ]
 LibraryOption = Annotated[
     str | None,
-    typer.Option("--library", metavar="NAME", help="Library to predict: flash_attn or torch."),
+    typer.Option(
+        "--library",
+        metavar="NAME",
+        help="Library to predict: flash_attn, torch, flash_attn_3 or vllm_flash_attn.",
+    ),
 ]
 OutputOption = Annotated[
     Path | None,

@@ -217,9 +217,10 @@ def _flash_attn(version: str | None) -> Finding:
 
 
 def _flash_attn_3(found: FlashAttention3) -> Finding:
+    note = found.note.removeprefix("flash_attn_3 ")
     if modelled("flash_attn_3", found.version):
-        return warn("flash_attn_3", found.note, _UNMODELLED)
-    return ok("flash_attn_3", found.note or f"{found.version}: its launches are modelled")
+        return warn("flash_attn_3", note, _UNMODELLED)
+    return ok("flash_attn_3", note or f"{found.version}: its launches are modelled")
 
 
 def _runs_folder() -> Iterator[Finding]:
