@@ -2,12 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+Narrow = npt.NDArray[np.signedinteger[Any]]  # as narrow as its values allow: widen it before arithmetic
+
+_BLOCK = 1 << 18  # rows: small enough for the cache, large enough for numpy
+_MANY = 1 << 18  # distinct rows
+
+
+def blocks(length: int) -> Iterator[slice]:
+    """Consecutive slices of ``length`` rows, for which temporary arrays are small."""
+    for first in range(0, length, _BLOCK):
+        yield slice(first, min(first + _BLOCK, length))
+
+
+def narrowest(low: int, high: int) -> type[np.signedinteger[Any]]:
+    """The narrowest signed type that holds both numbers."""
+    for kind in (np.int8, np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return kind
+    return np.int64
+
+
+def taken(values: npt.NDArray[Any], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Some rows of a column; of a broadcast one a broadcast."""
+    if len(values) and values.strides[0] == 0:
+        return np.broadcast_to(values[0], (len(rows), *values.shape[1:]))
+    return values[rows]
+
+
+def mapped(
+    values: npt.NDArray[np.integer],
+    rule: Callable[[Ints], npt.NDArray[Any]],
+    kind: type[np.signedinteger[Any]],
+) -> npt.NDArray[Any]:
+    """What the rule makes of a long column, block by block; of a broadcast one a broadcast."""
+    if len(values) and values.strides[0] == 0:
+        return np.broadcast_to(rule(values[:1].astype(np.int64)).astype(kind)[0], values.shape)
+    found = np.empty(len(values), kind)
+    for rows in blocks(len(values)):
+        found[rows] = rule(values[rows].astype(np.int64))
+    return found
+
+
+def look_up(table: npt.NDArray[Any], codes: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+    """``table[codes]`` for many codes: numpy would first make eight bytes of each."""
+    if len(codes) and codes.strides[0] == 0:
+        return np.broadcast_to(table[codes[0]], codes.shape)
+    found = np.empty(len(codes), table.dtype)
+    for rows in blocks(len(codes)):
+        found[rows] = table[codes[rows]]
+    return found
+
+
+def occurring(codes: npt.NDArray[np.integer], size: int) -> Ints:
+    """The codes from 0 to ``size`` - 1 that occur, in order."""
+    seen = np.zeros(size, np.bool_)
+    if len(codes) and codes.strides[0] == 0:
+        codes = codes[:1]
+    for rows in blocks(len(codes)):
+        seen[codes[rows]] = True
+    return np.flatnonzero(seen)
+
+
+def distinct(values: npt.NDArray[np.integer]) -> Ints:
+    """The different values of a long column, ascending."""
+    if len(values) and values.strides[0] == 0:
+        values = values[:1]
+    parts = [np.unique(values[rows]) for rows in blocks(len(values))]
+    return np.unique(np.concatenate(parts)).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
 def distinct_rows(columns: Sequence[npt.NDArray[np.integer]]) -> tuple[list[Ints], Ints]:
@@ -18,8 +86,7 @@ def distinct_rows(columns: Sequence[npt.NDArray[np.integer]]) -> tuple[list[Ints
     wide = [np.ascontiguousarray(column, dtype=np.int64) for column in columns]
     if not len(wide[0]):
         return [column[:0] for column in wide], np.zeros(0, dtype=np.int64)
-    lows = [int(column.min()) for column in wide]
-    widths = [(int(column.max()) - low).bit_length() for column, low in zip(wide, lows, strict=True)]
+    lows, widths = _spans(wide)
     if sum(widths) > 62:
         unique, inverse = np.unique(np.stack(wide, axis=1), axis=0, return_inverse=True)
         return list(unique.T), inverse.ravel()
@@ -27,8 +94,73 @@ def distinct_rows(columns: Sequence[npt.NDArray[np.integer]]) -> tuple[list[Ints
     for column, low, width in zip(wide, lows, widths, strict=True):
         key = (key << width) | (column - low)
     key, inverse = np.unique(key, return_inverse=True)
-    unpacked = []
+    return _unpacked(key, lows, widths), inverse
+
+
+def coded_rows(columns: Sequence[npt.NDArray[np.integer]]) -> tuple[list[Ints], Narrow]:
+    """As :func:`distinct_rows`, with narrow codes and little memory beside them where few rows differ."""
+    distinct: list[Ints] = []
+    codes: Narrow | None = None
+    rest = list(columns)
+    while rest:
+        together: list[npt.NDArray[np.integer]] = [] if codes is None else [codes]
+        while rest and sum(_spans([*together, rest[0]])[1]) <= 63:
+            together.append(rest.pop(0))
+        if len(together) == (codes is not None):  # the next column does not fit beside the codes
+            distinct, wide = distinct_rows(columns)
+            return distinct, wide.astype(narrowest(0, len(distinct[0])))
+        rows, packed = _coded(together)
+        distinct = [*(column[rows[0]] for column in distinct), *(rows[1:] if distinct else rows)]
+        codes = packed
+    assert codes is not None
+    return distinct, codes
+
+
+def _spans(columns: Sequence[npt.NDArray[np.integer]]) -> tuple[list[int], list[int]]:
+    """The least value of each column, and the bits that its values take above it."""
+    lows = [int(column.min()) if len(column) else 0 for column in columns]
+    return lows, [
+        (int(column.max(initial=low)) - low).bit_length() for column, low in zip(columns, lows, strict=True)
+    ]
+
+
+def _unpacked(key: Ints, lows: Sequence[int], widths: Sequence[int]) -> list[Ints]:
+    """The columns of keys that were packed with the first column highest."""
+    columns = []
     for low, width in zip(reversed(lows), reversed(widths), strict=True):
-        unpacked.append((key & ((1 << width) - 1)) + low)
+        columns.append((key & ((1 << width) - 1)) + low)
         key = key >> width
-    return unpacked[::-1], inverse
+    return columns[::-1]
+
+
+def _coded(columns: Sequence[npt.NDArray[np.integer]]) -> tuple[list[Ints], Narrow]:
+    """:func:`coded_rows` of columns that fit one word."""
+    lows, widths = _spans(columns)
+    varying = [part for part in zip(columns, lows, widths, strict=True) if part[2]]
+    if not varying and len(columns[0]):
+        return [column[:1].astype(np.int64) for column in columns], np.broadcast_to(
+            np.int8(0), (len(columns[0]),)
+        )
+    known, number = np.zeros(0, np.int64), np.zeros(0, np.int32)  # ascending; in order of appearance
+    codes = np.empty(len(columns[0]), np.int32)
+    for rows in blocks(len(codes)):
+        key = np.zeros(rows.stop - rows.start, np.int64)
+        for column, low, width in varying:
+            key <<= width
+            key |= column[rows].astype(np.int64) - low
+        at = np.searchsorted(known, key)
+        missing = key[np.append(known, -1)[at] != key]
+        if len(missing):
+            if len(known) > _MANY:  # merging them in block by block would cost more than sorting them all
+                found, inverse = distinct_rows(columns)
+                return found, inverse.astype(np.int32)
+            known = np.append(known, np.unique(missing))
+            number = np.append(number, np.arange(len(number), len(known), dtype=np.int32))
+            order = np.argsort(known)
+            known, number = known[order], number[order]
+            at = np.searchsorted(known, key)
+        codes[rows] = number[at]
+    rank = np.empty(len(known), narrowest(0, len(known)))
+    rank[number] = np.arange(len(known))
+    narrow: Narrow = rank[codes] if len(codes) else codes
+    return _unpacked(known, lows, widths), narrow

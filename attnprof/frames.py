@@ -39,6 +39,7 @@ def _texts(strings: list[str], index: Any) -> Any:
 
 
 _EVERY = slice(None)
+_SHAPE = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
 
 
 def kernels_frame(timeline: Timeline, rows: slice = _EVERY) -> pd.DataFrame:
@@ -54,13 +55,10 @@ def kernels_frame(timeline: Timeline, rows: slice = _EVERY) -> pd.DataFrame:
         "name": _texts(names, which),
         "short_name": _texts([one.kernel for one in signatures], which),
         "family": _texts(families, which),
-        "device": kernels.device[rows],
-        "stream": kernels.stream[rows],
+        "device": kernels.device[rows].astype(np.int32),
+        "stream": kernels.stream[rows].astype(np.int32),
     }
-    for axis, letter in enumerate("xyz"):
-        columns[f"grid_{letter}"] = kernels.grid[rows, axis]
-    for axis, letter in enumerate("xyz"):
-        columns[f"block_{letter}"] = kernels.block[rows, axis]
+    columns |= dict(zip(_SHAPE, kernels.shapes[kernels.shape[rows]].T, strict=True))
     columns["phase"] = _PHASES[timeline.phase[rows]]
     for name in ("step", "layer", "call", "range"):
         columns[name] = _known(getattr(timeline, name)[rows])

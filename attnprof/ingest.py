@@ -86,10 +86,10 @@ def no_trace() -> Trace:
     from attnprof.trace.model import ApiCalls, Kernels, Ranges, Trace, TraceInfo
 
     time, ids, flags = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.bool_)
-    sizes = np.empty((0, 3), np.int32)
+    shapes = np.empty((0, 6), np.int32)
     return Trace(
         TraceInfo(path="", format="nsys-sqlite", notes=("recorded without a profiler",)),
-        Kernels(time, time, ids, ids, ids, ids, time, time, sizes, sizes),
+        Kernels(time, time, ids, ids, ids, ids, time, time, ids, shapes),
         ApiCalls(time, time, ids, ids, time, time),
         Ranges(time, time, ids, ids, time, ids, time, flags, flags),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.arrays import distinct_rows
+from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
 from attnprof.dispatch.names import KernelSignature, is_attention_kernel, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.timeline import Timeline
@@ -75,11 +75,11 @@ class ObservedCalls:
         return len(self.main)
 
 
-def attention_names(strings: list[str], used: Int32) -> dict[int, KernelSignature]:
+def attention_names(strings: list[str], used: Narrow) -> dict[int, KernelSignature]:
     """String index to signature, for the attention kernels among the names in use."""
     return {
         index: parse_kernel_name(strings[index])
-        for index in np.flatnonzero(np.bincount(used, minlength=1)).tolist()
+        for index in occurring(used, len(strings)).tolist()
         if is_attention_kernel(strings[index])
     }
 
@@ -107,60 +107,72 @@ def _role(signature: KernelSignature) -> int:
 
 def observe(timeline: Timeline) -> ObservedCalls:
     """The attention calls that ran."""
-    trace = timeline.trace
-    kernels = trace.kernels
-    signatures = attention_names(trace.strings, kernels.name)
+    kernels = timeline.trace.kernels
+    found, role, first, seq = _attention_kernels(timeline)
+    call_of = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(found))))
+    main = _first_with(role == _MAIN, call_of, first)
+    after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
+    del role, call_of
+    spent = np.add.reduceat(kernels.end[found] - kernels.start[found], first) if len(first) else first
+    sizes = np.diff(np.append(first, len(found)))
+    shape, shapes = _shapes(timeline, found, main, after)
+    in_time = np.argsort(kernels.start[found[main]], kind="stable")
+    kernel = found[main][in_time]
+    replayed = timeline.replayed(kernel)
+    return ObservedCalls(
+        main=kernel,
+        pid=kernels.pid[kernel].astype(np.int32),
+        shape=shape[in_time],
+        duration=spent[in_time],
+        num_kernels=sizes[in_time],
+        seq=seq[main][in_time],
+        step=timeline.step[kernel].astype(np.int32),
+        layer=_layers(timeline, kernel, replayed),
+        phase=timeline.phase[kernel].astype(np.int32),
+        replayed=replayed,
+        shapes=shapes,
+    )
+
+
+def _attention_kernels(timeline: Timeline) -> tuple[Int64, npt.NDArray[np.int8], Int64, Int64]:
+    """The attention kernels by stream and time, the role of each, where a call begins, each one's call id."""
+    trace, kernels = timeline.trace, timeline.trace.kernels
     role_of_name = np.full(len(trace.strings) + 1, -1, dtype=np.int8)
-    for index, signature in signatures.items():
+    for index, signature in attention_names(trace.strings, kernels.name).items():
         role_of_name[index] = _role(signature)
-    found = np.flatnonzero(role_of_name[kernels.name] >= 0)
-    streams = distinct_rows([kernels.pid[found], kernels.device[found], kernels.stream[found]])[1]
+    parts = [
+        rows.start + np.flatnonzero(role_of_name[kernels.name[rows]] >= 0) for rows in blocks(len(kernels))
+    ]
+    found = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    streams = coded_rows([kernels.pid[found], kernels.device[found], kernels.stream[found]])[1]
     order = np.lexsort((kernels.start[found], streams))
     found, streams = found[order], streams[order]
     role = role_of_name[kernels.name[found]]
-    call = _call_ids(timeline)
-    seq = call[found]
-
+    seq = _call_ids(timeline, found)
     begins = np.ones(len(found), dtype=bool)
     same = (streams[1:] == streams[:-1]) & (seq[1:] == seq[:-1])
     starts_call = (role[1:] == _BEFORE) | ((role[1:] == _MAIN) & (role[:-1] != _BEFORE))
     begins[1:] = ~same | starts_call
-    first = np.flatnonzero(begins)
-    call_of = np.cumsum(begins) - 1
+    return found, role, np.flatnonzero(begins), seq
 
-    main = _first_with(role == _MAIN, call_of, first)
-    after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
-    spent = np.add.reduceat(kernels.end[found] - kernels.start[found], first) if len(first) else first
-    sizes = np.diff(np.append(first, len(found)))
 
-    launch_rows, launch_of = distinct_rows(
-        [kernels.name[found], *kernels.grid[found].T, *kernels.block[found].T]
-    )  # fmt: skip
+def _shapes(
+    timeline: Timeline, found: Int64, main: Int64, after: Int64
+) -> tuple[Int64, tuple[ObservedShape, ...]]:
+    """The shape of each call, and the shapes."""
+    trace, kernels = timeline.trace, timeline.trace.kernels
+    (names, sizes), launch_of = coded_rows([kernels.name[found], kernels.shape[found]])
+    launches = [
+        _launch(trace.strings[name], size)
+        for name, size in zip(names.tolist(), kernels.shapes[sizes].tolist(), strict=True)
+    ]
     after_launch = np.where(after >= 0, launch_of[after], NO_KERNEL) if len(found) else after
     columns, shape = distinct_rows([launch_of[main], after_launch, kernels.device[found[main]]])
-    launches = [
-        _launch(trace.strings, row) for row in zip(*(column.tolist() for column in launch_rows), strict=True)
-    ]
     shapes = tuple(
         _shape([launches[m]] + ([launches[a]] if a >= 0 else []), device)
         for m, a, device in zip(*(column.tolist() for column in columns), strict=True)
     )
-    in_time = np.argsort(kernels.start[found[main]], kind="stable")
-    kernel = found[main][in_time]
-    replayed = timeline.replayed()[kernel]
-    return ObservedCalls(
-        main=kernel,
-        pid=kernels.pid[kernel],
-        shape=shape[in_time],
-        duration=spent[in_time],
-        num_kernels=sizes[in_time],
-        seq=call[kernel],
-        step=timeline.step[kernel],
-        layer=_layers(timeline, kernel, replayed),
-        phase=timeline.phase[kernel],
-        replayed=replayed,
-        shapes=shapes,
-    )
+    return shape, shapes
 
 
 def _layers(timeline: Timeline, kernel: Int64, replayed: Bool) -> Int32:
@@ -168,7 +180,7 @@ def _layers(timeline: Timeline, kernel: Int64, replayed: Bool) -> Int32:
 
     A process's replays with as many calls as its eager steps have take the layers of these, in order.
     """
-    layer: Int32 = timeline.layer[kernel].copy()
+    layer: Int32 = timeline.layer[kernel].astype(np.int32)
     pid = timeline.trace.kernels.pid[kernel]
     lost = np.flatnonzero(replayed & (layer < 0))
     if not len(lost):
@@ -183,7 +195,7 @@ def _layers(timeline: Timeline, kernel: Int64, replayed: Bool) -> Int32:
     return layer
 
 
-def _eager_orders(timeline: Timeline, kernel: Int64, replayed: Bool) -> dict[tuple[int, int], Int32]:
+def _eager_orders(timeline: Timeline, kernel: Int64, replayed: Bool) -> dict[tuple[int, int], Narrow]:
     """By process and number of calls, the layers of an eager step's calls in order of their launches.
 
     Steps that disagree tell nothing.
@@ -194,7 +206,7 @@ def _eager_orders(timeline: Timeline, kernel: Int64, replayed: Bool) -> dict[tup
     order = np.lexsort((timeline.launch[mine], step, pid))
     mine, pid, step = mine[order], pid[order], step[order]
     edges = np.flatnonzero((np.diff(pid) != 0) | (np.diff(step) != 0)) + 1
-    found: dict[tuple[int, int], list[Int32]] = {}
+    found: dict[tuple[int, int], list[Narrow]] = {}
     for part in np.split(mine, edges) if len(mine) else []:
         process = int(timeline.trace.kernels.pid[part[0]])
         found.setdefault((process, len(part)), []).append(timeline.layer[part])
@@ -203,20 +215,19 @@ def _eager_orders(timeline: Timeline, kernel: Int64, replayed: Bool) -> dict[tup
     }
 
 
-def _call_ids(timeline: Timeline) -> Int64:
-    """Per kernel, the sequence number of its attention call: its range's, else the torch operator's row."""
+def _call_ids(timeline: Timeline, found: Int64) -> Int64:
+    """Of these kernels, the number of the attention call: its range's, else the torch operator's row."""
     ops, kernels = timeline.trace.attention_ops, timeline.trace.kernels
-    call = timeline.call.astype(np.int64)
-    if ops is None or (call >= 0).any() or not len(ops):
-        return call
+    if ops is None or not len(ops) or np.any(timeline.call >= 0):
+        return timeline.call[found].astype(np.int64)
     # Operators nest and come outermost first, so the innermost one is written last.
     owner = {
         (pid, correlation): row
         for row, pid in enumerate(ops.pid.tolist())
         for correlation in ops.correlations[row]
     }
-    rows = zip(kernels.pid.tolist(), kernels.correlation.tolist(), strict=True)
-    return np.fromiter((owner.get(key, NO_KERNEL) for key in rows), np.int64, len(kernels))
+    rows = zip(kernels.pid[found].tolist(), kernels.correlation[found].tolist(), strict=True)
+    return np.fromiter((owner.get(key, NO_KERNEL) for key in rows), np.int64, len(found))
 
 
 def _first_with(
@@ -229,9 +240,9 @@ def _first_with(
     return answer
 
 
-def _launch(strings: list[str], row: tuple[int, ...]) -> KernelLaunch:
-    name, gx, gy, gz, bx, by, bz = row
-    return KernelLaunch(strings[name], (gx, gy, gz), (bx, by, bz))
+def _launch(name: str, shape: list[int]) -> KernelLaunch:
+    gx, gy, gz, bx, by, bz = shape
+    return KernelLaunch(name, (gx, gy, gz), (bx, by, bz))
 
 
 def _shape(launches: list[KernelLaunch], device: int) -> ObservedShape:

@@ -132,13 +132,14 @@ def _summarise(run: Any, label: str, gpu: Gpu | None) -> RankSummary:
     from attnprof.analysis.kernels import kernel_totals
     from attnprof.analysis.phases import build_steps, phase_totals
     from attnprof.analysis.splits import split_rows
+    from attnprof.arrays import distinct
 
     result = run.check(gpu=gpu)
     totals = kernel_totals(run.trace)
     steps = build_steps(run.timeline)
     phases = phase_totals(run.timeline, steps)
     names = {device.index: device.name or "" for device in run.trace.info.devices}
-    used = sorted(set(run.trace.kernels.device.tolist()))
+    used = distinct(run.trace.kernels.device).tolist()
     return RankSummary(
         label=label,
         source=Path(run.trace.info.path).name,

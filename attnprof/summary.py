@@ -10,6 +10,7 @@ from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.phases import PhaseTotal, phase_totals
 from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
+from attnprof.arrays import distinct
 from attnprof.check import CheckResult, Verdict
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn2_rules import block_n
@@ -92,7 +93,7 @@ def _facts(run: Run, result: CheckResult, phases: list[PhaseTotal]) -> list[tupl
     if result.observed and run.trace.kernels.device.size:
         observed = run.observed_gpu
         names = {device.index: device.name for device in info.devices}
-        used = sorted(set(run.trace.kernels.device.tolist()))
+        used = distinct(run.trace.kernels.device).tolist()
         label = observed.name if observed else names.get(used[0]) or "a GPU the trace does not name"
         sms = f", {observed.num_sms} SMs" if observed else ""
         more = f" (and {len(used) - 1} more)" if len(used) > 1 else ""

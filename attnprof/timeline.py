@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from attnprof.arrays import distinct_rows
-from attnprof.trace.holding import Held, calls_inside, gathered, latest, ranges_inside
+from attnprof.arrays import Narrow, blocks, distinct_rows, narrowest
+from attnprof.trace.holding import Held, calls_inside, gathered, latest, moments_inside, ranges_inside
 from attnprof.trace.model import Bool, Copies, Int32, Int64, Kernels, Trace
 from attnprof.trace.nesting import MOST_LANES, Lane, lanes
 from attnprof.trace.range_names import DECODE, NONE, PREFILL, named_attributes
@@ -20,6 +21,7 @@ PHASE_NAMES = {NO_PHASE: "other", PREFILL: "prefill", DECODE: "decode"}
 UNKNOWN = -1
 _GRAPH_LAUNCH = "GraphLaunch"  # of cuda, cu and hip
 _NEVER = np.iinfo(np.int64).max
+_SPARSEST = 4  # ids per call
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,10 @@ class Timeline:
     trace: Trace
     launch: Int32
     range: Int32
-    phase: Int32
-    step: Int32
-    layer: Int32
-    call: Int32
+    phase: Narrow
+    step: Narrow
+    layer: Narrow
+    call: Narrow
     parent: Int32
     level: Int32
     of_range: Attributes
@@ -82,12 +84,14 @@ class Timeline:
         around &= ranges.end >= calls.end[launch]
         return [int(i) for i in np.flatnonzero(around)]
 
-    def replayed(self) -> Bool:
-        """Which kernels a CUDA graph's launch started."""
-        calls = self.trace.api_calls
-        names = [i for i, text in enumerate(self.trace.strings) if _GRAPH_LAUNCH in text]
-        launches = np.append(np.isin(calls.name, names), False) if names else np.zeros(1, np.bool_)
-        found: Bool = (self.trace.kernels.graph_node != 0) | (launches[self.launch] if names else False)
+    def replayed(self, kernels: Int64 | slice = slice(None)) -> Bool:
+        """Which kernels, all or these, a CUDA graph's launch started."""
+        calls, strings = self.trace.api_calls, self.trace.strings
+        graph = np.array([_GRAPH_LAUNCH in text for text in strings], np.bool_)
+        found: Bool = self.trace.kernels.graph_node[kernels] != 0
+        if graph.any() and len(calls):
+            launch = self.launch[kernels]
+            found = found | ((launch >= 0) & graph[calls.name[launch]])
         return found
 
     def held(self) -> list[Held]:
@@ -122,46 +126,66 @@ class Timeline:
 
 def build_timeline(trace: Trace) -> Timeline:
     """Join the trace's tables."""
-    calls, ranges = trace.api_calls, trace.ranges
     launch = _launches(trace.kernels, trace)
-    nested = lanes(ranges)
-    calls_held = calls_inside(nested, calls, _launching(trace, launch))
+    nested = lanes(trace.ranges)
     ranges_held = ranges_inside(nested)
     said = _attributes(trace, nested, ranges_held)
+    nearest: dict[str, Int32] = {}
     of_range: dict[str, Int32] = {}
-    of_kernel: dict[str, Int32] = {}
     for key, none in NONE.items():
-        nearest, of_range[key] = _inherited(said[key], none, nested, ranges_held)
-        if np.all(nearest < 0):
-            of_kernel[key] = np.broadcast_to(np.int32(none), launch.shape)
-        else:
-            source = latest(calls_held, len(calls), nearest)
-            of_kernel[key] = _or_none(_or_none(said[key], none)[source], none)[launch]
-            if key in _FROM_CAPTURE and trace.graph_nodes is not None:
-                of_kernel[key] = _captured(trace, nested, nearest, said[key], of_kernel[key])
-    parent = latest(ranges_held, len(ranges))
+        nearest[key], of_range[key] = _inherited(said[key], none, nested, ranges_held)
+    innermost, of_kernel = _around_launches(trace, launch, nested, said, nearest)
+    if trace.graph_nodes is not None:
+        for key in _FROM_CAPTURE:
+            if np.any(nearest[key] >= 0):
+                of_kernel[key] = _captured(trace, nested, nearest[key], said[key], of_kernel[key])
+    parent = latest(ranges_held, len(trace.ranges))
     return Timeline(
         trace=trace,
         launch=launch,
-        range=_or_none(latest(calls_held, len(calls)), UNKNOWN)[launch],
+        range=innermost,
         **of_kernel,
         parent=parent,
         level=_levels(parent),
         of_range=Attributes(**of_range),
-        notes=(*trace.info.notes, *_notes(trace, launch), *_left_out(nested, len(ranges))),
+        notes=(*trace.info.notes, *_notes(trace, launch), *_left_out(nested, len(trace.ranges))),
     )
+
+
+def _around_launches(
+    trace: Trace, launch: Int32, nested: list[Lane], said: dict[str, Int32], nearest: dict[str, Int32]
+) -> tuple[Int32, dict[str, Narrow]]:
+    """Per kernel, the innermost range around its launch, and what the ranges around it say."""
+    calls = trace.api_calls
+    innermost = np.full(len(launch), UNKNOWN, np.int32)
+    found: dict[str, Narrow] = {}
+    for key, none in NONE.items():
+        if np.all(nearest[key] < 0):
+            found[key] = np.broadcast_to(np.int8(none), launch.shape)
+        else:
+            kind = narrowest(int(said[key].min()), int(said[key].max()))
+            found[key] = np.full(len(launch), none, kind)
+    told = {key: _or_none(said[key], NONE[key]) for key, values in found.items() if values.flags.writeable}
+    for rows in blocks(len(launch) if nested and len(calls) else 0):
+        known = np.flatnonzero(launch[rows] >= 0)
+        at, kernel = launch[rows][known], known + rows.start
+        held = moments_inside(nested, calls.thread[at], calls.start[at], calls.end[at])
+        innermost[kernel] = latest(held, len(at))
+        for key, values in told.items():
+            found[key][kernel] = values[latest(held, len(at), nearest[key])]
+    return innermost, found
 
 
 _PER_KERNEL = ("launch", "range", *NONE)
 
 
-def timeline_columns(timeline: Timeline) -> dict[str, Int32]:
+def timeline_columns(timeline: Timeline) -> dict[str, Narrow]:
     """What the joins computed, to be kept with the trace."""
     of_range = {f"of_range.{key}": getattr(timeline.of_range, key) for key in NONE}
     return {name: getattr(timeline, name) for name in (*_PER_KERNEL, "parent", "level")} | of_range
 
 
-def restore_timeline(trace: Trace, columns: dict[str, Int32]) -> Timeline:
+def restore_timeline(trace: Trace, columns: dict[str, Any]) -> Timeline:
     """The timeline whose :func:`timeline_columns` these are."""
     kept = {name: columns[name] for name in (*_PER_KERNEL, "parent", "level")}
     of_range = Attributes(**{key: columns[f"of_range.{key}"] for key in NONE})
@@ -172,20 +196,21 @@ def restore_timeline(trace: Trace, columns: dict[str, Int32]) -> Timeline:
 _FROM_CAPTURE = ("layer", "call")
 
 
-def _captured(trace: Trace, nested: list[Lane], nearest: Int32, said: Int32, launched: Int32) -> Int32:
+def _captured(trace: Trace, nested: list[Lane], nearest: Int32, said: Int32, launched: Narrow) -> Int32:
     """An attribute per kernel: what its launch gives, else for a graph's kernel the ranges of its capture."""
     nodes, kernels = trace.graph_nodes, trace.kernels
     assert nodes is not None
     held = calls_inside(nested, nodes, np.arange(len(nodes)))
     of_node = _or_none(said, UNKNOWN)[latest(held, len(nodes), nearest)]
-    found: Int32 = launched.copy()
-    mine = np.flatnonzero((launched == UNKNOWN) & (kernels.graph_node != 0))
     known = dict(
         zip(zip(nodes.pid.tolist(), nodes.node.tolist(), strict=True), of_node.tolist(), strict=True)
     )
-    (pids, numbers), group = distinct_rows([kernels.pid[mine], kernels.graph_node[mine]])
-    values = [known.get(key, UNKNOWN) for key in zip(pids.tolist(), numbers.tolist(), strict=True)]
-    found[mine] = np.array(values, np.int32)[group]
+    found = launched.astype(np.int32)
+    for rows in blocks(len(found)):
+        mine = rows.start + np.flatnonzero((found[rows] == UNKNOWN) & (kernels.graph_node[rows] != 0))
+        (pids, numbers), group = distinct_rows([kernels.pid[mine], kernels.graph_node[mine]])
+        values = [known.get(key, UNKNOWN) for key in zip(pids.tolist(), numbers.tolist(), strict=True)]
+        found[mine] = np.array(values, np.int32)[group]
     return found
 
 
@@ -210,7 +235,7 @@ def _launches(launched: Kernels | Copies, trace: Trace) -> Int32:
     return launch
 
 
-def _by_process(pid: Int32) -> Iterator[tuple[int, slice | Int64]]:
+def _by_process(pid: Narrow) -> Iterator[tuple[int, slice | Int64]]:
     """The rows of each process; all of them as one slice when there is a single one."""
     if len(pid) and np.all(pid == pid[0]):
         yield int(pid[0]), slice(None)
@@ -219,16 +244,27 @@ def _by_process(pid: Int32) -> Iterator[tuple[int, slice | Int64]]:
         yield one, np.flatnonzero(pid == one)
 
 
-def _match(wanted: Int64, offered: Int64) -> Int32:
+def _match(wanted: Narrow, offered: Narrow) -> Int32:
     """Index of the first ``offered`` that equals each ``wanted``; -1 for none or a negative id."""
+    found = np.empty(len(wanted), np.int32)
     low, high = int(offered.min()), int(offered.max())
-    if high - low <= 8 * len(offered) + 1024:  # correlation ids count up: look the call up directly
+    if high - low <= _SPARSEST * len(offered) + 1024:  # correlation ids count up: look the call up directly
         table = np.full(high - low + 2, -1, np.int32)
-        table[offered[::-1] - low] = np.arange(len(offered) - 1, -1, -1, dtype=np.int32)
-        return table[np.where((wanted >= max(low, 0)) & (wanted <= high), wanted - low, -1)]
+        for rows in reversed([*blocks(len(offered))]):
+            table[offered[rows][::-1].astype(np.int64) - low] = np.arange(
+                rows.stop - 1, rows.start - 1, -1, dtype=np.int32
+            )
+        for rows in blocks(len(wanted)):
+            ids = wanted[rows].astype(np.int64)
+            found[rows] = table[np.where((ids >= max(low, 0)) & (ids <= high), ids - low, -1)]
+        return found
     order = np.argsort(offered, kind="stable")
-    found = order[np.minimum(np.searchsorted(offered, wanted, sorter=order), len(order) - 1)]
-    return np.where((offered[found] == wanted) & (wanted >= 0), found, -1).astype(np.int32)
+    ascending = offered[order]
+    for rows in blocks(len(wanted)):
+        ids = wanted[rows].astype(np.int64)
+        at = np.minimum(np.searchsorted(ascending, ids), len(order) - 1)
+        found[rows] = np.where((ascending[at] == ids) & (ids >= 0), order[at], -1)
+    return found
 
 
 def _inherited(said: Int32, none: int, nested: list[Lane], ranges_held: list[Held]) -> tuple[Int32, Int32]:

@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.analysis.phases import PART_NAMES, Steps, build_steps, kernel_parts
+from attnprof.analysis.phases import PART_NAMES, Steps, Sums, build_steps, kernel_parts
+from attnprof.arrays import blocks, look_up, occurring
 from attnprof.check import CheckedCall
 from attnprof.dispatch.names import is_attention_kernel
 from attnprof.timeline import Timeline
@@ -46,13 +47,13 @@ def kernel_group(name: str) -> str:
     return next((group for group, pattern in _PATTERNS if pattern.search(name)), "other")
 
 
-def group_indices(timeline: Timeline) -> npt.NDArray[np.int64]:
+def group_indices(timeline: Timeline) -> npt.NDArray[np.int8]:
     """Per kernel, the index into GROUPS."""
     trace = timeline.trace
-    of_name = np.zeros(len(trace.strings) + 1, np.int64)
-    for index in np.unique(trace.kernels.name).tolist():
+    of_name = np.zeros(len(trace.strings) + 1, np.int8)
+    for index in occurring(trace.kernels.name, len(trace.strings)).tolist():
         of_name[index] = GROUPS.index(kernel_group(trace.strings[index]))
-    return of_name[trace.kernels.name]
+    return look_up(of_name, trace.kernels.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,16 @@ def group_totals(timeline: Timeline, steps: Steps | None = None) -> list[GroupTo
     """The phases that have kernels, in order."""
     steps = build_steps(timeline) if steps is None else steps
     kernels = timeline.trace.kernels
-    parts, groups = kernel_parts(timeline, steps), group_indices(timeline)
-    duration = kernels.end - kernels.start
-    rows = []
-    for code, phase in enumerate(PART_NAMES):
-        mine = parts == code
-        if mine.any():
-            spent = [int(duration[mine & (groups == group)].sum()) for group in range(len(GROUPS))]
-            rows.append(GroupTotals(phase, int((steps.part == code).sum()), tuple(spent)))
-    return rows
+    groups, sums = group_indices(timeline), Sums(len(PART_NAMES) * len(GROUPS))
+    for rows in blocks(len(kernels)):
+        parts = kernel_parts(timeline, steps, rows).astype(np.int64)
+        sums.add(parts * len(GROUPS) + groups[rows], kernels.end[rows] - kernels.start[rows])
+    count, spent = (values.reshape(-1, len(GROUPS)) for values in (sums.count, sums.total))
+    return [
+        GroupTotals(phase, int((steps.part == code).sum()), tuple(spent[code].tolist()))
+        for code, phase in enumerate(PART_NAMES)
+        if count[code].any()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnprof.analysis.nsys_columns import grouped
+from attnprof.analysis.nsys_columns import grouped_blocks
 from attnprof.dispatch.names import parse_kernel_name
 from attnprof.trace.model import Trace
 
@@ -35,7 +35,10 @@ class KernelTotal:
 def kernel_totals(trace: Trace) -> list[KernelTotal]:
     """One row per kernel name, longest total first."""
     kernels = trace.kernels
-    by_name = grouped(kernels.name.astype(np.int64), kernels.end - kernels.start)
+    by_name = grouped_blocks(
+        len(kernels),
+        lambda rows: (kernels.name[rows].astype(np.int64), kernels.end[rows] - kernels.start[rows]),
+    )
     everything = max(1, int(by_name.total.sum()))
     columns = (
         by_name.code, by_name.count, by_name.total, by_name.mean,

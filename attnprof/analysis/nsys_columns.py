@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from attnprof.arrays import Narrow, blocks
 from attnprof.errors import CannotTellError
 from attnprof.trace.model import Bool, Int64, Trace
+
+_ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +81,77 @@ class Groups:
         return [array_column(title, values[order]) for title, values in (*whole, *middle, *ends)]
 
 
-def grouped(code: Int64, duration: Int64) -> Groups:
+def grouped(code: Narrow, duration: Int64) -> Groups:
     """Statistics of the durations by code."""
+    return grouped_blocks(len(code), lambda rows: (code[rows].astype(np.int64), duration[rows]))
+
+
+def grouped_blocks(length: int, block: Callable[[slice], tuple[Int64, Int64]]) -> Groups:
+    """Statistics of durations by code, ``block`` giving (codes, durations) of a slice of the rows."""
+    most_code, most, least = 0, 0, 0
+    for rows in blocks(length):
+        code, duration = block(rows)
+        most_code = max(most_code, int(code.max()))
+        most, least = max(most, int(duration.max())), min(least, int(duration.min()))
     # Packed into one word, where they fit, they sort several times faster than as two keys.
-    wide = int(duration.max(initial=0)).bit_length()
-    if wide + int(code.max(initial=0)).bit_length() <= 63 and int(duration.min(initial=0)) >= 0:
-        packed = code << wide
-        packed |= duration
+    wide = most.bit_length()
+    if wide + most_code.bit_length() <= 63 and least >= 0:
+        packed = np.empty(length, np.int64)
+        for rows in blocks(length):
+            code, duration = block(rows)
+            packed[rows] = code << wide | duration
         packed.sort()
-        duration = packed & ((1 << wide) - 1)
-        packed >>= wide
-        code = packed
-    else:
-        order = np.lexsort((duration, code))
-        code, duration = code[order], duration[order]
-    first = np.flatnonzero(np.diff(code, prepend=-1))
-    if not len(first):
-        empty, none = np.zeros(0), np.zeros(0, np.int64)
-        return Groups(none, none, none, empty, empty, none, none, empty)
-    count = np.diff(np.append(first, len(code)))
-    total = np.add.reduceat(duration, first)
+        return _statistics(length, lambda rows: (packed[rows] >> wide, packed[rows] & ((1 << wide) - 1)))
+    code, duration = block(slice(0, length))
+    order = np.lexsort((duration, code))
+    return _statistics(length, lambda rows: (code[order[rows]], duration[order[rows]]))
+
+
+def _statistics(length: int, ascending: Callable[[slice], tuple[Int64, Int64]]) -> Groups:
+    """Statistics of (code, duration) pairs in ascending order."""
+    starts, before = [], -1
+    for rows in blocks(length):
+        code = ascending(rows)[0]
+        starts.append(rows.start + np.flatnonzero(np.diff(code, prepend=before)))
+        before = int(code[-1])
+    first = np.concatenate(starts) if starts else np.zeros(0, np.int64)
+    count = np.diff(np.append(first, length))
+    parts = [_of_groups(ascending, first[some], count[some]) for some in _together(count)]
+    columns = zip(*parts, strict=True) if parts else [[np.zeros(0, kind)] for kind in _KINDS]
+    code, total, mean, median, least, most, squares = (np.concatenate(column) for column in columns)
+    deviation = np.sqrt(squares / np.maximum(1, count - 1))
+    return Groups(code, count, total, mean, median, least, most, deviation)
+
+
+_KINDS = (np.int64, np.int64, np.float64, np.float64, np.int64, np.int64, np.float64)
+
+
+def _together(count: Int64) -> Iterator[slice]:
+    """Consecutive groups, few enough rows at a time; a single group may be larger."""
+    end = np.cumsum(count)
+    first = 0
+    while first < len(count):
+        limit = int(end[first - 1] if first else 0) + _ROWS_AT_ONCE
+        last = max(first + 1, int(np.searchsorted(end, limit, side="right")))
+        yield slice(first, last)
+        first = last
+
+
+def _of_groups(
+    ascending: Callable[[slice], tuple[Int64, Int64]], first: Int64, count: Int64
+) -> tuple[npt.NDArray[Any], ...]:
+    """Code, total, mean, median, least, most and summed squares of deviations of consecutive groups."""
+    begin = int(first[0])
+    code, duration = ascending(slice(begin, begin + int(count.sum())))
+    at = first - begin
+    total = np.add.reduceat(duration, at)
     mean = total / count
     away = np.repeat(mean, count)
     away -= duration
     away *= away
-    squares = np.add.reduceat(away, first)
-    middle = duration[first + (count - 1) // 2] + duration[first + count // 2]
-    return Groups(
-        code=code[first],
-        count=count,
-        total=total,
-        mean=mean,
-        median=middle / 2,
-        least=duration[first],
-        most=duration[first + count - 1],
-        deviation=np.sqrt(squares / np.maximum(1, count - 1)),
-    )
+    squares = np.add.reduceat(away, at)
+    middle = duration[at + (count - 1) // 2] + duration[at + count // 2]
+    return code[at], total, mean, middle / 2, duration[at], duration[at + count - 1], squares
 
 
 def require(there: bool, trace: Trace, lack: str) -> None:

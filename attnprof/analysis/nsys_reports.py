@@ -22,12 +22,12 @@ from attnprof.analysis.nsys_columns import (
     array_column,
     coded_column,
     empty_column,
-    grouped,
+    grouped_blocks,
     require,
     tenths,
 )
 from attnprof.analysis.nsys_nvtx import nvtx_kernel_summary, projection_trace
-from attnprof.arrays import distinct_rows
+from attnprof.arrays import coded_rows
 from attnprof.errors import UsageError
 from attnprof.timeline import Timeline
 from attnprof.trace.model import Int64, NsysDetails
@@ -66,15 +66,17 @@ def _kernel_summary(name: str, timeline: Timeline) -> NsysReport:
     trace = timeline.trace
     kernels = trace.kernels
     require(len(kernels) > 0, trace, "holds no CUDA kernel")
-    shapes, group = distinct_rows([kernels.name, *kernels.grid.T, *kernels.block.T])
-    made = grouped(group, kernels.end - kernels.start)
+    (names, sizes), group = coded_rows([kernels.name, kernels.shape])
+    made = grouped_blocks(
+        len(kernels), lambda rows: (group[rows].astype(np.int64), kernels.end[rows] - kernels.start[rows])
+    )
     order = np.argsort(-made.total, kind="stable")
     share = tenths(made.total * 100 / max(1, int(made.total.sum())))
     rows = made.code[order]
 
     def dims(first: int) -> list[str]:
-        x, y, z = (shapes[first + i][rows].tolist() for i in range(3))
-        return [f"{a:4d} {b:4d} {c:4d}" for a, b, c in zip(x, y, z, strict=True)]
+        chosen = kernels.shapes[sizes[rows], first : first + 3]
+        return [f"{x:4d} {y:4d} {z:4d}" for x, y, z in chosen.tolist()]
 
     total, *rest = made.columns(order)
     every = np.arange(len(rows))
@@ -83,9 +85,9 @@ def _kernel_summary(name: str, timeline: Timeline) -> NsysReport:
         total,
         array_column("Instances", made.count[order]),
         *rest,
-        coded_column("GridXYZ", dims(1), every),
-        coded_column("BlockXYZ", dims(4), every),
-        coded_column("Name", trace.strings, shapes[0][rows]),
+        coded_column("GridXYZ", dims(0), every),
+        coded_column("BlockXYZ", dims(3), every),
+        coded_column("Name", trace.strings, names[rows]),
     )
     return NsysReport(name, columns, len(rows))
 
@@ -107,7 +109,7 @@ def _gpu_trace(name: str, timeline: Timeline) -> NsysReport:
     def of_kernels(title: str, values: npt.NDArray[Any]) -> Column:
         return array_column(title, both(values, np.zeros(len(copies), values.dtype)), is_kernel)
 
-    shape = zip(_SHAPE, (*kernels.grid.T, *kernels.block.T), strict=True)
+    shape = zip(_SHAPE, kernels.shapes[kernels.shape].T, strict=True)
     columns = [
         array_column("Start (ns)", start[order]),
         array_column("Duration (ns)", both(kernels.end - kernels.start, copies.end - copies.start)),
@@ -122,8 +124,8 @@ def _gpu_trace(name: str, timeline: Timeline) -> NsysReport:
     else:
         columns += [
             of_kernels("Reg/Trd", details.registers),
-            of_kernels("StcSMem (MB)", np.round(details.static_smem / _MB, 3)),
-            of_kernels("DymSMem (MB)", np.round(details.dynamic_smem / _MB, 3)),
+            of_kernels("StcSMem (MB)", np.round(details.static_smem.astype(np.float64) / _MB, 3)),
+            of_kernels("DymSMem (MB)", np.round(details.dynamic_smem.astype(np.float64) / _MB, 3)),
             *_copied(details, copies.end - copies.start, both, n),
         ]
         context = array_column("Ctx", both(details.context, details.copy_context))

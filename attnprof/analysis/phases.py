@@ -7,6 +7,7 @@ a prefill, and of a step with none before it, from its own start.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnprof.analysis.idle import activities
+from attnprof.arrays import blocks, coded_rows, look_up
 from attnprof.observe import attention_names
 from attnprof.timeline import Timeline
 from attnprof.trace.model import Bool, Int32, Int64
@@ -44,7 +46,7 @@ class Steps:
     devices: Int64
     idle: Int64
     waiting: Int64
-    of_kernel: Int64
+    of_kernel: Int32
 
     def __len__(self) -> int:
         return len(self.part)
@@ -108,33 +110,45 @@ class PhaseTotal:
 def attention_mask(timeline: Timeline) -> Bool:
     """Which kernels are attention kernels."""
     trace = timeline.trace
+    return look_up(_attention_by_name(timeline), trace.kernels.name)
+
+
+def _attention_by_name(timeline: Timeline) -> Bool:
+    trace = timeline.trace
     known = np.zeros(len(trace.strings) + 1, np.bool_)
     known[list(attention_names(trace.strings, trace.kernels.name))] = True
-    return known[trace.kernels.name]
+    return known
 
 
 def build_steps(timeline: Timeline) -> Steps:
     """The steps of a timeline; none where no range names a phase."""
-    trace, of_range = timeline.trace, timeline.of_range
-    kernels, ranges = trace.kernels, trace.ranges
+    of_range = timeline.of_range
+    kernels, ranges = timeline.trace.kernels, timeline.trace.ranges
     openers = np.concatenate([_step_ranges(timeline, phase) for phase in (PREFILL, DECODE)])
     openers = openers[np.lexsort((ranges.start[openers], ranges.pid[openers]))]
     of_kernel = _step_of_kernel(timeline, openers)
-    pid, start = ranges.pid[openers], ranges.start[openers]
+    pid, start = ranges.pid[openers].astype(np.int32), ranges.start[openers]
     follows = np.append(False, pid[1:] == pid[:-1]) if len(pid) else np.zeros(0, np.bool_)
     phase = of_range.phase[openers]
     after_prefill = follows & (np.roll(phase, 1) == PREFILL)
     part = np.where(phase == PREFILL, PREFILL_PART, np.where(after_prefill, FIRST_DECODE, STEADY_DECODE))
-    inside = of_kernel >= 0
     done = ranges.end[openers].copy()
-    np.maximum.at(done, of_kernel[inside], kernels.end[inside])
+    for rows in blocks(len(kernels)):
+        inside = np.flatnonzero(of_kernel[rows] >= 0)
+        np.maximum.at(done, of_kernel[rows][inside], kernels.end[rows][inside])
     done = _running_max(done, follows)
     before = np.where(follows, np.roll(done, 1), start)
     begin = np.where(follows & (phase == DECODE), before, np.maximum(start, before))
     end = np.maximum(done, begin)
 
-    duration = kernels.end - kernels.start
-    attention = inside & attention_mask(timeline)
+    attention = _attention_by_name(timeline)
+    sums = Sums(2 * len(pid) + 2)  # by step, those without one last, and whether it is attention
+    for rows in blocks(len(kernels)):
+        step = np.where(of_kernel[rows] >= 0, of_kernel[rows], np.int32(len(pid)))
+        sums.add(
+            2 * step.astype(np.int64) + attention[kernels.name[rows]], kernels.end[rows] - kernels.start[rows]
+        )
+    count, spent = (values.reshape(-1, 2)[:-1] for values in (sums.count, sums.total))
     devices, idle, waiting = _idle(timeline, pid, begin, end)
     return Steps(
         pid=pid,
@@ -142,9 +156,9 @@ def build_steps(timeline: Timeline) -> Steps:
         number=of_range.step[openers],
         begin=begin,
         end=end,
-        kernels=np.bincount(of_kernel[inside], minlength=len(pid)),
-        gpu=_sums(of_kernel[inside], duration[inside], len(pid)),
-        attention=_sums(of_kernel[attention], duration[attention], len(pid)),
+        kernels=count.sum(axis=1),
+        gpu=spent.sum(axis=1),
+        attention=spent[:, 1],
         devices=devices,
         idle=idle,
         waiting=waiting,
@@ -155,38 +169,57 @@ def build_steps(timeline: Timeline) -> Steps:
 def phase_totals(timeline: Timeline, steps: Steps | None = None) -> list[PhaseTotal]:
     """The phases that have kernels or steps, in order; ``steps`` where they are known already."""
     steps = build_steps(timeline) if steps is None else steps
-    kernels = timeline.trace.kernels
-    parts = kernel_parts(timeline, steps)
-    attention = attention_mask(timeline)
-    duration = kernels.end - kernels.start
-    rows = []
-    for code, name in enumerate(PART_NAMES):
-        mine, of_phase = parts == code, steps.part == code
-        if not mine.any() and not of_phase.any():
+    kernels, attention = timeline.trace.kernels, _attention_by_name(timeline)
+    (layers,), of_layer = coded_rows([timeline.layer])
+    sums = Sums(len(PART_NAMES) * len(layers) * 2)  # by phase, layer and attention
+    for rows in blocks(len(kernels)):
+        where = kernel_parts(timeline, steps, rows).astype(np.int64) * len(layers) + of_layer[rows]
+        sums.add(2 * where + attention[kernels.name[rows]], kernels.end[rows] - kernels.start[rows])
+    shape = len(PART_NAMES), len(layers), 2
+    found = []
+    for code in range(len(PART_NAMES)):
+        count, spent = sums.count.reshape(shape)[code], sums.total.reshape(shape)[code]
+        of_phase = steps.part == code
+        if not count.any() and not of_phase.any():
             continue
-        count = int(of_phase.sum())
+        of_steps = int(of_phase.sum())
         total = PhaseTotal(
-            phase=name,
-            steps=count,
-            kernels=int(mine.sum()),
-            gpu_ns=int(duration[mine].sum()),
-            attention_kernels=int((mine & attention).sum()),
-            attention_ns=int(duration[mine & attention].sum()),
-            **(_of_steps(steps, of_phase) if count else {}),
-            **(_of_layers(timeline, mine, attention, count) if count else {}),
+            phase=PART_NAMES[code],
+            steps=of_steps,
+            kernels=int(count.sum()),
+            gpu_ns=int(spent.sum()),
+            attention_kernels=int(count[:, 1].sum()),
+            attention_ns=int(spent[:, 1].sum()),
+            **(_of_steps(steps, of_phase) if of_steps else {}),
+            **(_of_layers(count[layers >= 0], spent[layers >= 0], of_steps) if of_steps else {}),
             **(_of_trace(timeline) if not len(steps) else {}),
         )
-        rows.append(total)
-    return rows
-
-
-def kernel_parts(timeline: Timeline, steps: Steps) -> Int64:
-    """Each kernel's phase, as index into PART_NAMES."""
-    by_phase = np.full(3, OUTSIDE)
-    by_phase[[PREFILL, DECODE]] = PREFILL_PART, STEADY_DECODE
-    parts = np.append(steps.part, 0)[steps.of_kernel]
-    found: Int64 = np.where(steps.of_kernel >= 0, parts, by_phase[timeline.phase])
+        found.append(total)
     return found
+
+
+def kernel_parts(timeline: Timeline, steps: Steps, rows: slice = slice(None)) -> npt.NDArray[np.int8]:
+    """Each kernel's phase, as index into PART_NAMES; only those of ``rows`` where given."""
+    by_phase = np.full(3, OUTSIDE, np.int8)
+    by_phase[[PREFILL, DECODE]] = PREFILL_PART, STEADY_DECODE
+    of_kernel = steps.of_kernel[rows]
+    parts = np.append(steps.part, 0).astype(np.int8)[of_kernel]
+    found: npt.NDArray[np.int8] = np.where(of_kernel >= 0, parts, by_phase[timeline.phase[rows]])
+    return found
+
+
+class Sums:
+    """How many durations there are of each code, and their sum, block by block."""
+
+    def __init__(self, codes: int) -> None:
+        self.count, self.total = np.zeros(codes, np.int64), np.zeros(codes, np.int64)
+
+    def add(self, code: Int64, duration: Int64) -> None:
+        """Takes the durations of some rows."""
+        size = len(self.count)
+        self.count += np.bincount(code, minlength=size)
+        # bincount adds floats: exact below 2**53, which a block's nanoseconds do not reach.
+        self.total += np.bincount(code, weights=duration, minlength=size).astype(np.int64)
 
 
 def _of_steps(steps: Steps, mine: Bool) -> dict[str, Any]:
@@ -206,32 +239,27 @@ def _of_steps(steps: Steps, mine: Bool) -> dict[str, Any]:
     }
 
 
-def _of_layers(timeline: Timeline, mine: Bool, attention: Bool, steps: int) -> dict[str, Any]:
-    """GPU time of one layer in one step, from the kernels that belong to a layer."""
-    in_layer = mine & (timeline.layer >= 0)
-    layers = len(np.unique(timeline.layer[in_layer]))
+def _of_layers(count: Int64, spent: Int64, steps: int) -> dict[str, Any]:
+    """GPU time of one layer in one step, from counts and times by layer and attention."""
+    layers = int(np.count_nonzero(count.any(axis=1)))
     if not layers:
         return {}
-    duration = timeline.trace.kernels.end - timeline.trace.kernels.start
     each = steps * layers
-    return {
-        "layer_ns": float(duration[in_layer].sum()) / each,
-        "attention_layer_ns": float(duration[in_layer & attention].sum()) / each,
-    }
+    return {"layer_ns": float(spent.sum()) / each, "attention_layer_ns": float(spent[:, 1].sum()) / each}
 
 
 def _of_trace(timeline: Timeline) -> dict[str, Any]:
     """Wall and idle time of a trace without steps: from the first kernel to the last."""
     kernels = timeline.trace.kernels
     begin, end = int(kernels.start.min()), int(kernels.end.max())
-    gpus = activities(timeline, begin)
     window = np.array([begin]), np.array([end])
+    gpus = [gpu for _, gpu in activities(timeline, begin, np.concatenate(window))]
     wall = (end - begin) * len(gpus)
     fields: dict[str, Any] = {"wall_ns": end - begin, "device_wall_ns": wall}
     if timeline.trace.info.whole_graph_launches:
         return fields
-    fields["idle_ns"] = wall - sum(int(gpu.busy.within(*window)[0]) for gpu in gpus.values())
-    waits = [gpu.waiting for gpu in gpus.values() if gpu.waiting is not None]
+    fields["idle_ns"] = wall - sum(int(gpu.busy.within(*window)[0]) for gpu in gpus)
+    waits = [gpu.waiting for gpu in gpus if gpu.waiting is not None]
     if len(waits) == len(gpus):
         fields["waiting_ns"] = sum(int(one.within(*window)[0]) for one in waits)
     return fields
@@ -243,35 +271,34 @@ def _idle(timeline: Timeline, pid: Int32, begin: Int64, end: Int64) -> tuple[Int
     Kernels inside graphs that were recorded whole are not in the trace: then no GPU can be called idle.
     """
     kernels = timeline.trace.kernels
-    devices, idle, waiting = (np.full(len(pid), start, np.int64) for start in (0, -1, -1))
-    if not len(kernels) or not len(pid):
-        return devices, idle, waiting
-    gpus = activities(timeline, int(begin.min()))
-    blind = timeline.trace.info.whole_graph_launches > 0
-    for process in np.unique(pid).tolist():
-        mine = pid == process
-        used = np.unique(kernels.device[kernels.pid == process]).tolist()
-        devices[mine] = len(used)
-        if blind or not used:
-            continue
-        window = begin[mine], end[mine]
-        busy = sum(gpus[device].busy.within(*window) for device in used)
-        idle[mine] = len(used) * (end[mine] - begin[mine]) - busy
-        waits = [one for device in used if (one := gpus[device].waiting) is not None]
-        if len(waits) == len(used):
-            waiting[mine] = sum(one.within(*window) for one in waits)
-    return devices, idle, waiting
+    devices, busy, waited, waits = np.zeros((4, len(pid)), np.int64)
+    if len(kernels) and len(pid):
+        steps_of = {process: np.flatnonzero(pid == process) for process in np.unique(pid).tolist()}
+        users = defaultdict(list)
+        pairs = (column.tolist() for column in coded_rows([kernels.pid, kernels.device])[0])
+        for process, device in zip(*pairs, strict=True):
+            if process in steps_of:
+                users[device].append(steps_of[process])
+        for device, gpu in activities(timeline, int(begin.min()), np.concatenate([begin, end])):
+            for mine in users[device]:
+                devices[mine] += 1
+                busy[mine] += gpu.busy.within(begin[mine], end[mine])
+                if gpu.waiting is not None:
+                    waits[mine] += 1
+                    waited[mine] += gpu.waiting.within(begin[mine], end[mine])
+    told = (devices > 0) & (timeline.trace.info.whole_graph_launches == 0)
+    idle = np.where(told, devices * (end - begin) - busy, -1)
+    return devices, idle, np.where(told & (waits == devices), waited, -1)
 
 
-def _step_of_kernel(timeline: Timeline, openers: Int64) -> Int64:
+def _step_of_kernel(timeline: Timeline, openers: Int64) -> Int32:
     """Index of each kernel's step, by the ranges around its launch; -1 for none."""
-    owner = np.full(len(timeline.parent) + 1, -1, np.int64)  # the last one is what -1 finds
+    owner = np.full(len(timeline.parent) + 1, -1, np.int32)  # the last one is what -1 finds
     owner[openers] = np.arange(len(openers))
     for level in range(1, int(timeline.level.max(initial=0)) + 1):
         here = np.flatnonzero((timeline.level == level) & (owner[:-1] < 0))
         owner[here] = owner[timeline.parent[here]]
-    of_kernel: Int64 = owner[timeline.range]
-    return of_kernel
+    return look_up(owner, timeline.range)
 
 
 def _running_max(values: Int64, follows: npt.NDArray[np.bool_]) -> Int64:
@@ -281,11 +308,6 @@ def _running_max(values: Int64, follows: npt.NDArray[np.bool_]) -> Int64:
     for first, last in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         highest[first:last] = np.maximum.accumulate(values[first:last])
     return highest
-
-
-def _sums(group: Int64, values: Int64, groups: int) -> Int64:
-    summed: Int64 = np.bincount(group, weights=values, minlength=groups).astype(np.int64)
-    return summed
 
 
 def _step_ranges(timeline: Timeline, phase: int) -> Int64:

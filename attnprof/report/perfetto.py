@@ -119,6 +119,7 @@ def _gpu_events(timeline: Timeline, window: Window) -> Iterator[Event]:
     kernels, copies = trace.kernels, trace.copies
     names = {device.index: device.name for device in trace.info.devices}
     shorts = [short_name(text) for text in trace.strings]
+    launched = [_launched(shape) for shape in kernels.shapes.tolist()]
     mine = np.flatnonzero(window.holds(kernels.start, kernels.end))
     copied = np.flatnonzero(window.holds(copies.start, copies.end))
     pairs = zip((kernels.device, kernels.stream), (copies.device, copies.stream), strict=True)
@@ -130,15 +131,14 @@ def _gpu_events(timeline: Timeline, window: Window) -> Iterator[Event]:
     for first in range(0, len(mine), _AT_ONCE):
         rows = mine[first : first + _AT_ONCE]
         columns = (
-            kernels.start, kernels.end, kernels.name, kernels.device, kernels.stream, kernels.grid,
-            kernels.block, timeline.phase, timeline.step, timeline.layer,
+            kernels.start, kernels.end, kernels.name, kernels.device, kernels.stream, kernels.shape,
+            timeline.phase, timeline.step, timeline.layer,
         )  # fmt: skip
-        for start, end, name, gpu, one, grid, block, phase, step, layer in zip(
+        for start, end, name, gpu, one, shape, phase, step, layer in zip(
             *(column[rows].tolist() for column in columns), strict=True
         ):
             args: dict[str, Any] = {"kernel": trace.strings[name]}
-            if grid[0]:
-                args |= {"grid": "x".join(map(str, grid)), "block": "x".join(map(str, block))}
+            args |= launched[shape]
             if phase:
                 args["phase"] = PHASE_NAMES[phase]
             args |= {key: value for key, value in (("step", step), ("layer", layer)) if value >= 0}
@@ -148,6 +148,13 @@ def _gpu_events(timeline: Timeline, window: Window) -> Iterator[Event]:
     for start, end, gpu, one in zip(*(column[copied].tolist() for column in placed), strict=True):
         at = {"ts": _micros(start, window), "dur": (end - start) / 1000}
         yield {"ph": "X", "name": "copy or set", "pid": _GPU_PID + gpu, "tid": one, **at, "args": {}}
+
+
+def _launched(shape: list[int]) -> dict[str, str]:
+    """Grid and block; nothing where the trace does not say."""
+    if not shape[0]:
+        return {}
+    return {"grid": "x".join(map(str, shape[:3])), "block": "x".join(map(str, shape[3:]))}
 
 
 def _split_events(timeline: Timeline, observed: ObservedCalls, window: Window) -> Iterator[Event]:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from attnprof.arrays import Narrow
 from attnprof.errors import TraceError
-from attnprof.trace.model import Int64
-from attnprof.trace.pages import is_tree, read_integers
+from attnprof.trace.pages import GrowingColumn, is_tree, read_integers
 from attnprof.trace.read_only import open_read_only
+
+_AT_ONCE = 1 << 16  # rows
 
 
 class Database:
@@ -59,8 +61,8 @@ class Database:
             return {}
         return {str(row[1]): int(row[0]) for row in self.query(f'PRAGMA table_info("{table}")')}
 
-    def integers(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Int64]:
-        """Columns of ``table``, in rowid order; a constant one is a read-only broadcast.
+    def integers(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Narrow]:
+        """Columns of ``table``, in rowid order and as narrow as they can be; a constant one is a broadcast.
 
         ``wanted`` maps a column to what stands for NULL and for the column where there is none; a column
         with None is required. A missing table has no rows. Raises TraceError when a required column is
@@ -83,7 +85,7 @@ class Database:
 
     def _from_pages(
         self, table: str, present: Mapping[str, int], wanted: Mapping[str, int | None]
-    ) -> dict[str, Int64] | None:
+    ) -> dict[str, Narrow] | None:
         described = self.query(f'PRAGMA table_xinfo("{table}")')
         hidden = any(row[5] or row[6] for row in described)  # a primary key, or hidden
         if hidden:  # generated columns and the rowid's alias are not in the record
@@ -92,17 +94,22 @@ class Database:
         found = read_integers(self.path, self._roots[table], {at: wanted[name] for at, name in names.items()})
         return None if found is None else {names[at]: values for at, values in found.items()}
 
-    def _from_rows(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Int64]:
+    def _from_rows(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Narrow]:
         select = ", ".join(
             f'"{c}"' if null is None else f'coalesce("{c}", {null})' for c, null in wanted.items()
         )
         # Without NOT INDEXED an index that another tool has added could decide the order.
         cursor = self.rows(table, f'SELECT {select} FROM "{table}" NOT INDEXED ORDER BY rowid')
+        columns = {c: GrowingColumn() for c in wanted}
+        rows = self.query(f'SELECT count(*) FROM "{table}"').fetchone()[0]
         try:
-            flat = np.fromiter(map(index, chain.from_iterable(cursor)), np.int64)
+            while part := cursor.fetchmany(_AT_ONCE):
+                flat = np.fromiter(map(index, chain.from_iterable(part)), np.int64)
+                for i, column in enumerate(columns.values()):
+                    column.add(flat[i :: len(wanted)], of=rows)
         except (ValueError, TypeError, OverflowError) as error:
             raise TraceError(
                 f"table {table} holds a value that is not an integer where one must be: {error}",
                 hint="the file is damaged or was edited: export the report again",
             ) from error
-        return {c: flat[i :: len(wanted)].copy() for i, c in enumerate(wanted)}
+        return {c: column.values() for c, column in columns.items()}

@@ -16,21 +16,27 @@ class Held:
     """Rows of a table and, for each, the innermost member of a lane that holds it, as index in the lane."""
 
     lane: Lane
-    rows: Int64
-    within: Int64
+    rows: Int64 | Int32
+    within: Int64 | Int32
 
     @property
-    def ranges(self) -> Int64:
+    def ranges(self) -> Int32:
         """The holding ranges, as indices into the trace's table."""
         return self.lane.members[self.within]
 
 
 def calls_inside(nested: list[Lane], calls: ApiCalls | GraphNodes, launching: Int64) -> list[Held]:
     """The launching calls, or captured nodes, inside ranges of each lane."""
+    held = moments_inside(nested, calls.thread[launching], calls.start[launching], calls.end[launching])
+    return [Held(one.lane, launching[one.rows], one.within) for one in held]
+
+
+def moments_inside(nested: list[Lane], thread: Int64, start: Int64, end: Int64) -> list[Held]:
+    """The intervals on threads that are inside ranges of each lane, by their place in the arrays."""
     held = []
-    for thread, group in groupby(nested, key=lambda lane: lane.thread):
-        mine = launching[calls.thread[launching] == thread]
-        held += [_hold(lane, mine, calls.start[mine], calls.end[mine]) for lane in group]
+    for one, group in groupby(nested, key=lambda lane: lane.thread):
+        mine = np.flatnonzero(thread == one)
+        held += [_hold(lane, mine, start[mine], end[mine]) for lane in group]
     return held
 
 
@@ -54,7 +60,7 @@ def ranges_inside(nested: list[Lane]) -> list[Held]:
     return held
 
 
-def _hold(lane: Lane, rows: Int64, start: Int64, end: Int64, before: Int64 | None = None) -> Held:
+def _hold(lane: Lane, rows: Int64 | Int32, start: Int64, end: Int64, before: Int32 | None = None) -> Held:
     within = lane.innermost(start, end, before)
     inside = within >= 0
     return Held(lane, rows[inside], within[inside])
@@ -92,7 +98,7 @@ def gathered(held: list[Held], num_ranges: int, rule: np.ufunc, per_call: Int64,
         lane = one.lane
         values = np.full(len(lane.members), empty, np.int64)
         rule.at(values, one.within, per_call[one.rows])
-        for here in lane.by_level()[:0:-1]:
+        for here in lane.by_level[:0:-1]:
             rule.at(values, lane.parent[here], values[here])
         gathered[lane.members] = values
     return gathered

@@ -1,16 +1,20 @@
 """The tables every reader fills: kernels, API calls, ranges, and what is known of the machine.
 
 Arrays of one table have one element per row. Times are int64 nanoseconds on the trace's own clock.
-Texts are stored once in ``Trace.strings`` and referred to by index.
+Texts are stored once in ``Trace.strings`` and referred to by index. Indices and ids, ``Narrow``, are of the
+narrowest type that holds them, so that tens of millions of rows fit the memory: widen them before arithmetic.
+A column that is one value throughout may be a broadcast.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from attnprof.arrays import Narrow, blocks, taken
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -54,24 +58,34 @@ class TraceInfo:
 class Kernels:
     """GPU kernels, sorted by (start, -end).
 
-    ``name`` indexes strings (the demangled name, in the recorder's spelling). ``grid`` and ``block`` are
-    (n, 3), zeros where the trace does not say. ``correlation`` is -1 and ``graph_node`` 0 where absent.
-    ``pid`` is the launching process (0 where the trace does not say).
+    ``name`` indexes strings (the demangled name, in the recorder's spelling). ``shape`` indexes ``shapes``,
+    the distinct grids and blocks in order, (m, 6), zeros where the trace does not say. ``correlation`` is -1
+    and ``graph_node`` 0 where absent. ``pid`` is the launching process (0 where the trace does not say).
     """
 
     start: Int64
     end: Int64
-    name: Int32
-    device: Int32
-    stream: Int32
-    pid: Int32
-    correlation: Int64
-    graph_node: Int64
-    grid: Int32
-    block: Int32
+    name: Narrow
+    device: Narrow
+    stream: Narrow
+    pid: Narrow
+    correlation: Narrow
+    graph_node: Narrow
+    shape: Narrow
+    shapes: Int32
 
     def __len__(self) -> int:
         return len(self.start)
+
+    @property
+    def grid(self) -> Int32:
+        """Thread blocks along x, y and z of each kernel, (n, 3)."""
+        return self.shapes[self.shape, :3]
+
+    @property
+    def block(self) -> Int32:
+        """Threads along x, y and z of each kernel's blocks, (n, 3)."""
+        return self.shapes[self.shape, 3:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +94,10 @@ class Copies:
 
     start: Int64
     end: Int64
-    device: Int32
-    stream: Int32
-    pid: Int32
-    correlation: Int64
+    device: Narrow
+    stream: Narrow
+    pid: Narrow
+    correlation: Narrow
 
     def __len__(self) -> int:
         return len(self.start)
@@ -95,10 +109,10 @@ class ApiCalls:
 
     start: Int64
     end: Int64
-    name: Int32
-    pid: Int32
+    name: Narrow
+    pid: Narrow
     thread: Int64
-    correlation: Int64
+    correlation: Narrow
 
     def __len__(self) -> int:
         return len(self.start)
@@ -114,10 +128,10 @@ class Ranges:
 
     start: Int64
     end: Int64
-    name: Int32
-    domain: Int32
+    name: Narrow
+    domain: Narrow
     thread: Int64
-    pid: Int32
+    pid: Narrow
     payload: Int64
     has_payload: Bool
     nested: Bool
@@ -155,8 +169,8 @@ class GraphNodes:
     ``start``, ``end`` and ``thread`` are those of the call that captured the node, in time on the CPU.
     """
 
-    node: Int64
-    pid: Int32
+    node: Narrow
+    pid: Narrow
     start: Int64
     end: Int64
     thread: Int64
@@ -177,15 +191,15 @@ class NsysDetails:
 
     range_id: Int64
     crosses: Bool
-    context: Int32
-    registers: Int32
-    static_smem: Int32
-    dynamic_smem: Int32
-    copy_context: Int32
+    context: Narrow
+    registers: Narrow
+    static_smem: Narrow
+    dynamic_smem: Narrow
+    copy_context: Narrow
     copy_bytes: Int64
-    copy_operation: Int32
-    copy_source: Int32
-    copy_destination: Int32
+    copy_operation: Narrow
+    copy_source: Narrow
+    copy_destination: Narrow
 
 
 Rows = TypeVar("Rows", Kernels, Copies, ApiCalls, Ranges)
@@ -196,14 +210,32 @@ def rows_in_order(table: Rows) -> Rows:
     order = time_order(table.start, table.end)
     if order is None:
         return table
-    return replace(table, **{f.name: getattr(table, f.name)[order] for f in fields(table)})
+    columns = {f.name: getattr(table, f.name) for f in fields(table) if f.name != "shapes"}
+    return replace(table, **{name: taken(values, order) for name, values in columns.items()})
+
+
+def in_time_order(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns, ``start`` and ``end`` among them, as :func:`rows_in_order`; each replaces the unsorted one."""
+    order = time_order(columns["start"], columns["end"])
+    if order is not None:
+        for name in columns:
+            columns[name] = taken(columns[name], order)
+    return columns
 
 
 def time_order(start: Int64, end: Int64) -> Int64 | None:
     """The order by (start, -end), equal rows as they stand; None where the rows have it already."""
-    if np.all((start[1:] > start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] <= end[:-1]))):
+    if all(
+        _sorted(start[rows.start : rows.stop + 1], end[rows.start : rows.stop + 1])
+        for rows in blocks(len(start))
+    ):
         return None
     return np.lexsort((-end, start))
+
+
+def _sorted(start: Int64, end: Int64) -> bool:
+    later, together = start[1:] > start[:-1], start[1:] == start[:-1]
+    return bool(np.all(later | (together & (end[1:] <= end[:-1]))))
 
 
 def no_copies() -> Copies:

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
-from attnprof.trace.model import Bool, Int64, Ranges
+from attnprof.arrays import Narrow, narrowest
+from attnprof.trace.model import Bool, Int32, Int64, Ranges
 
 MOST_LANES = 256
 _DEEP = 64  # levels from which on ancestors are looked up by leaps
 _NEVER = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lane:
     """Nesting ranges of one thread: their indices in the trace's table and their tree.
 
@@ -29,23 +31,22 @@ class Lane:
     """
 
     thread: int
-    members: Int64
+    members: Int32
     start: Int64
     end: Int64
-    parent: Int64
-    level: Int64
+    parent: Int32
+    level: Int32
 
-    def innermost(self, start: Int64, end: Int64, before: Int64 | None = None) -> Int64:
+    def innermost(self, start: Int64, end: Int64, before: Int32 | None = None) -> Int64:
         """The innermost member holding each interval [start, end], ends included; -1 for none.
 
         ``before`` are indices in the trace's table: only ranges that sort before them count.
         """
         found = np.searchsorted(self.start, start, side="right") - 1
-        leaps = self._leaps()
         moving = np.arange(len(found))
         while len(moving := moving[found[moving] >= 0]):
             moving = moving[self._misses(found[moving], moving, end, before)]
-            for leap in leaps:
+            for leap in self._leaps:
                 above = leap[found[moving]]
                 far = np.flatnonzero(above >= 0)
                 far = far[self._misses(above[far], moving[far], end, before)]
@@ -53,32 +54,33 @@ class Lane:
             found[moving] = self.parent[found[moving]]
         return found
 
-    def _misses(self, at: Int64, query: Int64, end: Int64, before: Int64 | None) -> Bool:
+    def _misses(self, at: Narrow, query: Int64, end: Int64, before: Int32 | None) -> Bool:
         """Whether each member ``at`` does not hold its query; if so, nor does what lies inside the member."""
         misses: Bool = self.end[at] < end[query]
         if before is not None:
             misses |= self.members[at] >= before[query]
         return misses
 
-    def _leaps(self) -> list[Int64]:
+    @cached_property
+    def _leaps(self) -> list[Int32]:
         """Each member's ancestors 2^k levels up, the farthest first; none where walking is quick enough."""
         depth, leaps = int(self.level.max(initial=0)), []
         if depth >= _DEEP:
             leap = self.parent
             for _ in range(depth.bit_length()):
                 leaps.append(leap)
-                leap = np.where(leap >= 0, leap[leap], -1)
+                leap = np.where(leap >= 0, leap[leap], np.int32(-1))
         return leaps[::-1]
 
-    def by_level(self) -> list[Int64]:
+    @cached_property
+    def by_level(self) -> list[Int32]:
         """The members of each level, from the outermost on."""
-        order = np.argsort(self.level, kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(self.level[order])) + 1)
+        return _by_level(self.level)
 
-    def nearest(self, known: Bool) -> Int64:
+    def nearest(self, known: Bool) -> Int32:
         """Each member's nearest among itself and what holds it that is ``known``; -1 for none."""
-        found = np.where(known, np.arange(len(known)), -1)
-        for here in self.by_level()[1:]:
+        found = np.where(known, np.arange(len(known), dtype=np.int32), np.int32(-1))
+        for here in self.by_level[1:]:
             unknown = here[~known[here]]
             found[unknown] = found[self.parent[unknown]]
         return found
@@ -116,14 +118,16 @@ def _lane(ranges: Ranges, thread: int, rows: Int64) -> Lane | None:
     A range's level is how many ranges before it are still open at its start. If the last range one level up
     holds each range, the open ones are its ancestors, and all is nested.
     """
-    start, end = ranges.start[rows], ranges.end[rows]
+    whole = len(rows) == len(ranges)
+    start, end = (ranges.start, ranges.end) if whole else (ranges.start[rows], ranges.end[rows])
     closed = _closed(start, end)
     level = np.arange(len(rows)) - np.searchsorted(np.sort(closed), start, side="right")
+    level = level.astype(np.int32)
     parent = _last_one_up(level)
     inner = np.flatnonzero(level)
     if np.any(closed[inner] > closed[parent[inner]]):
         return None
-    return Lane(thread, rows, start, end, parent, level)
+    return Lane(thread, rows.astype(np.int32), start, end, parent, level)
 
 
 def _closed(start: Int64, end: Int64) -> Int64:
@@ -131,12 +135,17 @@ def _closed(start: Int64, end: Int64) -> Int64:
     return np.maximum(end, start + 1)
 
 
-def _last_one_up(level: Int64) -> Int64:
+def _by_level(level: Int32) -> list[Int32]:
+    """The elements of each level, in order."""
+    narrow = level.astype(narrowest(0, int(level.max(initial=0))))  # numbers of 16 bits sort fastest
+    order = np.argsort(narrow, kind="stable").astype(np.int32)
+    return np.split(order, np.flatnonzero(np.diff(level[order])) + 1)
+
+
+def _last_one_up(level: Int32) -> Int32:
     """For each element, the nearest before it whose level is one lower; -1 for level 0."""
-    parent = np.full(len(level), -1)
-    order = np.argsort(level, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(level[order])) + 1)
-    for above, here in pairwise(groups):
+    parent = np.full(len(level), -1, np.int32)
+    for above, here in pairwise(_by_level(level)):
         parent[here] = above[np.searchsorted(above, here) - 1]
     return parent
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from attnprof.arrays import distinct_rows
+from attnprof.arrays import Narrow, distinct_rows, mapped
 from attnprof.printable import printable
 from attnprof.trace.columns import Database
-from attnprof.trace.model import Device, Int32, Int64
+from attnprof.trace.model import Device, Int32
 
 _GPUS = "TARGET_INFO_GPU"
 _MOST_GPUS = 4096  # of one machine; more rows than that are damage
 _FEW = 256
 
 
-def assign(column: Int32, pid: Int32, number: Int64, known: Mapping[tuple[int, int], int]) -> None:
+def assign(column: Int32, pid: Int32, number: Narrow, known: Mapping[tuple[int, int], int]) -> None:
     """Sets the rows of each (process, number) that is known."""
     if len(known) <= _FEW:
         for (process, one), value in known.items():
@@ -28,7 +28,7 @@ def assign(column: Int32, pid: Int32, number: Int64, known: Mapping[tuple[int, i
     column[values >= 0] = values[values >= 0]
 
 
-def physical_devices(db: Database, global_pid: Int64, device: Int64) -> Int32:
+def physical_devices(db: Database, global_pid: Narrow, device: Narrow) -> Narrow:
     """Each kernel's GPU as TARGET_INFO_GPU numbers it: a process may see the GPUs under other numbers."""
     physical = to_int32(device)
     table = "TARGET_INFO_CUDA_DEVICE"
@@ -43,7 +43,7 @@ def physical_devices(db: Database, global_pid: Int64, device: Int64) -> Int32:
         if all(isinstance(one, int) for one in (process, seen, real))
     }
     if moved:
-        physical = physical.copy()
+        physical = physical.astype(np.int32)
         assign(physical, pid_of(global_pid), device, moved)
     return physical
 
@@ -70,18 +70,11 @@ def _known(number: object) -> int | None:
     return number if isinstance(number, int) and 0 <= number < 1 << 31 else None
 
 
-def _derived(values: Int64, rule: Callable[[Int64], Int32]) -> Int32:
-    """The rule applied to a column; what it makes of a constant stays a broadcast."""
-    if values.strides == (0,) and len(values):
-        return np.broadcast_to(rule(values[:1])[0], values.shape)
-    return rule(values)
-
-
-def pid_of(global_id: Int64) -> Int32:
+def pid_of(global_id: Narrow) -> Int32:
     """The process of a serialized id: the 24 bits above the thread's 24."""
-    return _derived(global_id, lambda g: (g >> 24 & 0xFFFFFF).astype(np.int32))
+    return mapped(global_id, lambda g: g >> 24 & 0xFFFFFF, np.int32)
 
 
-def to_int32(values: Int64) -> Int32:
+def to_int32(values: Narrow) -> Narrow:
     """The low 32 bits."""
-    return _derived(values, lambda v: v.astype(np.int32))
+    return values if values.dtype != np.int64 else mapped(values, lambda v: v.astype(np.int32), np.int32)

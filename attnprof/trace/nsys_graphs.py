@@ -19,7 +19,7 @@ def read_graph_nodes(db: Database) -> GraphNodes | None:
     table = next((name for name in GRAPH_NODES if "graphNodeId" in db.columns(name)), None)
     if table is None:
         return None
-    c = db.integers(table, _NODE)
+    c = {name: values.astype(np.int64) for name, values in db.integers(table, _NODE).items()}
     pid = c["globalTid"] >> 24 & 0xFFFFFF
     source = np.arange(len(pid))
     cloned = np.flatnonzero((c["originalGraphNodeId"] != 0) & (c["originalGraphNodeId"] != c["graphNodeId"]))

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from attnprof.arrays import Narrow
 from attnprof.errors import AttnprofError, TraceError
 from attnprof.trace.columns import Database
 from attnprof.trace.model import Int64
 from attnprof.trace.nsys_tables import NVTX
+from attnprof.trace.pages import GrowingColumn
 
 _VERSIONED = re.compile(r"_V(\d+)$")
 _ASKED = re.compile(
@@ -78,7 +80,7 @@ class ParquetFolder(Database):
             return {}
         return {name: at for at, name in enumerate(self._files[table].schema_arrow.names)}
 
-    def integers(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Int64]:
+    def integers(self, table: str, wanted: Mapping[str, int | None]) -> dict[str, Narrow]:
         """Columns of ``table`` as :meth:`Database.integers` gives them."""
         present = self.columns(table)
         if not present:
@@ -88,14 +90,14 @@ class ParquetFolder(Database):
             raise TraceError(
                 f"table {table} has no column {', '.join(missing)}", hint="export the report again"
             )
-        read = self._files[table].read(columns=[name for name in wanted if name in present])
-        found = {}
-        for name, default in wanted.items():
-            if name in present:
-                found[name] = _integers(read.column(name), table, default)
-            else:
-                found[name] = np.broadcast_to(np.int64(default or 0), (read.num_rows,))
-        return found
+        rows = self._files[table].metadata.num_rows
+        columns = {name: GrowingColumn() for name in wanted if name in present}
+        for batch in self._files[table].iter_batches(columns=list(columns)):
+            for name, column in columns.items():
+                column.add(_integers(batch.column(name), table, wanted[name]), of=rows)
+        absent = {name: np.int64(default or 0) for name, default in wanted.items() if name not in present}
+        found = {name: column.values() for name, column in columns.items()}
+        return found | {name: np.broadcast_to(value, (rows,)) for name, value in absent.items()}
 
     def _copy(self, table: str, columns: tuple[str, ...]) -> None:
         quoted = ", ".join(f'"{name}"' for name in columns)
@@ -116,5 +118,5 @@ def _integers(column: Any, table: str, null: int | None) -> Int64:
         )
     if column.null_count:
         column = column.fill_null(null)
-    values: Int64 = column.cast(pa.int64(), safe=False).to_numpy().copy()
+    values: Int64 = column.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
     return values

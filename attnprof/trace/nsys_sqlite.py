@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from attnprof.arrays import Narrow, coded_rows, mapped, narrowest, occurring, taken
 from attnprof.errors import TraceError
 from attnprof.printable import printable
 from attnprof.trace.columns import Database
@@ -28,9 +29,10 @@ from attnprof.trace.model import (
     Ranges,
     Trace,
     TraceInfo,
+    in_time_order,
     rows_in_order,
 )
-from attnprof.trace.nsys_details import read_details
+from attnprof.trace.nsys_details import KERNEL_DETAILS, read_details
 from attnprof.trace.nsys_devices import assign, physical_devices, pid_of, read_devices, to_int32
 from attnprof.trace.nsys_graphs import read_graph_nodes
 from attnprof.trace.nsys_parquet import ParquetFolder
@@ -88,8 +90,7 @@ def read_nsys_sqlite(path: Path, *, shown_as: str = "", details: bool = False) -
     shown = shown_as or str(path)
     try:
         with closing(ParquetFolder(path) if path.is_dir() else Database(path)) as db:
-            trace = _read(db, shown)
-            return replace(trace, details=read_details(db)) if details else trace
+            return _read(db, shown, details)
     except sqlite3.Error as error:
         raise TraceError(
             f"{shown} cannot be read: {error}",
@@ -99,7 +100,7 @@ def read_nsys_sqlite(path: Path, *, shown_as: str = "", details: bool = False) -
         raise TraceError(f"{shown}: {error.message}", hint=error.hint) from error
 
 
-def _read(db: Database, shown: str) -> Trace:
+def _read(db: Database, shown: str, with_details: bool) -> Trace:
     if not db.tables & {*_VERSIONS, KERNEL, RUNTIME, NVTX}:
         some = ", ".join(sorted(db.tables)[:4]) or "none"
         raise TraceError(
@@ -107,7 +108,7 @@ def _read(db: Database, shown: str) -> Trace:
             hint="make one with: nsys export --type sqlite REPORT.nsys-rep",
         )
     texts = _Texts(db)
-    kernels = _read_kernels(db, texts)
+    kernels, of_kernels = _read_kernels(db, texts, with_details)
     calls = _read_calls(db, texts)
     ranges, domains, lost = _read_ranges(db, texts)
     exporter, schema = _versions(db)
@@ -137,15 +138,17 @@ def _read(db: Database, shown: str) -> Trace:
     )
     nodes = read_graph_nodes(db) if np.any(kernels.graph_node) else None
     named = _only(texts.all, kernels.name, calls.name, ranges.name, ranges.domain)
-    return Trace(info, kernels, calls, ranges, named, _read_copies(db), graph_nodes=nodes)
+    details = read_details(db, of_kernels) if with_details else None
+    return Trace(info, kernels, calls, ranges, named, _read_copies(db), details=details, graph_nodes=nodes)
 
 
-def _only(texts: list[str], *used: Int32) -> list[str]:
+def _only(texts: list[str], *used: Narrow) -> list[str]:
     """The texts in use, empty ones in place of the others: StringIds holds the recorded environment too."""
-    wanted = np.zeros(len(texts), np.bool_)
+    named = [""] * len(texts)
     for index in used:
-        wanted[index] = True
-    return [printable(text) if keep else "" for text, keep in zip(texts, wanted.tolist(), strict=True)]
+        for one in occurring(index, len(texts)).tolist():
+            named[one] = printable(texts[one])
+    return named
 
 
 def _as_text(value: object) -> str:
@@ -167,18 +170,24 @@ class _Texts:
             rows = db.rows(STRINGS, select).fetchall()
         self._ids = np.fromiter((i for i, _ in rows), np.int64, count=len(rows))
         self.all = ["", *(_as_text(value) for _, value in rows)]
+        self._dense: Int32 | None = None  # the index of every id from the first to the last, then 0
+        span = int(self._ids[-1]) - int(self._ids[0]) + 1 if rows else 0
+        if rows and span <= 4 * len(self._ids) + 1024:
+            self._dense = np.zeros(span + 1, np.int32)
+            self._dense[self._ids - self._ids[0]] = np.arange(1, len(self._ids) + 1)
 
-    def index(self, ids: Int64) -> Int32:
+    def index(self, ids: Narrow) -> Narrow:
         """Index into ``all`` per StringIds id; 0 where there is no such id."""
+        return mapped(ids, self._index, narrowest(0, len(self._ids)))
+
+    def _index(self, ids: Int64) -> Int64 | Int32:
         if not len(self._ids):
             return np.zeros(len(ids), np.int32)
-        low, span = int(self._ids[0]), int(self._ids[-1]) - int(self._ids[0]) + 1
-        if span <= 4 * len(self._ids) + 1024:
-            known = np.zeros(span + 1, np.int32)
-            known[self._ids - low] = np.arange(1, len(self._ids) + 1)
-            return known[np.where((ids >= low) & (ids < low + span), ids - low, span)]
+        if self._dense is not None:
+            low, span = int(self._ids[0]), len(self._dense) - 1
+            return self._dense[np.where((ids >= low) & (ids < low + span), ids - low, span)]
         at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[at] == ids, at + 1, 0).astype(np.int32)
+        return np.where(self._ids[at] == ids, at + 1, 0)
 
     def add(self, texts: Iterable[object]) -> Int32:
         """Indices of texts, each appended once; -1 for None."""
@@ -188,15 +197,17 @@ class _Texts:
         return found
 
 
-def _columns(db: Database, table: str) -> dict[str, Int64]:
-    return db.integers(table, READ[table])
+def _columns(db: Database, table: str, more: Mapping[str, int | None] | None = None) -> dict[str, Any]:
+    """What is read of a table, and ``more``; times are int64."""
+    c = db.integers(table, {**READ[table], **(more or {})})
+    return c | {time: c[time].astype(np.int64, copy=False) for time in ("start", "end")}
 
 
-def _read_kernels(db: Database, texts: _Texts) -> Kernels:
-    c = _columns(db, KERNEL)
-    shape = np.empty((len(c["start"]), 6), np.int32)
-    for i, dimension in enumerate(_SHAPE):
-        shape[:, i] = c.pop(dimension)
+def _read_kernels(db: Database, texts: _Texts, with_details: bool) -> tuple[Kernels, dict[str, Narrow]]:
+    """The kernels, and the columns KERNEL_DETAILS of them."""
+    more = KERNEL_DETAILS if with_details else {}
+    c = in_time_order(_columns(db, KERNEL, more))
+    shapes, shape = coded_rows([to_int32(c.pop(dimension)) for dimension in _SHAPE])
     kernels = Kernels(
         start=c["start"],
         end=c["end"],
@@ -206,16 +217,16 @@ def _read_kernels(db: Database, texts: _Texts) -> Kernels:
         pid=pid_of(c["globalPid"]),
         correlation=c["correlationId"],
         graph_node=c["graphNodeId"],
-        grid=shape[:, :3],
-        block=shape[:, 3:],
+        shape=shape,
+        shapes=np.stack(shapes, axis=1).astype(np.int32),
     )
-    return rows_in_order(kernels)
+    return kernels, {name: c[name] for name in more}
 
 
 def _read_copies(db: Database) -> Copies:
     parts = [_columns(db, table) for table in COPIES]
-    c = {key: np.concatenate([part[key] for part in parts]) for key in _LAUNCHED}
-    copies = Copies(
+    c = in_time_order({key: np.concatenate([part[key] for part in parts]) for key in _LAUNCHED})
+    return Copies(
         start=c["start"],
         end=c["end"],
         device=physical_devices(db, c["globalPid"], c["deviceId"]),
@@ -223,20 +234,18 @@ def _read_copies(db: Database) -> Copies:
         pid=pid_of(c["globalPid"]),
         correlation=c["correlationId"],
     )
-    return rows_in_order(copies)
 
 
 def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
-    c = _columns(db, RUNTIME)
-    calls = ApiCalls(
+    c = in_time_order(_columns(db, RUNTIME))
+    return ApiCalls(
         start=c["start"],
         end=c["end"],
         name=texts.index(c["nameId"]),
         pid=pid_of(c["globalTid"]),
-        thread=c["globalTid"],
+        thread=c["globalTid"].astype(np.int64, copy=False),
         correlation=c["correlationId"],
     )
-    return rows_in_order(calls)
 
 
 def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], bool]:
@@ -244,7 +253,7 @@ def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], 
     events = _columns(db, NVTX)
     kind = events.pop("eventType")
     kept = np.flatnonzero((kind == PUSH_POP) | (kind == START_END))
-    c = {column: values[kept] for column, values in events.items()}
+    c = {column: taken(values, kept) for column, values in events.items()}
     name = texts.index(c["textId"])
     if "text" in db.columns(NVTX):
         inline = f"SELECT text FROM {NVTX} NOT INDEXED WHERE eventType IN ({PUSH_POP}, {START_END})"
@@ -263,7 +272,7 @@ def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], 
         end=end,
         name=name,
         domain=domain,
-        thread=c["globalTid"],
+        thread=c["globalTid"].astype(np.int64, copy=False),
         pid=pid,
         payload=np.where(payload == _NULL, 0, payload),
         has_payload=payload != _NULL,
@@ -272,7 +281,7 @@ def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], 
     return rows_in_order(ranges), names, created and not len(kept)
 
 
-def _domains(db: Database, texts: _Texts, pid: Int32, number: Int64) -> tuple[Int32, tuple[str, ...], bool]:
+def _domains(db: Database, texts: _Texts, pid: Int32, number: Narrow) -> tuple[Int32, tuple[str, ...], bool]:
     """Text index of each range's domain, the domains' names, and whether any was created.
 
     A domain number belongs to its process; 0 is the default domain, which has no name.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attnprof.arrays import Narrow, narrowest
 from attnprof.trace.model import Int64
 
 Bytes = npt.NDArray[np.uint8]
@@ -36,22 +37,23 @@ class _UnusualError(Exception):
     """The table is not as simple as this reader needs it."""
 
 
-def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> dict[int, Int64] | None:
+def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> dict[int, Narrow] | None:
     """Columns of the table rooted at page ``root``, in rowid order; None where sqlite3 must read it.
 
     ``wanted`` maps a column's position in the record to what stands for NULL; NULL is unusual where that is
-    None. A constant column comes back as a read-only broadcast. The file must not change meanwhile.
+    None. The columns are those of :class:`GrowingColumn`. The file must not change meanwhile.
     """
     try:
-        parts: dict[int, list[Int64]] = {column: [] for column in wanted}
+        columns = {column: GrowingColumn() for column in wanted}
         with path.open("rb", buffering=0) as opened:
             file = _File(opened)
             leaves = file.leaves(root)
             step = max(1, _BLOCK // file.page_size)
             for first in range(0, len(leaves), step):
-                for column, values in _fields(file, leaves[first : first + step], wanted).items():
-                    parts[column].append(values)
-        return {column: _joined(parts.pop(column)) for column in wanted}
+                some = leaves[first : first + step]
+                for column, values in _fields(file, some, wanted).items():
+                    columns[column].add(values, of=len(values) * len(leaves) // len(some))
+        return {column: columns.pop(column).values() for column in wanted}
     except (_UnusualError, IndexError):
         return None
 
@@ -76,6 +78,49 @@ def is_tree(path: Path, root: int) -> bool:
     except (_UnusualError, IndexError):
         pass
     return False
+
+
+class GrowingColumn:
+    """A column that arrives in parts: one value while it is constant, else the narrowest type that holds it.
+
+    It takes its room at once, by an estimate, so that parts and whole are never in memory together: pages of
+    the room that are not written to take no memory.
+    """
+
+    def __init__(self) -> None:
+        self._length, self._constant = 0, 0
+        self._room: Narrow | None = None  # None while the column is constant
+
+    def add(self, part: Int64, *, of: int) -> None:
+        """Append the next part of a column expected to have about ``of`` rows."""
+        if not len(part):
+            return
+        low, high = int(part.min()), int(part.max())
+        end = self._length + len(part)
+        if self._room is None and low == high and (not self._length or low == self._constant):
+            self._constant, self._length = low, end
+            return
+        if self._room is None:
+            held = (self._constant, self._constant) if self._length else (low, low)
+        else:
+            held = np.iinfo(self._room.dtype).min, np.iinfo(self._room.dtype).max
+        kind = narrowest(min(low, held[0]), max(high, held[1]))
+        if self._room is None or end > len(self._room) or kind != self._room.dtype:
+            self._move(kind, max(end, end + end // 8 if self._length else 0, of + of // 64))
+        assert self._room is not None
+        self._room[self._length : end] = part
+        self._length = end
+
+    def _move(self, kind: type[np.signedinteger[Any]], rows: int) -> None:
+        room = np.empty(rows, kind)
+        room[: self._length] = self._constant if self._room is None else self._room[: self._length]
+        self._room = room
+
+    def values(self) -> Narrow:
+        """The column; a read-only broadcast of int64 where it is constant."""
+        if self._room is None:
+            return np.broadcast_to(np.int64(self._constant), (self._length,))
+        return self._room[: self._length]
 
 
 class _File:
@@ -220,11 +265,3 @@ def _integers(words: npt.NDArray[Any], at: Int64, kind: Bytes, same: bool, null:
             values[kind == special] = value
     constant = len(values) > 0 and values[0] == values[-1] and bool(np.all(values == values[0]))
     return np.broadcast_to(values[0], values.shape) if constant else values
-
-
-def _joined(parts: list[Int64]) -> Int64:
-    """The parts as one array; a broadcast where all are one value."""
-    constant = parts and all(p.strides == (0,) and len(p) and p[0] == parts[0][0] for p in parts)
-    if constant:
-        return np.broadcast_to(parts[0][0], (sum(map(len, parts)),))
-    return np.concatenate(parts)

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from attnprof.arrays import Narrow, occurring
 from attnprof.trace.model import Bool, Int32, Trace
 
 PREFILL, DECODE = 1, 2
@@ -56,7 +57,7 @@ def named_attributes(trace: Trace) -> tuple[dict[str, Int32], Bool]:
     return said, own
 
 
-def _reads(column: Int32, text: str, strings: list[str]) -> Bool:
+def _reads(column: Narrow, text: str, strings: list[str]) -> Bool:
     """Where the column's text is ``text``, which may be in ``strings`` twice: as a process's name, say."""
     return np.isin(column, [index for index, string in enumerate(strings) if string == text])
 
@@ -65,7 +66,7 @@ def _foreign(trace: Trace) -> dict[str, Int32]:
     """Each attribute by the rules for other people's names, applied once per distinct name."""
     ranges = trace.ranges
     by_text = {key: np.full(len(trace.strings), none, np.int32) for key, none in NONE.items()}
-    for i in np.flatnonzero(np.bincount(ranges.name, minlength=1)).tolist():
+    for i in occurring(ranges.name, len(trace.strings)).tolist():
         text = trace.strings[i]
         if len(text) > _LONGEST or not _MAYBE.search(text):
             continue

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attnprof.arrays import coded_rows
 from attnprof.errors import TraceError
 from attnprof.trace.model import (
     ApiCalls,
@@ -27,6 +28,7 @@ from attnprof.trace.model import (
     Copies,
     Device,
     GraphNodes,
+    Int32,
     Kernels,
     NsysDetails,
     Ranges,
@@ -36,7 +38,7 @@ from attnprof.trace.model import (
 from attnprof.trace.sound import require_sound
 from attnprof.untrusted import open_regular, parse_json, require_shape
 
-_FORMAT = 2
+_FORMAT = 3  # 2 had a grid and a block per kernel instead of shapes
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
 _OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes}
 _ALIGNMENT = 64
@@ -129,6 +131,10 @@ def load_trace(path: Path) -> tuple[Trace, Columns]:
             raise ValueError(f"it states no {unset[0]}")
         for name, shape in head.get("repeated", {}).items():
             columns[name] = np.broadcast_to(columns[name][0], shape)
+        if head["format"] > _FORMAT:
+            raise ValueError("it was written by a newer attnprof")
+        if head["format"] == 2:
+            columns |= _shapes(columns.pop("kernels.grid"), columns.pop("kernels.block"))
         tables = {table: kind(**_of(columns, table)) for table, kind in _TABLES.items()}
         optional = {
             table: kind(**_of(columns, table)) for table, kind in _OPTIONAL.items() if _of(columns, table)
@@ -158,6 +164,11 @@ def _of(columns: Columns, table: str) -> dict[str, Any]:
     """The columns of one table by their own names."""
     prefix = f"{table}."
     return {name.removeprefix(prefix): values for name, values in columns.items() if name.startswith(prefix)}
+
+
+def _shapes(grid: Int32, block: Int32) -> Columns:
+    shapes, shape = coded_rows([*grid.T, *block.T])
+    return {"kernels.shape": shape, "kernels.shapes": np.stack(shapes, axis=1).astype(np.int32)}
 
 
 def _map(path: Path) -> tuple[Columns, int]:

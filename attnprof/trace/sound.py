@@ -15,7 +15,7 @@ from attnprof.trace.model import AttentionOps, Trace
 _LATEST = 1 << 62  # ns: as an epoch's nanoseconds, the year 2116
 _LONGEST = 10 * 366 * 86_400 * 10**9  # ns from the first to the last event
 _TYPES = {"Int64": np.dtype(np.int64), "Int32": np.dtype(np.int32), "Bool": np.dtype(np.bool_)}
-_SHAPES = ("grid", "block")  # columns of three numbers
+_NARROW = {np.dtype(kind) for kind in (np.int8, np.int16, np.int32, np.int64)}
 
 
 def in_time(trace: Trace) -> Trace:
@@ -65,13 +65,14 @@ def require_sound(trace: Trace, derived: Mapping[str, npt.NDArray[Any]], most_ro
         table = getattr(trace, name)
         if table is not None:
             rows[name] = _require_columns(name, table, most_rows)
-    for name, column in (
-        ("kernels", "name"),
-        ("api_calls", "name"),
-        ("ranges", "name"),
-        ("ranges", "domain"),
+    for name, column, length in (
+        ("kernels", "name", len(texts)),
+        ("kernels", "shape", len(trace.kernels.shapes)),
+        ("api_calls", "name", len(texts)),
+        ("ranges", "name", len(texts)),
+        ("ranges", "domain", len(texts)),
     ):
-        _require_within(f"{name}.{column}", getattr(getattr(trace, name), column), 0, len(texts))
+        _require_within(f"{name}.{column}", getattr(getattr(trace, name), column), 0, length)
     if trace.attention_ops is not None:
         _require_ops(trace.attention_ops, len(texts))
     if trace.details is not None:
@@ -87,16 +88,19 @@ def _require_columns(name: str, table: Any, most_rows: int) -> int:
     if rows > most_rows:
         raise ValueError(f"{name} has {rows:,} rows, more than the file has room for")
     for field in fields(table):
-        _require_column(f"{name}.{field.name}", getattr(table, field.name), field.type, rows)
+        if field.name == "shapes":
+            _require_column("kernels.shapes", table.shapes, field.type, None, (6,))
+        else:
+            _require_column(f"{name}.{field.name}", getattr(table, field.name), field.type, rows)
     return rows
 
 
-def _require_column(name: str, values: Any, kind: Any, rows: int | None) -> None:
-    shape = (rows, 3) if name.rpartition(".")[2] in _SHAPES else (rows,)
-    if values.dtype != _TYPES[kind] or len(values.shape) != len(shape) or rows not in (None, values.shape[0]):
+def _require_column(name: str, values: Any, kind: Any, rows: int | None, row: tuple[int, ...] = ()) -> None:
+    """``row`` is the shape of one row, ``rows`` None where any number will do."""
+    typed = values.dtype in _NARROW if kind == "Narrow" else values.dtype == _TYPES[kind]
+    fits = len(values.shape) == 1 + len(row) and rows in (None, values.shape[0]) and values.shape[1:] == row
+    if not (typed and fits):
         raise ValueError(f"{name} is {values.dtype} of the shape {values.shape}")
-    if values.shape[1:] != shape[1:]:
-        raise ValueError(f"{name} has the shape {values.shape}")
 
 
 def _require_within(name: str, index: npt.NDArray[Any], least: int, length: int) -> None:
@@ -134,7 +138,7 @@ _PHASES = 3
 def _require_derived(derived: Mapping[str, npt.NDArray[Any]], rows: Mapping[str, int]) -> None:
     for name, (table, least, named) in _DERIVED.items():
         values = derived[name]
-        _require_column(f"derived.{name}", values, "Int32", rows[table])
+        _require_column(f"derived.{name}", values, "Narrow", rows[table])
         most = _PHASES if named is None else np.iinfo(np.int32).max if not named else rows[named]
         _require_within(f"derived.{name}", values, least, most)
     parent = derived["parent"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from attnprof.arrays import coded_rows
 from attnprof.errors import TraceError
 from attnprof.printable import printable
 from attnprof.trace.json_stream import JsonStream
@@ -146,6 +147,7 @@ class _Builder:
         )
         api_calls = rows_in_order(ApiCalls(*_columns(calls, "qqiiqq")))
         start, end, device, stream, correlation, name, node = _columns(k[:, :7], "qqiiqiq")
+        shapes, shape = coded_rows(list(k[:, 7:].astype(np.int32).T))
         kernels = Kernels(
             start=start,
             end=end,
@@ -155,8 +157,8 @@ class _Builder:
             pid=_launching_pid(api_calls, correlation),
             correlation=correlation,
             graph_node=node,
-            grid=k[:, 7:10].astype(np.int32),
-            block=k[:, 10:].astype(np.int32),
+            shape=shape,
+            shapes=np.stack(shapes, axis=1).astype(np.int32),
         )
         start, end, device, stream, correlation = _columns(copies, "qqiiq")
         copied = Copies(start, end, device, stream, _launching_pid(api_calls, correlation), correlation)
