@@ -38,6 +38,7 @@ def import_(
       attnprof import trace.json.gz -o decode --gpu l40
     """
     from attnprof.errors import UsageError
+    from attnprof.guard import guarded
     from attnprof.ingest import import_trace
     from attnprof.session import gpu_from_options
 
@@ -45,7 +46,8 @@ def import_(
         raise UsageError("-o names one run, but several traces are given", hint="import them one by one")
     target = gpu_from_options(gpu, sms, sm)
     for path in traces:
-        folder, trace = import_trace(path, name=output, force=force, gpu=target, nsys=nsys)
+        with guarded():  # nsys exports its reports
+            folder, trace = import_trace(path, name=output, force=force, gpu=target, nsys=nsys)
         source = trace.info.exporter or trace.info.format
         print(f"{folder}: {len(trace.kernels):,} kernels, {len(trace.ranges):,} ranges, from {source}")
         for note in trace.info.notes:
