@@ -148,11 +148,16 @@ def _claimed(folder: Path, final: Path, force: bool, known: dict[str, Any]) -> R
 def reopened(folder: Path) -> Iterator[RunBuilder]:
     """An unfinished folder to go on with; it stays where the block raises.
 
-    Raises RunError where a living process is still writing it.
+    Raises RunError where a living process is still writing it, or it cannot be opened.
     """
     name = partial.intended_name(folder)
     assert name is not None
-    lock = partial.claim(folder)
+    try:
+        lock = partial.claim(folder)
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be opened: {error.strerror}", hint="check its permissions"
+        ) from error
     if lock is None:
         raise RunError(f"{folder} is still being written", hint="wait until it has ended, or end it")
     builder = RunBuilder(folder, folder.with_name(name), lock=lock, kept=True)

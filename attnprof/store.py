@@ -111,6 +111,15 @@ def remove_run(folder: Path) -> None:
         raise RunError(
             f"{folder} cannot be removed: {error.strerror}", hint="check its permissions"
         ) from error
+    require_gone(aside)
+
+
+def require_gone(folder: Path) -> None:
+    """Raises RunError where ``delete`` could not remove all."""
+    if folder.exists():
+        raise RunError(
+            f"not all of {folder} could be removed", hint="check the permissions of what is left there"
+        )
 
 
 def delete(folder: Path) -> None:

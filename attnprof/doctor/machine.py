@@ -236,12 +236,12 @@ def _runs_folder() -> Iterator[Finding]:
         return
     free = shutil.disk_usage(existing).free / 1e9
     entries = store.list_runs()
-    left = sum(entry.status == "incomplete" for entry in entries)
-    text = f"{shown}: {len(entries) - left} runs, writable, {free:,.0f} GB free"
+    left = sum(entry.status in ("incomplete", "discarded") for entry in entries)
+    text = f"{shown}: {sum(entry.readable for entry in entries)} runs, writable, {free:,.0f} GB free"
     if free < _FREE_GB:
         yield warn("runs", f"{shown}: {free:.1f} GB free", f"make room, or {elsewhere}")
     elif left:
         noun = "folder of a killed run" if left == 1 else "folders of killed runs"
-        yield warn("runs", f"{text}, {left} {noun}", f"remove what you do not need: {root}/.*.partial-*")
+        yield warn("runs", f"{text}, {left} {noun}", "attnprof runs says what is there; --resume, --remove")
     else:
         yield ok("runs", text)
