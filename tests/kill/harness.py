@@ -151,7 +151,7 @@ def _answer(killed: Killed) -> list[str]:
         return []
     if not any(word in killed.said for word in _SAID):
         return [f"it did not say why it ended:\n{killed.said[-500:]}"]
-    if killed.way in (FULL, REMOVED) and killed.said.count("error: ") != 1:
+    if killed.way in (FULL, REMOVED) and len(re.findall("^error: ", killed.said, re.MULTILINE)) != 1:
         return [f"not one error:\n{killed.said[-500:]}"]
     return []
 
