@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -205,3 +207,28 @@ def test_a_file_past_the_size_limit_is_one_error_and_leaves_nothing():
     with pytest.raises(RunError, match="size limit"), new_run("one") as builder:
         written(builder.folder)
     assert names() == []
+
+
+def test_who_holds_the_folder_for_long_is_not_waited_for_for_ever(tmp_path):
+    with disk.held(tmp_path):
+        with (
+            pytest.raises(RunError, match=r"another attnprof has held .* for 0 s"),
+            disk.held(tmp_path, wait_s=0.1),
+        ):
+            pass
+        with disk.held(tmp_path, fcntl.LOCK_SH, wait_s=0.0):  # who only reads goes on without
+            pass
+
+
+def test_a_file_system_without_locks_holds_runs_all_the_same(monkeypatch):
+    def none_here(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none_here)
+    monkeypatch.setattr(partial, "_is_attnprof", lambda pid: pid == str(os.getpid()))
+    with new_run("one") as builder:
+        assert [entry.status for entry in store.list_runs()] == ["running"]
+        with pytest.raises(RunError, match="is being made"), new_run("one"):
+            pass
+        finish(builder, "first")
+    assert names() == ["one"]
