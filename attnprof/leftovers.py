@@ -47,7 +47,7 @@ class _Recorded:
     """The files of a recording that was cut off."""
 
     def __init__(self, folder: Path) -> None:
-        from attnprof.capture.nsys import EXPORT, REPORT
+        from attnprof.capture.nsys_files import EXPORT, REPORT
         from attnprof.workloads.child import CALLS_FILE, TORCH_TRACE, WORKLOAD_FILE
 
         self.calls = folder / CALLS_FILE

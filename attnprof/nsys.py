@@ -53,5 +53,6 @@ def find_importer(nsys: Path) -> Path | None:
     """QdstrmImporter, which turns a .qdstrm into a report, of the same installation."""
     target = nsys.resolve().parent
     hosts = (target.parent / "host-linux-x64", target.parent.parent / "host-linux-x64")
-    beside = [*hosts, Path("/usr/lib/nsight-systems/host-linux-x64")]
+    packaged = [Path("/usr/lib/nsight-systems/host-linux-x64")] if target.is_relative_to("/usr/lib") else []
+    beside = [*hosts, *packaged]  # one of another version reads nothing
     return next((p for host in beside if os.access(p := host / "QdstrmImporter", os.X_OK)), None)

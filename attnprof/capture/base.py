@@ -6,23 +6,33 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import Any, Literal
 
 from attnprof.capture import nsys as nsys_capture
+from attnprof.capture.ending import End, Memory, how_it_ended
 from attnprof.capture.environment import kept_environment
-from attnprof.capture.process import Outcome, supervise
+from attnprof.capture.interrupt import InterruptError, interruptible
+from attnprof.capture.nsys_files import EXPORT, export_command
+from attnprof.capture.others import OtherProcesses
+from attnprof.capture.process import supervise
+from attnprof.capture.trace_facts import about_trace, is_empty
 from attnprof.errors import EXIT_USAGE, CaptureError, UsageError
 from attnprof.nsys import find_nsys, nsys_version
 from attnprof.redact import redact_arguments
-from attnprof.workloads.child import CALLS_FILE, HANDED, PID_FILE, TORCH_TRACE, WORKLOAD_FILE, Handed
+from attnprof.workloads.child import CALLS_FILE, HANDED, INTERRUPTED, PID_FILE, TORCH_TRACE, Handed
 from attnprof.workloads.spec import AttentionOptions, ChildSpec, GenerateOptions, Program, RangeKind
 
 RecorderName = Literal["nsys", "torch", "none"]
 RECORDERS = ("auto", "nsys", "torch", "none")
 _RANGES: dict[RecorderName, RangeKind] = {"nsys": "nvtx", "torch": "torch", "none": "none"}
+_NO_CALLS = (
+    "no attention call was recorded: scaled_dot_product_attention and flash_attn are; eager attention,"
+    " compiled graphs and other processes are not"
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,8 @@ class Plan:
 class CaptureResult:
     """What a capture left. ``exit_code`` is the workload's own; ``trace`` is None where nothing recorded.
 
-    ``notes`` are sentences for the reader of the run. ``workload`` is workload.json.
+    ``notes`` are sentences for the reader of the run. ``workload`` is workload.json. ``failure`` is what went
+    wrong with the recorder, ``interrupted`` the signal that ended the capture.
     """
 
     recorder: RecorderName
@@ -87,11 +98,31 @@ class CaptureResult:
     workload: dict[str, Any]
     trace: Path | None = None
     notes: tuple[str, ...] = field(default=())
+    failure: CaptureError | None = None
+    interrupted: Signals | None = None
 
     @property
     def status(self) -> str:
-        """ "complete", or "failed" where the workload did."""
-        return "failed" if self.exit_code else "complete"
+        """ "complete", "interrupted", or "failed" where the workload or the recorder did."""
+        if self.interrupted is not None:
+            return INTERRUPTED
+        return "failed" if self.exit_code or self.failure else "complete"
+
+    @property
+    def shown_exit_code(self) -> int:
+        """The exit code of a command that captures: the workload's own, if nothing else happened."""
+        if self.interrupted is not None:
+            return 128 + self.interrupted
+        return self.exit_code or (self.failure.exit_code if self.failure else 0)
+
+    @property
+    def interrupted_at(self) -> str:
+        """Where an interrupted capture ended, in words; "" for any other."""
+        if self.interrupted is None:
+            return ""
+        steps, wanted = len(self.workload["steps"]), self.workload.get("max_new_tokens")
+        at = f" at step {steps}" + (f" of {wanted}" if wanted else "") if steps else ""
+        return f"interrupted by {self.interrupted.name}{at}"
 
     def as_json(self, folder: Path, final: Path) -> dict[str, Any]:
         """run.json's "capture"; paths name the run's ``final`` folder instead of the one built in."""
@@ -102,8 +133,16 @@ class CaptureResult:
             "command": redact_arguments([part.replace(built_in, shown) for part in self.command]),
             "environment": kept_environment(os.environ),
             "exit_code": self.exit_code,
-            "notes": list(self.notes),
+            "interrupted": self.interrupted_at or None,
+            "notes": [note.replace(built_in, shown) for note in self.all_notes],
         }
+
+    @property
+    def all_notes(self) -> list[str]:
+        """The notes, and the recorder's failure with what to do about it."""
+        if self.failure is None:
+            return list(self.notes)
+        return [*self.notes, "; ".join(part for part in (self.failure.message, self.failure.hint) if part)]
 
 
 def plan(options: CaptureOptions) -> Plan:
@@ -130,7 +169,7 @@ def describe_command(plan: Plan, options: CaptureOptions, folder: Path) -> str:
     """The commands of a capture as a shell takes them, one per line."""
     lines = [f"mkdir -p {shlex.quote(str(folder.absolute()))}", shlex.join(plan.command(options, folder))]
     if plan.program is not None:
-        lines.append(shlex.join(nsys_capture.export_command(plan.program, folder.absolute())))
+        lines.append(shlex.join(export_command(plan.program, folder.absolute())))
     return " &&\n".join(lines)
 
 
@@ -140,54 +179,86 @@ def record(
     *,
     chosen: Plan | None = None,
     on_step: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> CaptureResult:
     """Runs the workload under the recorder; leaves calls.jsonl, workload.json and the trace in ``folder``.
 
-    ``on_step`` is told now and then how many steps have begun. A workload that fails is a result like any
-    other. Raises UsageError where the workload cannot be built, CaptureError where the recorder fails.
+    ``on_step`` is told now and then how many steps have begun, ``say`` takes sentences for the user who
+    waits. A workload or recorder that fails after calls were made is a result like any other, and so is a
+    capture that SIGINT, SIGTERM or SIGHUP ended. Raises UsageError where the workload cannot be built,
+    InterruptError where nothing was captured yet or a second signal came, CaptureError where nothing began.
     """
     chosen = chosen or plan(options)
     folder = folder.absolute()
-    pipe = _Pipe(on_step)
-    handed: Handed = {} if pipe.write_end is None else {"progress": pipe.write_end}
-    child = chosen.child(options, folder).command()
-    notes = list(chosen.notes)
-    try:
+    with ExitStack() as ends, interruptible(gently=True) as interruption:
+        pipe, memory = ends.enter_context(closing(_Pipe(on_step))), ends.enter_context(closing(Memory()))
+        others = OtherProcesses(folder / PID_FILE)
+
+        def tick() -> None:
+            pipe.read()
+            others.look()
+            if interruption.number is not None and not isinstance(options.workload, Program):
+                memory.require_calls(interruption.number)
+
+        handed: Handed = {**pipe.handed, **memory.handed}
+        session = nsys_capture.Session(
+            os.environ, handed, (*pipe.pass_fds, *memory.pass_fds), options.grace_s, tick, say, interruption
+        )
+        child = chosen.child(options, folder).command()
         if chosen.program is not None:
-            outcome, command, said = nsys_capture.record(
-                chosen.program,
-                folder,
-                child,
-                os.environ,
-                handed=handed,
-                pass_fds=pipe.pass_fds,
-                grace_s=options.grace_s,
-                tick=pipe.read,
-                keep_report=options.keep_report,
+            recorded = nsys_capture.record(
+                chosen.program, folder, child, session, keep_report=options.keep_report
             )
-            notes += said
         else:
-            command = child
-            environment = {**os.environ, HANDED: json.dumps(handed)}
-            outcome = supervise(child, environment, pass_fds=pipe.pass_fds, tick=pipe.read)
-    finally:
-        pipe.close()
-    workload = _workload(folder, outcome, options)
-    code = workload["exit_code"] if outcome.outlived else outcome.exit_code
-    if workload["status"] == "failed" and not isinstance(options.workload, Program):
+            recorded = _run(child, session, folder)
+        end = how_it_ended(folder, recorded.exit_code, memory, kind=chosen.child(options, folder).kind)
+    return _result(options, chosen, folder, recorded, end, others.told(), interruption.number)
+
+
+def _run(child: list[str], session: nsys_capture.Session, folder: Path) -> nsys_capture.Recording:
+    """Runs the child without a recorder around it."""
+    outcome = supervise(
+        child,
+        {**session.environment, HANDED: json.dumps(session.handed)},
+        pass_fds=session.pass_fds,
+        pid_file=folder / PID_FILE,
+        tick=session.tick,
+        interruption=session.interruption,
+        say=session.say,
+    )
+    left = f"the program left processes running, which are not recorded: {', '.join(outcome.left[:3])}"
+    return nsys_capture.Recording(outcome, child, outcome.exit_code, [left] if outcome.left else [])
+
+
+def _result(
+    options: CaptureOptions,
+    chosen: Plan,
+    folder: Path,
+    recorded: nsys_capture.Recording,
+    end: End,
+    told: list[str],
+    interrupted: Signals | None,
+) -> CaptureResult:
+    workload = end.workload
+    if end.failed_to_start and not isinstance(options.workload, Program):
         _raise_failure(workload)
     trace = _trace(folder, chosen)
-    notes += workload.pop("notes", [])
-    if workload["status"] == "complete" and not workload["num_calls"] and not _is_other(options.workload):
-        notes.append(
-            "no attention call was recorded: scaled_dot_product_attention and flash_attn are;"
-            " eager attention, compiled graphs and other processes are not"
-        )
+    if interrupted is not None and not workload["num_calls"] and (trace is None or is_empty(trace)):
+        raise InterruptError(interrupted, f"by {interrupted.name} before anything was captured")
+    notes = [*chosen.notes, *recorded.notes, *workload.pop("notes", ()), *end.notes, *told]
+    if workload["status"] == "complete" and not workload["num_calls"] and not (told or end.notes):
+        notes += [] if _is_other(options.workload) else [_NO_CALLS]
+    if chosen.recorder == "torch" and trace is None and workload["num_calls"]:
+        notes.append("torch.profiler writes its trace when the program ends by itself: there is none")
     if chosen.recorder == "nsys" and trace is not None:
-        notes += _missing_ranges(trace, workload, chosen)
+        notes += about_trace(trace, workload, chosen.version, whole=interrupted is None)
     (folder / PID_FILE).unlink(missing_ok=True)
     (folder / CALLS_FILE).touch()
-    return CaptureResult(chosen.recorder, chosen.version, command, code, workload, trace, tuple(notes))
+    command = recorded.command
+    return CaptureResult(
+        chosen.recorder, chosen.version, command, end.exit_code, workload, trace, tuple(notes),
+        recorded.failure, interrupted,
+    )  # fmt: skip
 
 
 def _is_other(workload: GenerateOptions | AttentionOptions | Program) -> bool:
@@ -199,56 +270,17 @@ def _has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
-def _workload(folder: Path, outcome: Outcome, options: CaptureOptions) -> dict[str, Any]:
-    """workload.json, or what can be said of a workload that died before writing it."""
-    path = folder / WORKLOAD_FILE
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    code = outcome.exit_code
-    how = (
-        f"by {Signals(code - 128).name}" if code > 128 and code - 128 in set(Signals) else f"with code {code}"
-    )
-    generate = isinstance(options.workload, GenerateOptions)
-    died: dict[str, Any] = {
-        "workload": "generate" if generate else "program",
-        "status": "failed",
-        "exit_code": code,
-        "error": f"the program ended {how} before its attention calls were written",
-        "hint": None,
-        "steps": [],
-        "num_calls": 0,
-        "versions": {},
-        "device": None,
-        "gpu": None,
-    }
-    path.write_text(json.dumps(died))
-    return died
-
-
 def _raise_failure(workload: dict[str, Any]) -> None:
     if workload["exit_code"] == EXIT_USAGE:
         raise UsageError(workload["error"], hint=workload.get("hint") or "")
-    raise CaptureError(f"generate failed: {workload['error']}", exit_code=workload["exit_code"] or 1)
+    raise CaptureError(
+        f"{workload['workload']} failed: {workload['error']}", exit_code=workload["exit_code"] or 1
+    )
 
 
 def _trace(folder: Path, chosen: Plan) -> Path | None:
-    name = {"nsys": nsys_capture.EXPORT, "torch": TORCH_TRACE, "none": None}[chosen.recorder]
+    name = {"nsys": EXPORT, "torch": TORCH_TRACE, "none": None}[chosen.recorder]
     return folder / name if name and (folder / name).exists() else None
-
-
-def _missing_ranges(trace: Path, workload: dict[str, Any], chosen: Plan) -> list[str]:
-    """Says so where the trace does not hold one range per recorded call."""
-    calls, ranges = workload["num_calls"], nsys_capture.count_ranges(trace, "attn")
-    if calls == ranges or (ranges and workload["status"] == "failed"):
-        return []
-    if ranges == 0:
-        nvtx = workload["versions"].get("nvtx")
-        return [
-            f"no NVTX range arrived: nvtx {nvtx} is silent under nsys {chosen.version};"
-            " pip install 'nvtx>=0.2.11,<0.2.12'"
-        ]
-    return [f"{calls} attention calls were recorded but {ranges} ranges arrived: some were lost"]
 
 
 class _Pipe:
@@ -265,6 +297,10 @@ class _Pipe:
     @property
     def pass_fds(self) -> tuple[int, ...]:
         return () if self.write_end is None else (self.write_end,)
+
+    @property
+    def handed(self) -> Handed:
+        return {} if self.write_end is None else {"progress": self.write_end}
 
     def read(self) -> None:
         if self._listener is None or self._read_end is None:

@@ -6,23 +6,24 @@ import fcntl
 import json
 import os
 import shutil
-import sqlite3
-import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from signal import SIGBUS, SIGSEGV, Signals
 
-from attnprof.capture.environment import copy_without_environments
+from attnprof.capture.interrupt import InterruptError, Interruption
+from attnprof.capture.nsys_files import EXPORT, REPORT, export_report, require_report
+from attnprof.capture.nsys_says import explain, refused_option
 from attnprof.capture.process import Outcome, Watch, supervise
 from attnprof.errors import CaptureError
-from attnprof.nsys import find_importer
 from attnprof.workloads.child import HANDED, PID_FILE, Handed
 
-REPORT = "trace.nsys-rep"
-EXPORT = "trace.sqlite"
 LOG = "nsys.log"
 GRACE_S = 60.0
+_LEAST_ROOM = 8 << 20  # bytes of TMPDIR below which nothing is begun
+_NO_ROOM = 1 << 20  # bytes left when nsys failed for want of them
 _STARTS = 3  # nsys 2022.4 fails now and then before it starts the program: "Local Endpoint is not available"
 
 _OPTIONS = (
@@ -44,88 +45,190 @@ def profile_command(
     return [str(nsys), "profile", *options, f"--output={folder / REPORT}", *child]
 
 
-def export_command(nsys: Path, folder: Path) -> list[str]:
-    """The command that turns the report into ``folder``/trace.sqlite."""
-    return [
-        str(nsys), "export", "--type=sqlite", "--quiet=true", "--force-overwrite=true",
-        f"--output={folder / EXPORT}", str(folder / REPORT),
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class Recording:
+    """What came of a recording. ``failure`` says why there is no trace.sqlite.
+
+    ``exit_code`` is the program's own where it is known. ``command`` is as it would be without attnprof.
+    """
+
+    outcome: Outcome
+    command: list[str]
+    exit_code: int | None
+    notes: list[str]
+    failure: CaptureError | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What goes to the child, and who is told meanwhile.
+
+    ``handed`` and ``pass_fds`` reach the child. ``tick`` is called several times a second, ``say`` takes
+    sentences for the user; ``interruption`` ends the recording gently. ``grace_s``: see Watch.
+    """
+
+    environment: Mapping[str, str]
+    handed: Handed = field(default_factory=lambda: Handed())
+    pass_fds: Sequence[int] = ()
+    grace_s: float = GRACE_S
+    tick: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = lambda sentence: None
+    interruption: Interruption | None = None
 
 
 def record(
-    nsys: Path,
-    folder: Path,
-    child: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    handed: Handed | None = None,
-    pass_fds: Sequence[int] = (),
-    grace_s: float = GRACE_S,
-    tick: Callable[[], None] = lambda: None,
-    keep_report: bool = False,
-) -> tuple[Outcome, list[str], list[str]]:
+    nsys: Path, folder: Path, child: Sequence[str], session: Session, *, keep_report: bool = False
+) -> Recording:
     """Records ``child``; leaves a new trace.sqlite in ``folder``, without the environments nsys collects.
 
-    ``keep_report`` leaves trace.nsys-rep too, which holds them. Returns the outcome, the command as it would
-    be without attnprof, and notes. Raises CaptureError where no report came out of it.
+    ``keep_report`` leaves trace.nsys-rep too, which holds them. Raises CaptureError where the program was
+    never started; what goes wrong later is the recording's failure.
     """
-    options, notes = list(_OPTIONS), list[str]()
-    with (
-        tempfile.TemporaryDirectory(prefix="attnprof-") as scratch_name,
-        # Hidden, and so gone when the run is finished, even by another process.
-        tempfile.TemporaryDirectory(prefix=".nsys-", dir=folder) as made_name,
-    ):
-        scratch, made = Path(scratch_name), Path(made_name)
-        log, starts = scratch / LOG, _STARTS
-        while True:
-            command = profile_command(nsys, made, child, options)
-            watch = Watch(folder / PID_FILE, (scratch, made), grace_s)
-            outcome = _profile(command, watch, scratch, environment, handed or {}, pass_fds, tick)
-            if (folder / PID_FILE).exists():
-                break
-            refused = _refused_option(log, options)
-            if refused is not None:
-                options.remove(refused)
-                notes.append(_DROPPABLE[refused])
-            elif (starts := starts - 1) == 0 or outcome.outlived:
-                break
-        if outcome.outlived and (folder / PID_FILE).exists():
-            notes.append(
-                f"nsys went on for {grace_s:.0f} s after the program had ended, wrote nothing, and was ended"
-            )
-        _require_report(nsys, folder, made, scratch, outcome, notes)
-        _export(nsys, made, scratch, tick)
-        _hand_over(made / EXPORT, folder / EXPORT)
+    with _temporary() as scratch, tempfile.TemporaryDirectory(prefix=".nsys-", dir=folder) as made_name:
+        made = Path(made_name)  # for its owner's eyes only
+        room = _Room(scratch)
+        outcome, options, notes = _record(nsys, folder, made, scratch, child, session, room)
+        recorded = Recording(
+            outcome,
+            profile_command(nsys, folder, child, options),
+            _exit_code(outcome, scratch, folder),
+            notes,
+        )
+        notes += _told(outcome, session.grace_s) + room.notes(recorded.exit_code)
+
+        def run(command: Sequence[str], log: Path) -> Outcome:
+            with log.open("wb") as output:
+                return supervise(
+                    command, os.environ, output=output, tick=session.tick, interruption=session.interruption
+                )
+
+        try:
+            done = require_report(nsys, made, scratch, folder, scratch / LOG, run)
+            notes += [done] if done else []
+            export_report(nsys, made, folder / EXPORT, scratch, run)
+        except InterruptError:
+            raise
+        except CaptureError as error:
+            return replace(recorded, failure=error)
         if keep_report:
             (made / REPORT).chmod(0o600)
             (made / REPORT).rename(folder / REPORT)
             notes.append(
                 f"{REPORT} holds the environments of running processes: share {EXPORT}, which does not"
             )
-    return outcome, profile_command(nsys, folder, child, options), notes
+    return recorded
 
 
-def _profile(
-    command: Sequence[str],
-    watch: Watch,
-    scratch: Path,
-    environment: Mapping[str, str],
-    handed: Handed,
-    pass_fds: Sequence[int],
-    tick: Callable[[], None],
-) -> Outcome:
+def _record(
+    nsys: Path, folder: Path, made: Path, scratch: Path, child: Sequence[str], session: Session, room: _Room
+) -> tuple[Outcome, list[str], list[str]]:
+    """(outcome, options taken, notes) of the start that began the program."""
+    options, notes, starts = list(_OPTIONS), list[str](), _STARTS
+    log = scratch / LOG
+    while True:
+        command = profile_command(nsys, made, child, options)
+        watch = Watch(folder / PID_FILE, (scratch, made), session.grace_s)
+        outcome = _profile(command, watch, log, session, room)
+        if (folder / PID_FILE).exists():
+            return outcome, options, notes
+        said = refused_option(log)
+        refused = next((o for o in options if said and o in _DROPPABLE and o.split("=")[0] in said), None)
+        if refused is not None:
+            options.remove(refused)
+            notes.append(_DROPPABLE[refused])
+        elif (starts := starts - 1) == 0 or outcome.outlived:
+            why = explain(log)
+            raise CaptureError(f"nsys did not start the program: {why.cause}", hint=why.fix)
+
+
+def _profile(command: Sequence[str], watch: Watch, log: Path, session: Session, room: _Room) -> Outcome:
     own = _own_stdio()
     # nsys puts the program's output into its own, takes TMPDIR for its files and starts it with umask 0.
-    kept: Handed = {"tmpdir": environment.get("TMPDIR"), "umask": _umask(), **handed}
+    kept: Handed = {"tmpdir": session.environment.get("TMPDIR"), "umask": _umask(), **session.handed}
     if len(own) == 2:
         kept["stdio"] = own
-    given = {**environment, "TMPDIR": str(scratch), HANDED: json.dumps(kept)}
+    given = {**session.environment, "TMPDIR": str(log.parent), HANDED: json.dumps(kept)}
+
+    def tick() -> None:
+        room.look()
+        session.tick()
+
     try:
-        with (scratch / LOG).open("wb") as log:
-            return supervise(command, given, output=log, pass_fds=(*pass_fds, *own), watch=watch, tick=tick)
+        with log.open("wb") as output:
+            return supervise(
+                command,
+                given,
+                output=output,
+                pass_fds=(*session.pass_fds, *own),
+                watch=watch,
+                tick=tick,
+                interruption=session.interruption,
+                say=session.say,
+            )
     finally:
         for descriptor in own:
             os.close(descriptor)
+
+
+def _told(outcome: Outcome, grace_s: float) -> list[str]:
+    """What the reader of the run is told of how nsys ended."""
+    if outcome.died:
+        how = f"was killed by {Signals(outcome.exit_code - 128).name}" if outcome.exit_code > 128 else "ended"
+        return [f"nsys {how} before the program, which went on without it"]
+    if outcome.outlived:
+        return ["nsys did not notice that the program had ended, did not listen, and was ended"]
+    if outcome.reminded:
+        return ["nsys did not notice that the program had ended; it wrote its report when asked to stop"]
+    return []
+
+
+def _exit_code(outcome: Outcome, scratch: Path, folder: Path) -> int | None:
+    """The program's own: nsys passes it on where it ends by itself, else it has left it in a file."""
+    if not (outcome.died or outcome.outlived or outcome.reminded):
+        return outcome.exit_code
+    with suppress(OSError, ValueError):
+        pid = (folder / PID_FILE).read_text().strip()
+        signaled, number = (scratch / f"nsys_termination_status_{pid}").read_text().split()
+        return int(number) + (128 if int(signaled) else 0)
+    return None
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="attnprof-")
+    except OSError as error:
+        raise CaptureError(
+            f"nsys needs a folder for temporary files, and there is none: {error.strerror or error}",
+            hint="TMPDIR names one; --capture none records calls without nsys",
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+class _Room:
+    """The space that nsys has for its temporary files: where it ends, nsys takes the program with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._least = shutil.disk_usage(folder).free
+        self._shown = f"{folder.parent} has {self._least / 1e6:,.0f} MB free"
+        if self._least < _LEAST_ROOM:
+            raise CaptureError(
+                f"{self._shown}: too little for nsys's temporary files", hint="TMPDIR names another folder"
+            )
+
+    def look(self) -> None:
+        with suppress(OSError):
+            self._least = min(self._least, shutil.disk_usage(self._folder).free)
+
+    def notes(self, exit_code: int | None) -> list[str]:
+        if self._least < _NO_ROOM and exit_code in (128 + SIGSEGV, 128 + SIGBUS):
+            return [
+                f"nsys had no space left for its temporary files ({self._shown} at first), which ends the"
+                " program it records: TMPDIR names another folder"
+            ]
+        return []
 
 
 def _own_stdio() -> list[int]:
@@ -141,95 +244,3 @@ def _umask() -> int:
     current = os.umask(0o077)
     os.umask(current)
     return current
-
-
-def _export(nsys: Path, folder: Path, scratch: Path, tick: Callable[[], None]) -> None:
-    log = scratch / "export.log"
-    with log.open("wb") as output:
-        done = supervise(export_command(nsys, folder), os.environ, output=output, tick=tick)
-    if done.exit_code != 0 or not (folder / EXPORT).exists():
-        raise CaptureError(
-            f"nsys recorded the run but cannot export it: {_last_words(log)}",
-            hint="check the space on this disk, and the installation: nsys status -e",
-        )
-
-
-def _hand_over(export: Path, target: Path) -> None:
-    try:
-        copy_without_environments(export, target)
-    except sqlite3.Error as error:
-        raise CaptureError(
-            f"nsys exported the run, but {target.name} cannot be written: {error}",
-            hint="check the space on this disk",
-        ) from error
-
-
-def _refused_option(log: Path, options: Sequence[str]) -> str | None:
-    """The option that nsys did not know, read from its complaint."""
-    said = log.read_text(errors="replace")
-    if "unrecognised option" not in said and "unrecognized option" not in said:
-        return None
-    return next((option for option in options if option in _DROPPABLE and option.split("=")[0] in said), None)
-
-
-def _require_report(
-    nsys: Path, folder: Path, made: Path, scratch: Path, outcome: Outcome, notes: list[str]
-) -> None:
-    """Makes sure of a report in ``made``; imports the .qdstrm where nsys's own importer failed."""
-    report = made / REPORT
-    if report.exists():
-        return
-    stream = next(iter(sorted(scratch.rglob("*.qdstrm"))), None)
-    importer = find_importer(nsys)
-    if stream is not None and importer is not None:
-        command = [str(importer), "--input-file", str(stream), "--output-file", str(report)]
-        with suppress(OSError):
-            subprocess.run(command, capture_output=True, check=False)
-        if report.exists():
-            notes.append("nsys left only a .qdstrm; QdstrmImporter made the report")
-            return
-    if not (folder / PID_FILE).exists():
-        raise CaptureError(
-            f"nsys did not start the program: {_last_words(scratch / LOG)}",
-            hint="attnprof doctor checks the installation; --capture none records calls without nsys",
-        )
-    if stream is not None:
-        kept = folder.parent / f"{stream.stem}.qdstrm"
-        shutil.move(stream, kept)
-        kept.chmod(0o600)  # it holds environments
-        raise CaptureError(
-            f"nsys wrote {kept.name} but no report from it"
-            + ("" if importer else ": QdstrmImporter is not installed beside it"),
-            hint=f"attnprof import {kept}, where an importer of the same version is",
-        )
-    raise CaptureError(
-        f"nsys ended with code {outcome.exit_code} and left no report: " + _last_words(scratch / LOG),
-        hint="run it again; --capture none records calls without nsys",
-    )
-
-
-def _last_words(log: Path) -> str:
-    """The last line of nsys's output that is no progress bar and no part of its internals."""
-    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
-    said = [line for line in lines if line and "%]" not in line and "% ]" not in line]
-    return " ".join((said or ["it said nothing"])[-1].rpartition("*] = ")[2].split())[:300]
-
-
-def count_ranges(export: Path, message: str, domain: str = "attnprof") -> int:
-    """Push/pop ranges of one message in one NVTX domain of an export."""
-    names = (
-        "SELECT e.eventType, e.domainId, e.globalTid >> 24 AS process, coalesce(e.text, s.value) AS name"
-        " FROM NVTX_EVENTS e LEFT JOIN StringIds s ON s.id = e.textId"
-    )
-    db = sqlite3.connect(f"{export.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        (count,) = db.execute(
-            f"WITH named AS ({names}) SELECT count(*) FROM named WHERE eventType = 59 AND name = ? AND"
-            " (domainId, process) IN (SELECT domainId, process FROM named WHERE eventType = 75 AND name = ?)",
-            (message, domain),
-        ).fetchone()
-    except sqlite3.OperationalError:  # no range of any kind: no table
-        return 0
-    finally:
-        db.close()
-    return int(count)

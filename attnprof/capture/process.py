@@ -5,29 +5,43 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
-from attnprof.errors import CaptureError
+from attnprof.capture.interrupt import InterruptError, Interruption, interruptible
+from attnprof.capture.program import RecordedProgram
+from attnprof.workloads.spec import CHILD_MODULE
 
 MARK = "ATTNPROF_CAPTURE"  # in the environment of every process of a capture, to find them by
 _POLL_S = 0.1
 _TERM_S = 3.0
+_QUICK_S = 20.0  # silence that is enough after a program that ended at once: its trace is small
+_TIDY_S = 15.0  # the same once everything was asked to end
+_LEAVING_S = 1.0  # helpers of a program end a moment after it
+_LEFT_S = 10.0  # a recorder may wait for what a program left behind; after this it is said
+_LISTEN_S = {signal.SIGINT: 30.0, signal.SIGTERM: 10.0, signal.SIGHUP: 10.0}  # to end when asked to
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``exit_code`` as a shell gives it (128 + signal); ``outlived``: the recorder had to be ended."""
+    """``exit_code`` as a shell gives it (128 + signal).
+
+    ``outlived``: the recorder went on after its program and was ended. ``reminded``: it ended when it was
+    asked to stop. ``died``: it ended before its program. ``killed``: the program was asked to end and did not
+    listen. ``left``: commands of processes that a program without a recorder left running.
+    """
 
     exit_code: int
     outlived: bool = False
+    reminded: bool = False
+    died: bool = False
+    killed: bool = False
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,15 +63,20 @@ def supervise(
     output: IO[bytes] | None = None,
     pass_fds: Sequence[int] = (),
     watch: Watch | None = None,
+    pid_file: Path | None = None,
     tick: Callable[[], None] = lambda: None,
+    interruption: Interruption | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Outcome:
     """Runs ``command`` in a session of its own until it ends; its output goes to ``output``, else to ours.
 
     ``tick`` is called several times a second. SIGINT, SIGTERM and SIGHUP to this process end everything that
-    the command has started and raise CaptureError with exit code 128 + signal.
+    the command has started and raise InterruptError; with a gentle ``interruption`` the first one asks the
+    program to end, whose id is in ``pid_file``, and the recorder to finish. ``say`` takes sentences for the
+    user who waits.
     """
     mark = f"{os.getpid()}-{uuid.uuid4().hex}"
-    with _interruptible():
+    with interruptible() if interruption is None else nullcontext(interruption) as heard:
         process = subprocess.Popen(
             command,
             env={**environment, MARK: mark},
@@ -66,59 +85,150 @@ def supervise(
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
+        program_file = watch.pid_file if watch else pid_file
+        program = None if program_file is None else RecordedProgram(program_file, recorder=process.pid)
+        supervisor = _Supervisor(process, mark, watch, program, heard, say)
         try:
-            outlived = _wait(process, watch, mark, tick)
+            outcome = supervisor.wait(tick)
         except BaseException:
             _end(process, mark)
             raise
-        if outlived:
+        if outcome.outlived:
             _end(process, mark)
-            return Outcome(exit_code=0, outlived=True)
-        if watch is not None:
+        elif watch is not None:
             _end_daemons(mark, watch.name)
-        code = process.returncode
-        return Outcome(128 - code if code < 0 else code)
+        return outcome
 
 
-def _wait(process: subprocess.Popen[bytes], watch: Watch | None, mark: str, tick: Callable[[], None]) -> bool:
-    """Until the process ends: False, or is stuck: True."""
-    started = changed = time.monotonic()
-    sizes = -1
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_POLL_S)
+class _Supervisor:
+    """Waits for a process, and for the program it records where there is one."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        mark: str,
+        watch: Watch | None,
+        program: RecordedProgram | None,
+        interruption: Interruption,
+        say: Callable[[str], None],
+    ) -> None:
+        self._process, self._mark, self._watch, self._program = process, mark, watch, program
+        self._interruption, self._say = interruption, say
+        self._started = self._changed = time.monotonic()
+        self._size = -1
+        self._asked_until: float | None = None
+        self._killed = self._reminded = self._died = self._told = False
+
+    def wait(self, tick: Callable[[], None]) -> Outcome:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_POLL_S)
+                if not self._program_goes_on():
+                    break
+                time.sleep(_POLL_S)
+            tick()
+            self._end_gently()
+            if not self._died and self._is_stuck() and (self._reminded or not self._remind()):
+                return Outcome(0, outlived=True, killed=self._killed)
+        code = self._process.returncode
+        return Outcome(
+            128 - code if code < 0 else code,
+            reminded=self._reminded,
+            died=self._died,
+            killed=self._killed,
+            left=self._left() if self._watch is None and self._program is not None else (),
+        )
+
+    def _left(self) -> tuple[str, ...]:
+        """What still runs when the program has ended, and goes on running."""
+        deadline = time.monotonic() + _LEAVING_S
+        while (left := self._others()) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return tuple(_command(pid) for pid in left)
+
+    def _program_goes_on(self) -> bool:
+        """After the recorder has ended: whether the program has not."""
+        if self._watch is None or self._program is None or not self._program.lives(self._mark):
             return False
-        tick()
+        if not self._died:
+            self._died = True
+            self._say(
+                f"{self._watch.name} ended before the program, which goes on: its attention calls are"
+                " recorded, its kernels are not; Ctrl-C ends it"
+            )
+        return True
+
+    def _end_gently(self) -> None:
+        number = self._interruption.number
+        if number is None or self._program is None:
+            return
         now = time.monotonic()
-        if watch is None:
-            continue
-        if not watch.pid_file.exists():
-            if now - started > 2 * watch.grace_s:
-                return True
-            continue
+        if self._asked_until is None:
+            if not self._program.begun:
+                raise InterruptError(number, f"by {number.name} before the program had begun")
+            self._asked_until = now + _LISTEN_S[number]
+            self._changed = now
+            self._program.ask(number)
+            self._say(f"{number.name}: ending the program and keeping what was captured; again to give it up")
+        elif now > self._asked_until and not self._killed and self._program.kill():
+            self._killed = True
+            self._say(f"the program did not end within {_LISTEN_S[number]:.0f} s and was killed")
+
+    def _is_stuck(self) -> bool:
+        watch, program, now = self._watch, self._program, time.monotonic()
+        if watch is None or program is None:
+            return False
+        if not program.begun:
+            return now - self._started > 2 * watch.grace_s
         size = sum(_total_size(path) for path in watch.growing)
-        if not _program_ended(watch.pid_file) or size != sizes:
-            sizes, changed = size, now
-        elif now - changed > watch.grace_s:
-            if all(pid == process.pid or watch.name in _executable(pid) for pid in _marked(mark)):
-                return True
-            changed = now  # the program has left others behind, which the recorder waits for
+        if not program.ended or size != self._size:
+            self._size, self._changed = size, now
+            return False
+        limits = [watch.grace_s, _QUICK_S + program.lived_s]
+        if self._asked_until is not None:
+            limits.append(_TIDY_S)
+        elif now - self._changed > min(*limits, _LEFT_S) and (left := self._others()):
+            self._tell_of(left, watch.name)
+            self._changed = now
+        return now - self._changed > min(limits)
 
+    def _tell_of(self, left: list[int], name: str) -> None:
+        if not self._told:
+            self._told = True
+            shown = ", ".join(f"{pid} ({_command(pid)})" for pid in left[:3])
+            self._say(
+                f"the program has ended; {name} waits for what it left behind: {shown};"
+                " Ctrl-C ends the waiting and keeps what was captured"
+            )
 
-def _program_ended(pid_file: Path) -> bool:
-    try:
-        pid = int(pid_file.read_text())
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return pid_file.exists() and pid_file.stat().st_size > 0
-    except ValueError:  # the file is there and still empty
-        return False
-    return state in "ZX"
+    def _others(self) -> list[int]:
+        """Processes of the capture that are not the recorder's."""
+        name = self._watch.name if self._watch else None
+        found = [pid for pid in _marked(self._mark) if pid != self._process.pid]
+        return [pid for pid in found if name is None or name not in _executable(pid)]
+
+    def _remind(self) -> bool:
+        """Asks a recorder that missed the end of its program to stop: it may write its report yet."""
+        if self._program is None or not self._program.begun:
+            return False
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+        self._reminded, self._changed = True, time.monotonic()
+        return True
 
 
 def _executable(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/exe").readlink().name
+    return ""
+
+
+def _command(pid: int) -> str:
+    """What a process is called, for people."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        line = b" ".join(words).decode(errors="replace").strip()
+        return f"a fork of the program, {pid}" if CHILD_MODULE in line else line[:60]
     return ""
 
 
@@ -165,24 +275,3 @@ def _marked(mark: str) -> Iterator[int]:
             with suppress(OSError):
                 if wanted in (entry / "environ").read_bytes().split(b"\0"):
                     yield int(entry.name)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Signals that end a program raise CaptureError inside the block; only the main thread can hear them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not stop the tidying up
-        name = signal.Signals(number).name
-        raise CaptureError(f"interrupted by {name}: nothing was kept", exit_code=128 + number)
-
-    heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -171,15 +171,15 @@ def run(
     with new_run(name, force=force, numbered=output is None, known=known) as builder:
         _say(f"recording {_describe(options)} {_with(chosen)}")
         with _progress(options) as on_step:
-            captured = record(options, builder.folder, chosen=chosen, on_step=on_step)
+            captured = record(options, builder.folder, chosen=chosen, on_step=on_step, say=_say)
         try:
             folder = _finish(builder, captured, begun)
         except SystemExit:
             if not builder.finished:
                 _say(f"what was recorded is kept: attnprof runs --resume {builder.folder.name}")
             raise
-    _summarise(folder, captured)
-    raise typer.Exit(captured.exit_code)
+    _summarise(folder, builder.folder, captured)
+    raise typer.Exit(captured.shown_exit_code)
 
 
 def _workload(
@@ -305,7 +305,7 @@ def _finish(builder: RunBuilder, captured: CaptureResult, begun: dict[str, Any])
     return finish_recorded(builder, captured.trace, config, captured.status)
 
 
-def _summarise(folder: Path, captured: CaptureResult) -> None:
+def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:
     work = captured.workload
     steps = [step["phase"] for step in work.get("steps", ())]
     parts = [f"{work['num_calls']} attention calls"]
@@ -313,10 +313,12 @@ def _summarise(folder: Path, captured: CaptureResult) -> None:
         parts.append(f"{len(steps)} steps ({steps.count('prefill')} prefill, {steps.count('decode')} decode)")
     if work.get("duration_s") is not None:
         parts.append(f"{work['duration_s']:.2f} s")
-    for note in captured.notes:
+    for note in captured.as_json(built_in, folder)["notes"]:
         _say(f"note: {note}")
     if work["status"] == "failed":
         _say(f"note: {work['error']}")
+    if captured.interrupted is not None:
+        _say(f"note: {captured.interrupted_at}")
     print(f"{folder}: {', '.join(parts)}")
     print(f"next: attnprof report {folder.name}")
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnprof.capture import nsys as nsys_capture
+from attnprof.capture.nsys_files import EXPORT
+from attnprof.capture.trace_facts import count_ranges
 from attnprof.errors import CaptureError
 from attnprof.workloads.child import PID_FILE
 
@@ -55,15 +57,16 @@ def try_capture(nsys: Path, *, limit_s: float) -> CaptureTest:
     with tempfile.TemporaryDirectory(prefix="attnprof-") as name:
         folder = Path(name)
         child = [sys.executable, "-c", _PROGRAM, str(folder / PID_FILE)]
+        session = nsys_capture.Session(os.environ, grace_s=min(_GRACE_S, limit_s), tick=tick)
         try:
-            outcome, _, notes = nsys_capture.record(
-                nsys, folder, child, os.environ, grace_s=min(_GRACE_S, limit_s), tick=tick
-            )
+            recorded = nsys_capture.record(nsys, folder, child, session)
         except TimeoutError:
             return CaptureTest(0, spent(), f"nsys had not finished after {limit_s:g} s", timed_out=True)
         except (CaptureError, OSError) as error:
             return CaptureTest(0, spent(), str(error))
-        arrived = nsys_capture.count_ranges(folder / nsys_capture.EXPORT, "attn")
-        if outcome.exit_code and not arrived:
-            return CaptureTest(0, spent(), f"the test program ended with code {outcome.exit_code}")
-        return CaptureTest(arrived, spent(), notes=tuple(notes))
+        if recorded.failure is not None:
+            return CaptureTest(0, spent(), str(recorded.failure))
+        arrived = count_ranges(folder / EXPORT, "attn")
+        if recorded.exit_code and not arrived:
+            return CaptureTest(0, spent(), f"the test program ended with code {recorded.exit_code}")
+        return CaptureTest(arrived, spent(), notes=tuple(recorded.notes))

@@ -40,6 +40,11 @@ def create() -> tuple[int, int] | None:
     return made[0], made[1]
 
 
+def has_calls(calls: int) -> bool:
+    """Whether any call has been made."""
+    return any(os.pread(calls, SLOT.size, FORKED.size))
+
+
 class Journal:
     """The writing end. Its methods raise OSError where there is no memory for more."""
 

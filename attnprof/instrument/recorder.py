@@ -102,14 +102,14 @@ class Recorder:
         """The model whose forwards are the steps: the first one counts."""
         if self.model is None:
             self.model, self.attn_implementation = model, attn_implementation
-            self._fact("model", model)
-            self._fact("attn_implementation", attn_implementation)
+            self.fact("model", model)
+            self.fact("attn_implementation", attn_implementation)
 
     def note(self, sentence: str) -> None:
         """A sentence for the reader of the run, once however often it is said."""
         if sentence not in self.notes:
             self.notes[sentence] = None
-            self._fact("note", sentence)
+            self.fact("note", sentence)
 
     def skip_call(self) -> None:
         """A call made while paused. Those of a forked process are lost: that there were some is kept."""
@@ -125,7 +125,8 @@ class Recorder:
                 file.write(json.dumps(record) + "\n")
         return len(self._calls)
 
-    def _fact(self, name: str, value: Any) -> None:
+    def fact(self, name: str, value: Any) -> None:
+        """What is to be known of the program should it end before ``write``."""
         if self.journal is not None:
             with suppress(OSError):
                 self.journal.fact(name, value)

@@ -30,12 +30,13 @@ def profiled(trace: Path) -> Iterator[None]:
             profiler.__enter__()
         profilers.append(profiler)
 
+    pid = os.getpid()
     forget = when_imported("torch", start)
     try:
         yield
     finally:
         forget()
-        for profiler in profilers:
+        for profiler in profilers if os.getpid() == pid else ():  # not in a forked process
             profiler.__exit__(None, None, None)
             profiler.export_chrome_trace(str(trace))
 

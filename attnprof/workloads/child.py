@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,32 +15,36 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from attnprof.errors import EXIT_USAGE, AttnprofError
 from attnprof.workloads.spec import ChildSpec, Program
 
 if TYPE_CHECKING:
     from attnprof.instrument import Recorder
+    from attnprof.instrument.journal import Journal
 
 HANDED = "ATTNPROF_CHILD"  # environment variable with what is the user's own: Handed, as JSON
 PID_FILE = "child.pid"
 WORKLOAD_FILE = "workload.json"
 CALLS_FILE = "calls.jsonl"
 TORCH_TRACE = "trace.json.gz"
+INTERRUPTED = "interrupted"
 
 
 class Handed(TypedDict, total=False):
     """What a recorder changes on the way to the child, and the child changes back.
 
     ``stdio``: descriptors of stdout and stderr, past the recorder. ``tmpdir``: TMPDIR or None. ``umask``.
-    ``progress``: descriptor that takes the number of steps begun, one per line.
+    ``progress``: descriptor that takes the number of steps begun, one per line. ``journal``: those of the
+    two files of a Journal.
     """
 
     stdio: list[int]
     tmpdir: str | None
     umask: int
     progress: int
+    journal: list[int]
 
 
 def main(argv: list[str]) -> int:
@@ -71,7 +78,12 @@ def _take_up_tmpdir(handed: Handed) -> None:
 
 def _run_other(spec: ChildSpec, program: Program) -> int:
     started = time.perf_counter()
-    code = subprocess.run([program.target, *program.arguments], check=False).returncode
+    process = subprocess.Popen([program.target, *program.arguments])
+    # A terminal's SIGINT reaches the program by itself; what is sent to this process alone is passed on.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    for passed_on in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(passed_on, lambda number, frame: process.send_signal(number))
+    code = process.wait()
     code = 128 - code if code < 0 else code
     _write(spec, None, {}, code, None, time.perf_counter() - started)
     return code
@@ -80,15 +92,13 @@ def _run_other(spec: ChildSpec, program: Program) -> int:
 def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
     from attnprof.instrument import Recorder, instrument
 
-    recorder = Recorder(_ranges(spec))
+    recorder = Recorder(_ranges(spec), _journal(handed))
     for note in spec.notes:
         recorder.note(note)
-    if spec.ranges == "nvtx" and not recorder.ranges.active:
-        recorder.note("nvtx makes no ranges in this process: pip install 'nvtx>=0.2.11,<0.2.12'")
-    facts: dict[str, Any] = {}
+    facts, pid = dict[str, Any](), os.getpid()
     error: AttnprofError | str | None = None
     started = time.perf_counter()
-    with instrument(recorder), _profiled(spec), _progress(recorder, handed):
+    with instrument(recorder), _profiled(spec), _progress(recorder, handed), _noting_exec(recorder):
         try:
             if spec.program is None:
                 run = _prepare(spec, recorder)
@@ -102,11 +112,17 @@ def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
         except AttnprofError as failure:
             error, code = failure, EXIT_USAGE
         except KeyboardInterrupt:
-            error, code = "interrupted", 130
+            error, code = INTERRUPTED, 128 + signal.SIGINT
         except Exception as failure:
             traceback.print_exc()
             error, code = f"{type(failure).__name__}: {failure}", 1
         duration = time.perf_counter() - started
+        if os.getpid() == pid:
+            _finish_undisturbed()
+    if os.getpid() != pid:  # a process that the program has forked came back from the program
+        if spec.ranges == "torch":
+            _leave_fork(code)
+        return code
     _write(spec, recorder, facts, code, error, duration)
     return code
 
@@ -133,6 +149,57 @@ def _ranges(spec: ChildSpec) -> Any:
         "none": ranges.NoRanges,
     }
     return kinds[spec.ranges]()
+
+
+def _journal(handed: Handed) -> Journal | None:
+    from attnprof.instrument.journal import Journal
+
+    try:
+        for descriptor in handed["journal"]:
+            os.set_inheritable(descriptor, False)
+        return Journal(*handed["journal"])
+    except (KeyError, OSError):
+        return None
+
+
+def _leave_fork(code: int) -> NoReturn:
+    """Ends a forked process without C's exit handlers: libkineto's waits for a thread that was not forked."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def _finish_undisturbed() -> None:
+    """The program has ended: nothing that asks it to end may stop its calls from being written."""
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _noting_exec(recorder: Recorder) -> Iterator[None]:
+    """Leaves word where the program replaces itself by another: what comes then is not recorded."""
+    replaced, pid = {name: getattr(os, name) for name in ("execv", "execve")}, os.getpid()
+
+    def noting(name: str) -> Callable[..., Any]:
+        @functools.wraps(replaced[name])
+        def execute(path: Any, *arguments: Any) -> Any:
+            if os.getpid() == pid:
+                recorder.fact(
+                    "exec", os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+                )
+            return replaced[name](path, *arguments)
+
+        return execute
+
+    for name in replaced:
+        setattr(os, name, noting(name))
+    try:
+        yield
+    finally:
+        for name, original in replaced.items():
+            setattr(os, name, original)
 
 
 @contextmanager
@@ -194,11 +261,13 @@ def _write(
     device = gpu()
     if recorder and (graphs := compiled_graphs()):
         recorder.note(f"torch.compile made {graphs} graphs: attention calls inside them are not recorded")
+    options = spec.generate or spec.attention
+    decodes = options is not None and spec.kind != "varlen"
     if code and error is None:
         error = f"the program ended with exit code {code}"
     workload = {
         "workload": spec.kind,
-        "status": "failed" if code else "complete",
+        "status": INTERRUPTED if error == INTERRUPTED else "failed" if code else "complete",
         "exit_code": code,
         "error": None if error is None else str(error),
         "hint": error.hint if isinstance(error, AttnprofError) else None,
@@ -206,14 +275,15 @@ def _write(
         "attn_implementation": recorder.attn_implementation if recorder else None,
         "batch": first.get("batch"),
         "prompt_tokens": first.get("seqlen_q"),
-        "max_new_tokens": None,
-        "seed": None,
+        "max_new_tokens": options.max_new_tokens if options and decodes else None,
+        "seed": options.seed if options else None,
         **facts,
         "steps": steps,
         "num_calls": calls,
         "versions": versions(),
         "device": "cuda" if device else "cpu",
         "gpu": device,
+        "pid": os.getpid(),
         "duration_s": round(duration, 6),
         "notes": list(recorder.notes) if recorder else list(spec.notes),
     }

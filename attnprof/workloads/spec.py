@@ -16,6 +16,7 @@ from attnprof.workloads.presets import DEFAULT_MODEL, PRESETS, find_preset, unkn
 
 RangeKind = Literal["nvtx", "torch", "none"]
 DEFAULT_PROMPT_TOKENS = 25
+CHILD_MODULE = "attnprof.workloads.child"
 KINDS = ("generate", "kvcache", "varlen")
 _PAGE_MULTIPLE = 256  # flash_attn's mha_fwd_kvcache refuses any other page
 
@@ -193,7 +194,7 @@ class ChildSpec:
     def command(self) -> list[str]:
         """The child's command line; it needs nothing else, so that it can be copied and run."""
         flags = self.program.interpreter_flags if self.program else ()
-        return [sys.executable, *flags, "-m", "attnprof.workloads.child", self.to_json()]
+        return [sys.executable, *flags, "-m", CHILD_MODULE, self.to_json()]
 
     def to_json(self) -> str:
         """Only what differs from the defaults."""

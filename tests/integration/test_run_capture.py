@@ -142,7 +142,7 @@ def test_a_program_that_ends_at_once_does_not_hang_nsys(tmp_path):
 def test_a_program_that_dies_of_a_signal_leaves_a_trace_and_says_so(tmp_path):
     result = capture(tmp_path / "run", "python", "-c", "import os; os.kill(os.getpid(), 11)", recorder="nsys")
     assert result.exit_code == 139
-    assert result.workload["error"] == "the program ended by SIGSEGV before its attention calls were written"
+    assert result.workload["error"] == "the program was ended by SIGSEGV before its first attention call"
     assert result.trace.exists()
     assert (tmp_path / "run" / "calls.jsonl").read_text() == ""
 

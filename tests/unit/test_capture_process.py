@@ -32,12 +32,20 @@ def test_the_exit_code_is_the_one_a_shell_would_give(script, code):
 
 def test_a_recorder_that_outlives_its_silent_program_is_ended(tmp_path):
     pid_file = tmp_path / "pid"
-    script = f"sh -c 'echo $$ > {pid_file}' & wait; exec sleep 98765"
+    script = f"sh -c 'echo $$ > {pid_file}' & wait; trap '' INT; exec sleep 98765"
     started = time.monotonic()
     outcome = supervise(["sh", "-c", script], ENVIRONMENT, watch=Watch(pid_file, (tmp_path,), 0.5))
     assert outcome.outlived
     assert time.monotonic() - started < 10
     assert not alive("sleep 98765")
+
+
+def test_a_recorder_that_missed_the_end_of_its_program_is_asked_to_stop_first(tmp_path):
+    pid_file = tmp_path / "pid"
+    script = f"trap 'exit 7' INT; sh -c 'echo $$ > {pid_file}'; sleep 98760 & wait"
+    outcome = supervise(["sh", "-c", script], ENVIRONMENT, watch=Watch(pid_file, (tmp_path,), 0.5, name="s"))
+    assert outcome == Outcome(7, reminded=True)
+    assert not alive("sleep 98760")
 
 
 def test_a_recorder_that_never_starts_its_program_is_ended(tmp_path):
