@@ -7,20 +7,20 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlite_utils
 
 from attnprof import disk, store
+from attnprof.call_rows import CALL_COLUMNS, call_row
 from attnprof.errors import RunError
-from attnprof.frames import calls_frame, kernels_frame, ranges_frame
+from attnprof.frames import Column, kernel_columns, range_columns
 from attnprof.schema import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
-    import pandas as pd
-
+    from attnprof.check import CheckedCall
     from attnprof.session import Run
 
 _AT_ONCE = 1 << 16  # rows
@@ -55,9 +55,9 @@ def write_database(run: Run, path: Path) -> None:
         [{"key": key, "value": json.dumps(value)} for key, value in run.config.items()], pk="key"
     )
     timeline, result = run.timeline, run.check()
-    _write(db, "kernels", len(timeline.trace.kernels), lambda rows: kernels_frame(timeline, rows))
-    _write(db, "ranges", len(timeline.trace.ranges), lambda rows: ranges_frame(timeline, rows))
-    _write(db, "calls", len(result.calls), lambda rows: calls_frame(result, rows))
+    _write(db, "kernels", len(timeline.trace.kernels), lambda rows: kernel_columns(timeline, rows))
+    _write(db, "ranges", len(timeline.trace.ranges), lambda rows: range_columns(timeline, rows))
+    _write_calls(db, result.calls)
     for name, select in _VIEWS.items():
         db.create_view(name, select)
     db.conn.execute(f"pragma user_version = {SCHEMA}")
@@ -106,29 +106,44 @@ def bring_up_to_date(run: Run) -> Path:
 
 
 def _write(
-    db: sqlite_utils.Database, table: str, length: int, frame: Callable[[slice], pd.DataFrame]
+    db: sqlite_utils.Database, table: str, length: int, columns: Callable[[slice], dict[str, Column]]
 ) -> None:
     """The rows of a table, so many at a time: with every value a Python object, all would not fit."""
-    empty = frame(slice(0, 0))
-    types: dict[str, Any] = {
-        name: int if kind.kind in "iub" else str
-        for name, kind in ((n, empty[n].dtype) for n in empty.columns)
-    }
-    db[table].create({"id": int, **types}, pk="id")
-    marks = ", ".join("?" * (len(types) + 1))
+    empty = columns(slice(0, 0))
+    _create(db, table, {name: str if column.texts is not None else int for name, column in empty.items()})
+    for first in range(0, length, _AT_ONCE):
+        rows = range(first, min(first + _AT_ONCE, length))
+        part = columns(slice(rows.start, rows.stop))
+        # Binding values is most of the time: what is one value in all these rows is part of the statement.
+        repeated = {name: literal for name, column in part.items() if (literal := _literal(column))}
+        bound = [column.plain() for name, column in part.items() if name not in repeated]
+        values = ", ".join(("?", *(repeated.get(name, "?") for name in part)))
+        with db.conn:
+            db.conn.executemany(f"insert into [{table}] values ({values})", zip(rows, *bound, strict=True))
+
+
+def _literal(column: Column) -> str | None:
+    """The one number that a column holds, or null where none of it is known; None where it varies."""
+    if column.texts is not None:
+        return None
+    if column.known is not None and not column.known.all():
+        return None if column.known.any() else "null"
+    low = int(column.values.min())
+    return str(low) if low == int(column.values.max()) else None
+
+
+def _write_calls(db: sqlite_utils.Database, calls: Sequence[CheckedCall]) -> None:
+    _create(db, "calls", {name: int if kind is int else str for name, kind in CALL_COLUMNS.items()})
+    marks = ", ".join("?" * (len(CALL_COLUMNS) + 1))
     with db.conn:
-        for first in range(0, length, _AT_ONCE):
-            part = frame(slice(first, first + _AT_ONCE))
-            columns = [_values(part[name]) for name in part.columns]
-            numbered = zip(range(first, first + len(part)), *columns, strict=True)
-            db.conn.executemany(f"insert into [{table}] values ({marks})", numbered)
+        db.conn.executemany(
+            f"insert into calls values ({marks})",
+            ((number, *call_row(call)) for number, call in enumerate(calls)),
+        )
 
 
-def _values(column: pd.Series[Any]) -> list[Any]:
-    """Plain values, None where unknown."""
-    if column.dtype.kind in "iu" and column.notna().all():
-        return list(column.tolist())
-    return list(column.astype(object).where(column.notna(), None).tolist())
+def _create(db: sqlite_utils.Database, table: str, types: Mapping[str, type]) -> None:
+    db[table].create({"id": int, **types}, pk="id")
 
 
 def migrate(run: Run, schema: int) -> bool:

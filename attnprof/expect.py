@@ -98,12 +98,12 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
         number = sum(call.phase == expectation.phase for call in result.calls)
     cannot_tell, hint = result.cannot_tell, result.hint
     if expectation.asks:
-        seen = [
-            call
-            for call in result.calls
-            if expectation.phase in (None, call.phase) and call.observed is not None
-        ]
-        findings += [Finding("expected", call, why) for call in seen if (why := _unlike(call, expectation))]
+        seen = False
+        for call in result.calls:
+            if expectation.phase in (None, call.phase) and call.observed is not None:
+                seen = True
+                if why := _unlike(call, expectation):
+                    findings.append(Finding("expected", call, why))
         if seen:
             cannot_tell = hint = ""  # what ran is known, whether or not it is modelled
         elif result.only_other_kernels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -59,7 +60,7 @@ def check(
     from attnprof.analysis.splits import split_rows
     from attnprof.expect import Expectation, judge, parse_fail_on
     from attnprof.report.run_tables import splits_table, verdicts_table
-    from attnprof.report.tables import Column, Table, print_json, to_csv, to_markdown
+    from attnprof.report.tables import Column, Table, print_json, write_csv, write_markdown
     from attnprof.report.text import print_check
     from attnprof.session import gpu_from_options, load
 
@@ -74,9 +75,10 @@ def check(
             judgement, (splits_table(split_rows(result.calls)), verdicts_table(result)), run or loaded.name
         )
         raise typer.Exit(judgement.exit_code)
-    from attnprof.frames import call_row
+    from attnprof.call_rows import CALL_COLUMNS, CallRows
 
-    rows = [call_row(call) for call in result.calls]
+    columns = [Column(name) for name in CALL_COLUMNS] if len(result.calls) else [Column("verdict")]
+    table = Table("calls", columns, CallRows(result.calls))
     if output_format is TableFormat.JSON:
         counts = {verdict.value: count for verdict, count in result.counts.items()}
         summary = {
@@ -92,11 +94,10 @@ def check(
                 {"seq": f.call.seq if f.call else None, "what": f.label, "detail": f.detail}
                 for f in judgement.findings
             ],
-            "calls": rows,
         }
-        print_json(summary)
+        print_json(summary, rows=table)
+    elif output_format is TableFormat.CSV:
+        write_csv(table, sys.stdout)
     else:
-        columns = [Column(name) for name in (rows[0] if rows else ("verdict",))]
-        table = Table("calls", columns, [list(row.values()) for row in rows])
-        print(to_csv(table) if output_format is TableFormat.CSV else to_markdown(table), end="")
+        write_markdown(table, sys.stdout)
     raise typer.Exit(judgement.exit_code)

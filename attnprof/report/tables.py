@@ -85,20 +85,43 @@ def write_json(table: Table, out: TextIO) -> None:
     out.write("\n]\n")
 
 
-def print_json(value: Any) -> None:
-    """Plain values as indented JSON on stdout, without what is shaped like a secret."""
-    print(json.dumps(redact_all(value), indent=1, ensure_ascii=False))
+def print_json(value: dict[str, Any], rows: Table | None = None) -> None:
+    """Plain values as indented JSON on stdout, without what is shaped like a secret.
+
+    ``rows`` are a last value, under the table's name, whose objects are written one by one.
+    """
+    text = json.dumps(redact_all(value), indent=1, ensure_ascii=False)
+    if rows is None:
+        print(text)
+        return
+    out, keys = sys.stdout, [column.key for column in rows.columns]
+    out.write(f'{text.removesuffix(_END)},{_NEXT}"{rows.name}": [')
+    for number, row in enumerate(redact_rows(rows.rows)):
+        lines = json.dumps(dict(zip(keys, row, strict=True)), indent=1, ensure_ascii=False)
+        out.write(f"{',' if number else ''}{_NEXT} {lines.replace(_NEXT[0], _NEXT + ' ')}")
+    out.write(f"{_NEXT if len(rows.rows) else ''}]{_END}\n")
+
+
+_NEXT, _END = "\n ", "\n}"  # where a value begins, and where the object ends
 
 
 def to_markdown(table: Table) -> str:
     """A Markdown table; pipes in values are escaped."""
+    text = io.StringIO()
+    write_markdown(table, text)
+    return text.getvalue()
+
+
+def write_markdown(table: Table, out: TextIO) -> None:
+    """The same, row by row into a file."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
 
-    rule = line(["---:" if column.right else "---" for column in table.columns])
-    head = line([column.title for column in table.columns])
-    return head + rule + "".join(map(line, redact_rows(table.for_people())))
+    out.write(line([column.title for column in table.columns]))
+    out.write(line(["---:" if column.right else "---" for column in table.columns]))
+    rows = ([_text(value) for value in row] for row in table.rows) if table.shown is None else table.shown
+    out.writelines(map(line, redact_rows(rows)))
 
 
 def make_console() -> Console:
