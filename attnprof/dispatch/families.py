@@ -104,3 +104,15 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _family("triton", "triton_fwd", r"^_attn_fwd\w*$|^_fwd_kernel$"),
 )
+
+# One of these stands in every name that any row matches; most kernels have none of them.
+_HINT = re.compile(
+    r"[Ff]lash|[Ff]mha|[Aa]tt(?:n|ention)|sdpa|mha|fused_recurrent|chunk_|prepare_varlen|paged|_fwd_|flex_"
+)
+
+
+def family_of(kernel_name: str) -> Family | None:
+    """The first row that a name matches."""
+    if not _HINT.search(kernel_name):
+        return None
+    return next((family for family in FAMILIES if family.matches(kernel_name)), None)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from attnprof.dispatch.families import FAMILIES, NOT_ATTENTION, own_name
+from attnprof.dispatch.families import NOT_ATTENTION, family_of, own_name
 
 _PLAIN_FLAGS = (
     "Is_dropout",
@@ -84,18 +84,18 @@ class KernelSignature:
 @lru_cache(maxsize=16384)
 def parse_kernel_name(name: str) -> KernelSignature:
     """Library, family and template arguments of a kernel name; unknown names are not attention."""
-    for family in FAMILIES:
-        if family.matches(name):
-            kernel = _base_name(name, family.pattern)
-            if family.name in ("fwd", "fwd_splitkv", "fwd_splitkv_combine"):
-                return _flash_attention_2(name, family.library, family.name, kernel)
-            return KernelSignature(family.library, family.name, kernel)
-    return KernelSignature("", NOT_ATTENTION, _base_name(name, None))
+    family = family_of(name)
+    if family is None:
+        return KernelSignature("", NOT_ATTENTION, _base_name(name, None))
+    kernel = _base_name(name, family.pattern)
+    if family.name in ("fwd", "fwd_splitkv", "fwd_splitkv_combine"):
+        return _flash_attention_2(name, family.library, family.name, kernel)
+    return KernelSignature(family.library, family.name, kernel)
 
 
 def is_attention_kernel(name: str) -> bool:
     """Whether a kernel name belongs to an attention library."""
-    return parse_kernel_name(name).is_attention
+    return family_of(name) is not None
 
 
 def short_name(name: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _VERSIONED = re.compile(r"_V(\d+)$")
 _ASKED = re.compile(
     r"StringIds|\w*META_DATA_?\w*|TARGET_INFO_(GPU|CUDA_DEVICE)|DIAGNOSTIC_EVENT|\w*GRAPH_TRACE"
 )
+_ROWS_PER_BYTE = 8
 _OF_EVENTS = ("eventType", "text", "globalTid", "domainId")
 
 
@@ -51,15 +53,10 @@ class ParquetFolder(Database):
         self._db = sqlite3.connect(":memory:")
         self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
         for file in sorted(path.glob("*.parquet")):  # a later version of a table replaces the one before
-            try:
-                self._files[_VERSIONED.sub("", file.stem)] = pq.ParquetFile(file)
-            except (OSError, ValueError) as error:
-                raise TraceError(
-                    f"{file} cannot be read: {error}",
-                    hint="the export was cut short: export the report again",
-                ) from error
+            with _damage(file):
+                self._files[_VERSIONED.sub("", file.stem)] = _opened(pq, file)
         self._roots = dict.fromkeys(self._files, 0)
-        for table in self._files:
+        for table in list(self._files):
             if _ASKED.fullmatch(table) and "CAPTURE" not in table:
                 self._copy(table, tuple(self.columns(table)))
             elif table == NVTX:
@@ -100,12 +97,36 @@ class ParquetFolder(Database):
         return found | {name: np.broadcast_to(value, (rows,)) for name, value in absent.items()}
 
     def _copy(self, table: str, columns: tuple[str, ...]) -> None:
-        quoted = ", ".join(f'"{name}"' for name in columns)
+        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
         self._db.execute(f'CREATE TABLE "{table}" ({quoted})')
         marks = ", ".join("?" * len(columns))
-        for batch in self._files[table].iter_batches(columns=list(columns)):
-            rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-            self._db.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)
+        with _damage(table):
+            for batch in self._files[table].iter_batches(columns=list(columns)):
+                rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+                self._db.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)
+
+
+def _opened(pq: Any, file: Path) -> Any:
+    """A Parquet file that can hold as many rows as it says: of a table's columns, times at least differ."""
+    if not file.is_file():
+        raise OSError("it is no regular file")
+    opened = pq.ParquetFile(file)
+    if opened.metadata.num_rows > max(1 << 16, _ROWS_PER_BYTE * file.stat().st_size):
+        raise ValueError(f"it claims {opened.metadata.num_rows:,} rows")
+    return opened
+
+
+@contextmanager
+def _damage(what: Path | str) -> Iterator[None]:
+    """TraceError for what Arrow, or SQLite with its values, says of a damaged file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException, sqlite3.Error) as error:
+        raise TraceError(
+            f"{what} cannot be read: {error}", hint="the export was cut short: export the report again"
+        ) from error
 
 
 def _integers(column: Any, table: str, null: int | None) -> Int64:

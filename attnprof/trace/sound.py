@@ -14,6 +14,7 @@ from attnprof.trace.model import AttentionOps, Trace
 
 _LATEST = 1 << 62  # ns: as an epoch's nanoseconds, the year 2116
 _LONGEST = 10 * 366 * 86_400 * 10**9  # ns from the first to the last event
+_MOST_NAMES = 1 << 17  # of kernels; PyTorch has some ten thousand, compilers add a few per model
 _TYPES = {"Int64": np.dtype(np.int64), "Int32": np.dtype(np.int32), "Bool": np.dtype(np.bool_)}
 _NARROW = {np.dtype(kind) for kind in (np.int8, np.int16, np.int32, np.int64)}
 
@@ -21,10 +22,11 @@ _NARROW = {np.dtype(kind) for kind in (np.int8, np.int16, np.int32, np.int64)}
 def in_time(trace: Trace) -> Trace:
     """The trace with what ends before it begins taken as of no length, which a note tells.
 
-    Raises TraceError for times that no clock shows.
+    Raises TraceError for times that no clock shows and more kernels by name than any program has.
     """
     tables = {name: getattr(trace, name) for name in ("kernels", "copies", "api_calls", "ranges")}
     _require_times(trace.info.path, list(tables.values()))
+    _require_names(trace)
     reversed_rows = {name: int(np.count_nonzero(t.end < t.start)) for name, t in tables.items()}
     if not any(reversed_rows.values()):
         return trace
@@ -49,6 +51,18 @@ def _require_times(path: str, tables: list[Any]) -> None:
     if first < -_LATEST or last > _LATEST or last - first > _LONGEST:
         raise TraceError(
             f"{path}: its events lie between {first} and {last} ns, which no recording does",
+            hint="the file is damaged or was edited: export the report again",
+        )
+
+
+def _require_names(trace: Trace) -> None:
+    """Kernels are compiled code: a trace whose every kernel has another name was not recorded."""
+    if len(trace.strings) <= _MOST_NAMES:
+        return
+    names = len(np.unique(trace.kernels.name))
+    if names > _MOST_NAMES:
+        raise TraceError(
+            f"{trace.info.path}: its kernels have {names:,} different names, as those of no program have",
             hint="the file is damaged or was edited: export the report again",
         )
 

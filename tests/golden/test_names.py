@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from attnprof.dispatch.families import FAMILIES, Family, family_of
 from attnprof.dispatch.names import parse_kernel_name
 from tests.conftest import golden_rows
 
@@ -43,3 +46,10 @@ def test_reads_the_template_fields_of_flash_attention_2(row: dict[str, Any]) -> 
     assert signature.warps == 4
     assert signature.dtype in ("fp16", "bf16")
     assert signature.flags
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library}-{family.name}")
+@given(st.data())
+def test_no_name_that_a_row_matches_is_passed_over(family: Family, data: st.DataObject) -> None:
+    name = data.draw(st.from_regex(family.pattern))
+    assert not family.matches(name) or family_of(name) is not None

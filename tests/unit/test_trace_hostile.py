@@ -15,7 +15,7 @@ import pytest
 
 from attnprof.errors import TraceError
 from attnprof.ingest import import_trace
-from attnprof.trace import json_stream
+from attnprof.trace import json_stream, sound
 from attnprof.trace.open import open_trace
 from attnprof.trace.saved import load_trace
 from tests.fuzz.damage_pages import page_lattice
@@ -169,3 +169,16 @@ def test_a_stored_trace_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "trace.npz")
     with pytest.raises(TraceError, match="no regular file"):
         load_trace(tmp_path / "trace.npz")
+
+
+def test_kernels_with_more_names_than_any_program_has_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sound, "_MOST_NAMES", 100)
+    ranges, kernels = TraceBuilder(), TraceBuilder()
+    for number in range(150):
+        ranges.range(f"request {number}", 10 * number, 10 * number + 5)
+        kernels.kernel(f"k{number}", 10 * number, 10 * number + 5, number)
+    assert len(open_trace(ranges.write(tmp_path / "ranges.sqlite")).ranges) == 150
+    with pytest.raises(TraceError, match="150 different names"):
+        open_trace(kernels.write(tmp_path / "kernels.sqlite"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,4 +87,56 @@ def test_text_where_numbers_must_be_is_refused(tmp_path: Path) -> None:
     folder = as_parquet(builder.write(tmp_path / "t.sqlite"), tmp_path / "t")
     pq.write_table(pa.table({"start": ["x"], "end": [2], "eventType": [59]}), folder / "NVTX_EVENTS.parquet")
     with pytest.raises(TraceError, match="not an integer"):
+        open_trace(folder)
+
+
+def _of_one_range(folder: Path) -> Path:
+    builder = TraceBuilder()
+    builder.range("r", 1, 2)
+    return as_parquet(builder.write(folder / "t.sqlite"), folder / "t")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**64 - 1], pa.uint64()),
+        pa.array([[1]]),
+        pa.array([b"\xff\xfe"]),
+        pa.array(["a\0\x1b[2J"]),
+        pa.array([1.5]),
+        pa.nulls(1),
+    ],
+    ids=lambda column: str(column.type),
+)
+@pytest.mark.parametrize("name", ["value", "id"])
+def test_columns_of_any_type_are_read_or_refused(tmp_path: Path, column: Any, name: str) -> None:
+    folder = _of_one_range(tmp_path)
+    table = pa.table({"id": [10], "value": ["r"]}).set_column(0 if name == "id" else 1, name, column)
+    pq.write_table(table, folder / "StringIds.parquet")
+    done = attnprof("report", str(folder))
+    assert done.code in (0, 2)
+    assert "\x1b" not in done.out + done.err
+
+
+def test_a_column_named_like_sql_is_a_column(tmp_path: Path) -> None:
+    folder = _of_one_range(tmp_path)
+    pq.write_table(pa.table({"id": [10], "value": ["r"], '"); --': [1]}), folder / "StringIds.parquet")
+    trace = open_trace(folder)
+    assert trace.strings[trace.ranges.name[0]] == "r"
+
+
+def test_a_file_that_claims_more_rows_than_it_has_room_for_is_refused(tmp_path: Path) -> None:
+    folder = _of_one_range(tmp_path)
+    rows = 3_000_000
+    kinds = {"start": 1, "end": 2, "eventType": 59}
+    table = pa.table({name: pa.array([value]).take(pa.array([0] * rows)) for name, value in kinds.items()})
+    pq.write_table(table, folder / "NVTX_EVENTS.parquet")
+    with pytest.raises(TraceError, match="claims 3,000,000 rows"):
+        open_trace(folder)
+
+
+def test_a_pipe_among_the_tables_is_refused_at_once(tmp_path: Path) -> None:
+    folder = _of_one_range(tmp_path)
+    os.mkfifo(folder / "TARGET_INFO_GPU.parquet")
+    with pytest.raises(TraceError, match="no regular file"):
         open_trace(folder)
