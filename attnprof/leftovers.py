@@ -79,6 +79,7 @@ def remove(name: str) -> list[Path]:
         else:
             with reopened(folder) as builder:
                 builder.kept = False
+            store.require_gone(folder)
         removed.append(folder)
     return removed
 
@@ -136,6 +137,7 @@ def _finish(builder: RunBuilder) -> Path:
 
 def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
     """A run of what a recording left that was cut off: called complete only where nothing is missing."""
+    from attnprof.capture.nsys_files import REPORT
     from attnprof.workloads.child import PID_FILE
 
     folder = builder.folder
@@ -150,7 +152,7 @@ def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
         notes.append("the recorder had written no trace")
         status = INTERRUPTED
     for left in (folder / PID_FILE, *found.traces):
-        if left != path or left.suffix == ".nsys-rep":  # a report holds the environments nsys collects
+        if left != path and left.parent == folder and left.name != REPORT:  # who asked for it keeps it
             left.unlink(missing_ok=True)
     found.calls.touch()
     capture = {"recorder": known.get("recorder"), "exit_code": None, "notes": notes}

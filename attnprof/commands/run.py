@@ -138,6 +138,7 @@ def run(
     from attnprof import store
     from attnprof.building import new_run, unused_name
     from attnprof.capture.base import CaptureOptions, describe_command, plan, record
+    from attnprof.guard import guarded
     from attnprof.redact import redact_arguments
 
     given = {
@@ -170,7 +171,7 @@ def run(
     known = {"config": begun, "recorder": chosen.recorder, "nsys": nsys}
     with new_run(name, force=force, numbered=output is None, known=known) as builder:
         _say(f"recording {_describe(options)} {_with(chosen)}")
-        with _progress(options) as on_step:
+        with guarded(), _progress(options) as on_step:
             captured = record(options, builder.folder, chosen=chosen, on_step=on_step, say=_say)
         try:
             folder = _finish(builder, captured, begun)
