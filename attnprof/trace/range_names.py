@@ -28,11 +28,11 @@ _NUMBERS = {
     "step": re.compile(r"(?<![a-z])step[-=:. _#]{0,2}(\d{1,9})(?!\d)|ProfilerStep#(\d{1,9})$", re.IGNORECASE),
     "layer": re.compile(r"(?<![a-z])layers?[-=:. _#]{0,2}(\d{1,9})(?!\d)", re.IGNORECASE),
 }
-_PHASES = (
-    (re.compile(r"(?<![a-z])prefill(?![a-z])", re.IGNORECASE), PREFILL),
-    (re.compile(r"(?<![a-z])decode(?![a-z])", re.IGNORECASE), DECODE),
-    (re.compile(r"execute_(\d+_)?context_[1-9]\d*\(.*_generation_0\("), PREFILL),  # vLLM and SGLang
-    (re.compile(r"execute_(\d+_)?context_0\(.*_generation_[1-9]"), DECODE),
+_PHASES = (  # a word that must be there, the rule, the phase
+    ("prefill", re.compile(r"(?<![a-z])prefill(?![a-z])", re.IGNORECASE), PREFILL),
+    ("decode", re.compile(r"(?<![a-z])decode(?![a-z])", re.IGNORECASE), DECODE),
+    ("execute_", re.compile(r"execute_(\d+_)?context_[1-9]\d*\(.*_generation_0\("), PREFILL),  # vLLM, SGLang
+    ("execute_", re.compile(r"execute_(\d+_)?context_0\(.*_generation_[1-9]"), DECODE),
 )
 
 
@@ -49,11 +49,14 @@ def named_attributes(trace: Trace) -> tuple[dict[str, Int32], Bool]:
         mine = own & _reads(ranges.name, name, strings)
         said[key][mine] = ranges.payload[mine]
         said["phase"][mine] = phase
-    foreign = _foreign(trace)
-    for keys in (("phase", "step"), ("layer",)):
-        if not any((said[key] != NONE[key]).any() for key in keys):
-            for key in keys:
-                said[key] = foreign[key]
+    wanted = [
+        keys
+        for keys in (("phase", "step"), ("layer",))
+        if not any((said[key] != NONE[key]).any() for key in keys)
+    ]
+    foreign = _foreign(trace) if wanted else {}
+    for keys in wanted:
+        said |= {key: foreign[key] for key in keys}
     return said, own
 
 
@@ -70,8 +73,12 @@ def _foreign(trace: Trace) -> dict[str, Int32]:
         text = trace.strings[i]
         if len(text) > _LONGEST or not _MAYBE.search(text):
             continue
-        by_text["phase"][i] = next((phase for rule, phase in _PHASES if rule.search(text)), 0)
+        lower = text.lower()
+        for word, rule, phase in _PHASES:
+            if word in lower and rule.search(text):
+                by_text["phase"][i] = phase
+                break
         for key, rule in _NUMBERS.items():
-            if found := rule.search(text):
+            if key in lower and (found := rule.search(text)):
                 by_text[key][i] = int(found[found.lastindex or 1])
     return {key: values[ranges.name] for key, values in by_text.items()}
