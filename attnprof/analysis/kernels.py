@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from attnprof.analysis.nsys_columns import grouped_blocks
+from attnprof.analysis.nsys_columns import grouped_few
 from attnprof.dispatch.names import parse_kernel_name
 from attnprof.trace.model import Trace
 
@@ -35,9 +33,10 @@ class KernelTotal:
 def kernel_totals(trace: Trace) -> list[KernelTotal]:
     """One row per kernel name, longest total first."""
     kernels = trace.kernels
-    by_name = grouped_blocks(
+    by_name = grouped_few(
+        len(trace.strings),
         len(kernels),
-        lambda rows: (kernels.name[rows].astype(np.int64), kernels.end[rows] - kernels.start[rows]),
+        lambda rows: (kernels.name[rows], kernels.end[rows] - kernels.start[rows]),
     )
     everything = max(1, int(by_name.total.sum()))
     columns = (

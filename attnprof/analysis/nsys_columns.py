@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.arrays import Narrow, blocks
+from attnprof.arrays import Narrow, blocks, narrowest
 from attnprof.errors import CannotTellError
 from attnprof.trace.model import Bool, Int64, Trace
 
@@ -81,49 +81,62 @@ class Groups:
         return [array_column(title, values[order]) for title, values in (*whole, *middle, *ends)]
 
 
-def grouped(code: Narrow, duration: Int64) -> Groups:
-    """Statistics of the durations by code."""
-    return grouped_blocks(len(code), lambda rows: (code[rows].astype(np.int64), duration[rows]))
+def grouped(code: Int64, duration: Int64) -> Groups:
+    """Statistics of the durations by code, whatever the codes."""
+    # Packed into one word, where they fit, they sort several times faster than as two keys.
+    wide = int(duration.max(initial=0)).bit_length()
+    if wide + int(code.max(initial=0)).bit_length() <= 63 and int(duration.min(initial=0)) >= 0:
+        packed = code << wide
+        packed |= duration
+        packed.sort()
+        duration, code = packed & ((1 << wide) - 1), packed >> wide
+    else:
+        order = np.lexsort((duration, code))
+        code, duration = code[order], duration[order]
+    first = np.flatnonzero(np.diff(code, prepend=-1))
+    return _statistics(code[first], np.diff(np.append(first, len(code))), duration)
 
 
-def grouped_blocks(length: int, block: Callable[[slice], tuple[Int64, Int64]]) -> Groups:
-    """Statistics of durations by code, ``block`` giving (codes, durations) of a slice of the rows."""
-    most_code, most, least = 0, 0, 0
+def grouped_few(codes: int, length: int, block: Callable[[slice], tuple[Narrow, Int64]]) -> Groups:
+    """Statistics of many durations by few codes, from 0 to ``codes`` - 1.
+
+    ``block`` gives the codes and durations of a slice of the rows: there is never more than one array of all.
+    """
+    count, longest, shortest = np.zeros(codes, np.int64), 0, 0
     for rows in blocks(length):
         code, duration = block(rows)
-        most_code = max(most_code, int(code.max()))
-        most, least = max(most, int(duration.max())), min(least, int(duration.min()))
-    # Packed into one word, where they fit, they sort several times faster than as two keys.
-    wide = most.bit_length()
-    if wide + most_code.bit_length() <= 63 and least >= 0:
-        packed = np.empty(length, np.int64)
-        for rows in blocks(length):
-            code, duration = block(rows)
-            packed[rows] = code << wide | duration
-        packed.sort()
-        return _statistics(length, lambda rows: (packed[rows] >> wide, packed[rows] & ((1 << wide) - 1)))
-    code, duration = block(slice(0, length))
-    order = np.lexsort((duration, code))
-    return _statistics(length, lambda rows: (code[order[rows]], duration[order[rows]]))
-
-
-def _statistics(length: int, ascending: Callable[[slice], tuple[Int64, Int64]]) -> Groups:
-    """Statistics of (code, duration) pairs in ascending order."""
-    starts, before = [], -1
+        count += np.bincount(code, minlength=codes)
+        longest, shortest = max(longest, int(duration.max())), min(shortest, int(duration.min()))
+    first = np.cumsum(count) - count
+    ascending = np.empty(length, narrowest(shortest, longest))
+    free = first.copy()
     for rows in blocks(length):
-        code = ascending(rows)[0]
-        starts.append(rows.start + np.flatnonzero(np.diff(code, prepend=before)))
-        before = int(code[-1])
-    first = np.concatenate(starts) if starts else np.zeros(0, np.int64)
-    count = np.diff(np.append(first, length))
-    parts = [_of_groups(ascending, first[some], count[some]) for some in _together(count)]
+        code, duration = block(rows)
+        order = np.argsort(code, kind="stable")
+        here = np.bincount(code, minlength=codes)
+        at = np.repeat(free - (np.cumsum(here) - here), here) + np.arange(len(code))
+        ascending[at] = duration[order]
+        free += here
+    used = np.flatnonzero(count)
+    for code in used.tolist():
+        ascending[first[code] : first[code] + count[code]].sort()
+    return _statistics(used, count[used], ascending)
+
+
+def _statistics(code: Int64, count: Int64, duration: Narrow) -> Groups:
+    """Statistics of durations that stand group by group, ascending in each."""
+    first = np.cumsum(count) - count
+    parts = [
+        _of_groups(duration[first[some.start] : first[some.stop - 1] + count[some.stop - 1]], count[some])
+        for some in _together(count)
+    ]
     columns = zip(*parts, strict=True) if parts else [[np.zeros(0, kind)] for kind in _KINDS]
-    code, total, mean, median, least, most, squares = (np.concatenate(column) for column in columns)
+    total, mean, median, least, most, squares = (np.concatenate(column) for column in columns)
     deviation = np.sqrt(squares / np.maximum(1, count - 1))
     return Groups(code, count, total, mean, median, least, most, deviation)
 
 
-_KINDS = (np.int64, np.int64, np.float64, np.float64, np.int64, np.int64, np.float64)
+_KINDS = (np.int64, np.float64, np.float64, np.int64, np.int64, np.float64)
 
 
 def _together(count: Int64) -> Iterator[slice]:
@@ -137,13 +150,9 @@ def _together(count: Int64) -> Iterator[slice]:
         first = last
 
 
-def _of_groups(
-    ascending: Callable[[slice], tuple[Int64, Int64]], first: Int64, count: Int64
-) -> tuple[npt.NDArray[Any], ...]:
-    """Code, total, mean, median, least, most and summed squares of deviations of consecutive groups."""
-    begin = int(first[0])
-    code, duration = ascending(slice(begin, begin + int(count.sum())))
-    at = first - begin
+def _of_groups(narrow: Narrow, count: Int64) -> tuple[npt.NDArray[Any], ...]:
+    """Total, mean, median, least, most and summed squares of deviations of consecutive groups."""
+    duration, at = narrow.astype(np.int64), np.cumsum(count) - count
     total = np.add.reduceat(duration, at)
     mean = total / count
     away = np.repeat(mean, count)
@@ -151,7 +160,7 @@ def _of_groups(
     away *= away
     squares = np.add.reduceat(away, at)
     middle = duration[at + (count - 1) // 2] + duration[at + count // 2]
-    return code[at], total, mean, middle / 2, duration[at], duration[at + count - 1], squares
+    return total, mean, middle / 2, duration[at], duration[at + count - 1], squares
 
 
 def require(there: bool, trace: Trace, lack: str) -> None:

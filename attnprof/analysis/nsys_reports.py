@@ -22,7 +22,7 @@ from attnprof.analysis.nsys_columns import (
     array_column,
     coded_column,
     empty_column,
-    grouped_blocks,
+    grouped_few,
     require,
     tenths,
 )
@@ -67,8 +67,8 @@ def _kernel_summary(name: str, timeline: Timeline) -> NsysReport:
     kernels = trace.kernels
     require(len(kernels) > 0, trace, "holds no CUDA kernel")
     (names, sizes), group = coded_rows([kernels.name, kernels.shape])
-    made = grouped_blocks(
-        len(kernels), lambda rows: (group[rows].astype(np.int64), kernels.end[rows] - kernels.start[rows])
+    made = grouped_few(
+        len(names), len(kernels), lambda rows: (group[rows], kernels.end[rows] - kernels.start[rows])
     )
     order = np.argsort(-made.total, kind="stable")
     share = tenths(made.total * 100 / max(1, int(made.total.sum())))

@@ -97,8 +97,11 @@ def print_json(value: dict[str, Any], rows: Table | None = None) -> None:
     out, keys = sys.stdout, [column.key for column in rows.columns]
     out.write(f'{text.removesuffix(_END)},{_NEXT}"{rows.name}": [')
     for number, row in enumerate(redact_rows(rows.rows)):
-        lines = json.dumps(dict(zip(keys, row, strict=True)), indent=1, ensure_ascii=False)
-        out.write(f"{',' if number else ''}{_NEXT} {lines.replace(_NEXT[0], _NEXT + ' ')}")
+        # As indent would write it, but with json's quick encoder, which takes no indent.
+        values = json.dumps(
+            dict(zip(keys, row, strict=True)), ensure_ascii=False, separators=(f",{_NEXT}  ", ": ")
+        )
+        out.write(f"{',' if number else ''}{_NEXT} {{{_NEXT}  {values[1:-1]}{_NEXT} }}")
     out.write(f"{_NEXT if len(rows.rows) else ''}]{_END}\n")
 
 

@@ -125,6 +125,8 @@ def test_statistics_of_groups_do_not_depend_on_the_blocks(small_blocks):
     code = np.arange(300) ** 3 % 7
     duration = np.arange(300) ** 2 % 101
     found = nsys_columns.grouped(code, duration)
+    few = nsys_columns.grouped_few(7, 300, lambda rows: (code[rows].astype(np.int8), duration[rows]))
+    assert str(few) == str(found)
     for row, one in enumerate(found.code.tolist()):
         mine = duration[code == one]
         assert (found.count[row], found.total[row]) == (len(mine), mine.sum())
