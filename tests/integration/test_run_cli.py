@@ -112,4 +112,4 @@ def test_an_interrupted_run_leaves_no_folder_and_no_process(number, tmp_path):
     listed = subprocess.run(
         ["ps", "-ww", "-eo", "stat,args"], capture_output=True, text=True, check=True
     ).stdout
-    assert not [line for line in listed.splitlines() if "sleeper.py" in line and not line.startswith("Z")]
+    assert not [line for line in listed.splitlines() if str(script) in line and not line.startswith("Z")]

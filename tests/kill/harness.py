@@ -53,6 +53,7 @@ _COMMAND_TURNS = ("import", "run", "import", "run program", "run under nsys")
 _WAY_TURNS = (*SIGNALS, FULL, "SIGKILL", "SIGINT", REMOVED, "SIGKILL", "SIGTERM", FULL)
 _ENDS_WITHIN_S = 120
 _GONE_WITHIN_S = 2
+_MADE = re.compile("^next: attnprof report", re.MULTILINE)
 _OURS = re.compile(r'attnprof/cli\.py", line \d+, in main')
 _SAID = ("interrupted", "terminated", "--resume", "error: ")
 
@@ -149,6 +150,8 @@ def _answer(killed: Killed) -> list[str]:
         return [f"a traceback:\n{killed.said[-1500:]}"]
     if killed.code <= 0 or "Traceback" in killed.said:
         return []
+    if killed.way == FULL and _MADE.search(killed.said) and "make room" in killed.said:
+        return []  # what was recorded is a run, and what is missing in it is said
     if not any(word in killed.said for word in _SAID):
         return [f"it did not say why it ended:\n{killed.said[-500:]}"]
     if killed.way in (FULL, REMOVED) and len(re.findall("^error: ", killed.said, re.MULTILINE)) != 1:
