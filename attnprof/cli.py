@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ from attnprof.commands import (
     sweep,
 )
 from attnprof.config import default_map, origins
-from attnprof.errors import AttnprofError, ConfigError
+from attnprof.errors import EXIT_USAGE, AttnprofError, ConfigError
 from attnprof.printable import guarded_output
 
 _SAID = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n"}
@@ -98,10 +99,20 @@ def _run() -> None:
         if error.hint:
             print(f"  try: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output went away (`| head`): there is nobody left to tell
+        _drop_output()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _drop_output()
+        print(f"error: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def _drop_output() -> None:
+    """What is still to be written to stdout goes nowhere; Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stopped(signum: int, frame: FrameType | None) -> NoReturn:

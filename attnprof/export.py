@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,6 +145,8 @@ def _write_sqlite(run: Run, path: Path) -> None:
     try:
         write_database(run, partial)
         partial.rename(path)
+    except (OSError, sqlite3.Error) as error:
+        raise UsageError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
