@@ -9,6 +9,8 @@ EXIT_CHECK_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CANNOT_TELL = 3
 
+_LONGEST = 2000  # characters of a message
+
 
 class AttnprofError(Exception):
     """An expected failure: what and where (``message``, one line), what to do (``hint``), the exit code."""
@@ -16,7 +18,8 @@ class AttnprofError(Exception):
     exit_code = EXIT_USAGE
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None) -> None:
-        self.message = printable(message.replace("\n", " "))  # it may quote a file, or a library with lines
+        told = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+        self.message = printable(told.replace("\n", " "))  # it may quote a file, or a library with lines
         super().__init__(self.message)
         self.hint = printable(hint)
         if exit_code is not None:

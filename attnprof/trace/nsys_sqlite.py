@@ -127,7 +127,7 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
         notes.append(f"export schema {schema} is not one of the 3.x that are known: columns may be missing")
     notes += _warnings(db)
     info = TraceInfo(
-        path=shown,
+        path=printable(shown),
         format="nsys-sqlite",
         exporter=exporter,
         schema=schema,

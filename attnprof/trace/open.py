@@ -42,7 +42,9 @@ def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = Fal
 
 
 def _read(path: Path, nsys: str | None, details: bool) -> Trace:
-    if is_parquet_export(path):
+    with readable(path):
+        is_export = is_parquet_export(path)
+    if is_export:
         return read_nsys_sqlite(path, shown_as=str(path), details=details)
     head = _head(path)
     if path.suffix in _REPORTS or path.suffix == ".qdstrm":

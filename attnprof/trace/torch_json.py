@@ -77,7 +77,7 @@ def read_torch_json(path: Path, *, gzipped: bool = False) -> Trace:
         raise TraceError(f"{path} is no torch profiler trace: {error}", hint=_EXPORT_HINT) from error
     if not stream.has_events:
         raise TraceError(f"{path} is JSON, but no trace: it has no traceEvents", hint=_EXPORT_HINT)
-    return builder.trace(str(path), stream.head)
+    return builder.trace(printable(str(path)), stream.head)
 
 
 _EXPORT_HINT = "give what torch.profiler's export_chrome_trace wrote"
