@@ -103,10 +103,14 @@ def _run() -> None:
         _drop_output()
         sys.exit(0)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full:
+            _drop_output()
+            print(f"error: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        elif error.filename is not None:  # a name that is too long, a folder that has gone
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        else:
             raise
-        _drop_output()
-        print(f"error: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 
 
