@@ -1,13 +1,16 @@
-"""python -m tests.fuzz --count 10000: damaged traces in bulk, the broken ones kept."""
+"""python -m tests.fuzz --count 10000: damaged inputs in bulk, the broken ones kept."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.harness import fuzz, limit_memory
+from tests.fuzz.harness import Outcome, endings
+
+_SHOWN = 200
 
 
 def main() -> int:
@@ -16,21 +19,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input, to repeat one")
     parser.add_argument("--keep", type=Path, help="folder for the inputs that broke something")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes at once")
     options = parser.parse_args()
-    limit_memory()
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="attnprof-fuzz-"))
+    folder = (options.keep or Path(tempfile.mkdtemp(prefix="attnprof-fuzz-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = fuzz(options.count, options.seed, folder, first=options.first)
-    for number, name, why in outcome.broken[:10]:
-        print(
-            f"input {number} ({name}), python -m tests.fuzz --first {number} --count 1:\n{why}",
-            file=sys.stderr,
-        )
-    ends = ", ".join(f"{count} {end}" for end, count in outcome.ends.most_common())
-    print(f"{options.count} inputs: {ends}; {len(outcome.broken)} broken; slowest {outcome.slowest_s:.1f} s")
+    outcome = Outcome()
+    numbers = range(options.first, options.first + options.count)
+    for ending in endings(numbers, options.seed, folder, options.jobs):
+        outcome.add(ending)
+        if ending.why and len(outcome.broken) <= _SHOWN:
+            again = f"--seed {options.seed} --first {ending.number} --count 1 --keep DIR"
+            print(f"input {ending.number} is broken: python -m tests.fuzz {again}", file=sys.stderr)
+            print(
+                f"  {ending.subject}: {', '.join(ending.recipe)}\n{ending.why}", file=sys.stderr, flush=True
+            )
+    print(outcome.line())
     if outcome.broken:
         print(f"the inputs are in {folder}", file=sys.stderr)
-    return 1 if outcome.broken else 0
+        return 1
+    (folder / "whole.sqlite").unlink()
+    if options.keep is None:
+        folder.rmdir()
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ SQL = ("'; DROP TABLE kernels; --", '"] ; drop table [ranges]; --', "x' OR '1'='
 LONG = (
     "x" * 20_000, "a." * 10_000, "token" * 4_000, "<" * 10_000, "flash::flash_fwd_kernel<" * 1_000,
     "execute_context_0(" * 2_000, "w_" * 9_000 + "attention", "((((" * 5_000, "\u0301" * 9_000,
-    "日本" * 5_000, "_ZN7ck_tileFmhaFwd" * 1_000, "ck_tile_FmhaPrefill" * 1_000, "cudnn_generated_flash" * 900,
-    "flashinfer::" + "PrefillDecode" * 1_500, "aten::" + "flash" * 4_000, "execute_context_1(_generation_0" * 600,
-    "void cutlass::device_kernel<flash::enable_sm90<" * 400, "kernel_unified_attention_" * 700, "/home/" * 3_000,
-    "decode_step_layers." * 1_000, "secret=" * 2_500, "a:b@c://" * 2_000,
+    "日本" * 5_000, "_ZN7ck_tileFmhaFwd" * 1_000, "ck_tile_FmhaPrefill" * 1_000, "/home/" * 3_000,
+    "cudnn_generated_flash" * 900, "flashinfer::" + "PrefillDecode" * 1_500, "aten::" + "flash" * 4_000,
+    "execute_context_1(_generation_0" * 600, "void cutlass::device_kernel<flash::enable_sm90<" * 400,
+    "kernel_unified_attention_" * 700, "decode_step_layers." * 1_000, "secret=" * 2_500, "a:b@c://" * 2_000,
 )  # fmt: skip
 NAMES = (
     "", "attnprof", "decode", "prefill", "attn", "layer", "decode -1", "step=99999999999999999999",

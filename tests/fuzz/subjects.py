@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from attnprof.dispatch import predict
+from attnprof.gpus import gpu_by_name
+from attnprof.model import AttentionCall
 from tests.conftest import TESTS
 from tests.support.build_trace import TraceBuilder
 from tests.support.generated_run import LAYER_KERNELS, calls_only_run, generated_run
@@ -24,7 +27,7 @@ GOLDEN_CALLS = TESTS / "data" / "golden" / "fa2_edges_2.8.3.jsonl.gz"
 RUNS = "attnprof-runs"
 CONFIG = 'gpu = "a100"\nlibrary = "flash_attn"\nversion = "2.8.3"\nruns = "attnprof-runs"\n'
 
-Kind = Literal["sqlite", "torch", "parquet", "report", "run", "calls", "config"]
+Kind = Literal["sqlite", "torch", "parquet", "report", "run", "left", "calls", "config"]
 Files = dict[str, bytes]
 
 
@@ -49,11 +52,31 @@ def subjects() -> list[Subject]:
         found.append(Subject("parquet", "parquet", parquet, "parquet"))
     found += [_file(f"report{ending}", "report", exported) for ending in (".nsys-rep", ".qdstrm")]
     found += _runs()
+    found.append(Subject("leftovers", "left", _LEFT, RUNS))
     lines = gzip.decompress(GOLDEN_CALLS.read_bytes()).splitlines(keepends=True)
     found.append(_file("calls.jsonl", "calls", b"".join(lines[:: len(lines) // 60])))
     found.append(_file("attnprof.toml", "config", CONFIG.encode()))
     return found
 
+
+_WORKLOAD = {
+    "workload": "generate", "model": {"name": "it", "num_layers": 2, "num_heads": 28, "num_heads_k": 4},
+    "attn_implementation": "sdpa", "device": "cuda", "batch": 1, "prompt_tokens": 117, "max_new_tokens": 24,
+    "versions": {"torch": "2.6.0", "flash_attn": "2.8.3"}, "status": "complete", "prompt_lengths": [117],
+}  # fmt: skip
+_CAPTURE = {"recorder": "nsys", "version": "2024.2", "notes": ["one range was lost"]}
+_BUILDING = {
+    "pid": 1, "host": "nowhere", "began": "2026-01-01T00:00:00+00:00", "force": False,
+    "source": "/gone.sqlite", "config": {"kind": "import", "predict": {"gpu": None}}, "nsys": None,
+}  # fmt: skip
+_RECORDED = {"recorded": {"config": {"kind": "run"}, "status": "complete", "trace": "trace.sqlite"}}
+_LEFT: Files = {
+    f"{RUNS}/.import.partial-1-a1b2/building.jsonl": f"{json.dumps(_BUILDING)}\n".encode(),
+    f"{RUNS}/.run.partial-1-c3d4/building.jsonl": "\n".join(map(json.dumps, (_BUILDING, _RECORDED))).encode(),
+    f"{RUNS}/.cut.partial-77/workload.json": json.dumps({**_WORKLOAD, "num_calls": 3}).encode(),
+    f"{RUNS}/.cut.partial-77/calls.jsonl": b'{"seq": 0}\n{"seq"',
+    f"{RUNS}/whole/run.json": json.dumps({"schema": 1, "status": "complete", "name": "whole"}).encode(),
+}
 
 _REAL = (
     "nsys2022.4_nvtx_only_python.sqlite.gz",
@@ -71,20 +94,28 @@ def built_trace(path: Path) -> Path:
     builder.domain("attnprof", 1)
     builder.add("TARGET_INFO_GPU", vmId=1, id=0, name="H100", smCount=132, computeMajor=9, computeMinor=0)
     builder.add("DIAGNOSTIC_EVENT", text="CUDA events might have been lost")
-    shape = "(int)128, (int)128, (int)64, (int)4"
-    traits = (
-        f"Flash_fwd_kernel_traits<{shape}, (bool)0, (bool)0, cutlass::half_t, Flash_kernel_traits<{shape}, "
-    )
-    flags = ", ".join(f"(bool){flag}" for flag in (0, 0, 0, 0, 0, 1, 0, 0))
-    name = f"void flash::flash_fwd_kernel<{traits}, {flags}>(flash::Flash_fwd_params)"
+    launches = [_in_nsys_spelling(keys) for keys in (100, 1000)]
     for step in range(20):
         start = 1000 * (step + 1)
         builder.call(start + 10, start + 20, step + 1)
-        builder.kernel(name, start + 30, start + 90, step + 1, grid=(1, 1, 4), block=(128, 1, 1))
+        for number, (name, grid) in enumerate(launches[step > 12]):
+            began = start + 30 + 30 * number
+            builder.kernel(name, began, began + 20, step + 1, grid=grid, block=(128, 1, 1))
         builder.range("attn", start + 5, start + 100, domainId=1, int64Value=step)
         builder.range("decode", start, start + 200, domainId=1, int64Value=step + 1)
         builder.range(f"request {step}", start + 50, start + 1500, eventType=60)
     return builder.write(path)
+
+
+def _in_nsys_spelling(keys: int) -> list[tuple[str, tuple[int, int, int]]]:
+    """Names and grids of what flash_attn launches for one query over so many keys."""
+    call = AttentionCall("flash_attn", "fwd", 1, 1, keys, 28, 4, 128, causal=True)
+    spelled = []
+    for launch in predict(call, gpu_by_name("h100")).launches:
+        name = re.sub(r"\b(true|false)\b", lambda flag: f"(bool){int(flag[0] == 'true')}", launch.kernel)
+        name = re.sub(r"(?<=[<, ])(\d+)(?=[,>])", r"(int)\1", name).replace("> >", ">>")
+        spelled.append((name, launch.grid))
+    return spelled
 
 
 def _graph_trace(path: Path) -> Path:
@@ -125,7 +156,10 @@ def _runs() -> list[Subject]:
 
     found = []
     with _empty_folder() as here:
-        generated_run(here, range(118, 142), prefill=117, others=LAYER_KERNELS[:2], name="generated")
+        config = {"workload": _WORKLOAD, "capture": _CAPTURE, "command": ["attnprof", "run", "-o", "it"]}
+        generated_run(
+            here, range(118, 142), prefill=117, others=LAYER_KERNELS[:2], name="generated", config=config
+        )
         calls_only_run("calls", range(120, 140))
         torch = TRACES / "torch_h100_bert-small_pytorch_flash.json.gz"
         trace = Path("torch.json.gz")
@@ -158,10 +192,11 @@ def _empty_folder() -> Iterator[Path]:
 
 def _settle(folder: Path) -> None:
     """Replaces the moment at which the run was made."""
-    path = folder / "run.json"
-    text = re.sub(r'("created": ")[^"]*', r"\g<1>2026-01-01T00:00:00+00:00", path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
-    json.loads(text)
+    path, moment = folder / "run.json", "2026-01-01T00:00:00+00:00"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "created": moment}, indent=1), encoding="utf-8")
+    with closing(sqlite3.connect(folder / "attnprof.db")) as db, db:
+        db.execute("UPDATE run SET value = ? WHERE key = 'created'", (json.dumps(moment),))
 
 
 def read_files(folder: Path, prefix: str = "") -> Files:
