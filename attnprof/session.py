@@ -52,6 +52,11 @@ class Run:
     def status(self) -> str:
         return str(self.config.get("status", "complete"))
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in words: "complete", "interrupted by SIGINT at step 37 of 512", "failed: …"."""
+        return store.ending(self.status, self.config)
+
     @cached_property
     def trace(self) -> Trace:
         """The recorded trace; one without any row for a run recorded without a profiler."""

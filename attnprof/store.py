@@ -188,6 +188,13 @@ def _entry(folder: Path) -> RunEntry | None:
         return RunEntry(folder, "unreadable", {"error": error.message})
 
 
+def ending(status: str, config: dict[str, Any]) -> str:
+    """How a run ended: its status, with where it was interrupted or why it failed."""
+    said = (config.get("capture") or {}).get("interrupted") if status == "interrupted" else None
+    error = (config.get("workload") or {}).get("error") if status == "failed" else None
+    return str(said or (f"failed: {error}" if error else status))
+
+
 def find_run(name: str | None) -> RunEntry:
     """The run called ``name``, or the newest. Raises RunError naming the runs there are."""
     if name is not None:

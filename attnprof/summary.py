@@ -80,7 +80,7 @@ def summarise(run: Run, result: CheckResult) -> Report:
 
 def _facts(run: Run, result: CheckResult, phases: list[PhaseTotal]) -> list[tuple[str, str]]:
     config, info = run.config, run.trace.info
-    facts = [("run", f"{run.name} ({run.status})")]
+    facts = [("run", f"{run.name} ({run.ending})")]
     workload = config.get("workload") or {}
     if workload.get("model"):
         facts.append(("workload", _workload(workload)))

@@ -47,12 +47,13 @@ class Interruption:
 
 @contextmanager
 def interruptible(*, gently: bool = False) -> Iterator[Interruption]:
-    """Hears the signals inside the block; only the main thread can."""
+    """Hears the signals inside the block, but those that were ignored; only the main thread can."""
     interruption = Interruption(gently=gently)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    before = {number: signal.signal(number, interruption.hear) for number in _HEARD}
+    heard = [number for number in _HEARD if signal.getsignal(number) != signal.SIG_IGN]  # nohup, and `&`
+    before = {number: signal.signal(number, interruption.hear) for number in heard}
     try:
         yield interruption
     finally:

@@ -19,6 +19,7 @@ from attnprof.workloads.spec import CHILD_MODULE
 
 MARK = "ATTNPROF_CAPTURE"  # in the environment of every process of a capture, to find them by
 _POLL_S = 0.1
+_GRAIN = 1 << 18
 _TERM_S = 3.0
 _QUICK_S = 20.0  # silence that is enough after a program that ended at once: its trace is small
 _TIDY_S = 15.0  # the same once everything was asked to end
@@ -48,7 +49,8 @@ class Outcome:
 class Watch:
     """How a recorder is known to be stuck: for ``grace_s`` seconds after its program (``pid_file``) has ended
     no file of ``growing`` has grown and no process but its own, whose names hold ``name``, is left; or the
-    program has not begun after twice that time."""
+    program has not begun after twice that time. An idle nsys adds a kilobyte a second to its stream: what is
+    no log grows by ``_GRAIN`` bytes or not at all."""
 
     pid_file: Path
     growing: tuple[Path, ...]
@@ -233,10 +235,11 @@ def _command(pid: int) -> str:
 
 
 def _total_size(path: Path) -> int:
+    """A number that changes as a recorder goes on writing."""
     with suppress(OSError):
         if path.is_dir():
             return sum(_total_size(child) for child in path.iterdir())
-        return path.stat().st_size
+        return path.stat().st_size // (1 if path.suffix == ".log" else _GRAIN)
     return 0
 
 

@@ -70,6 +70,8 @@ def check(
     loaded = load(run)
     result = loaded.check(gpu=gpu_from_options(gpu, sms, sm), library=library, version=version)  # type: ignore[arg-type]
     judgement = judge(result, expectation)
+    if loaded.ending != "complete":
+        print(f"note: {loaded.name}: {loaded.ending}", file=sys.stderr)
     if output_format is TableFormat.TABLE:
         print_check(
             judgement, (splits_table(split_rows(result.calls)), verdicts_table(result)), run or loaded.name

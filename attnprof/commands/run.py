@@ -325,4 +325,5 @@ def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{sentence}\n")  # one write: the program writes there too
+    sys.stderr.flush()

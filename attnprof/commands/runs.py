@@ -115,6 +115,7 @@ def _list(names: list[str], output_format: str) -> None:
 
 def _row(entry: RunEntry) -> tuple[str, ...]:
     from attnprof.schema import SCHEMA
+    from attnprof.store import ending
 
     config = entry.config.get("config") or entry.config  # of a run that is not finished, or of one that is
     note = config.get("error", "")
@@ -122,6 +123,8 @@ def _row(entry: RunEntry) -> tuple[str, ...]:
         note = f"process {entry.config.get('pid')}"
     elif entry.schema < SCHEMA:
         note = f"schema {entry.schema}: attnprof runs --migrate {entry.name}"
+    elif (how := ending(entry.status, config)) != entry.status:
+        note = how.removeprefix("failed: ")
     return (
         entry.name,
         entry.status,

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from attnprof.errors import EXIT_USAGE, AttnprofError
@@ -79,14 +80,19 @@ def _take_up_tmpdir(handed: Handed) -> None:
 def _run_other(spec: ChildSpec, program: Program) -> int:
     started = time.perf_counter()
     process = subprocess.Popen([program.target, *program.arguments])
-    # A terminal's SIGINT reaches the program by itself; what is sent to this process alone is passed on.
+    # SIGINT is sent to the whole group, as by a terminal; what this process alone gets is passed on to it.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     for passed_on in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(passed_on, lambda number, frame: process.send_signal(number))
+        signal.signal(passed_on, _pass_on)
     code = process.wait()
     code = 128 - code if code < 0 else code
     _write(spec, None, {}, code, None, time.perf_counter() - started)
     return code
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    os.killpg(os.getpgrp(), number)
 
 
 def _run_recorded(spec: ChildSpec, handed: Handed) -> int:

@@ -65,7 +65,7 @@ def test_a_recorder_still_writing_after_its_program_is_left_alone(tmp_path):
     pid_file, report = tmp_path / "pid", tmp_path / "report"
     script = f"""
         sh -c 'echo $$ > {pid_file}' & wait
-        for i in 1 2 3 4 5 6 7 8 9 10; do echo x >> {report}; sleep 0.1; done; exit 4
+        for i in 1 2 3 4 5 6 7 8 9 10; do head -c 300000 /dev/zero >> {report}; sleep 0.1; done; exit 4
     """
     outcome = supervise(["sh", "-c", script], ENVIRONMENT, watch=Watch(pid_file, (report,), 0.5))
     assert outcome == Outcome(4)
