@@ -39,9 +39,13 @@ _NEXT_CHANGE_LIMIT = 131_072  # keys; beyond that "never" is said with this boun
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run in words and tables. ``facts`` are (what, text) pairs; ``story`` the answer in sentences."""
+    """A run in words and tables. ``facts`` are (what, text) pairs; ``story`` the answer in sentences.
+
+    ``target`` is what a command takes for the run.
+    """
 
     name: str
+    target: str
     facts: tuple[tuple[str, str], ...]
     story: tuple[str, ...]
     tables: dict[str, Table]
@@ -68,6 +72,7 @@ def summarise(run: Run, result: CheckResult) -> Report:
     name = run.name if run.folder else str(run.trace.info.path)
     return Report(
         name=run.name,
+        target=name,
         facts=tuple(_facts(run, result, phases)),
         story=tuple(_story(splits, result)) or _without_calls(run, result),
         tables=tables,

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +44,7 @@ def parse_json(text: bytes) -> Any:
 
 def require_shape(value: Any, shape: Shape, where: str) -> None:
     """Raises ValueError naming what is of another type, or a number beyond 32 bits, below ``where``."""
-    if value is None:
+    if _fits(value, shape):
         return
     if isinstance(shape, list):
         if not isinstance(value, list):
@@ -54,13 +53,29 @@ def require_shape(value: Any, shape: Shape, where: str) -> None:
             if item is None:
                 raise ValueError(f"{where}[{number}] is null")
             require_shape(item, shape[0], f"{where}[{number}]")
-    elif isinstance(shape, Mapping):
+    elif isinstance(shape, dict):
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {_told(value)}, not an object")
         for key in value if "*" in shape else shape.keys() & value.keys():
             require_shape(value[key], shape.get(key, shape.get("*")), f"{where}.{key}")
-    elif not (_is_count(value) if shape is int else isinstance(value, shape)):
+    else:
         raise ValueError(f"{where} is {_told(value)}")
+
+
+def _fits(value: Any, shape: Shape) -> bool:
+    """Whether :func:`require_shape` has nothing to say, found without naming all that is looked at."""
+    if value is None:
+        return True
+    if shape is int:
+        return _is_count(value)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(item is not None and _fits(item, shape[0]) for item in value)
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return False
+        keys = value if "*" in shape else shape.keys() & value.keys()
+        return all(_fits(value[key], shape[key if key in shape else "*"]) for key in keys)
+    return isinstance(value, shape)
 
 
 def _is_count(value: Any) -> bool:

@@ -18,12 +18,12 @@ from typing import Any
 from attnprof.dispatch import predict
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
-from tests.support.build_trace import SCHEMA
+from tests.support.build_trace import SCHEMA as TABLES
 
 LAYERS, PROMPT, PID = 28, 1024, 4242
 THREAD = 1 << 48 | PID << 24 | PID
 GPU = gpu_by_name("a100")
-_SCHEMA = SCHEMA | {
+SCHEMA = TABLES | {
     "CUPTI_ACTIVITY_KIND_MEMCPY": (
         "start INTEGER NOT NULL, end INTEGER NOT NULL, deviceId INTEGER NOT NULL, contextId INTEGER NOT NULL,"
         " streamId INTEGER NOT NULL, correlationId INTEGER, globalPid INTEGER, bytes INTEGER NOT NULL,"
@@ -136,7 +136,7 @@ def write_sqlite(path: Path, kernels: int) -> None:
     tables = ("StringIds", "META_DATA_EXPORT", "TARGET_INFO_GPU", "NVTX_EVENTS")
     events = [f"CUPTI_ACTIVITY_KIND_{kind}" for kind in ("KERNEL", "MEMCPY", "RUNTIME")]
     for table in (*tables, *events):
-        db.execute(f"CREATE TABLE {table} ({_SCHEMA[table]})")
+        db.execute(f"CREATE TABLE {table} ({SCHEMA[table]})")
     strings: dict[str, int] = {}
 
     def text(value: str) -> int:

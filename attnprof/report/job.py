@@ -184,7 +184,7 @@ def print_job(job: Job, folder: str) -> None:
         if not table.rows:
             continue
         more = 0 if most is None else max(0, len(table.rows) - most)
-        shown = Table(table.name, table.columns, table.rows[:most], (table.for_people())[:most], table.title)
+        shown = table if most is None else table.first(most)
         if name == "splits":
             shown = Table(table.name, table.columns, table.rows, table.shown, f"{table.title}, most ranks")
         print_titled(shown, console)

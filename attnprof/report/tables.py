@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from attnprof.printable import printable
@@ -49,6 +49,11 @@ class Table:
     def objects(self) -> list[dict[str, Any]]:
         """A dict per row."""
         return [dict(zip((column.key for column in self.columns), row, strict=True)) for row in self.rows]
+
+    def first(self, rows: int) -> Table:
+        """The table's first rows."""
+        shown = None if self.shown is None else self.shown[:rows]
+        return replace(self, rows=self.rows[:rows], shown=shown)
 
     def for_people(self) -> Sequence[Sequence[str]]:
         """The rows as text."""

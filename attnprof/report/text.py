@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LABEL_WIDTH = 10
 _TABLES = ("phases", "steps", "splits", "splitting", "attention", "verdicts")
 _FINDINGS_SHOWN = 10
+_ROWS_SHOWN, _MORE_WORTH_SAYING = 40, 5
 _UNIT = re.compile(r"(?<=\d) (?=(%|ns|µs|ms|s)\b|%)")  # between a number and its unit
 
 
@@ -39,10 +40,16 @@ def labelled(console: Console, label: str, text: str) -> None:
         console.print(Text(indent + line), overflow="ignore", no_wrap=True)
 
 
-def print_titled(table: Table, console: Console) -> None:
-    """The table under its title."""
+def print_titled(table: Table, console: Console, target: str = "") -> None:
+    """The table under its title; of the run ``target``, some rows and the command that gives them all."""
     console.print(table.title, style="bold")
-    print_table(table, console)
+    more = len(table.rows) - _ROWS_SHOWN
+    if not target or more < _MORE_WORTH_SAYING:
+        print_table(table, console)
+        return
+    print_table(table.first(_ROWS_SHOWN), console)
+    every = f"attnprof report {target} --table {table.name} --format csv"
+    console.out(f"and {more:,} more rows: {every}", highlight=False)
 
 
 def print_report(report: Report) -> None:
@@ -58,7 +65,7 @@ def print_report(report: Report) -> None:
     for name in _TABLES:
         if report.tables[name].rows:
             console.print()
-            print_titled(report.tables[name], console)
+            print_titled(report.tables[name], console, report.target)
     if report.notes:
         console.print()
         for note in report.notes:
@@ -73,7 +80,7 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
     console = make_console()
     for table in tables:
         if table.rows:
-            print_titled(table, console)
+            print_titled(table, console, target)
             console.print()
     findings = judgement.findings
     for finding in findings[:_FINDINGS_SHOWN]:
