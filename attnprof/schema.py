@@ -31,6 +31,7 @@ SHAPE = {  # of what is read of run.json
         "gpu": _GPU,
         "steps": [{"step": int, "seqlen_k": int}],
         "prompt_lengths": [int], "batch": int, "prompt_tokens": int, "max_new_tokens": int,
+        "status": str, "error": str, "hint": str, "exit_code": int, "num_calls": int,
         "workload": str, "attn_implementation": str, "device": str, "cache": str, "seed": (int, float),
     },
     "predict": {"gpu": _GPU, "library": str, "version": str},
