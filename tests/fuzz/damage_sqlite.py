@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,7 @@ READ = (
     "CUPTI_ACTIVITY_KIND_GRAPH_TRACE", "CUPTI_ACTIVITY_KIND_MEMCPY", "CUDA_GRAPH_NODE_EVENTS",
 )  # fmt: skip
 _TIMED = READ[:3]
+_MOST_STEPS = 300  # millions, of SQLite's machine: in a damaged file a change may have no end
 _THREAD = 1 << 48 | 7 << 24 | 7
 
 Change = Callable[[Dice, sqlite3.Connection], None]
@@ -34,6 +36,8 @@ def _damage(change: Change) -> Damage:
             path.write_bytes(content)
             db = sqlite3.connect(path)
             try:
+                steps = itertools.count()
+                db.set_progress_handler(lambda: next(steps) >= _MOST_STEPS, 1_000_000)
                 db.execute("PRAGMA synchronous = OFF")
                 change(dice, db)
                 db.commit()
