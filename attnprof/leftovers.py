@@ -47,23 +47,28 @@ class _Recorded:
     """The files of a recording that was cut off."""
 
     def __init__(self, folder: Path) -> None:
+        from attnprof.capture.kept import saved_journal
         from attnprof.capture.nsys_files import EXPORT, REPORT
         from attnprof.workloads.child import CALLS_FILE, TORCH_TRACE, WORKLOAD_FILE
 
         self.calls = folder / CALLS_FILE
         self.workload = _json(folder / WORKLOAD_FILE)
+        self.kept = saved_journal(folder) if self.workload is None else None
         # The export last: it may be cut where the report it is made from still stands.
         places = [folder / TORCH_TRACE, *folder.glob(f".*/{REPORT}"), folder / REPORT, folder / EXPORT]
         self.traces = [path for path in places if path.exists() and path.stat().st_size]
 
     @property
     def usable(self) -> bool:
-        return bool(self.traces) or (self.calls.exists() and self.calls.stat().st_size > 0)
+        known = bool(self.kept and self.kept.calls)
+        return known or bool(self.traces) or (self.calls.exists() and self.calls.stat().st_size > 0)
 
     def texts(self) -> list[str]:
         texts = [f"{path.name} ({path.stat().st_size / 1e6:,.1f} MB)" for path in self.traces]
         if self.workload is not None:
             return [f"{self.workload.get('num_calls', 0):,} attention calls", *texts]
+        if self.kept and self.kept.calls:
+            return [f"{len(self.kept.calls):,} attention calls", *texts]
         return [*(["some attention calls"] if self.usable and self.calls.exists() else []), *texts]
 
 
@@ -137,6 +142,7 @@ def _finish(builder: RunBuilder) -> Path:
 
 def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
     """A run of what a recording left that was cut off: called complete only where nothing is missing."""
+    from attnprof.capture.ending import unwritten
     from attnprof.capture.nsys_files import REPORT
     from attnprof.workloads.child import PID_FILE
 
@@ -144,10 +150,14 @@ def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
     found = _Recorded(folder)
     notes = ["attnprof run was killed; this is what it left"]
     path, trace = _first_readable(found.traces, known.get("nsys"), notes)
-    status = str((found.workload or {}).get("status", INTERRUPTED))
     if found.workload is None:
         notes.append("the program had not ended: its last attention calls are missing")
-        _keep_whole_lines(found.calls)
+        if found.kept and found.kept.calls:
+            found.kept.write(found.calls)
+            found.workload = unwritten(found.kept, INTERRUPTED, None, None)
+        else:
+            _keep_whole_lines(found.calls)
+    status = str((found.workload or {}).get("status", INTERRUPTED))
     if trace is None and known.get("recorder") != "none":
         notes.append("the recorder had written no trace")
         status = INTERRUPTED

@@ -13,9 +13,10 @@ from signal import Signals
 from typing import Any, Literal
 
 from attnprof.capture import nsys as nsys_capture
-from attnprof.capture.ending import End, Memory, how_it_ended
+from attnprof.capture.ending import End, how_it_ended
 from attnprof.capture.environment import kept_environment
 from attnprof.capture.interrupt import InterruptError, interruptible
+from attnprof.capture.kept import Memory
 from attnprof.capture.nsys_files import EXPORT, export_command
 from attnprof.capture.others import OtherProcesses
 from attnprof.capture.process import supervise
@@ -197,6 +198,7 @@ def record(
         def tick() -> None:
             pipe.read()
             others.look()
+            memory.save(folder)
             if interruption.number is not None and not isinstance(options.workload, Program):
                 memory.require_calls(interruption.number)
 
@@ -211,7 +213,7 @@ def record(
             )
         else:
             recorded = _run(child, session, folder)
-        end = how_it_ended(folder, recorded.exit_code, memory, kind=chosen.child(options, folder).kind)
+        end = how_it_ended(folder, recorded.exit_code, memory)
     return _result(options, chosen, folder, recorded, end, others.told(), interruption.number)
 
 

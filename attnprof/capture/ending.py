@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from attnprof.capture.interrupt import InterruptError
-from attnprof.capture.kept import Kept, read_journal
-from attnprof.instrument import journal
-from attnprof.workloads.child import CALLS_FILE, WORKLOAD_FILE, Handed
+from attnprof.capture.kept import Kept, Memory
+from attnprof.workloads.child import CALLS_FILE, WORKLOAD_FILE
 from attnprof.workloads.environment import versions
-
-
-class Memory:
-    """A journal that a program is handed, to be read when it has ended."""
-
-    def __init__(self) -> None:
-        self._files = journal.create()
-
-    @property
-    def handed(self) -> Handed:
-        return {"journal": list(self._files)} if self._files else {}
-
-    @property
-    def pass_fds(self) -> tuple[int, ...]:
-        return self._files or ()
-
-    def read(self) -> Kept:
-        return read_journal(*self._files) if self._files else Kept([], [], [], {})
-
-    def require_calls(self, number: Signals) -> None:
-        """Raises InterruptError where no call has been made: nothing is worth waiting for."""
-        if self._files and not journal.has_calls(self._files[0]):
-            raise InterruptError(number, f"by {number.name} before anything was captured")
-
-    def close(self) -> None:
-        for descriptor in self._files or ():
-            os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -59,7 +29,7 @@ class End:
         return self.workload["status"] == "failed" and not self.workload["num_calls"]
 
 
-def how_it_ended(folder: Path, exit_code: int | None, memory: Memory, *, kind: str) -> End:
+def how_it_ended(folder: Path, exit_code: int | None, memory: Memory) -> End:
     """Reads workload.json, or writes it and calls.jsonl from the journal.
 
     ``exit_code`` is None where the recorder did not pass it on.
@@ -86,26 +56,34 @@ def how_it_ended(folder: Path, exit_code: int | None, memory: Memory, *, kind: s
         notes.append(f"its {len(kept.calls)} attention calls up to there are kept" if kept.calls else _NONE)
     else:
         notes.append("the program left by os._exit; its attention calls up to there are kept")
+    error = f"the program {how}{_last_call(kept)}" if code else None
+    workload = unwritten(kept, "failed" if code else "complete", code, error)
+    path.write_text(json.dumps(workload))
+    return End({**workload, "notes": kept.notes}, code, notes)
+
+
+def unwritten(kept: Kept, status: str, code: int | None, error: str | None) -> dict[str, Any]:
+    """The workload.json of a program that did not come to write it."""
     on_gpu = any(call["device"].startswith("cuda") for call in kept.calls)
-    workload = {
-        "workload": kind,
-        "status": "failed" if code else "complete",
+    first = kept.steps[0] if kept.steps else {}
+    return {
+        "workload": "program",
+        "status": status,
         "exit_code": code,
-        "error": f"the program {how}{_last_call(kept)}" if code else None,
+        "error": error,
         "hint": None,
-        "model": kept.facts.get("model"),
-        "attn_implementation": kept.facts.get("attn_implementation"),
-        "batch": kept.steps[0]["batch"] if kept.steps else None,
-        "prompt_tokens": kept.steps[0]["seqlen_q"] if kept.steps else None,
-        "max_new_tokens": kept.facts.get("max_new_tokens"),
+        "model": None,
+        "attn_implementation": None,
+        "batch": first.get("batch"),
+        "prompt_tokens": first.get("seqlen_q"),
+        "max_new_tokens": None,
+        **{name: value for name, value in kept.facts.items() if name != "exec"},
         "steps": kept.steps,
         "num_calls": len(kept.calls),
         "versions": versions(),
         "device": "cuda" if on_gpu else "cpu" if kept.calls else None,
         "gpu": None,
     }
-    path.write_text(json.dumps(workload))
-    return End({**workload, "notes": kept.notes}, code, notes)
 
 
 _NONE = "it had made no attention call yet"

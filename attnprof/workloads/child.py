@@ -99,6 +99,8 @@ def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
     from attnprof.instrument import Recorder, instrument
 
     recorder = Recorder(_ranges(spec), _journal(handed))
+    for name, value in _asked(spec).items():
+        recorder.fact(name, value)
     for note in spec.notes:
         recorder.note(note)
     facts, pid = dict[str, Any](), os.getpid()
@@ -155,6 +157,17 @@ def _ranges(spec: ChildSpec) -> Any:
         "none": ranges.NoRanges,
     }
     return kinds[spec.ranges]()
+
+
+def _asked(spec: ChildSpec) -> dict[str, Any]:
+    """What workload.json says of what was asked for."""
+    options = spec.generate or spec.attention
+    decodes = options is not None and spec.kind != "varlen"
+    return {
+        "workload": spec.kind,
+        "max_new_tokens": options.max_new_tokens if options and decodes else None,
+        "seed": options.seed if options else None,
+    }
 
 
 def _journal(handed: Handed) -> Journal | None:
@@ -267,12 +280,10 @@ def _write(
     device = gpu()
     if recorder and (graphs := compiled_graphs()):
         recorder.note(f"torch.compile made {graphs} graphs: attention calls inside them are not recorded")
-    options = spec.generate or spec.attention
-    decodes = options is not None and spec.kind != "varlen"
     if code and error is None:
         error = f"the program ended with exit code {code}"
     workload = {
-        "workload": spec.kind,
+        **_asked(spec),
         "status": INTERRUPTED if error == INTERRUPTED else "failed" if code else "complete",
         "exit_code": code,
         "error": None if error is None else str(error),
@@ -281,8 +292,6 @@ def _write(
         "attn_implementation": recorder.attn_implementation if recorder else None,
         "batch": first.get("batch"),
         "prompt_tokens": first.get("seqlen_q"),
-        "max_new_tokens": options.max_new_tokens if options and decodes else None,
-        "seed": options.seed if options else None,
         **facts,
         "steps": steps,
         "num_calls": calls,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from attnprof.capture.kept import Kept, read_journal
+from attnprof.capture.kept import Kept, Memory, read_journal, saved_journal
 from attnprof.instrument import flash_attn, instrument, journal, sdpa
 from attnprof.instrument.journal import Journal
 from attnprof.instrument.recorder import Recorder, unread
@@ -169,3 +169,26 @@ def test_where_no_memory_is_left_the_program_goes_on_unrecorded_by_it(files, mon
         recorder.begin_call(sdpa.describe, ((1, 4, number, 8),) * 3 + OTHERS)
     assert recorder.journal is None
     assert 5_000 < len(read_journal(*files).calls) < 20_000
+
+
+def test_what_is_saved_now_and_then_is_what_the_journal_held(tmp_path, monkeypatch):
+    monkeypatch.setattr("attnprof.capture.kept._SAVED_EVERY_S", 0.0)
+    assert saved_journal(tmp_path) is None
+    memory = Memory()
+    book = Journal(*memory.pass_fds)
+    seq = 0
+    for count in (0, 1, 1, 0, 255, 300):  # 256 arguments: a number whose lowest byte is zero
+        for _ in range(count):
+            book.call(seq, 0, 0, sdpa.describe, ((1, 4, seq, 8),) * 3 + OTHERS)
+            seq += 1
+        memory.save(tmp_path)
+        saved = saved_journal(tmp_path)
+        assert [call["q"][2] for call in (saved.calls if saved else [])] == list(range(seq))
+    assert saved_journal(tmp_path) == memory.read()
+    memory.close()
+
+
+def test_a_damaged_journal_is_none(tmp_path):
+    (tmp_path / ".journal-calls").write_bytes(b"\1" * 50)
+    (tmp_path / ".journal-texts").write_bytes(b'{"describe": "os", "arguments": [1]}\n{"x": 1}\n[]\n1\n')
+    assert saved_journal(tmp_path) is None
