@@ -14,6 +14,7 @@ from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
 from attnprof.open_folder import OpenFolder
 from attnprof.printable import printable
+from attnprof.trace.unpack import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,10 +251,17 @@ def load(target: str | Path | None = None) -> Run:
     """
     if target is not None:
         path = Path(target)
-        is_run = not path.exists() or (path.is_dir() and not any(path.glob("*.parquet")))
-        if not is_run or (path.suffix and str(path).endswith(_SQLITE_COMPANIONS)):
+        if _is_trace(path):
             return Run(printable(path.name), folder=None, trace_path=path, config={"kind": "trace"})
     return _open(store.find_run(None if target is None else str(target)).folder)
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a path names a trace rather than a run, by what is there or by its ending."""
+    with readable(path):
+        if path.exists() and not (path.is_dir() and not any(path.glob("*.parquet"))):
+            return True
+    return bool(path.suffix) and str(path).endswith(_SQLITE_COMPANIONS)
 
 
 def _open(folder: Path) -> Run:
