@@ -26,8 +26,8 @@ from tests.fuzz.uses import LONGEST, Place, examine
 
 _HUNG_S = 45  # when a process is given up: it does a few things, each of which has LIMIT_S
 # What a process may grow by: libraries' own pages, and so much per byte of input.
-_BASE_BYTES = 192 << 20
-_BYTES_PER_BYTE = 32
+_BASE_BYTES = 96 << 20
+_BYTES_PER_BYTE = 8
 _ADDRESS_SPACE = 4 << 30
 
 

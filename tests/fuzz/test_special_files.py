@@ -9,12 +9,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from attnprof.errors import AttnprofError, TraceError
+from attnprof.nsys import find_nsys
 from attnprof.session import load
+from tests.fuzz.damage_bytes import ANY, damaged
+from tests.fuzz.dice import Dice
 from tests.fuzz.harness import memory, state
 from tests.fuzz.subjects import built_trace, read_files
 from tests.fuzz.uses import command
@@ -208,3 +212,22 @@ def test_bombs_within_bombs_are_no_trace(tmp_path: Path) -> None:
     (tmp_path / "t.json.gz").write_bytes(content)
     with pytest.raises(AttnprofError):
         _ = load(tmp_path / "t.json.gz").trace
+
+
+@pytest.mark.nsys
+def test_a_damaged_report_ends_in_a_result_or_in_what_nsys_says(tmp_path: Path) -> None:
+    nsys = find_nsys()
+    if nsys is None:
+        pytest.skip("no nsys here")
+    program = "import nvtx, time; nvtx.push_range('decode'); time.sleep(1); nvtx.pop_range()"
+    options = ["--trace=nvtx", "--sample=none", "--cpuctxsw=none", "-o", tmp_path / "whole"]
+    command = [nsys, "profile", *options, sys.executable, "-c", program]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    whole = (tmp_path / "whole.nsys-rep").read_bytes()
+    for number in range(6):
+        path = tmp_path / f"t{number}.{('nsys-rep', 'qdstrm')[number % 3 == 0]}"
+        path.write_bytes(damaged(Dice(f"report {number}"), ANY, whole))
+        with suppress(TraceError):
+            load(path).check()
+        assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "whole.nsys-rep"])
+        path.unlink()
