@@ -67,9 +67,12 @@ def _remove(names: list[str]) -> None:
 
 def _resume(names: list[str]) -> None:
     from attnprof.leftovers import resume
+    from attnprof.store import read_run
 
     for name in names:
         for folder, status in resume(name):
+            for note in (read_run(folder).config.get("capture") or {}).get("notes") or ():
+                print(f"note: {note}", file=sys.stderr)
             print(f"{folder}: {status}")
             print(f"next: attnprof report {folder.name}")
 

@@ -166,6 +166,13 @@ def test_removing_takes_runs_and_leftovers_and_nothing_else(files):
     assert sorted(path.name for path in store.runs_root().iterdir()) == ["link", "thesis"]
 
 
+def test_resuming_says_what_is_missing(files):
+    folder = killed("one", files, "calls.jsonl", recorder="nsys")
+    done = attnprof("runs", "--resume", folder.name)
+    assert done.out.startswith(f"{store.run_folder('one')}: interrupted\n")
+    assert "note: the recorder had written no trace" in done.err
+
+
 def test_what_is_being_made_is_neither_removed_nor_resumed():
     with new_run("one") as builder:
         for act in (remove, resume):
