@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 from attnprof.config import setting
@@ -17,6 +19,7 @@ _PREFIXES = (  # where installers put it without touching PATH; the newest versi
     "/usr/lib/nsight-systems/*/nsys",
     "/usr/local/bin/nsys",
 )
+_WRITTEN_LAST = {"META_DATA_EXPORT", "EXPORT_META_DATA"}  # the table an export ends with, and its older name
 
 
 def find_nsys(explicit: str | None = None) -> Path | None:
@@ -47,6 +50,16 @@ def nsys_version(nsys: Path) -> str | None:
         return None
     stated = re.search(r"\d{4}\.\d+[\w.-]*", done.stdout)
     return stated.group() if stated else None
+
+
+def is_whole_export(path: Path) -> bool:
+    """Whether an export was written to its end: one that was killed has a blank header, or no last table."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error:
+        return False
+    return bool(tables & _WRITTEN_LAST)
 
 
 def find_importer(nsys: Path) -> Path | None:

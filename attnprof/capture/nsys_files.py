@@ -6,20 +6,19 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from attnprof.capture.environment import copy_without_environments
 from attnprof.capture.nsys_says import explain, last_words
 from attnprof.capture.process import Outcome
 from attnprof.errors import CaptureError
-from attnprof.nsys import find_importer
+from attnprof.nsys import find_importer, is_whole_export
 
 REPORT = "trace.nsys-rep"
 EXPORT = "trace.sqlite"
 STREAM = "trace.qdstrm"
 _EXPORTS = 2  # tries
-_WRITTEN_LAST = {"META_DATA_EXPORT", "EXPORT_META_DATA"}  # the table an export ends with, and its older name
 
 Run = Callable[[Sequence[str], Path], Outcome]  # runs a command whose output goes to a file
 
@@ -95,16 +94,6 @@ def export_report(nsys: Path, made: Path, target: Path, scratch: Path, run: Run)
             f"nsys exported the run, but {target.name} cannot be written: {error}; its report is kept",
             hint=f"attnprof import {kept}, when there is space on this disk",
         ) from error
-
-
-def is_whole_export(path: Path) -> bool:
-    """Whether an export was written to its end: one that was killed has a blank header, or no last table."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.Error:
-        return False
-    return bool(tables & _WRITTEN_LAST)
 
 
 def _keep(file: Path, folder: Path) -> Path:

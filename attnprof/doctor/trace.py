@@ -13,12 +13,11 @@ from attnprof.doctor.machine import NVTX_PIN
 from attnprof.errors import AttnprofError
 from attnprof.session import load
 from attnprof.timeline import NO_PHASE, PHASE_NAMES
+from attnprof.trace.beside import BrokenExportError, ago, refuse_unfinished, report_beside, seconds_late
 
 if TYPE_CHECKING:
     from attnprof.session import Run
 
-_REPORTS = (".nsys-rep", ".qdrep", ".qdstrm")
-_SAME_MOMENT_S = 2.0
 _RECORD = "attnprof run -- python script.py records ranges without a change to the script"
 
 
@@ -38,9 +37,7 @@ def examine_trace(target: str) -> Iterator[Finding]:
     if run.folder is not None:
         yield from _stale(run.folder / "trace.sqlite")
         if run.status != "complete":
-            yield warn(
-                "run", f"its program ended with status {run.status}: the end is missing", "record it again"
-            )
+            yield warn("run", f"{run.ending}: the end is missing", "record it again")
     yield from _kernels(run)
     yield from _graphs(run)
     yield from _ranges(run)
@@ -50,29 +47,20 @@ def examine_trace(target: str) -> Iterator[Finding]:
 
 def _stale(path: Path) -> Iterator[Finding]:
     """An export that is older than the report beside it is of an earlier recording."""
-    if path.suffix not in (".sqlite", ".sqlite3", ".db") or not path.exists():
+    report = report_beside(path) if path.exists() else None
+    if report is None:
         return
-    for report in (path.with_suffix(ending) for ending in _REPORTS):
-        if not report.exists():
-            continue
-        late = report.stat().st_mtime - path.stat().st_mtime
-        if late > _SAME_MOMENT_S:
-            yield fail(
-                "export",
-                f"{path.name} is {_ago(late)} older than {report.name}: it is of an earlier recording",
-                f"nsys export --type sqlite --force-overwrite true -o {path.name} {report.name}",
-            )
-        else:
-            yield ok("export", f"{path.name} is newer than {report.name}")
+    again = f"nsys export --type sqlite --force-overwrite true -o {path.name} {report.name}"
+    try:
+        refuse_unfinished(path)
+    except BrokenExportError as broken:
+        yield fail("export", broken.message, again)
         return
-
-
-def _ago(seconds: float) -> str:
-    for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {noun}{'' if count == 1 else 's'}"
-    return f"{seconds:.0f} s"
+    if late := seconds_late(path, report):
+        found = f"{path.name} is {ago(late)} older than {report.name}: it is of an earlier recording"
+        yield fail("export", found, again)
+    else:
+        yield ok("export", f"{path.name} is newer than {report.name}")
 
 
 def _kernels(run: Run) -> Iterator[Finding]:

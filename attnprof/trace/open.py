@@ -9,11 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from attnprof.errors import TraceError
 from attnprof.nsys import find_importer, find_nsys, nsys_version
+from attnprof.trace.beside import BrokenExportError, ago, refuse_unfinished, report_beside, seconds_late
 from attnprof.trace.model import Trace
 from attnprof.trace.nsys_parquet import is_parquet_export
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
@@ -38,7 +40,36 @@ def open_trace(path: Path | str, *, nsys: str | None = None, details: bool = Fal
     ``details`` asks for what only nsys's own reports need, where the file has it.
     The file and its folder are left as they are. Raises TraceError for anything that cannot be read.
     """
-    return in_time(_read(Path(path), nsys, details))
+    path = Path(path)
+    try:
+        with readable(path):
+            refuse_unfinished(path)
+        trace = in_time(_read(path, nsys, details))
+    except BrokenExportError as broken:
+        return _read_report_instead(path, nsys, details, broken)
+    report = report_beside(path)
+    late = seconds_late(path, report) if report else 0.0
+    if not report or not late:
+        return trace
+    return _noted(
+        trace, f"{path.name} is {ago(late)} older than {report.name}: it is of an earlier recording"
+    )
+
+
+def _read_report_instead(path: Path, nsys: str | None, details: bool, broken: BrokenExportError) -> Trace:
+    """The report that an unusable export was made from, where it and an nsys are there."""
+    report = report_beside(path)
+    if report is None:
+        raise broken
+    if find_nsys(nsys) is None:
+        hint = f"its report is beside it: attnprof import {report}, where nsys is"
+        raise BrokenExportError(broken.message, hint=hint) from broken
+    trace = in_time(_read(report, nsys, details))
+    return _noted(trace, f"{broken.message}; {report.name} was read instead")
+
+
+def _noted(trace: Trace, note: str) -> Trace:
+    return replace(trace, info=replace(trace.info, notes=(*trace.info.notes, note)))
 
 
 def _read(path: Path, nsys: str | None, details: bool) -> Trace:
@@ -87,7 +118,7 @@ def _refuse_cut_sqlite(plain: Path, path: Path) -> None:
     stated = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
     valid = head[24:28] == head[92:96]  # else the count is from before the last change
     if len(head) < _HEAD or (valid and plain.stat().st_size < stated):
-        raise TraceError(
+        raise BrokenExportError(
             f"{path} is cut short: {plain.stat().st_size:,} bytes of {stated:,}",
             hint="copy it again, or export the report again (nsys export --type sqlite)",
         )
@@ -172,8 +203,14 @@ def _convert(command: list[Path | str], made: Path, path: Path, program: Path) -
             ) from error
         if code == 0 and made.exists() and made.stat().st_size:
             return
+        said = _last_words(log)
+        if "is incomplete" in said:
+            raise TraceError(
+                f"{path} is no whole stream: nsys was ended before it had written all of it",
+                hint="no nsys reads it: record again, and let nsys end by itself",
+            )
         raise TraceError(
-            f"{path} cannot be converted by nsys {nsys_version(program) or ''}: {_last_words(log)}",
+            f"{path} cannot be converted by nsys {nsys_version(program) or ''}: {said}",
             hint="it opens in the nsys that recorded it or a newer one: export it there "
             "(nsys export --type sqlite REPORT.nsys-rep) and give the .sqlite file",
         )

@@ -11,8 +11,13 @@ from pathlib import Path
 # What every stand-in begins with: an export that works; $out, $folder and $scratch as the real one gets them;
 # "program": a recorded program that ends at once with code $1; "linger" never ends, and starts no process.
 _HEAD = """#!/bin/sh
+[ "$1" = --version ] && { echo "NVIDIA Nsight Systems version 2022.4.2.1-df9881f"; exit 0; }
 if [ "$1" = export ]; then
-    for a; do case $a in --output=*) out=${a#--output=};; esac; done
+    for a; do
+        case $a in --output=*) out=${a#--output=};; esac
+        [ "$before" = --output ] && out=$a
+        before=$a
+    done
     EXPORT
 fi
 for a; do case $a in --output=*) out=${a#--output=};; esac; done

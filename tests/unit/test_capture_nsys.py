@@ -12,8 +12,8 @@ import pytest
 
 from attnprof.capture import nsys
 from attnprof.capture.nsys import Recording, Session
-from attnprof.capture.nsys_files import is_whole_export
 from attnprof.errors import CaptureError
+from attnprof.nsys import is_whole_export
 from tests.support.fake_nsys import fake_importer, fake_nsys, whole_export
 
 CHILD = [sys.executable, "-c", "pass"]
