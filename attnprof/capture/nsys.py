@@ -212,10 +212,10 @@ class _Room:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._least = shutil.disk_usage(folder).free
-        self._shown = f"{folder.parent} has {self._least / 1e6:,.0f} MB free"
+        self._shown = f"{self._least / 1e6:,.0f} MB free in {folder.parent}"
         if self._least < _LEAST_ROOM:
             raise CaptureError(
-                f"{self._shown}: too little for nsys's temporary files", hint="TMPDIR names another folder"
+                f"{self._shown} are too little for nsys's temporary files", hint="TMPDIR names another folder"
             )
 
     def look(self) -> None:

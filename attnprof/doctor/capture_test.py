@@ -31,7 +31,8 @@ time.sleep(0.4)
 
 @dataclass(frozen=True, slots=True)
 class CaptureTest:
-    """``ranges`` is how many of the one range arrived. ``error`` says why there is no export at all.
+    """``ranges`` is how many of the one range arrived. ``error`` says why there is no export at all, ``fix``
+    what to do about it where that is known.
 
     ``timed_out``: the recorder was ended because it had not finished in time.
     """
@@ -39,6 +40,7 @@ class CaptureTest:
     ranges: int
     seconds: float
     error: str = ""
+    fix: str = ""
     timed_out: bool = False
     notes: tuple[str, ...] = ()
 
@@ -62,10 +64,12 @@ def try_capture(nsys: Path, *, limit_s: float) -> CaptureTest:
             recorded = nsys_capture.record(nsys, folder, child, session)
         except TimeoutError:
             return CaptureTest(0, spent(), f"nsys had not finished after {limit_s:g} s", timed_out=True)
-        except (CaptureError, OSError) as error:
+        except CaptureError as error:
+            return CaptureTest(0, spent(), str(error), error.hint)
+        except OSError as error:
             return CaptureTest(0, spent(), str(error))
         if recorded.failure is not None:
-            return CaptureTest(0, spent(), str(recorded.failure))
+            return CaptureTest(0, spent(), str(recorded.failure), recorded.failure.hint)
         arrived = count_ranges(folder / EXPORT, "attn")
         if recorded.exit_code and not arrived:
             return CaptureTest(0, spent(), f"the test program ended with code {recorded.exit_code}")

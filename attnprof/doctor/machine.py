@@ -27,6 +27,7 @@ _OLDEST_TRANSFORMERS = "4.48.0"
 _FLASH_SM = (8, 0)
 _SMI_TIMEOUT_S = 5
 _FREE_GB = 1.0
+_FREE_TMPDIR_MB = 256.0  # 400,000 ranges in half a second take 170 MB on their way
 _UNMODELLED = "check shows what ran; --version X.Y.Z predicts with known rules"
 _DOWNLOAD = "install Nsight Systems (developer.nvidia.com/nsight-systems)"
 
@@ -82,10 +83,38 @@ def _nsys(named: str | None, nvtx: str | None, limit_s: float) -> Iterator[Findi
             "QdstrmImporter is not beside nsys: a capture that leaves only a .qdstrm cannot be read here",
             "install the host package of the same Nsight Systems version",
         )
+    yield _temporary_files()
+    yield _permissions()
     if nvtx is None:
         yield _nvtx_alone(nvtx)
         return
     yield from _capture(try_capture(program, limit_s=limit_s), program, version, nvtx)
+
+
+def _temporary_files() -> Finding:
+    """nsys keeps its events in TMPDIR first; where that is full it ends the program it records."""
+    elsewhere = "TMPDIR=/path/with/space attnprof run …"
+    try:
+        folder = Path(tempfile.gettempdir())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return fail("tmpdir", f"no folder for nsys's temporary files: {error.strerror or error}", elsewhere)
+    free = shutil.disk_usage(folder).free / 1e6
+    if free < _FREE_TMPDIR_MB:
+        return warn(
+            "tmpdir", f"{folder} has {free:,.0f} MB free: nsys crashes a program that fills it", elsewhere
+        )
+    return ok("tmpdir", f"{folder}: writable, {free / 1e3:,.0f} GB free")
+
+
+def _permissions() -> Finding:
+    """What recording needs and what it does not: no CPU is sampled, so that no permission is asked for."""
+    try:
+        level = Path("/proc/sys/kernel/perf_event_paranoid").read_text().strip()
+    except OSError:
+        level = "not there"
+    return ok("perf", f"kernel.perf_event_paranoid is {level}: of no matter, for no CPU is sampled")
 
 
 def _where(program: Path, named: str | None) -> str:
@@ -111,7 +140,7 @@ def _capture(test: CaptureTest, nsys: Path, version: str, nvtx: str) -> Iterator
         see = f"{nsys} profile --force-overwrite=true -o test sleep 1 shows why"
         if test.timed_out:
             see = "a slow machine needs longer: --timeout 60; else reinstall nsys"
-        fix = f"{see}; attnprof run --capture none needs no nsys"
+        fix = test.fix or f"{see}; attnprof run --capture none needs no nsys"
         yield fail("capture", test.error, fix)
         yield _nvtx_alone(nvtx)
         return
