@@ -72,6 +72,8 @@ def test_runs_and_nsys_are_found_where_the_file_says(folder):
         ),
         ("pyproject.toml", "[tool]\nattnprof = 5", "pyproject.toml: tool.attnprof is no table"),
         ("attnprof.toml", "gpu = ", "attnprof.toml cannot be read as TOML"),
+        ("attnprof.toml", "gpu = " + "[" * 5_000, "attnprof.toml is nested too deeply"),
+        ("attnprof.toml", 'gpu = "\\u001b[2J"', r"unknown GPU '\x1b[2J'"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(folder, name, text, message):

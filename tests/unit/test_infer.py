@@ -78,3 +78,11 @@ def test_interval_sets() -> None:
     assert union([a, b]) == (Interval(1, None),)
     assert intersect(a, b) == (Interval(4, 5), Interval(9, 10))
     assert [str(i) for i in (*a, Interval(3, 3))] == ["1–5", "≥9", "3"]
+
+
+@pytest.mark.parametrize("grid", [(0, 1, 1), (1, -4, 8), (1, 1, 65_536), (2**31, 1, 1), (1, 2**40, 2**40)])
+def test_a_grid_that_no_gpu_takes_implies_nothing(grid: tuple[int, int, int]) -> None:
+    (launch,) = predict(decode(100), gpu_by_name("h100")).launches
+    signature = parse_kernel_name(launch.kernel)
+    assert infer_call(signature, launch.grid, 132) is not None
+    assert infer_call(signature, grid, 132) is None
