@@ -89,11 +89,14 @@ class ParquetFolder(Database):
             )
         rows = self._files[table].metadata.num_rows
         columns = {name: GrowingColumn() for name in wanted if name in present}
-        for batch in self._files[table].iter_batches(columns=list(columns)):
-            for name, column in columns.items():
-                column.add(_integers(batch.column(name), table, wanted[name]), of=rows)
+        with _damage(table):
+            for batch in self._files[table].iter_batches(columns=list(columns)):
+                for name, column in columns.items():
+                    column.add(_integers(batch.column(name), table, wanted[name]), of=rows)
         absent = {name: np.int64(default or 0) for name, default in wanted.items() if name not in present}
         found = {name: column.values() for name, column in columns.items()}
+        if any(len(values) != rows for values in found.values()):
+            raise TraceError(f"table {table} has fewer rows than it says", hint="export the report again")
         return found | {name: np.broadcast_to(value, (rows,)) for name, value in absent.items()}
 
     def _copy(self, table: str, columns: tuple[str, ...]) -> None:
