@@ -59,8 +59,10 @@ class Kernels:
     """GPU kernels, sorted by (start, -end).
 
     ``name`` indexes strings (the demangled name, in the recorder's spelling). ``shape`` indexes ``shapes``,
-    the distinct grids and blocks in order, (m, 6), zeros where the trace does not say. ``correlation`` is -1
-    and ``graph_node`` 0 where absent. ``pid`` is the launching process (0 where the trace does not say).
+    the distinct grids and blocks in order, (m, 6), zeros where the trace does not say. ``graph_node`` is 0
+    where absent, ``pid`` the launching process (0 where the trace does not say) and ``launch`` the launching
+    call, an index into ``Trace.api_calls`` or -1. ``correlation`` is the recorder's number of the launch, -1
+    where there is none or it was not read.
     """
 
     start: Int64
@@ -70,6 +72,7 @@ class Kernels:
     stream: Narrow
     pid: Narrow
     correlation: Narrow
+    launch: Int32
     graph_node: Narrow
     shape: Narrow
     shapes: Int32
@@ -98,6 +101,7 @@ class Copies:
     stream: Narrow
     pid: Narrow
     correlation: Narrow
+    launch: Int32
 
     def __len__(self) -> int:
         return len(self.start)
@@ -112,7 +116,6 @@ class ApiCalls:
     name: Narrow
     pid: Narrow
     thread: Int64
-    correlation: Narrow
 
     def __len__(self) -> int:
         return len(self.start)
@@ -241,7 +244,7 @@ def _sorted(start: Int64, end: Int64) -> bool:
 def no_copies() -> Copies:
     """The table without rows."""
     times, ids = np.empty(0, np.int64), np.empty(0, np.int32)
-    return Copies(times, times, ids, ids, ids, times)
+    return Copies(times, times, ids, ids, ids, ids, ids)
 
 
 @dataclass(frozen=True, slots=True)
