@@ -89,8 +89,8 @@ def no_trace() -> Trace:
     shapes = np.empty((0, 6), np.int32)
     return Trace(
         TraceInfo(path="", format="nsys-sqlite", notes=("recorded without a profiler",)),
-        Kernels(time, time, ids, ids, ids, ids, ids, ids, ids, ids, shapes),
-        ApiCalls(time, time, ids, ids, time),
+        Kernels(time, time, ids, ids, ids, ids, time, time, ids, shapes),
+        ApiCalls(time, time, ids, ids, time, time),
         Ranges(time, time, ids, ids, time, ids, time, flags, flags),
     )
 

@@ -4,6 +4,7 @@ attention call these name. Every join is an array operation; a launch counts by 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,7 @@ import numpy as np
 
 from attnprof.arrays import Narrow, blocks, distinct_rows, narrowest
 from attnprof.trace.holding import Held, calls_inside, gathered, latest, moments_inside, ranges_inside
-from attnprof.trace.launches import by_process
-from attnprof.trace.model import Bool, Int32, Int64, Trace
+from attnprof.trace.model import Bool, Copies, Int32, Int64, Kernels, Trace
 from attnprof.trace.nesting import MOST_LANES, Lane, lanes
 from attnprof.trace.range_names import DECODE, NONE, PREFILL, named_attributes
 
@@ -21,6 +21,7 @@ PHASE_NAMES = {NO_PHASE: "other", PREFILL: "prefill", DECODE: "decode"}
 UNKNOWN = -1
 _GRAPH_LAUNCH = "GraphLaunch"  # of cuda, cu and hip
 _NEVER = np.iinfo(np.int64).max
+_SPARSEST = 4  # ids per call
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,14 @@ class Projection:
 class Timeline:
     """A trace with its joins.
 
-    Per kernel: ``range``, the innermost around its launch (index into ``ranges`` or -1), and ``phase``,
-    ``step``, ``layer``, ``call`` as in Attributes. Per range: ``parent`` (index or -1), ``level`` (0 for
-    outermost) and ``of_range``, its own and inherited attributes. ``notes`` are the trace's and what the
-    joins found missing.
+    Per kernel: ``launch`` (index into ``api_calls``) and ``range`` (the innermost around the launch), both
+    -1 for none; ``phase``, ``step``, ``layer``, ``call`` as in Attributes. Per range: ``parent`` (index or
+    -1), ``level`` (0 for outermost) and ``of_range``, its own and inherited attributes. ``notes`` are the
+    trace's and what the joins found missing.
     """
 
     trace: Trace
+    launch: Int32
     range: Int32
     phase: Narrow
     step: Narrow
@@ -71,11 +73,6 @@ class Timeline:
     level: Int32
     of_range: Attributes
     notes: tuple[str, ...]
-
-    @property
-    def launch(self) -> Int32:
-        """Per kernel, the call that launched it (index into ``api_calls``), -1 for none."""
-        return self.trace.kernels.launch
 
     def enclosing(self, kernel: int) -> list[int]:
         """The ranges around the kernel's launch on its thread, outermost first."""
@@ -107,7 +104,7 @@ class Timeline:
         trace, num_calls = self.trace, len(self.trace.api_calls)
         first = np.full(num_calls, _NEVER)
         last, kernels, kernel_ns = (np.zeros(num_calls, np.int64) for _ in range(3))
-        for table, launch in ((trace.kernels, self.launch), (trace.copies, trace.copies.launch)):
+        for table, launch in ((trace.kernels, self.launch), (trace.copies, _launches(trace.copies, trace))):
             known = launch >= 0
             at = launch[known]
             np.minimum.at(first, at, table.start[known])
@@ -129,7 +126,7 @@ class Timeline:
 
 def build_timeline(trace: Trace) -> Timeline:
     """Join the trace's tables."""
-    launch = trace.kernels.launch
+    launch = _launches(trace.kernels, trace)
     nested = lanes(trace.ranges)
     ranges_held = ranges_inside(nested)
     said = _attributes(trace, nested, ranges_held)
@@ -145,6 +142,7 @@ def build_timeline(trace: Trace) -> Timeline:
     parent = latest(ranges_held, len(trace.ranges))
     return Timeline(
         trace=trace,
+        launch=launch,
         range=innermost,
         **of_kernel,
         parent=parent,
@@ -178,7 +176,7 @@ def _around_launches(
     return innermost, found
 
 
-_PER_KERNEL = ("range", *NONE)
+_PER_KERNEL = ("launch", "range", *NONE)
 
 
 def timeline_columns(timeline: Timeline) -> dict[str, Narrow]:
@@ -191,7 +189,7 @@ def restore_timeline(trace: Trace, columns: dict[str, Any]) -> Timeline:
     """The timeline whose :func:`timeline_columns` these are."""
     kept = {name: columns[name] for name in (*_PER_KERNEL, "parent", "level")}
     of_range = Attributes(**{key: columns[f"of_range.{key}"] for key in NONE})
-    notes = dict.fromkeys((*trace.info.notes, *_notes(trace, trace.kernels.launch)))
+    notes = dict.fromkeys((*trace.info.notes, *_notes(trace, kept["launch"])))
     return Timeline(trace, **kept, of_range=of_range, notes=tuple(notes))
 
 
@@ -219,6 +217,54 @@ def _captured(trace: Trace, nested: list[Lane], nearest: Int32, said: Int32, lau
 def _or_none(values: Int32, none: int) -> Int32:
     """The values and ``none`` behind them, where index -1 finds it."""
     return np.append(values, np.int32(none))
+
+
+def _launches(launched: Kernels | Copies, trace: Trace) -> Int32:
+    """Index of the API call that launched each row, by process and correlation; -1 for none.
+
+    Of several calls with one correlation it is the first. All kernels of a CUDA graph share one call.
+    """
+    calls = trace.api_calls
+    launch = np.full(len(launched), -1, np.int32)
+    callers = dict(_by_process(calls.pid))
+    for process, rows in _by_process(launched.pid):
+        if process in callers:
+            mine = callers[process]
+            found = _match(launched.correlation[rows], calls.correlation[mine])
+            launch[rows] = found if isinstance(mine, slice) else np.append(mine, -1)[found]
+    return launch
+
+
+def _by_process(pid: Narrow) -> Iterator[tuple[int, slice | Int64]]:
+    """The rows of each process; all of them as one slice when there is a single one."""
+    if len(pid) and np.all(pid == pid[0]):
+        yield int(pid[0]), slice(None)
+        return
+    for one in np.unique(pid).tolist():
+        yield one, np.flatnonzero(pid == one)
+
+
+def _match(wanted: Narrow, offered: Narrow) -> Int32:
+    """Index of the first ``offered`` that equals each ``wanted``; -1 for none or a negative id."""
+    found = np.empty(len(wanted), np.int32)
+    low, high = int(offered.min()), int(offered.max())
+    if high - low <= _SPARSEST * len(offered) + 1024:  # correlation ids count up: look the call up directly
+        table = np.full(high - low + 2, -1, np.int32)
+        for rows in reversed([*blocks(len(offered))]):
+            table[offered[rows][::-1].astype(np.int64) - low] = np.arange(
+                rows.stop - 1, rows.start - 1, -1, dtype=np.int32
+            )
+        for rows in blocks(len(wanted)):
+            ids = wanted[rows].astype(np.int64)
+            found[rows] = table[np.where((ids >= max(low, 0)) & (ids <= high), ids - low, -1)]
+        return found
+    order = np.argsort(offered, kind="stable")
+    ascending = offered[order]
+    for rows in blocks(len(wanted)):
+        ids = wanted[rows].astype(np.int64)
+        at = np.minimum(np.searchsorted(ascending, ids), len(order) - 1)
+        found[rows] = np.where((ascending[at] == ids) & (ids >= 0), order[at], -1)
+    return found
 
 
 def _inherited(said: Int32, none: int, nested: list[Lane], ranges_held: list[Held]) -> tuple[Int32, Int32]:
@@ -249,7 +295,7 @@ def _attributes(trace: Trace, nested: list[Lane], ranges_held: list[Held]) -> di
     around = latest(ranges_held, len(phase), nearest)  # the phase range each range is inside of
     steps = phases[around[phases] < 0]
     numbered_inside = pid[(said["step"] >= 0) & (around >= 0)]
-    for process, rows in by_process(pid[steps]):
+    for process, rows in _by_process(pid[steps]):
         mine = steps[rows]
         decode = step[mine[said["phase"][mine] == DECODE]]
         told_apart = len(decode) and decode.min() >= 0 and len(np.unique(decode)) == len(decode)
@@ -261,7 +307,7 @@ def _attributes(trace: Trace, nested: list[Lane], ranges_held: list[Held]) -> di
 def _launching(trace: Trace, launch: Int32) -> Int64:
     """The calls that launched kernels, copies or sets, in order."""
     used = np.zeros(len(trace.api_calls), np.bool_)
-    for launched in (launch, trace.copies.launch):
+    for launched in (launch, _launches(trace.copies, trace)):
         used[launched[launched >= 0]] = True
     return np.flatnonzero(used)
 

@@ -59,10 +59,8 @@ class Kernels:
     """GPU kernels, sorted by (start, -end).
 
     ``name`` indexes strings (the demangled name, in the recorder's spelling). ``shape`` indexes ``shapes``,
-    the distinct grids and blocks in order, (m, 6), zeros where the trace does not say. ``graph_node`` is 0
-    where absent, ``pid`` the launching process (0 where the trace does not say) and ``launch`` the launching
-    call, an index into ``Trace.api_calls`` or -1. ``correlation`` is the recorder's number of the launch, -1
-    where there is none or it was not read.
+    the distinct grids and blocks in order, (m, 6), zeros where the trace does not say. ``correlation`` is -1
+    and ``graph_node`` 0 where absent. ``pid`` is the launching process (0 where the trace does not say).
     """
 
     start: Int64
@@ -72,7 +70,6 @@ class Kernels:
     stream: Narrow
     pid: Narrow
     correlation: Narrow
-    launch: Int32
     graph_node: Narrow
     shape: Narrow
     shapes: Int32
@@ -101,7 +98,6 @@ class Copies:
     stream: Narrow
     pid: Narrow
     correlation: Narrow
-    launch: Int32
 
     def __len__(self) -> int:
         return len(self.start)
@@ -116,6 +112,7 @@ class ApiCalls:
     name: Narrow
     pid: Narrow
     thread: Int64
+    correlation: Narrow
 
     def __len__(self) -> int:
         return len(self.start)
@@ -244,7 +241,7 @@ def _sorted(start: Int64, end: Int64) -> bool:
 def no_copies() -> Copies:
     """The table without rows."""
     times, ids = np.empty(0, np.int64), np.empty(0, np.int32)
-    return Copies(times, times, ids, ids, ids, ids, ids)
+    return Copies(times, times, ids, ids, ids, times)
 
 
 @dataclass(frozen=True, slots=True)

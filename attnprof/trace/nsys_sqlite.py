@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from attnprof.arrays import Narrow, coded_rows, mapped, narrowest, occurring, ta
 from attnprof.errors import TraceError
 from attnprof.printable import printable
 from attnprof.trace.columns import Database
-from attnprof.trace.launches import launches
 from attnprof.trace.model import (
     ApiCalls,
     Copies,
@@ -72,8 +70,6 @@ _RANGE = {
 }
 READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, NVTX: _RANGE, **dict.fromkeys(COPIES, _LAUNCHED)}
 
-_LaunchesOf = Callable[[Narrow, Narrow], Int32]  # of processes and correlation ids
-
 # Warnings of the recorder that bear on what a trace can answer; the others are about sampling, OpenGL, …
 _WORTH_SHOWING = re.compile(
     r"might be missing|might have been (lost|dropped)|(were|was) (lost|dropped)|overflow"
@@ -112,10 +108,8 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
             hint="make one with: nsys export --type sqlite REPORT.nsys-rep",
         )
     texts = _Texts(db)
-    calls, launches_of = _read_calls(db, texts)
-    kernels, of_kernels = _read_kernels(db, texts, launches_of, with_details)
-    copies = _read_copies(db, launches_of, with_details)
-    del launches_of  # it holds the calls' correlation ids
+    kernels, of_kernels = _read_kernels(db, texts, with_details)
+    calls = _read_calls(db, texts)
     ranges, domains, lost = _read_ranges(db, texts)
     exporter, schema = _versions(db)
     graphs = 0
@@ -145,7 +139,7 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
     nodes = read_graph_nodes(db) if np.any(kernels.graph_node) else None
     named = _only(texts.all, kernels.name, calls.name, ranges.name, ranges.domain)
     details = read_details(db, of_kernels) if with_details else None
-    return Trace(info, kernels, calls, ranges, named, copies, details=details, graph_nodes=nodes)
+    return Trace(info, kernels, calls, ranges, named, _read_copies(db), details=details, graph_nodes=nodes)
 
 
 def _only(texts: list[str], *used: Narrow) -> list[str]:
@@ -209,17 +203,7 @@ def _columns(db: Database, table: str, more: Mapping[str, int | None] | None = N
     return c | {time: c[time].astype(np.int64, copy=False) for time in ("start", "end")}
 
 
-def _launched(c: dict[str, Any], launches_of: _LaunchesOf, with_details: bool) -> dict[str, Any]:
-    """Process, launch and correlation of what ran; the last one only for those who want details."""
-    pid, correlation = pid_of(c["globalPid"]), c.pop("correlationId")
-    launch = launches_of(pid, correlation)
-    shown = correlation if with_details else np.broadcast_to(np.int8(-1), correlation.shape)
-    return {"pid": pid, "launch": launch, "correlation": shown}
-
-
-def _read_kernels(
-    db: Database, texts: _Texts, launches_of: _LaunchesOf, with_details: bool
-) -> tuple[Kernels, dict[str, Narrow]]:
+def _read_kernels(db: Database, texts: _Texts, with_details: bool) -> tuple[Kernels, dict[str, Narrow]]:
     """The kernels, and the columns KERNEL_DETAILS of them."""
     more = KERNEL_DETAILS if with_details else {}
     c = in_time_order(_columns(db, KERNEL, more))
@@ -230,7 +214,8 @@ def _read_kernels(
         name=texts.index(c["demangledName"]),
         device=physical_devices(db, c["globalPid"], c["deviceId"]),
         stream=to_int32(c["streamId"]),
-        **_launched(c, launches_of, with_details),
+        pid=pid_of(c["globalPid"]),
+        correlation=c["correlationId"],
         graph_node=c["graphNodeId"],
         shape=shape,
         shapes=np.stack(shapes, axis=1).astype(np.int32),
@@ -238,7 +223,7 @@ def _read_kernels(
     return kernels, {name: c[name] for name in more}
 
 
-def _read_copies(db: Database, launches_of: _LaunchesOf, with_details: bool) -> Copies:
+def _read_copies(db: Database) -> Copies:
     parts = [_columns(db, table) for table in COPIES]
     c = in_time_order({key: np.concatenate([part[key] for part in parts]) for key in _LAUNCHED})
     return Copies(
@@ -246,22 +231,21 @@ def _read_copies(db: Database, launches_of: _LaunchesOf, with_details: bool) -> 
         end=c["end"],
         device=physical_devices(db, c["globalPid"], c["deviceId"]),
         stream=to_int32(c["streamId"]),
-        **_launched(c, launches_of, with_details),
+        pid=pid_of(c["globalPid"]),
+        correlation=c["correlationId"],
     )
 
 
-def _read_calls(db: Database, texts: _Texts) -> tuple[ApiCalls, _LaunchesOf]:
-    """The calls, and what finds the one that launched something by its process and correlation id."""
+def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
     c = in_time_order(_columns(db, RUNTIME))
-    pid = pid_of(c["globalTid"])
-    calls = ApiCalls(
+    return ApiCalls(
         start=c["start"],
         end=c["end"],
         name=texts.index(c["nameId"]),
-        pid=pid,
+        pid=pid_of(c["globalTid"]),
         thread=c["globalTid"].astype(np.int64, copy=False),
+        correlation=c["correlationId"],
     )
-    return calls, partial(launches, calls_pid=pid, calls_correlation=c["correlationId"])
 
 
 def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], bool]:

@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from attnprof.arrays import coded_rows
 from attnprof.errors import TraceError
-from attnprof.trace.launches import launches
 from attnprof.trace.model import (
     ApiCalls,
     AttentionOps,
     Copies,
     Device,
     GraphNodes,
+    Int32,
     Kernels,
     NsysDetails,
     Ranges,
@@ -38,7 +38,7 @@ from attnprof.trace.model import (
 from attnprof.trace.sound import require_sound
 from attnprof.untrusted import open_regular, parse_json, require_shape
 
-_FORMAT = 3  # 2 had a grid and a block per kernel instead of shapes, and ids of calls instead of launches
+_FORMAT = 3  # 2 had a grid and a block per kernel instead of shapes
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
 _OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes}
 _ALIGNMENT = 64
@@ -134,7 +134,7 @@ def load_trace(path: Path) -> tuple[Trace, Columns]:
         if head["format"] > _FORMAT:
             raise ValueError("it was written by a newer attnprof")
         if head["format"] == 2:
-            _bring_up_to_date(columns)
+            columns |= _shapes(columns.pop("kernels.grid"), columns.pop("kernels.block"))
         tables = {table: kind(**_of(columns, table)) for table, kind in _TABLES.items()}
         optional = {
             table: kind(**_of(columns, table)) for table, kind in _OPTIONAL.items() if _of(columns, table)
@@ -166,17 +166,9 @@ def _of(columns: Columns, table: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): values for name, values in columns.items() if name.startswith(prefix)}
 
 
-def _bring_up_to_date(columns: Columns) -> None:
-    """The columns of format 2 as those of format 3."""
-    grid, block = columns.pop("kernels.grid"), columns.pop("kernels.block")
-    shapes, columns["kernels.shape"] = coded_rows([*grid.T, *block.T])
-    columns["kernels.shapes"] = np.stack(shapes, axis=1).astype(np.int32)
-    calls = columns["api_calls.pid"], columns.pop("api_calls.correlation")
-    for table in ("kernels", "copies"):
-        columns[f"{table}.launch"] = launches(
-            columns[f"{table}.pid"], columns[f"{table}.correlation"], *calls
-        )
-    columns.pop("derived.launch", None)
+def _shapes(grid: Int32, block: Int32) -> Columns:
+    shapes, shape = coded_rows([*grid.T, *block.T])
+    return {"kernels.shape": shape, "kernels.shapes": np.stack(shapes, axis=1).astype(np.int32)}
 
 
 def _map(path: Path) -> tuple[Columns, int]:

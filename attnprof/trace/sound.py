@@ -79,16 +79,14 @@ def require_sound(trace: Trace, derived: Mapping[str, npt.NDArray[Any]], most_ro
         table = getattr(trace, name)
         if table is not None:
             rows[name] = _require_columns(name, table, most_rows)
-    for name, column, least, length in (
-        ("kernels", "name", 0, len(texts)),
-        ("kernels", "shape", 0, len(trace.kernels.shapes)),
-        ("kernels", "launch", -1, rows["api_calls"]),
-        ("copies", "launch", -1, rows["api_calls"]),
-        ("api_calls", "name", 0, len(texts)),
-        ("ranges", "name", 0, len(texts)),
-        ("ranges", "domain", 0, len(texts)),
+    for name, column, length in (
+        ("kernels", "name", len(texts)),
+        ("kernels", "shape", len(trace.kernels.shapes)),
+        ("api_calls", "name", len(texts)),
+        ("ranges", "name", len(texts)),
+        ("ranges", "domain", len(texts)),
     ):
-        _require_within(f"{name}.{column}", getattr(getattr(trace, name), column), least, length)
+        _require_within(f"{name}.{column}", getattr(getattr(trace, name), column), 0, length)
     if trace.attention_ops is not None:
         _require_ops(trace.attention_ops, len(texts))
     if trace.details is not None:
@@ -139,6 +137,7 @@ def _require_ops(ops: AttentionOps, texts: int) -> None:
 
 
 _DERIVED = {  # a column: which table its rows are of, the least value, which table it names rows of
+    "launch": ("kernels", -1, "api_calls"),
     "range": ("kernels", -1, "ranges"),
     "parent": ("ranges", -1, "ranges"),
     "level": ("ranges", 0, "ranges"),

@@ -18,7 +18,6 @@ from attnprof.arrays import coded_rows
 from attnprof.errors import TraceError
 from attnprof.printable import printable
 from attnprof.trace.json_stream import JsonStream
-from attnprof.trace.launches import launches
 from attnprof.trace.model import (
     ApiCalls,
     AttentionOps,
@@ -30,7 +29,6 @@ from attnprof.trace.model import (
     Ranges,
     Trace,
     TraceInfo,
-    in_time_order,
     rows_in_order,
 )
 from attnprof.trace.unpack import readable, unpacking
@@ -57,7 +55,6 @@ _ATTENTION_OP = re.compile(
 )
 _LONGEST_OP = 1024  # characters of an attention operator's name
 _INT32 = 0x7FFFFFFF
-_CALL_COLUMNS = ("start", "end", "name", "pid", "thread", "correlation")
 
 
 def read_torch_json(path: Path, *, gzipped: bool = False) -> Trace:
@@ -148,9 +145,7 @@ class _Builder:
             np.frombuffer(row, np.int64).reshape(-1, width) if row else np.empty((0, width), np.int64)
             for row, width in zip(self.rows, (13, 5, 6, 8, 5), strict=True)
         )
-        ordered = in_time_order(dict(zip(_CALL_COLUMNS, _columns(calls, "qqiiqq"), strict=True)))
-        ids = ordered.pop("correlation")
-        api_calls = ApiCalls(**ordered)
+        api_calls = rows_in_order(ApiCalls(*_columns(calls, "qqiiqq")))
         start, end, device, stream, correlation, name, node = _columns(k[:, :7], "qqiiqiq")
         shapes, shape = coded_rows(list(k[:, 7:].astype(np.int32).T))
         kernels = Kernels(
@@ -159,17 +154,14 @@ class _Builder:
             name=name,
             device=device,
             stream=stream,
-            pid=(pid := _launching_pid(api_calls, ids, correlation)),
+            pid=_launching_pid(api_calls, correlation),
             correlation=correlation,
-            launch=launches(pid, correlation, api_calls.pid, ids),
             graph_node=node,
             shape=shape,
             shapes=np.stack(shapes, axis=1).astype(np.int32),
         )
         start, end, device, stream, correlation = _columns(copies, "qqiiq")
-        pid = _launching_pid(api_calls, ids, correlation)
-        launch = launches(pid, correlation, api_calls.pid, ids)
-        copied = Copies(start, end, device, stream, pid, correlation, launch)
+        copied = Copies(start, end, device, stream, _launching_pid(api_calls, correlation), correlation)
         start, end, name, domain, pid, thread, payload, own = _columns(ranges, "qqiiiqqq")
         annotated = Ranges(
             start=start,
@@ -203,7 +195,7 @@ class _Builder:
             ranges=rows_in_order(annotated),
             strings=list(map(printable, self.texts)),
             copies=rows_in_order(copied),
-            attention_ops=_attention_ops(ops, self.arguments, api_calls, ids, kernels),
+            attention_ops=_attention_ops(ops, self.arguments, api_calls, kernels),
         )
 
 
@@ -250,7 +242,7 @@ def _columns(table: Int64, types: str) -> list[Any]:
     ]
 
 
-def _launching_pid(calls: ApiCalls, ids: Int64, correlation: Int64) -> Int32:
+def _launching_pid(calls: ApiCalls, correlation: Int64) -> Int32:
     """The process whose call has the correlation; 0 where none has, or several processes have."""
     processes = np.unique(calls.pid)
     if len(processes) <= 1:
@@ -258,7 +250,7 @@ def _launching_pid(calls: ApiCalls, ids: Int64, correlation: Int64) -> Int32:
     pid = np.zeros(len(correlation), np.int32)
     claims = np.zeros(len(correlation), np.int32)
     for process in processes:
-        launched = np.isin(correlation, ids[calls.pid == process])
+        launched = np.isin(correlation, calls.correlation[calls.pid == process])
         pid[launched] = process
         claims += launched
     return np.where(claims == 1, pid, 0).astype(np.int32)
@@ -289,16 +281,16 @@ def _known(number: object) -> int | None:
 
 
 def _attention_ops(
-    ops: Int64, arguments: list[dict[str, Any]], calls: ApiCalls, ids: Int64, kernels: Kernels
+    ops: Int64, arguments: list[dict[str, Any]], calls: ApiCalls, kernels: Kernels
 ) -> AttentionOps:
     """The operators with their arguments and the launches inside each."""
     order = np.lexsort((-ops[:, 1], ops[:, 0]))
     start, end, name, pid, thread = _columns(ops[order], "qqiiq")
-    launching = np.isin(ids, kernels.correlation)
+    launching = np.isin(calls.correlation, kernels.correlation)
     inside: list[tuple[int, ...]] = [()] * len(start)
     for one in np.unique(thread):
         mine = launching & (calls.thread == one)
-        at, last, correlation = calls.start[mine], calls.end[mine], ids[mine]
+        at, last, correlation = calls.start[mine], calls.end[mine], calls.correlation[mine]
         for i in np.flatnonzero(thread == one).tolist():
             low, high = np.searchsorted(at, (start[i], end[i] + 1))
             fits = last[low:high] <= end[i]

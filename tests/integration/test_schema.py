@@ -35,7 +35,6 @@ def asked(database: Path, question: str) -> list[tuple[object, ...]]:
 def test_a_run_of_schema_1_is_read_as_it_is_and_left_as_it_is(old_runs):
     before = {path: path.read_bytes() for path in old_runs.rglob("*") if path.is_file()}
     assert load("kernels").check().counts == {"match": 5}
-    assert load("kernels").trace.kernels.launch.tolist() == list(range(7))
     assert len(load("calls").calls) == 4
     assert "name" not in load("calls").config
     assert load("calls").config["schema"] == SCHEMA
@@ -70,7 +69,6 @@ def test_runs_says_which_are_older_and_migrates_them(old_runs):
     assert "--migrate" not in attnprof("runs").out
     assert attnprof("runs", "--migrate", "calls").out == f"{old_runs / 'calls'}: is up to date\n"
     assert load("kernels").check().counts == {"match": 5}
-    assert load("kernels").trace.kernels.launch.tolist() == list(range(7))
 
 
 def test_a_damaged_or_missing_database_is_made_anew(old_runs):

@@ -60,7 +60,7 @@ def test_a_kernel_has_its_launch_device_stream_and_shape(path):
     assert (k.device[0], k.stream[0], k.pid[0], k.correlation[0]) == (2, 7, 9, 33)
     assert k.grid.tolist() == [[1, 2, 32]]
     assert k.block.tolist() == [[128, 1, 1]]
-    assert k.launch.tolist() == [0]
+    assert trace.api_calls.correlation.tolist() == [33]
     assert trace.strings[trace.api_calls.name[0]] == "cudaLaunchKernel"
 
 
