@@ -85,8 +85,10 @@ def _damaged_folder(dice: Dice, files: Files) -> Files:
     return changed
 
 
-def lay_out(files: Files, folder: Path) -> None:
-    """Writes the files below a folder; some are no files."""
+def lay_out(files: Files, folder: Path) -> int:
+    """Writes the files below a folder, some of which are no files; returns the bytes of the others."""
+    size = 0
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,8 @@ def lay_out(files: Files, folder: Path) -> None:
             }
             path.symlink_to(targets[special])
         else:
-            path.write_bytes(content)
+            size += path.write_bytes(content)
+    return size
 
 
 def _unpacked(content: bytes) -> dict[str, bytes]:

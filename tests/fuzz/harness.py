@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import gc
 import hashlib
 import json
@@ -19,10 +20,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
+import typer.main
+
 from tests.fuzz.damage_folders import damaged_subject, lay_out
 from tests.fuzz.dice import Dice
 from tests.fuzz.subjects import RUNS, Subject, built_trace, subjects
-from tests.fuzz.uses import LONGEST, Place, examine
+from tests.fuzz.uses import LONGEST, Place, command, examine
 
 _HUNG_S = 45  # when a process is given up: it does a few things, each of which has LIMIT_S
 # What a process may grow by: libraries' own pages, and so much per byte of input.
@@ -124,45 +127,43 @@ def _one_of(task: tuple[int, int, Path]) -> Ending:
 
 
 def _warm_up(folder: Path) -> None:
-    """Imports what the commands import, so that no child pays for it, and writes a trace to compare with."""
-    import jinja2  # noqa: F401
-    import pandas  # noqa: F401
-    import sqlite_utils  # noqa: F401
-
-    import attnprof.cli
-    import attnprof.page
-    import attnprof.report.html
-    import attnprof.report.perfetto
-    import attnprof.report.text  # noqa: F401
-
-    whole = folder / "whole.sqlite"
+    """Writes a trace to compare with and uses it, so that no child has to import what the commands need."""
+    whole, page, kept = folder / "whole.sqlite", folder / "page.html", os.environ.get("ATTNPROF_RUNS")
+    typer.main.get_command = functools.cache(typer.main.get_command)  # building it takes as long as a command
     whole.unlink(missing_ok=True)
     built_trace(whole)
+    os.environ["ATTNPROF_RUNS"] = str(folder / RUNS)
+    for arguments in (
+        ("report", whole, "--html", page), ("check", whole), ("doctor", whole), ("runs",), ("import", whole),
+        ("predict", "--seqlen-k", "128"), ("export", whole, "-o", folder / "exported"),
+        ("diff", whole, whole), ("report", whole, "--report", "nvtx_gpu_proj_trace"),
+    ):  # fmt: skip
+        command(*arguments)
+    for made in (page, folder / "exported"):
+        made.unlink()
+    shutil.rmtree(folder / RUNS)
+    del os.environ["ATTNPROF_RUNS"]
+    if kept is not None:
+        os.environ["ATTNPROF_RUNS"] = kept
 
 
 def _one(task: tuple[int, int, Path, Sequence[Subject]]) -> Ending:
-    """Makes the input in one process and examines it in another: neither's memory hides the other's."""
+    """Makes the input, and examines it in a process of its own."""
     number, seed, folder, everything = task
     place = folder / f"input-{number}"
     shutil.rmtree(place, ignore_errors=True)
-    (place / "in").mkdir(parents=True)
-    (place / "out").mkdir()
-    log = place / "log"
-    made = _in_child(lambda: _make(number, seed, everything, place / "in"), log, limit_s=60)
-    if "why" in made:
-        return Ending(number, "", (), "", None, f"the input could not be made: {made['why']}", 0.0, 0, 0)
-    name, target, kind = made["subject"]
+    (place / "out").mkdir(parents=True)
+    dice, subject = make_input(number, seed, everything)
+    size = lay_out(subject.files, place / "in")
     before = state(place / "in")
-    where = Place(place / "in", place / "in" / target, place / "out", folder / "whole.sqlite")
-    dice = Dice(f"{seed}:{number}:use")
-    done = _in_child(lambda: _examine(dice, kind, where), log, limit_s=_HUNG_S)
-    size = sum(
-        path.stat().st_size for path in (place / "in").rglob("*") if path.is_file() and "zero" not in name
-    )
+    where = Place(place / "in", place / "in" / subject.target, place / "out", folder / "whole.sqlite")
+    name, kind, using = subject.name, subject.kind, Dice(f"{seed}:{number}:use")
+    del subject  # what is examined must find no memory to use again
+    done = _in_child(lambda: _examine(using, kind, where), place / "log", limit_s=_HUNG_S)
     ending = Ending(
         number=number,
         subject=name,
-        recipe=tuple(made["recipe"]),
+        recipe=tuple(dice.recipe),
         end=done.get("end", ""),
         used=done.get("used"),
         why=done.get("why", ""),
@@ -201,18 +202,13 @@ def state(folder: Path) -> list[tuple[str, int, str]]:
     return found
 
 
-def _make(number: int, seed: int, everything: Sequence[Subject], folder: Path) -> dict[str, object]:
-    dice, subject = make_input(number, seed, everything)
-    lay_out(subject.files, folder)
-    return {"subject": [subject.name, subject.target, subject.kind], "recipe": dice.recipe}
-
-
 def _examine(dice: Dice, kind: str, place: Place) -> dict[str, object]:
     os.environ["ATTNPROF_RUNS"] = str(place.out / RUNS)
     os.environ["ATTNPROF_NSYS"] = "/nowhere/nsys"  # a converter takes a second per report
     os.chdir(place.out)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + _ADDRESS_SPACE, hard))
+    LONGEST[0] = 0.0
     before = memory("VmRSS")
     end, used = examine(dice, kind, place)  # type: ignore[arg-type]
     return {"end": end, "used": used, "seconds": LONGEST[0], "grown": max(0, memory("VmHWM") - before)}

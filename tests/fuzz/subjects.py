@@ -125,7 +125,24 @@ def _graph_trace(path: Path) -> Path:
 def _packed(name: str) -> Subject:
     content = gzip.decompress((TRACES / name).read_bytes())
     plain = name.removesuffix(".gz")
-    return _file(plain, "sqlite" if plain.endswith(".sqlite") else "torch", content)
+    return (
+        _file(plain, "sqlite", content)
+        if plain.endswith(".sqlite")
+        else _file(plain, "torch", _fewer(content))
+    )
+
+
+def _fewer(content: bytes) -> bytes:
+    """A torch trace without most of the events that are not read: the others take the damage."""
+    document = json.loads(content)
+    kept = [
+        event
+        for number, event in enumerate(document["traceEvents"])
+        if number % 20 == 0
+        or event.get("cat") not in ("python_function", "cpu_op", "ac2g", "fwdbwd", "overhead")
+        or "attention" in event.get("name", "")
+    ]
+    return json.dumps({**document, "traceEvents": kept}).encode()
 
 
 def _file(name: str, kind: Kind, content: bytes) -> Subject:
