@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from attnprof.capture.nsys import export_command, profile_command
+from attnprof.capture.nsys import profile_command
+from attnprof.capture.nsys_files import export_command
 from attnprof.dispatch import predict
 from attnprof.model import AttentionCall, Gpu
 from attnprof.nsys import find_nsys
