@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from attnprof import partial, store
 from attnprof.building import RunBuilder, reopened
 from attnprof.errors import RunError, TraceError
 from attnprof.ingest import DERIVED, finish, finish_recorded, no_trace
+from attnprof.schema import SHAPE
+from attnprof.untrusted import read_json, require_shape
 
 if TYPE_CHECKING:
     from attnprof.trace.model import Trace
@@ -66,7 +67,7 @@ class _Recorded:
     def texts(self) -> list[str]:
         texts = [f"{path.name} ({path.stat().st_size / 1e6:,.1f} MB)" for path in self.traces]
         if self.workload is not None:
-            return [f"{self.workload.get('num_calls', 0):,} attention calls", *texts]
+            return [f"{self.workload.get('num_calls') or 0:,} attention calls", *texts]
         if self.kept and self.kept.calls:
             return [f"{len(self.kept.calls):,} attention calls", *texts]
         return [*(["some attention calls"] if self.usable and self.calls.exists() else []), *texts]
@@ -193,6 +194,7 @@ def _keep_whole_lines(calls: Path) -> None:
 
 def _json(path: Path) -> dict[str, Any] | None:
     with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
+        require_shape(found, SHAPE["workload"], path.name)
         return found if isinstance(found, dict) else None
     return None

@@ -214,6 +214,7 @@ def record(
         else:
             recorded = _run(child, session, folder)
         end = how_it_ended(folder, recorded.exit_code, memory)
+        memory.remove(folder)
     return _result(options, chosen, folder, recorded, end, others.told(), interruption.number)
 
 

@@ -86,6 +86,11 @@ class Memory:
                         os.close(saved)
                     self._saved[index] = start + len(new)
 
+    def remove(self, folder: Path) -> None:
+        """Removes what was saved, when all of it is in files of its own."""
+        for name in _SAVED:
+            (folder / name).unlink(missing_ok=True)
+
     def close(self) -> None:
         for descriptor in self._files or ():
             os.close(descriptor)

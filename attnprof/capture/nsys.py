@@ -15,7 +15,8 @@ from signal import SIGBUS, SIGSEGV, Signals
 
 from attnprof.capture.interrupt import InterruptError, Interruption
 from attnprof.capture.nsys_files import EXPORT, REPORT, export_report, require_report
-from attnprof.capture.nsys_says import explain, refused_option
+from attnprof.capture.nsys_says import explain, has_no_agent, refused_option
+from attnprof.capture.nsys_shared import remove_abandoned
 from attnprof.capture.process import Outcome, Watch, supervise
 from attnprof.errors import CaptureError
 from attnprof.workloads.child import HANDED, PID_FILE, Handed
@@ -137,8 +138,10 @@ def _record(
             options.remove(refused)
             notes.append(_DROPPABLE[refused])
         elif (starts := starts - 1) == 0 or outcome.outlived:
-            why = explain(log)
+            why = explain(log, nsys)
             raise CaptureError(f"nsys did not start the program: {why.cause}", hint=why.fix)
+        elif has_no_agent(log) and (done := remove_abandoned(nsys)):
+            notes.append(done)
 
 
 def _profile(command: Sequence[str], watch: Watch, log: Path, session: Session, room: _Room) -> Outcome:

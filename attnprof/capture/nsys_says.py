@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_SHM = Path("/dev/shm")
+from attnprof.capture.nsys_shared import SHARED, shared_state
+
 _SHM_BYTES = 1 << 20  # of shared memory that nsys's agent needs
 
 
@@ -50,16 +51,21 @@ _KNOWN = (  # as nsys 2022.4.2 says it
 )  # fmt: skip
 
 
-def explain(log: Path) -> Explanation:
-    """What the output in ``log`` says."""
+def explain(log: Path, nsys: Path | None = None) -> Explanation:
+    """What the output in ``log``, of the program ``nsys``, says."""
     text = _text(log)
     for pattern, cause, fix in _KNOWN:
         if found := re.search(pattern, text):
             path = found.groupdict().get("path") if "{path}" in cause else None
             return Explanation(cause.replace("{path}", f" for {path}" if path else ""), fix)
-    if "Agent launcher failed" in text:
-        return _no_agent()
+    if has_no_agent(log):
+        return _no_agent(nsys)
     return Explanation(last_words(log), _INSTALLATION)
+
+
+def has_no_agent(log: Path) -> bool:
+    """Whether nsys says that the agent which records did not start."""
+    return "Agent launcher failed" in _text(log)
 
 
 def refused_option(log: Path) -> str | None:
@@ -75,16 +81,29 @@ def last_words(log: Path) -> str:
     return " ".join((said or ["it said nothing"])[-1].rpartition("*] = ")[2].split())[:300]
 
 
-def _no_agent() -> Explanation:
+def _no_agent(nsys: Path | None) -> Explanation:
     with suppress(OSError):
-        free = shutil.disk_usage(_SHM).free
+        free = shutil.disk_usage(SHARED).free
         if free < _SHM_BYTES:
             return Explanation(
-                f"nsys's agent did not start: {_SHM} has {free // 1024} kB free and nsys needs more",
-                f"make {_SHM} larger (docker run --shm-size=64m)",
+                f"nsys's agent did not start: {SHARED} has {free // 1024} kB free and nsys needs more",
+                f"make {SHARED} larger (docker run --shm-size=64m)",
+            )
+        state = shared_state(nsys) if nsys else None
+        if state is not None and state.holders:
+            pids = ", ".join(map(str, state.holders[:5]))
+            return Explanation(
+                f"nsys's agent did not start: another nsys holds {state.path} and does not answer",
+                f"end the processes that use it, if they are stopped or hang: {pids}",
+            )
+        if state is not None:
+            return Explanation(
+                f"nsys's agent did not start: {state.path} was left locked by another user's nsys",
+                f"let its owner (user {state.path.stat().st_uid}) or root remove it",
             )
     return Explanation(
-        "nsys's agent did not start: it needs folders that it may write in TMPDIR and /dev/shm", _INSTALLATION
+        f"nsys's agent did not start: it needs folders that it may write in TMPDIR and {SHARED}",
+        _INSTALLATION,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sqlite3
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from attnprof.capture import nsys
+from attnprof.capture import nsys, nsys_shared
 from attnprof.capture.nsys import Recording, Session
 from attnprof.errors import CaptureError
 from attnprof.nsys import is_whole_export
@@ -66,6 +67,50 @@ def test_one_that_fails_before_it_starts_the_program_is_started_again(tmp_path, 
     once = '[ -e "$folder/x" ] || { touch "$folder/x"; echo "Local Endpoint is not available."; exit 1; }\n'
     recorded = record(fake_nsys(tmp_path, once + GOOD), folder)
     assert (recorded.exit_code, recorded.notes) == (0, [])
+
+
+@pytest.fixture(autouse=True)
+def no_shared_memory_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nsys_shared, "SHARED", tmp_path)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """The file of nsys's shared memory, left there, without whose removal no agent starts."""
+    path = tmp_path / "NSys-2022.4.2.1"
+    path.write_bytes(bytes(4096))
+    return path
+
+
+LOCKED = '[ -e "${out%/*/*/*}/NSys-2022.4.2.1" ] && { echo "Agent launcher failed."; exit 1; }\n'
+
+
+def test_shared_memory_that_a_killed_nsys_left_locked_is_removed_and_said(tmp_path, folder, shared):
+    recorded = record(fake_nsys(tmp_path, LOCKED + GOOD), folder)
+    assert recorded.failure is None
+    assert recorded.notes == [
+        f"{shared}, left locked by an nsys that was killed, was in the way and was removed"
+    ]
+    assert not shared.exists()
+
+
+def test_shared_memory_that_a_process_uses_stays_and_the_process_is_named(tmp_path, folder, shared):
+    said = f"another nsys holds {shared} and does not"
+    with (
+        shared.open("r+b") as file,
+        mmap.mmap(file.fileno(), 0),
+        pytest.raises(CaptureError, match=said) as e,
+    ):
+        record(fake_nsys(tmp_path, LOCKED + GOOD), folder)
+    assert str(os.getpid()) in e.value.hint
+    assert shared.exists()
+
+
+def test_shared_memory_that_may_not_be_removed_is_said_with_its_owner(tmp_path, folder, shared, monkeypatch):
+    monkeypatch.setattr(nsys, "remove_abandoned", lambda program: None)  # as without the right to
+    with pytest.raises(CaptureError, match=f"{shared} was left locked by another user's nsys") as error:
+        record(fake_nsys(tmp_path, LOCKED + GOOD), folder)
+    assert f"user {os.getuid()}" in error.value.hint
 
 
 @pytest.mark.parametrize(
