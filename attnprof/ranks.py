@@ -168,7 +168,7 @@ def summarise_all(
     Raises AttnprofError where the cluster cannot be reached or workers keep dying, TraceError where not one
     trace could be read.
     """
-    tasks = [(str(path.resolve()), label, gpu) for path, label in zip(paths, labels(paths), strict=True)]
+    tasks = [(str(path.absolute()), label, gpu) for path, label in zip(paths, labels(paths), strict=True)]
     if scheduler is not None:
         summaries = _on_cluster(scheduler, tasks)
     else:

@@ -169,6 +169,8 @@ class _Texts:
             select = f"SELECT id, value FROM {STRINGS} WHERE typeof(id) = 'integer' ORDER BY id"
             rows = db.rows(STRINGS, select).fetchall()
         self._ids = np.fromiter((i for i, _ in rows), np.int64, count=len(rows))
+        if np.any(self._ids[1:] < self._ids[:-1]):  # SQLite takes keys to be in order
+            raise sqlite3.DatabaseError(f"the keys of {STRINGS} are damaged")
         self.all = ["", *(_as_text(value) for _, value in rows)]
         self._dense: Int32 | None = None  # the index of every id from the first to the last, then 0
         span = int(self._ids[-1]) - int(self._ids[0]) + 1 if rows else 0

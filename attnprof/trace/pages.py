@@ -67,11 +67,11 @@ def is_tree(path: Path, root: int) -> bool:
         with path.open("rb", buffering=0) as opened:
             file = _File(opened)
             level, visited = np.array([root]), 0
-            while visited < file.num_pages:
+            while visited < file.num_pages and len(np.unique(level)) == len(level):
                 visited += len(level)
                 kinds, children = file.below(level)
                 if kinds <= _LEAVES:
-                    return len(np.unique(level)) == len(level)
+                    return True
                 if kinds not in ({_INTERIOR}, {_INDEX_INTERIOR}):
                     return False
                 level = children
@@ -172,9 +172,11 @@ class _File:
         """The table's leaf pages in key order."""
         level = np.array([root])
         while self.read(level[:1])[0] != _LEAF:  # all leaves are equally deep
+            if len(level) > self.num_pages:
+                raise _UnusualError
             raw = self.read(level)
             start = np.arange(len(level)) * self.page_size
-            if np.any(raw[start] != _INTERIOR) or len(level) > self.num_pages:
+            if np.any(raw[start] != _INTERIOR):
                 raise _UnusualError
             page, pointer = _cells(raw, start, 12)
             children = _big_endian(raw, ">u4")[np.append(page + pointer, start + 8)].astype(np.int64)

@@ -20,8 +20,8 @@ from tests.fuzz.hostile import NUMBERS, TEXTS, storable
 from tests.fuzz.subjects import Files, Subject
 
 _MANY_NAMES = 0.003  # a million names take seconds to write
-_SPECIAL = ("dir", "fifo", "loop", "dangling", "null", "zero")  # what stands where a file should
-_SPECIAL_MARK = b"\0special:"
+# What stands where a file should, by the content that stands for it.
+_SPECIAL = {f"\0{kind}".encode(): kind for kind in ("dir", "fifo", "loop", "dangling", "null", "zero")}
 
 
 def damaged_subject(dice: Dice, subject: Subject) -> Subject:
@@ -74,9 +74,8 @@ def _damaged_folder(dice: Dice, files: Files) -> Files:
             dice.note(f"exchanged with {other}")
             changed[name], changed[other] = changed[other], changed[name]
         elif how == 2:
-            kind = dice.pick(_SPECIAL)
-            dice.note(kind)
-            changed[name] = _SPECIAL_MARK + kind.encode()
+            changed[name] = dice.pick(tuple(_SPECIAL))
+            dice.note(_SPECIAL[changed[name]])
         elif how == 3:
             dice.note("empty")
             changed[name] = b""
@@ -92,9 +91,7 @@ def lay_out(files: Files, folder: Path) -> int:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        special = (
-            content.removeprefix(_SPECIAL_MARK).decode("latin-1") if content.startswith(_SPECIAL_MARK) else ""
-        )
+        special = _SPECIAL.get(content)
         if special == "dir":
             path.mkdir()
         elif special == "fifo":

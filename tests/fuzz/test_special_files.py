@@ -100,6 +100,13 @@ def test_what_is_no_file_is_refused_in_one_error(
     assert state(tmp_path) == before
 
 
+def test_what_is_no_file_among_ranks_is_one_rank_that_is_named(tmp_path: Path) -> None:
+    built_trace(tmp_path / "rank0.sqlite")
+    _loop(tmp_path / "rank1.sqlite")
+    done = command("report", tmp_path, codes=(0,))
+    assert "rank1" in done.out + done.err
+
+
 @pytest.mark.parametrize("name", ["/dev/null", "/dev/stdin", "/", "", ".", "\0", "x" * 5000, "a/" * 3000])
 def test_names_of_nothing_are_refused_in_one_error(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from contextlib import closing, suppress
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from attnprof.errors import TraceError
 from attnprof.trace import pages
 from attnprof.trace.columns import Database
+from attnprof.trace.nsys_sqlite import read_nsys_sqlite
+from attnprof.trace.pages import is_tree
 
 WANTED = {"a": -1, "b": 0, "c": None, "absent": 4}
 
@@ -151,3 +154,47 @@ def test_damaged_pages_end_in_a_value_or_an_sqlite_error_never_in_another(tmp_pa
     path.write_bytes(raw)
     with closing(Database(path)) as db, suppress(sqlite3.DatabaseError, TraceError):
         assert all(isinstance(values, np.ndarray) for values in db.integers("t", WANTED).values())
+
+
+def test_few_pages_that_stand_for_billions_of_rows_are_told_without_following_them(tmp_path):
+    size = 1024
+    path = written(tmp_path / "t.sqlite", [(1, "", 2, 3, 0.0)], page_size=size)
+    with closing(sqlite3.connect(path)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 't'").fetchone()
+    raw = bytearray(path.read_bytes())
+    first = len(raw) // size + 1
+    leaf = raw[(root - 1) * size : root * size]
+    cells = 160
+    for child in (first + 1, first + 2, first + 3, first + 4):  # each points to the next, 161 times
+        pointers = b"".join((size - 5).to_bytes(2, "big") for _ in range(cells))
+        page = b"\x05" + bytes(2) + cells.to_bytes(2, "big") + bytes(3) + child.to_bytes(4, "big") + pointers
+        raw += page.ljust(size - 5, b"\0") + child.to_bytes(4, "big") + b"\1"
+    raw += leaf + bytes(500 * size)  # so many pages that they could be a tree of this depth
+    raw[(root - 1) * size : root * size] = raw[(first - 1) * size : first * size]
+    raw[28:32] = (len(raw) // size).to_bytes(4, "big")
+    path.write_bytes(raw)
+    tracemalloc.start()
+    try:
+        assert not is_tree(path, root)
+        with (
+            closing(Database(path)) as db,
+            pytest.raises(sqlite3.DatabaseError, match="pages of t are damaged"),
+        ):
+            db.integers("t", WANTED)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_keys_that_are_not_in_order_are_damage(tmp_path):
+    path = tmp_path / "t.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT)")
+        db.execute("CREATE TABLE NVTX_EVENTS (start INTEGER, end INTEGER)")
+        db.executemany("INSERT INTO StringIds VALUES (?, ?)", [(100, "aaaa"), (101, "bbbb")])
+        db.commit()
+    raw = path.read_bytes()
+    assert raw.count(b"\x65\x03\x00\x15bbbb") == 1
+    path.write_bytes(raw.replace(b"\x65\x03\x00\x15bbbb", b"\x05\x03\x00\x15bbbb"))
+    with pytest.raises(TraceError, match="keys of StringIds are damaged"):
+        read_nsys_sqlite(path)
