@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,17 @@ def golden_rows(name: str) -> list[dict[str, Any]]:
     opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
     with opened as lines:
         return [json.loads(line) for line in lines]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """No test kills nsys while another records: all on a machine share memory, and its lock dies with one."""
+    kills = item.get_closest_marker("kills_nsys")
+    if not kills and not item.get_closest_marker("nsys"):
+        return (yield)
+    with Path(tempfile.gettempdir(), "attnprof-tests-nsys.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if kills else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

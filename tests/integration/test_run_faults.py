@@ -148,6 +148,7 @@ def agent():
 
 @NSYS
 @pytest.mark.nsys
+@pytest.mark.kills_nsys
 @pytest.mark.parametrize("victim", ["nsys", "agent()"])
 def test_an_nsys_that_is_killed_leaves_the_program_its_calls_and_no_process(tmp_path, victim):
     text = f"{FAMILY}\nos.kill({victim}, signal.SIGKILL)\ntime.sleep(1.5)\nsys.exit(3)"
@@ -170,6 +171,7 @@ def _reads(path: Path, text: bytes) -> bool:
 
 @NSYS
 @pytest.mark.nsys
+@pytest.mark.kills_nsys
 def test_an_nsys_that_missed_the_end_of_its_program_is_made_to_write_its_report(tmp_path):
     text = f"{FAMILY}\nos.kill(launcher, signal.SIGKILL)\nsys.exit(3)"
     result = capture(tmp_path / "run", text, recorder="nsys", grace_s=3.0)
