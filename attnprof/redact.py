@@ -55,7 +55,6 @@ _FAMILIES = (  # how a secret of its issuer begins, and what follows
     ("AGE-SECRET-KEY-", r"[A-Z0-9]{20,}"),
     ("eyJ", rf"{_URL_SAFE}{{8,}}\.{_URL_SAFE}{{4,}}(?:\.{_URL_SAFE}*){{0,4}}"),  # JSON web tokens
 )  # fmt: skip
-_BEGINNINGS = tuple(dict.fromkeys(begin for begin, _ in _FAMILIES))
 _TOKENS = re.compile("(?<![A-Za-z0-9])(?:" + "|".join(re.escape(b) + rest for b, rest in _FAMILIES) + ")")
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.DOTALL
@@ -88,6 +87,7 @@ _OPAQUE_ENTROPY, _OPAQUE_CHANGES = 0.83, 0.40  # see _is_opaque
 _HOMES = re.compile(r"(?:/home/[^/\s\"':,;]+|/Users/[^/\s\"':,;]+|/root)(?=[/\s\"':,;)]|$)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=.", re.DOTALL)
 _OPTION = re.compile(r"--?([A-Za-z][\w.\-]*)(=.*)?", re.DOTALL)
+_SHORTEST_TOKEN = 15
 _CACHED_LENGTH = 4096
 _MOST_KNOWN = 1 << 16
 
@@ -106,7 +106,7 @@ def redact(text: str) -> str:
 
 
 def _hide(text: str) -> str:
-    if any(begin in text for begin in _BEGINNINGS):
+    if len(text) >= _SHORTEST_TOKEN:
         text = _TOKENS.sub(REDACTED, text)
     if "-----BEGIN" in text:
         text = _PRIVATE_KEY.sub(REDACTED, text)

@@ -198,18 +198,21 @@ def _kernels(sides: list[_Side]) -> list[Measure]:
 
 
 def _layers(sides: list[_Side], steps: int) -> list[Measure]:
-    """GPU time of each layer per step, all kernels and attention alone."""
-    tables = []
+    """GPU time of each layer per step, all kernels and attention alone, up to the last one of both sides."""
+    tables: list[dict[int, tuple[float, float]]] = []
     for side in sides:
         mine = side.kernels & (side.timeline.layer >= 0)
-        layers, spent = side.timeline.layer[mine], side.duration[mine]
-        size = int(layers.max(initial=-1)) + 1
-        each = [spent, np.where(side.attention[mine], spent, 0)]
-        tables.append([np.bincount(layers, weights=w, minlength=size) / max(1, steps) for w in each])
+        layers, index = np.unique(side.timeline.layer[mine], return_inverse=True)
+        spent = side.duration[mine]
+        each = (
+            np.bincount(index, w) / max(1, steps) for w in (spent, np.where(side.attention[mine], spent, 0))
+        )
+        tables.append(dict(zip(layers.tolist(), zip(*each, strict=True), strict=True)))
+    last = min(max(table, default=-1) for table in tables)
     found = []
-    for layer in range(min(len(table[0]) for table in tables)):
-        for index, metric in enumerate(("GPU time", "attention")):
-            a, b = (float(table[index][layer]) for table in tables)
+    for layer in sorted(layer for layer in set().union(*tables) if layer <= last):
+        for column, metric in enumerate(("GPU time", "attention")):
+            a, b = (float(table.get(layer, (0.0, 0.0))[column]) for table in tables)
             if a or b:
                 found.append(Measure("layer", str(layer), metric, "ns", a, b))
     return found

@@ -128,6 +128,13 @@ def test_times_are_compared_over_shared_steps_only(tmp_path: Path) -> None:
     assert layers == {("0", "GPU time"): (100, 120)}
 
 
+def test_layers_of_any_number_are_compared_one_by_one(tmp_path: Path) -> None:
+    kernels = {step: [("a", 100)] for step in (1, 2)}
+    sides = [timeline(tmp_path / name, kernels, layer=2**31 - 1) for name in ("a", "b")]
+    layers = [m for m in compare_times(*sides).measures if m.section == "layer"]
+    assert [(m.name, m.metric, m.a, m.b) for m in layers] == [("2147483647", "GPU time", 100, 100)]
+
+
 def test_without_steps_on_both_sides_all_kernels_are_compared(tmp_path: Path) -> None:
     a = timeline(tmp_path / "a", {1: [("gemm", 100)], 2: [("gemm", 100)]})
     builder = TraceBuilder()
