@@ -180,13 +180,16 @@ def report(
         save_page(make_page(loaded, summary), html)
         print(f"wrote {html}", file=sys.stderr)
     if plot is not None:
+        from attnprof.export import redacted
         from attnprof.report.figures import plot_splits, save_figure
 
         if figure is FigureKind.SPLITS:
-            drawn = plot_splits(summary.splits, title=summary.name)
-        elif figure is FigureKind.STEP:
-            drawn = loaded.plot_step(step)
+            drawn = plot_splits(summary.splits, title=redact(summary.name))
         else:
-            drawn = loaded.plot_phases() if figure is FigureKind.PHASES else loaded.plot_attention_share()
+            shown = redacted(loaded)
+            if figure is FigureKind.STEP:
+                drawn = shown.plot_step(step)
+            else:
+                drawn = shown.plot_phases() if figure is FigureKind.PHASES else shown.plot_attention_share()
         save_figure(drawn, plot)
         print(f"wrote {plot}", file=sys.stderr)

@@ -110,8 +110,12 @@ def lay_out(files: Files, folder: Path) -> int:
 
 
 def _unpacked(content: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    """The members; ValueError where earlier damage makes that no archive."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except Exception as error:  # zipfile promises no kinds
+        raise ValueError("damaged before") from error
 
 
 def _packed(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -123,7 +127,10 @@ def _packed(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
 
 
 def _array(members: dict[str, bytes], name: str) -> Any:
-    return np.load(io.BytesIO(members[name]), allow_pickle=False)
+    try:
+        return np.load(io.BytesIO(members[name]), allow_pickle=False)
+    except Exception as error:  # as many kinds as in _unpacked
+        raise ValueError("damaged before") from error
 
 
 def _stored(values: Any) -> bytes:

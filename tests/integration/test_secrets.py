@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -177,6 +178,9 @@ def test_no_secret_in_a_trace_from_elsewhere_is_shown_or_carried_over(tmp_path: 
         page = tmp_path / "page.html"
         assert attnprof("report", run, "--html", str(page)).code == 0
         assert leaked(page.read_bytes(), planted) == []
+        figure = tmp_path / "figure.svg"
+        assert attnprof("report", run, "--plot", str(figure), "--figure", "phases").code == 0
+        assert leaked(figure.read_bytes(), planted) == []
         for form in ("perfetto", "csv", "sqlite"):
             out = tmp_path / f"{Path(run).stem}-{form}"
             assert attnprof("export", run, "--to", form, "-o", str(out)).code == 0
@@ -197,6 +201,18 @@ def test_secrets_in_a_runs_configuration_are_neither_shown_nor_exported(tmp_path
     )
     for command, written in everything_written("generated", tmp_path):
         assert leaked(written, planted) == [], command
+
+
+@pytest.mark.parametrize("figure", ["splits", "step", "phases", "share"])
+def test_a_secret_in_a_runs_name_is_in_no_figure(tmp_path: Path, figure: str) -> None:
+    planted = [secret for secret in secrets("name") if re.fullmatch(r"[\w\-]+", secret.text)][:5]
+    for secret in planted:
+        out = tmp_path / f"{figure}.svg"
+        (tmp_path / secret.needle).mkdir()
+        generated_run(tmp_path / secret.needle, range(1, 5), name=secret.text)
+        done = attnprof("report", secret.text, "--plot", str(out), "--figure", figure)
+        assert done.code == 0, done.err
+        assert leaked(out.read_bytes(), [secret]) == []
 
 
 def test_what_was_removed_from_an_export_is_not_in_its_free_pages(tmp_path: Path) -> None:
