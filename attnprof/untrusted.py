@@ -37,9 +37,14 @@ def parse_json(text: bytes) -> Any:
     """The same of its bytes. Raises ValueError."""
     plain = text.isascii() and b"\\" not in text and b"\x7f" not in text
     try:
-        return json.loads(text) if plain else all_printable(json.loads(text))
+        value = json.loads(text, parse_constant=_no_constant)
+        return value if plain else all_printable(value)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def require_shape(value: Any, shape: Shape, where: str) -> None:

@@ -277,7 +277,7 @@ def _devices(head: dict[str, Any]) -> tuple[Device, ...]:
 
 def _known(number: object) -> int | None:
     """A count as the profiler writes it; None for anything else that a file may hold."""
-    return number if isinstance(number, int) and 0 <= number <= _INT32 else None
+    return number if type(number) is int and 0 <= number <= _INT32 else None
 
 
 def _attention_ops(

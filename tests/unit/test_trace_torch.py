@@ -138,6 +138,14 @@ def test_devices_are_read_before_or_after_the_events(path):
     assert open_trace(path).info.devices[0].sm_major is None
 
 
+@pytest.mark.parametrize("count", ["true", "-1", "1.5", '"132"', str(2**40)])
+def test_a_count_of_a_device_that_is_none_is_not_taken(path, count):
+    device = f'{{"id": 0, "name": "NVIDIA H100", "numSms": {count}, "computeMajor": 9}}'
+    write(path, [event("kernel", "k")], head=f'"deviceProperties": [{device}]')
+    (found,) = open_trace(path).info.devices
+    assert (found.num_sms, found.sm_major) == (None, 9)
+
+
 def test_a_bare_list_of_events_is_a_trace(path):
     path.write_text("[" + event("kernel", "k") + "]")
     assert len(open_trace(path).kernels) == 1

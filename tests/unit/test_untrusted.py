@@ -36,6 +36,14 @@ def test_json_is_made_printable_and_depth_is_an_ordinary_error(tmp_path: Path) -
         read_json(path)
 
 
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_does_not_have_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"a": {name}}}')
+    with pytest.raises(ValueError, match=f"{name} is no JSON"):
+        read_json(path)
+
+
 SHAPE = {"name": str, "count": int, "steps": [{"step": int}], "free": {"*": (str, int)}}
 
 
