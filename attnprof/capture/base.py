@@ -38,9 +38,9 @@ _NO_CALLS = (
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """What to record and with what. ``recorder`` "auto" is nsys where it is, torch.profiler where only a GPU
-    is, else none. ``nsys`` names the program; ``grace_s`` is how long it may stay silent after the workload.
-    ``keep_report`` leaves nsys's report in the run, with the environments it holds.
+    """What to record and with what. ``recorder`` "auto" is nsys where it is and starts, torch.profiler where
+    only a GPU is, else none. ``nsys`` names the program; ``grace_s`` is how long it may stay silent after the
+    workload. ``keep_report`` leaves nsys's report in the run, with the environments it holds.
     """
 
     workload: GenerateOptions | AttentionOptions | Program
@@ -161,9 +161,13 @@ def plan(options: CaptureOptions) -> Plan:
             f"{absent}: nothing to record with",
             hint="install Nsight Systems, give --nsys PATH, or leave --capture to choose",
         )
+    return _without_nsys(absent)
+
+
+def _without_nsys(why: str) -> Plan:
     if _has_gpu():
-        return Plan("torch", notes=(f"{absent}: recorded with torch.profiler instead",))
-    return Plan("none", notes=(f"{absent}, and no GPU: attention calls are recorded, there is no trace",))
+        return Plan("torch", notes=(f"{why}: recorded with torch.profiler instead",))
+    return Plan("none", notes=(f"{why}; without a GPU, attention calls are recorded and there is no trace",))
 
 
 def describe_command(plan: Plan, options: CaptureOptions, folder: Path) -> str:
@@ -187,7 +191,8 @@ def record(
     ``on_step`` is told now and then how many steps have begun, ``say`` takes sentences for the user who
     waits. A workload or recorder that fails after calls were made is a result like any other, and so is a
     capture that SIGINT, SIGTERM or SIGHUP ended. Raises UsageError where the workload cannot be built,
-    InterruptError where nothing was captured yet or a second signal came, CaptureError where nothing began.
+    InterruptError where nothing was captured yet or a second signal came, CaptureError where nothing began;
+    with the recorder "auto" an nsys that does not start is done without.
     """
     chosen = chosen or plan(options)
     folder = folder.absolute()
@@ -206,13 +211,21 @@ def record(
         session = nsys_capture.Session(
             os.environ, handed, (*pipe.pass_fds, *memory.pass_fds), options.grace_s, tick, say, interruption
         )
-        child = chosen.child(options, folder).command()
+        recorded = None
         if chosen.program is not None:
-            recorded = nsys_capture.record(
-                chosen.program, folder, child, session, keep_report=options.keep_report
-            )
-        else:
-            recorded = _run(child, session, folder)
+            child = chosen.child(options, folder).command()
+            try:
+                recorded = nsys_capture.record(
+                    chosen.program, folder, child, session, keep_report=options.keep_report
+                )
+            except CaptureError as error:
+                only_nsys = options.recorder == "nsys" or options.nsys or options.keep_report
+                if only_nsys or isinstance(error, InterruptError):
+                    raise
+                chosen = _without_nsys(error.message)
+                say(f"{error.message}: going on without nsys")
+        if recorded is None:
+            recorded = _run(chosen.child(options, folder).command(), session, folder)
         end = how_it_ended(folder, recorded.exit_code, memory)
         memory.remove(folder)
     return _result(options, chosen, folder, recorded, end, others.told(), interruption.number)
