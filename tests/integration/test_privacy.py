@@ -85,7 +85,7 @@ def listening() -> dict[str, str]:
 
 
 def family(root: int) -> dict[int, str]:
-    """The process, all it has started and all that is recorded, which still live, with their programs."""
+    """The process, all it has started and all of its recordings, which still live, with their programs."""
     parents, names, known = {}, {}, {root}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -93,7 +93,7 @@ def family(root: int) -> dict[int, str]:
                 pid = int(entry.name)
                 parents[pid] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 names[pid] = (entry / "exe").readlink().name
-                if f"{MARK}=".encode() in (entry / "environ").read_bytes():  # recorders leave the family
+                if f"{MARK}={root}-".encode() in (entry / "environ").read_bytes():  # recorders leave it
                     known.add(pid)
     more = known
     while more:
