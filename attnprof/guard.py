@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from attnprof.processes import carrying
+
 MARK = "ATTNPROF_GUARDED"  # in the environment of all that is started in the block, to find it by
 _LISTEN_S = 1.0  # to end when asked to, before being ended
 _GIVES_UP_S = 30.0
@@ -28,7 +30,7 @@ def guarded() -> Iterator[None]:
     guard = os.fork()
     if guard == 0:
         os.close(lives)
-        _guard(waits, f"{MARK}={mark}".encode())
+        _guard(waits, f"{MARK}={mark}")
     os.close(waits)
     os.environ[MARK] = mark
     try:
@@ -44,7 +46,7 @@ def guarded() -> Iterator[None]:
         os.waitpid(guard, 0)
 
 
-def _guard(waits: int, mark: bytes) -> None:
+def _guard(waits: int, variable: str) -> None:
     """Waits for a byte, or for the end of the process that would have written it. Never returns."""
     try:
         os.setsid()  # a terminal's signals, and one for the whole group, are for the others
@@ -59,28 +61,19 @@ def _guard(waits: int, mark: bytes) -> None:
                 with suppress(OSError):
                     os.close(descriptor)
         if not os.read(waits, 1):
-            _end_marked(mark)
+            _end_carriers(variable)
     finally:
         os._exit(0)
 
 
-def _end_marked(mark: bytes) -> None:
+def _end_carriers(variable: str) -> None:
     began, silent = time.monotonic(), 0
     asked: set[int] = set()
     while silent < _SILENT and (waited := time.monotonic() - began) < _GIVES_UP_S:
-        left, patient = set(_marked(mark)), waited < _LISTEN_S
+        left, patient = set(carrying(variable)), waited < _LISTEN_S
         for pid in left - asked if patient else left:
             with suppress(OSError):
                 os.kill(pid, signal.SIGTERM if patient else signal.SIGKILL)
         asked |= left
         silent = 0 if left else silent + 1
         time.sleep(_POLL_S)
-
-
-def _marked(mark: bytes) -> Iterator[int]:
-    """Living processes with the mark in their environment, but this one."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    yield int(entry.name)

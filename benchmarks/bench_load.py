@@ -15,7 +15,6 @@ A trace of 20 million kernels, its run and one export of it at a time take 17 GB
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -23,14 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.bench_trace import versions  # noqa: E402
+from benchmarks.bench_trace import versions, write_costs  # noqa: E402
 from benchmarks.many import write_many  # noqa: E402
 
 SIZES = (2_500_000, 5_000_000, 10_000_000, 20_000_000)
@@ -155,8 +154,7 @@ def main() -> int:
             results[what] = bench(trace, args.commands, folder, partial(_growth, kernels, *before))
             before = kernels, results[what]
     if args.json:
-        plain = {name: {job: asdict(cost) for job, cost in jobs.items()} for name, jobs in results.items()}
-        args.json.write_text(json.dumps(plain, indent=1) + "\n")
+        write_costs(args.json, results)
     return 0
 
 

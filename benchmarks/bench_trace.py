@@ -23,11 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -193,6 +194,12 @@ def growth(results: dict[str, dict[str, Cost]], say: Callable[[str], None]) -> N
             say(f"  {job:22}x{results[after][job].cpu / results[before][job].cpu:.1f}")
 
 
+def write_costs(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes the cost, a dataclass, of each job on each trace as JSON."""
+    plain = {name: {job: asdict(cost) for job, cost in jobs.items()} for name, jobs in results.items()}
+    path.write_text(json.dumps(plain, indent=1) + "\n")
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
@@ -220,8 +227,7 @@ def main() -> int:
             results[name] = bench(path, kernels, args.repeat, args.peers, say)
     growth(results, say)
     if args.json:
-        plain = {name: {job: asdict(cost) for job, cost in jobs.items()} for name, jobs in results.items()}
-        args.json.write_text(json.dumps(plain, indent=1) + "\n")
+        write_costs(args.json, results)
     return 0
 
 

@@ -270,9 +270,8 @@ def _result(
         notes += about_trace(trace, workload, chosen.version, whole=interrupted is None)
     (folder / PID_FILE).unlink(missing_ok=True)
     (folder / CALLS_FILE).touch()
-    command = recorded.command
     return CaptureResult(
-        chosen.recorder, chosen.version, command, end.exit_code, workload, trace, tuple(notes),
+        chosen.recorder, chosen.version, recorded.command, end.exit_code, workload, trace, tuple(notes),
         recorded.failure, interrupted,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ def record(
             _exit_code(outcome, scratch, folder),
             notes,
         )
-        notes += _told(outcome, session.grace_s) + room.notes(recorded.exit_code)
+        notes += _told(outcome) + room.notes(recorded.exit_code)
 
         def run(command: Sequence[str], log: Path) -> Outcome:
             with log.open("wb") as output:
@@ -173,7 +173,7 @@ def _profile(command: Sequence[str], watch: Watch, log: Path, session: Session, 
             os.close(descriptor)
 
 
-def _told(outcome: Outcome, grace_s: float) -> list[str]:
+def _told(outcome: Outcome) -> list[str]:
     """What the reader of the run is told of how nsys ended."""
     if outcome.died:
         how = f"was killed by {Signals(outcome.exit_code - 128).name}" if outcome.exit_code > 128 else "ended"

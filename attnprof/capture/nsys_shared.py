@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnprof.nsys import nsys_version
+from attnprof.processes import process_ids
 
 SHARED = Path("/dev/shm")
 
@@ -46,14 +47,12 @@ def remove_abandoned(nsys: Path) -> str | None:
 def _holders(path: Path) -> list[int]:
     """Processes that have the file mapped, and any nsys whose memory may not be looked at."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in process_ids():
         with suppress(OSError):
             try:
-                holds = str(path).encode() in (entry / "maps").read_bytes()
+                holds = str(path).encode() in Path(f"/proc/{pid}/maps").read_bytes()
             except PermissionError:
-                holds = (entry / "comm").read_bytes().startswith(b"nsys")
+                holds = Path(f"/proc/{pid}/comm").read_bytes().startswith(b"nsys")
             if holds:
-                found.append(int(entry.name))
+                found.append(pid)
     return sorted(found)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from attnprof.processes import command_line
+
 _EVERY_S = 1.0
 _SHOWN = 60  # characters of a command line
 
@@ -60,7 +62,7 @@ def _descendants(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def _command(pid: int) -> str:
-    line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    line = command_line(pid)
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 

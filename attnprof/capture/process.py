@@ -15,6 +15,7 @@ from typing import IO
 
 from attnprof.capture.interrupt import InterruptError, Interruption, interruptible
 from attnprof.capture.program import RecordedProgram
+from attnprof.processes import carrying, command_line
 from attnprof.workloads.spec import CHILD_MODULE
 
 MARK = "ATTNPROF_CAPTURE"  # in the environment of every process of a capture, to find them by
@@ -227,11 +228,8 @@ def _executable(pid: int) -> str:
 
 def _command(pid: int) -> str:
     """What a process is called, for people."""
-    with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        line = b" ".join(words).decode(errors="replace").strip()
-        return f"a fork of the program, {pid}" if CHILD_MODULE in line else line[:60]
-    return ""
+    line = command_line(pid)
+    return f"a fork of the program, {pid}" if CHILD_MODULE in line else line[:60]
 
 
 def _total_size(path: Path) -> int:
@@ -271,10 +269,5 @@ def _end_daemons(mark: str, name: str) -> None:
 
 
 def _marked(mark: str) -> Iterator[int]:
-    """Living processes with the mark in their environment: recorders start daemons outside the session."""
-    wanted = f"{MARK}={mark}".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    yield int(entry.name)
+    """The processes of a capture: recorders start daemons outside the session."""
+    return carrying(f"{MARK}={mark}")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attnprof import __version__, store
+from attnprof.capture.trace_facts import NVTX_PIN
 from attnprof.dispatch import predict
 from attnprof.dispatch.versions import parse_version
 from attnprof.doctor.capture_test import CaptureTest, try_capture
@@ -22,7 +23,6 @@ from attnprof.model import AttentionCall, Library
 from attnprof.nsys import find_importer, find_nsys, nsys_version
 from attnprof.workloads.environment import versions
 
-NVTX_PIN = "pip install 'nvtx>=0.2.11,<0.2.12'"
 _OLDEST_TRANSFORMERS = "4.48.0"
 _FLASH_SM = (8, 0)
 _SMI_TIMEOUT_S = 5

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attnprof.capture.trace_facts import NVTX_PIN
 from attnprof.doctor.finding import Finding, fail, ok, warn
-from attnprof.doctor.machine import NVTX_PIN
 from attnprof.errors import AttnprofError
 from attnprof.session import load
 from attnprof.timeline import NO_PHASE, PHASE_NAMES

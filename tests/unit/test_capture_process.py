@@ -179,9 +179,9 @@ def test_a_program_is_asked_to_end_as_it_is_prepared_for(program, text, number, 
 
 
 def test_a_terminals_interrupt_reaches_the_programs_children_too(program):
-    text = "if os.fork(): os.wait()\nelse: wait()"
-    assert program.supervise(program.python(text), signal.SIGINT).exit_code == 128 + signal.SIGINT
-    assert not alive("program.py")
+    command = program.python("if os.fork(): os.wait()\nelse: wait()")
+    assert program.supervise(command, signal.SIGINT).exit_code == 128 + signal.SIGINT
+    assert not alive(command[1])
 
 
 def test_a_program_that_does_not_listen_is_killed_in_the_end(program, monkeypatch):
