@@ -27,11 +27,15 @@ def guarded() -> Iterator[None]:
     """
     mark, before = uuid.uuid4().hex, os.environ.get(MARK)
     waits, lives = os.pipe()
+    begins, begun = os.pipe()
     guard = os.fork()
     if guard == 0:
         os.close(lives)
         _guard(waits, f"{MARK}={mark}")
     os.close(waits)
+    os.close(begun)
+    os.read(begins, 1)  # ends when the guard has closed its copies of our descriptors, and of our locks
+    os.close(begins)
     os.environ[MARK] = mark
     try:
         yield
