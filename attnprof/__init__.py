@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attnprof.dispatch import predict
     from attnprof.model import AttentionCall
-    from attnprof.session import Run, load
+    from attnprof.runs.run import Run, load
 
 __version__ = "0.1.0"
 __all__ = ["AttentionCall", "Run", "__version__", "load", "predict"]
@@ -18,8 +18,8 @@ __all__ = ["AttentionCall", "Run", "__version__", "load", "predict"]
 _HOME = {
     "predict": "attnprof.dispatch",
     "AttentionCall": "attnprof.model",
-    "Run": "attnprof.session",
-    "load": "attnprof.session",
+    "Run": "attnprof.runs.run",
+    "load": "attnprof.runs.run",
 }
 
 

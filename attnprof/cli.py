@@ -29,7 +29,7 @@ from attnprof.commands import (
 )
 from attnprof.config import default_map, origins
 from attnprof.errors import EXIT_USAGE, AttnprofError, ConfigError
-from attnprof.printable import guarded_output
+from attnprof.safety.printable import guarded_output
 
 _SAID = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnprof.printable import printable
+from attnprof.safety.printable import printable
 
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1

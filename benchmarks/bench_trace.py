@@ -33,7 +33,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from attnprof.nsys import find_nsys, nsys_version  # noqa: E402
+from attnprof.machine.find_nsys import find_nsys, nsys_version  # noqa: E402
 from benchmarks.synthetic import write_chrome, write_sqlite  # noqa: E402
 
 ATTNPROF = "from attnprof.cli import main; main()"

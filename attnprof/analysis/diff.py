@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.diff_times import Measure, TimeDiff, compare_times
 from attnprof.analysis.splits import SplitRow, split_rows
-from attnprof.check import CheckedCall, CheckResult
-from attnprof.dispatch.names import KernelSignature, parse_kernel_name
+from attnprof.check.check_run import CheckedCall, CheckResult
+from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 
 if TYPE_CHECKING:
-    from attnprof.session import Run
+    from attnprof.runs.run import Run
 
 _PHASES = {"prefill": 0, "decode": 1}
 _COMPARED_CONFIG = (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnprof.analysis.phases import PART_NAMES, PREFILL_PART, Steps, attention_mask, build_steps
-from attnprof.dispatch.names import parse_kernel_name
-from attnprof.timeline import Timeline
-from attnprof.trace.model import Bool, Int64
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.trace.tables import Bool, Int64
+from attnprof.trace.timeline import Timeline
 
 _PHASE_OF_PART = np.array(["prefill", "decode", "decode"])
 

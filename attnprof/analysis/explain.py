@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.sweep import launched
 from attnprof.dispatch import predict
-from attnprof.dispatch.flash_attn2_rules import block_n
+from attnprof.dispatch.flash_attn2.rules import block_n
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split_choice
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
 if TYPE_CHECKING:
-    from attnprof.check import CheckedCall
+    from attnprof.check.check_run import CheckedCall
 
 FUNCTIONS = {
     "fwd": "flash_attn_func",
@@ -111,9 +111,9 @@ def _weighed(call: AttentionCall, prediction: Prediction) -> Weighed | None:
     if call.library in ("flash_attn", "torch"):
         return Weighed(blocks, slots, keys, split_choice(blocks, slots, keys, MAX_SPLITS))
     if call.library == "flash_attn_3":
-        from attnprof.dispatch import flash_attn3_rules
+        from attnprof.dispatch.flash_attn3 import rules
 
-        choice = flash_attn3_rules.split_choice(blocks, slots, keys, 0, 0, False, MAX_SPLITS, False)
+        choice = rules.split_choice(blocks, slots, keys, 0, 0, False, MAX_SPLITS, False)
         return Weighed(blocks, slots, keys, choice)
     return None
 
@@ -324,7 +324,7 @@ def _live_in_words(explained: Explanation, live: LiveKeys) -> list[str]:
 
 def _next_change(explained: Explanation) -> str:
     """At which length the split count changes next."""
-    from attnprof.summary import next_change
+    from attnprof.report.summary import next_change
 
     call, now = explained.call, explained.prediction.num_splits
     asked = call.entry != "fwd_kvcache" or call.num_splits < 1

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnprof.arrays import Narrow, blocks
-from attnprof.timeline import Timeline
-from attnprof.trace.model import Int64
+from attnprof.trace.tables import Int64
+from attnprof.trace.timeline import Timeline
 
 _NEVER = np.iinfo(np.int64).min
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from attnprof.analysis.ranks import KernelSum, RankSummary
 from attnprof.analysis.splits import SplitRow
-from attnprof.ranks import KernelSum, RankSummary
 
 SLOW = 1.05  # times the median of the ranks: from there on a rank is a straggler
 _FEW = 3  # ranks from which on a median says something

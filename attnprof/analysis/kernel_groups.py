@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from attnprof.analysis.phases import PART_NAMES, Steps, Sums, build_steps, kernel_parts
 from attnprof.arrays import blocks, look_up, occurring
-from attnprof.check import CheckedCall
-from attnprof.dispatch.names import is_attention_kernel
-from attnprof.timeline import Timeline
-from attnprof.trace.model import Int64
+from attnprof.check.check_run import CheckedCall
+from attnprof.dispatch.names.kernel_names import is_attention_kernel
+from attnprof.trace.tables import Int64
+from attnprof.trace.timeline import Timeline
 
 GROUPS = ("attention", "matrix product", "communication", "normalisation", "elementwise", "other")
 # After attention; the first pattern that a name contains decides.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnprof.analysis.nsys_columns import grouped_few
-from attnprof.dispatch.names import parse_kernel_name
-from attnprof.trace.model import Trace
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.trace.tables import Trace
 
 
 @dataclass(frozen=True, slots=True)

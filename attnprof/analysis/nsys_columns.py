@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from attnprof.arrays import Narrow, blocks, narrowest
 from attnprof.errors import CannotTellError
-from attnprof.trace.model import Bool, Int64, Trace
+from attnprof.trace.tables import Bool, Int64, Trace
 
 _ROWS_AT_ONCE = 1 << 20
 

@@ -17,10 +17,10 @@ from attnprof.analysis.nsys_columns import (
     require,
 )
 from attnprof.arrays import distinct_rows
-from attnprof.timeline import Timeline, build_timeline
-from attnprof.trace.holding import ranges_inside, tightest
-from attnprof.trace.model import Int32, Int64, Ranges, Trace
-from attnprof.trace.nesting import lanes
+from attnprof.trace.range_contents import ranges_inside, tightest
+from attnprof.trace.range_nesting import lanes
+from attnprof.trace.tables import Int32, Int64, Ranges, Trace
+from attnprof.trace.timeline import Timeline, build_timeline
 
 _PUSH_POP, _START_END = "PushPop", "StartEnd"
 

@@ -29,8 +29,8 @@ from attnprof.analysis.nsys_columns import (
 from attnprof.analysis.nsys_nvtx import nvtx_kernel_summary, projection_trace
 from attnprof.arrays import coded_rows
 from attnprof.errors import UsageError
-from attnprof.timeline import Timeline
-from attnprof.trace.model import Int64, NsysDetails
+from attnprof.trace.tables import Int64, NsysDetails
+from attnprof.trace.timeline import Timeline
 
 _MEMORY = ("Pageable", "Pinned", "Device", "Array", "Managed", "Device Static", "Managed Static", "Unknown")
 _WAYS = ("Unknown", "HtoD", "DtoH", "HtoA", "AtoH", "AtoA", "AtoD", "DtoA", "DtoD", "HtoH", "PtoP")

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from attnprof.analysis.idle import activities
 from attnprof.arrays import blocks, coded_rows, look_up
-from attnprof.observe import attention_names
-from attnprof.timeline import Timeline
-from attnprof.trace.model import Bool, Int32, Int64
+from attnprof.check.observed_calls import attention_names
 from attnprof.trace.range_names import DECODE, PREFILL
+from attnprof.trace.tables import Bool, Int32, Int64
+from attnprof.trace.timeline import Timeline
 
 PREFILL_PART, FIRST_DECODE, STEADY_DECODE, OUTSIDE = range(4)
 PART_NAMES = ("prefill", "first decode", "steady decode", "other")

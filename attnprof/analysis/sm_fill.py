@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from attnprof.dispatch.names import KernelSignature, parse_kernel_name
+from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.gpus import resident_limits
 from attnprof.model import Gpu, KernelLaunch
 
 if TYPE_CHECKING:
-    from attnprof.check import CheckedCall
+    from attnprof.check.check_run import CheckedCall
 
 COUNTED_PER_SM = {"fwd": 2, "fwd_splitkv": 2, "fa3_fwd": 1, "fa3_fwd_early": 1}
 _RESERVED_SMEM = 1024  # bytes the driver takes per block from sm 8.0 on

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnprof.observe import ObservedCalls
-from attnprof.timeline import PHASE_NAMES, Timeline
+from attnprof.check.observed_calls import ObservedCalls
+from attnprof.trace.timeline import PHASE_NAMES, Timeline
 
 
 @dataclass(frozen=True, slots=True)

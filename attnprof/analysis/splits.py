@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnprof.arrays import distinct_rows
+from attnprof.check.observed_calls import Int32, ObservedShape
+from attnprof.check.verdicts import CheckedCall, ReadBackCalls
 from attnprof.dispatch.infer import Interval, Intervals, first_length, union
-from attnprof.dispatch.names import parse_kernel_name
-from attnprof.observe import Int32, ObservedShape
-from attnprof.timeline import PHASE_NAMES
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.trace.range_names import DECODE
-from attnprof.verdicts import CheckedCall, ReadBackCalls
+from attnprof.trace.timeline import PHASE_NAMES
 
 
 @dataclass(frozen=True, slots=True)

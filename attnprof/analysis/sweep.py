@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attnprof.dispatch import flash_attn2, predict, torch_sdpa
-from attnprof.dispatch.flash_attn2_array import NO_PREDICTION, split_counts
-from attnprof.dispatch.flash_attn2_rules import Rules
+from attnprof.dispatch.flash_attn2.array import NO_PREDICTION, split_counts
+from attnprof.dispatch.flash_attn2.rules import Rules
 from attnprof.dispatch.heuristic import MAX_SPLITS
 from attnprof.dispatch.infer import Interval, Intervals
-from attnprof.dispatch.names import short_name
+from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from attnprof.redact import hide_secrets
+from attnprof.safety.redact import hide_secrets
 
 # Variables that change which kernel runs, or how fast: all that a run keeps of its environment.
 _KEPT = frozenset({

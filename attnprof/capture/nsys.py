@@ -15,8 +15,8 @@ from signal import SIGBUS, SIGSEGV, Signals
 
 from attnprof.capture.interrupt import InterruptError, Interruption
 from attnprof.capture.nsys_files import EXPORT, REPORT, export_report, require_report
-from attnprof.capture.nsys_says import explain, has_no_agent, refused_option
-from attnprof.capture.nsys_shared import remove_abandoned
+from attnprof.capture.nsys_messages import explain, has_no_agent, refused_option
+from attnprof.capture.nsys_shared_memory import remove_abandoned
 from attnprof.capture.process import Outcome, Watch, supervise
 from attnprof.errors import CaptureError
 from attnprof.workloads.child import HANDED, PID_FILE, Handed

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from attnprof.capture.environment import copy_without_environments
-from attnprof.capture.nsys_says import explain, last_words
+from attnprof.capture.nsys_messages import explain, last_words
 from attnprof.capture.process import Outcome
 from attnprof.errors import CaptureError
-from attnprof.nsys import find_importer, is_whole_export
+from attnprof.machine.find_nsys import find_importer, is_whole_export
 
 REPORT = "trace.nsys-rep"
 EXPORT = "trace.sqlite"

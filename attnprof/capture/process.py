@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from attnprof.capture.interrupt import InterruptError, Interruption, interruptible
-from attnprof.capture.program import RecordedProgram
-from attnprof.processes import carrying, command_line
+from attnprof.capture.watched_program import RecordedProgram
+from attnprof.machine.processes import carrying, command_line
 from attnprof.workloads.spec import CHILD_MODULE
 
 MARK = "ATTNPROF_CAPTURE"  # in the environment of every process of a capture, to find them by

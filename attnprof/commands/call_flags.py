@@ -89,10 +89,10 @@ def default_num_heads_k(num_heads: int) -> int:
 
 def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     """(call, GPU, version) that the flags describe. Raises UsageError for a missing or unknown one."""
-    from attnprof.calls import ENTRIES
+    from attnprof.calls.call_files import ENTRIES
     from attnprof.gpus import DEFAULT_GPU, gpu_by_name
-    from attnprof.installed import version_to_predict
-    from attnprof.session import gpu_from_options
+    from attnprof.machine.library_versions import version_to_predict
+    from attnprof.runs.run import gpu_from_options
 
     if flags["seqlen_k"] is None:
         raise UsageError("--seqlen-k is missing", hint="give the number of keys, e.g. --seqlen-k 4096")

@@ -58,11 +58,11 @@ def check(
       attnprof check my-run --expect flash --phase decode
     """
     from attnprof.analysis.splits import split_rows
-    from attnprof.expect import Expectation, judge, parse_fail_on
+    from attnprof.check.expectations import Expectation, judge, parse_fail_on
     from attnprof.report.run_tables import splits_table, verdicts_table
     from attnprof.report.tables import Column, Table, print_json, write_csv, write_markdown
     from attnprof.report.text import print_check
-    from attnprof.session import gpu_from_options, load
+    from attnprof.runs.run import gpu_from_options, load
 
     expectation = Expectation(
         expect, expect_splits, phase, None if fail_on is None else parse_fail_on(fail_on)
@@ -77,7 +77,7 @@ def check(
             judgement, (splits_table(split_rows(result.calls)), verdicts_table(result)), run or loaded.name
         )
         raise typer.Exit(judgement.exit_code)
-    from attnprof.call_rows import CALL_COLUMNS, CallRows
+    from attnprof.check.call_rows import CALL_COLUMNS, CallRows
 
     columns = [Column(name) for name in CALL_COLUMNS] if len(result.calls) else [Column("verdict")]
     table = Table("calls", columns, CallRows(result.calls))

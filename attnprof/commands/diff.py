@@ -59,7 +59,7 @@ def diff(
     from attnprof.report.diff import as_json, judge, print_diff, to_document
     from attnprof.report.diff_tables import csv_table
     from attnprof.report.tables import print_json, to_csv
-    from attnprof.session import gpu_from_options, load
+    from attnprof.runs.run import gpu_from_options, load
 
     if phase not in (None, "prefill", "decode"):
         raise UsageError(f"--phase {phase} is none of prefill, decode")

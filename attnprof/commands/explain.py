@@ -84,7 +84,7 @@ def explain(
 def _of_run(seq: int, name: str | None, flags: dict[str, Any], live_seqlen: int | None) -> Explanation:
     """The explanation of one call of a run, with what was observed of it."""
     from attnprof.analysis.explain import explain as explain_call
-    from attnprof.session import gpu_from_options, load
+    from attnprof.runs.run import gpu_from_options, load
 
     if flags["seqlen_k"] is not None:
         raise UsageError("--call and --seqlen-k describe two calls", hint="give one of them")

@@ -54,8 +54,8 @@ def export(
       attnprof export trace.sqlite --steps 100:102
       attnprof export my-run --to parquet
     """
-    from attnprof.export import export as write
-    from attnprof.session import load
+    from attnprof.report.export import export as write
+    from attnprof.runs.run import load
 
     loaded = load(run)
     path = write(loaded, to.value, output, force=force, steps=_parse_steps(steps))

@@ -38,9 +38,9 @@ def import_(
       attnprof import trace.json.gz -o decode --gpu l40
     """
     from attnprof.errors import UsageError
-    from attnprof.guard import guarded
-    from attnprof.ingest import import_trace
-    from attnprof.session import gpu_from_options
+    from attnprof.machine.process_guard import guarded
+    from attnprof.runs.ingest import import_trace
+    from attnprof.runs.run import gpu_from_options
 
     if output is not None and len(traces) > 1:
         raise UsageError("-o names one run, but several traces are given", hint="import them one by one")

@@ -18,7 +18,7 @@ _ENDINGS = {TableFormat.TABLE: "txt", TableFormat.JSON: "json", TableFormat.CSV:
 def write_nsys_reports(run: str | None, names: str, output_format: TableFormat, output: str | None) -> None:
     """The named reports on stdout, one behind the other, or each in a file of its own."""
     from attnprof.analysis.nsys_reports import canonical_name, make_report
-    from attnprof.session import load
+    from attnprof.runs.run import load
 
     wanted = [canonical_name(name.strip()) for name in names.split(",")]
     timeline = load(run).detailed_timeline()

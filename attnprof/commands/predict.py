@@ -75,9 +75,9 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
 
 def _predict_file(path: Path, flags: dict[str, Any]) -> None:
     """One line out per line in, in the same order; the line of a bad call is named and ends the work."""
-    from attnprof.calls import parse_call, read_json_lines
+    from attnprof.calls.call_files import parse_call, read_json_lines
     from attnprof.dispatch import predict as predict_call
-    from attnprof.session import gpu_from_options
+    from attnprof.runs.run import gpu_from_options
 
     default_gpu: Gpu | None = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"])
     write, encode = sys.stdout.write, json.JSONEncoder().encode

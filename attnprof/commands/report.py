@@ -125,11 +125,11 @@ def report(
     if output is not None:
         raise UsageError("-o goes with --report", hint="redirect the output: attnprof report … > FILE")
     if run is not None and Path(run).is_dir():
-        from attnprof.ranks import is_job_folder
+        from attnprof.analysis.ranks import is_job_folder
 
         if is_job_folder(Path(run)):
             from attnprof.commands.ranks import report_ranks
-            from attnprof.session import gpu_from_options
+            from attnprof.runs.run import gpu_from_options
 
             asked = table.value if table else None
             chosen = gpu_from_options(gpu, sms, sm)
@@ -139,10 +139,10 @@ def report(
         raise UsageError("--workers and --scheduler are for a folder of traces", hint="give the folder")
     if table in (ReportTable.RANKS, ReportTable.STRAGGLERS, ReportTable.DISPATCH):
         raise UsageError(f"--table {table.value} is of a folder of traces", hint="give the folder")
-    from attnprof.redact import redact
+    from attnprof.report.summary import summarise
     from attnprof.report.tables import print_json, to_csv, to_markdown
-    from attnprof.session import gpu_from_options, load
-    from attnprof.summary import summarise
+    from attnprof.runs.run import gpu_from_options, load
+    from attnprof.safety.redact import redact
 
     loaded = load(run)
     target = gpu_from_options(gpu, sms, sm)
@@ -174,13 +174,13 @@ def report(
             if part.rows:
                 print(f"## {name}\n\n{to_markdown(part)}")
     if html is not None:
-        from attnprof.page import make_page
         from attnprof.report.html import save_page
+        from attnprof.report.page_contents import make_page
 
         save_page(make_page(loaded, summary), html)
         print(f"wrote {html}", file=sys.stderr)
     if plot is not None:
-        from attnprof.export import redacted
+        from attnprof.report.export import redacted
         from attnprof.report.figures import plot_splits, save_figure
 
         if figure is FigureKind.SPLITS:

@@ -13,8 +13,8 @@ import typer
 from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
 
 if TYPE_CHECKING:
-    from attnprof.building import RunBuilder
-    from attnprof.capture.base import CaptureOptions, CaptureResult, Plan
+    from attnprof.capture.recording import CaptureOptions, CaptureResult, Plan
+    from attnprof.runs.run_builder import RunBuilder
 
 
 _NO_MODEL = frozenset({"prompt", "attn", "trust_remote_code", "left_padding", "static_cache"})
@@ -135,11 +135,11 @@ def run(
       attnprof run --workload varlen --batch 8 --prompt-tokens 1024
       attnprof run -- python script.py ARGS
     """
-    from attnprof import store
-    from attnprof.building import new_run, unused_name
-    from attnprof.capture.base import CaptureOptions, describe_command, plan, record
-    from attnprof.guard import guarded
-    from attnprof.redact import redact_arguments
+    from attnprof.capture.recording import CaptureOptions, describe_command, plan, record
+    from attnprof.machine.process_guard import guarded
+    from attnprof.runs import run_folders
+    from attnprof.runs.run_builder import new_run, unused_name
+    from attnprof.safety.redact import redact_arguments
 
     given = {
         "max_new_tokens": max_new_tokens,
@@ -164,7 +164,7 @@ def run(
     chosen = plan(options)
     name = output.removesuffix(".nsys-rep") if output else stem
     if dry_run:
-        final = store.run_folder(name if output else unused_name(name))
+        final = run_folders.run_folder(name if output else unused_name(name))
         print(describe_command(chosen, options, final))
         return
     begun = {"kind": "run", "command": redact_arguments(["attnprof", *sys.argv[1:]]), "predict": predict}
@@ -235,7 +235,7 @@ def _prediction(
     from attnprof.dispatch import default_version, predict
     from attnprof.gpus import DEFAULT_GPU, gpu_by_name
     from attnprof.model import AttentionCall
-    from attnprof.session import gpu_from_options
+    from attnprof.runs.run import gpu_from_options
 
     target = gpu_from_options(gpu, sms, sm)
     asked: dict[str, Any] = {"gpu": asdict(target)} if target else {}
@@ -248,7 +248,7 @@ def _prediction(
 
 
 def _describe(options: CaptureOptions) -> str:
-    from attnprof.redact import redact_command
+    from attnprof.safety.redact import redact_command
     from attnprof.workloads.presets import find_preset, preset_name
     from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, AttentionOptions, GenerateOptions
 
@@ -296,7 +296,7 @@ def _progress(options: CaptureOptions) -> Iterator[Callable[[int], None] | None]
 
 
 def _finish(builder: RunBuilder, captured: CaptureResult, begun: dict[str, Any]) -> Path:
-    from attnprof.ingest import finish_recorded
+    from attnprof.runs.ingest import finish_recorded
 
     config = {
         **begun,

@@ -10,7 +10,7 @@ import typer
 from attnprof.commands.options import TableFormat
 
 if TYPE_CHECKING:
-    from attnprof.store import RunEntry
+    from attnprof.runs.run_folders import RunEntry
 
 
 def runs(
@@ -58,7 +58,7 @@ def runs(
 
 
 def _remove(names: list[str]) -> None:
-    from attnprof.leftovers import remove
+    from attnprof.runs.unfinished_runs import remove
 
     for name in names:
         for folder in remove(name):
@@ -66,8 +66,8 @@ def _remove(names: list[str]) -> None:
 
 
 def _resume(names: list[str]) -> None:
-    from attnprof.leftovers import resume
-    from attnprof.store import read_run
+    from attnprof.runs.run_folders import read_run
+    from attnprof.runs.unfinished_runs import resume
 
     for name in names:
         for folder, status in resume(name):
@@ -78,9 +78,9 @@ def _resume(names: list[str]) -> None:
 
 
 def _migrate(names: list[str]) -> None:
-    from attnprof.database import migrate
-    from attnprof.session import load
-    from attnprof.store import find_run, list_runs
+    from attnprof.runs.database import migrate
+    from attnprof.runs.run import load
+    from attnprof.runs.run_folders import find_run, list_runs
 
     entries = [find_run(name) for name in names] or [entry for entry in list_runs() if entry.readable]
     for entry in entries:
@@ -89,15 +89,17 @@ def _migrate(names: list[str]) -> None:
 
 
 def _list(names: list[str], output_format: str) -> None:
-    from attnprof import partial
-    from attnprof.leftovers import leftover
     from attnprof.report.tables import Column, Table, write_table
-    from attnprof.store import list_runs, runs_root
+    from attnprof.runs import unfinished_folders
+    from attnprof.runs.run_folders import list_runs, runs_root
+    from attnprof.runs.unfinished_runs import leftover
 
     entries = list_runs()
     if names:
         wanted = set(names)
-        entries = [one for one in entries if wanted & {one.name, partial.intended_name(one.folder)}]
+        entries = [
+            one for one in entries if wanted & {one.name, unfinished_folders.intended_name(one.folder)}
+        ]
     columns = tuple(
         Column(name, wraps=name == "note") for name in ("name", "status", "kind", "created", "gpu", "note")
     )
@@ -117,8 +119,8 @@ def _list(names: list[str], output_format: str) -> None:
 
 
 def _row(entry: RunEntry) -> tuple[str, ...]:
-    from attnprof.schema import SCHEMA
-    from attnprof.store import ending
+    from attnprof.runs.run_folders import ending
+    from attnprof.runs.schema import SCHEMA
 
     config = entry.config.get("config") or entry.config  # of a run that is not finished, or of one that is
     note = config.get("error", "")

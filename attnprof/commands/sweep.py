@@ -184,7 +184,7 @@ def _settings(
     from dataclasses import replace
 
     from attnprof.analysis.sweep import Setting
-    from attnprof.installed import version_to_predict
+    from attnprof.machine.library_versions import version_to_predict
 
     if names["version"] != [None] and len(names["library"]) > 1:
         raise UsageError("--version goes with one --library", hint="sweep the libraries one by one")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from attnprof.dispatch.flash_attn2_rules import SPLIT_BLOCK_M, block_n
+from attnprof.dispatch.flash_attn2.rules import SPLIT_BLOCK_M, block_n
 from attnprof.dispatch.heuristic import MAX_SPLITS, num_splits_array
-from attnprof.dispatch.names import KernelSignature
+from attnprof.dispatch.names.kernel_names import KernelSignature
 
 if TYPE_CHECKING:
     import numpy as np

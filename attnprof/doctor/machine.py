@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from attnprof import __version__, store
+from attnprof import __version__
 from attnprof.capture.trace_facts import NVTX_PIN
 from attnprof.dispatch import predict
 from attnprof.dispatch.versions import parse_version
@@ -18,9 +18,10 @@ from attnprof.doctor.capture_test import CaptureTest, try_capture
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import UsageError
 from attnprof.gpus import DEFAULT_GPU, find_model, gpu_by_name
-from attnprof.installed import FlashAttention3, find_flash_attention_3
+from attnprof.machine.find_nsys import find_importer, find_nsys, nsys_version
+from attnprof.machine.library_versions import FlashAttention3, find_flash_attention_3
 from attnprof.model import AttentionCall, Library
-from attnprof.nsys import find_importer, find_nsys, nsys_version
+from attnprof.runs import run_folders
 from attnprof.workloads.environment import versions
 
 _OLDEST_TRANSFORMERS = "4.48.0"
@@ -253,7 +254,7 @@ def _flash_attn_3(found: FlashAttention3) -> Finding:
 
 
 def _runs_folder() -> Iterator[Finding]:
-    root = store.runs_root()
+    root = run_folders.runs_root()
     existing = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     shown = f"{root}" if root.exists() else f"{root} (made by the first run)"
     elsewhere = "set ATTNPROF_RUNS to a writable folder"
@@ -264,7 +265,7 @@ def _runs_folder() -> Iterator[Finding]:
         yield fail("runs", f"{shown} cannot be written: {error.strerror}", elsewhere)
         return
     free = shutil.disk_usage(existing).free / 1e9
-    entries = store.list_runs()
+    entries = run_folders.list_runs()
     left = sum(entry.status in ("incomplete", "discarded") for entry in entries)
     text = f"{shown}: {sum(entry.readable for entry in entries)} runs, writable, {free:,.0f} GB free"
     if free < _FREE_GB:

@@ -11,12 +11,18 @@ import numpy as np
 from attnprof.capture.trace_facts import NVTX_PIN
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import AttnprofError
-from attnprof.session import load
-from attnprof.timeline import NO_PHASE, PHASE_NAMES
-from attnprof.trace.beside import BrokenExportError, ago, refuse_unfinished, report_beside, seconds_late
+from attnprof.runs.run import load
+from attnprof.trace.companion_files import (
+    BrokenExportError,
+    ago,
+    refuse_unfinished,
+    report_beside,
+    seconds_late,
+)
+from attnprof.trace.timeline import NO_PHASE, PHASE_NAMES
 
 if TYPE_CHECKING:
-    from attnprof.session import Run
+    from attnprof.runs.run import Run
 
 _RECORD = "attnprof run -- python script.py records ranges without a change to the script"
 

@@ -2,7 +2,7 @@
 
 Two shared files: "calls" holds a slot per call, at its ``seq``; "texts" holds JSON lines, one per distinct
 arguments, step and fact. A call whose arguments equal the last one's, as those of all layers in a decode
-step, costs a comparison and a slot. ``attnprof.capture.kept`` reads it.
+step, costs a comparison and a slot. ``attnprof.capture.saved_calls`` reads it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from attnprof.redact import redact
 from attnprof.report.diff_tables import (
     COMBINE,
     at_step,
@@ -19,6 +18,7 @@ from attnprof.report.diff_tables import (
 from attnprof.report.run_tables import spans
 from attnprof.report.tables import duration, make_console, to_markdown
 from attnprof.report.text import labelled, print_titled
+from attnprof.safety.redact import redact
 
 if TYPE_CHECKING:
     from attnprof.analysis.diff import Comparison, Difference, Dispatch, DispatchDiff, OneSided

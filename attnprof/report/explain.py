@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from attnprof.analysis.explain import Explanation, LiveKeys, in_words
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import AttentionCall, KernelLaunch
 from attnprof.report.tables import Column, Table, duration, make_console, percent, print_table, to_markdown
 from attnprof.report.text import labelled

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnprof.errors import UsageError
-from attnprof.redact import redact, redact_all
 from attnprof.report.colours import colour_numbers
 from attnprof.report.tables import Table, duration, percent
+from attnprof.safety.redact import redact, redact_all
 
 if TYPE_CHECKING:
-    from attnprof.page import Mark, Page, TimelineColumns
+    from attnprof.report.page_contents import Mark, Page, TimelineColumns
 
 # The timeline's drawing, in the SVG's own units.
 _WIDTH, _LEFT, _RIGHT, _TOP = 1000, 44, 20, 14

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attnprof.dispatch.names import short_name
+from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.report.run_tables import spans, splits_table
 from attnprof.report.tables import Column, Table, duration, make_console, percent
 from attnprof.report.text import labelled, print_titled
 
 if TYPE_CHECKING:
     from attnprof.analysis.job import Job, Straggler
+    from attnprof.analysis.ranks import RankSummary
     from attnprof.analysis.splits import SplitRow
-    from attnprof.ranks import RankSummary
 
 _KERNELS_SHOWN = 12
 _RANKS_SHOWN = 40

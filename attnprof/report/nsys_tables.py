@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from attnprof.dispatch.names import short_name
+from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.report.tables import Column, Table, duration
 
 if TYPE_CHECKING:

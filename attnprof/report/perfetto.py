@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from attnprof.dispatch.names import short_name
-from attnprof.timeline import PHASE_NAMES
-from attnprof.trace.nesting import lanes
+from attnprof.dispatch.names.kernel_names import short_name
+from attnprof.trace.range_nesting import lanes
+from attnprof.trace.timeline import PHASE_NAMES
 
 if TYPE_CHECKING:
-    from attnprof.observe import ObservedCalls
-    from attnprof.timeline import Timeline
-    from attnprof.trace.model import Bool, Int64
+    from attnprof.check.observed_calls import ObservedCalls
+    from attnprof.trace.tables import Bool, Int64
+    from attnprof.trace.timeline import Timeline
 
 _GPU_PID = 9_000_000  # above every process id, so that a GPU is a process of its own
 _LANE = 1 << 24  # above every thread id: further tracks of a thread

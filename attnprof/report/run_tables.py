@@ -10,7 +10,7 @@ from attnprof.report.tables import Column, Table, duration, percent
 if TYPE_CHECKING:
     from attnprof.analysis.kernels import KernelTotal
     from attnprof.analysis.splits import SplitRow
-    from attnprof.check import CheckResult
+    from attnprof.check.check_run import CheckResult
 
 _LENGTHS_SHOWN = 3
 _SOURCES = {True: "observed", False: "predicted"}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from attnprof.printable import printable
-from attnprof.redact import redact, redact_all, redact_rows
+from attnprof.safety.printable import printable
+from attnprof.safety.redact import redact, redact_all, redact_rows
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from attnprof.printable import printable
-from attnprof.redact import redact
 from attnprof.report.tables import Column, Table, make_console, print_table
+from attnprof.safety.printable import printable
+from attnprof.safety.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attnprof.check import CheckedCall
-    from attnprof.expect import Judgement
+    from attnprof.check.check_run import CheckedCall
+    from attnprof.check.expectations import Judgement
     from attnprof.model import AttentionCall, Gpu, Prediction
-    from attnprof.summary import Report
+    from attnprof.report.summary import Report
 
 _LABEL_WIDTH = 10
 _TABLES = ("phases", "steps", "splits", "splitting", "attention", "verdicts")

@@ -16,8 +16,8 @@ from attnprof.errors import UsageError
 from attnprof.report.colours import COLOURS
 
 if TYPE_CHECKING:
-    from attnprof.timeline import Timeline
-    from attnprof.trace.model import Bool
+    from attnprof.trace.tables import Bool
+    from attnprof.trace.timeline import Timeline
 
 _GROUP_COLOURS = dict(
     zip(GROUPS, (COLOURS[1], COLOURS[0], COLOURS[3], COLOURS[4], COLOURS[5], "#999999"), strict=True)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from attnprof.arrays import Narrow, taken
-from attnprof.trace.columns import Database
-from attnprof.trace.model import NsysDetails, in_time_order
 from attnprof.trace.nsys_tables import MEMCPY, MEMSET, NVTX, PUSH_POP, START_END
+from attnprof.trace.sqlite_columns import Database
+from attnprof.trace.tables import NsysDetails, in_time_order
 
 _NONE = -1
 KERNEL_DETAILS: dict[str, int | None] = {

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from attnprof.arrays import Narrow, distinct_rows, mapped
-from attnprof.printable import printable
-from attnprof.trace.columns import Database
-from attnprof.trace.model import Device, Int32
+from attnprof.safety.printable import printable
+from attnprof.trace.sqlite_columns import Database
+from attnprof.trace.tables import Device, Int32
 
 _GPUS = "TARGET_INFO_GPU"
 _MOST_GPUS = 4096  # of one machine; more rows than that are damage

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnprof.trace.columns import Database
-from attnprof.trace.model import GraphNodes, Int64
 from attnprof.trace.nsys_tables import GRAPH_NODES
+from attnprof.trace.sqlite_columns import Database
+from attnprof.trace.tables import GraphNodes, Int64
 
 _NODE = {"start": None, "end": 0, "globalTid": 0, "graphNodeId": 0, "originalGraphNodeId": 0}
 

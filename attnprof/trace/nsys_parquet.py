@@ -18,10 +18,10 @@ import numpy as np
 
 from attnprof.arrays import Narrow
 from attnprof.errors import AttnprofError, TraceError
-from attnprof.trace.columns import Database
-from attnprof.trace.model import Int64
 from attnprof.trace.nsys_tables import NVTX
-from attnprof.trace.pages import GrowingColumn
+from attnprof.trace.sqlite_columns import Database
+from attnprof.trace.sqlite_pages import GrowingColumn
+from attnprof.trace.tables import Int64
 
 _VERSIONED = re.compile(r"_V(\d+)$")
 _ASKED = re.compile(

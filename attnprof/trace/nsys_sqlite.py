@@ -18,20 +18,7 @@ import numpy as np
 
 from attnprof.arrays import Narrow, coded_rows, mapped, narrowest, occurring, taken
 from attnprof.errors import TraceError
-from attnprof.printable import printable
-from attnprof.trace.columns import Database
-from attnprof.trace.model import (
-    ApiCalls,
-    Copies,
-    Int32,
-    Int64,
-    Kernels,
-    Ranges,
-    Trace,
-    TraceInfo,
-    in_time_order,
-    rows_in_order,
-)
+from attnprof.safety.printable import printable
 from attnprof.trace.nsys_details import KERNEL_DETAILS, read_details
 from attnprof.trace.nsys_devices import assign, physical_devices, pid_of, read_devices, to_int32
 from attnprof.trace.nsys_graphs import read_graph_nodes
@@ -46,6 +33,19 @@ from attnprof.trace.nsys_tables import (
     RUNTIME,
     START_END,
     STRINGS,
+)
+from attnprof.trace.sqlite_columns import Database
+from attnprof.trace.tables import (
+    ApiCalls,
+    Copies,
+    Int32,
+    Int64,
+    Kernels,
+    Ranges,
+    Trace,
+    TraceInfo,
+    in_time_order,
+    rows_in_order,
 )
 
 _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")

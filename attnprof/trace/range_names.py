@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from attnprof.arrays import Narrow, occurring
-from attnprof.trace.model import Bool, Int32, Trace
+from attnprof.trace.tables import Bool, Int32, Trace
 
 PREFILL, DECODE = 1, 2
 OWN_DOMAIN = "attnprof"

@@ -16,9 +16,10 @@ import numpy as np
 
 from attnprof.arrays import coded_rows
 from attnprof.errors import TraceError
-from attnprof.printable import printable
+from attnprof.files.compressed import readable, unpacking
+from attnprof.safety.printable import printable
 from attnprof.trace.json_stream import JsonStream
-from attnprof.trace.model import (
+from attnprof.trace.tables import (
     ApiCalls,
     AttentionOps,
     Copies,
@@ -31,7 +32,6 @@ from attnprof.trace.model import (
     TraceInfo,
     rows_in_order,
 )
-from attnprof.trace.unpack import readable, unpacking
 
 _KERNEL, _COPY, _CALL, _RANGE, _OP = range(5)
 _KINDS = {  # an event's category, in lower case

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from attnprof.gpus import make_gpu
-from attnprof.installed import find_flash_attention_3, installed_version, package_versions
+from attnprof.machine.library_versions import find_flash_attention_3, installed_version, package_versions
 
 _PACKAGES = ("transformers", "nvtx", "kernels")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from attnprof.check import CheckedCall, Verdict, compare
+from attnprof.check.check_run import CheckedCall, Verdict, compare
+from attnprof.check.observed_calls import ObservedShape
 from attnprof.dispatch import predict
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction
-from attnprof.observe import ObservedShape
 
 _FULL_MISMATCHES = 200  # as many are written in full; all are counted
 

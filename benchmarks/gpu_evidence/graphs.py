@@ -10,12 +10,12 @@ from typing import Any
 
 from attnprof.capture.nsys import profile_command
 from attnprof.capture.nsys_files import export_command
+from attnprof.check.observed_calls import observe
 from attnprof.dispatch import predict
+from attnprof.machine.find_nsys import find_nsys
 from attnprof.model import AttentionCall, Gpu
-from attnprof.nsys import find_nsys
-from attnprof.observe import observe
-from attnprof.timeline import build_timeline
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.timeline import build_timeline
 from benchmarks.gpu_evidence.evidence import Evidence
 from benchmarks.gpu_evidence.profiled import profiling
 from benchmarks.gpu_evidence.trim import trim_trace

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from attnprof.check.observed_calls import ObservedShape
 from attnprof.model import AttentionCall, Gpu
-from attnprof.observe import ObservedShape
 from benchmarks.gpu_evidence.calls import chunks, golden_call, matrix, torch_thunk
 from benchmarks.gpu_evidence.evidence import Evidence, judge_call, launch_row
 from benchmarks.gpu_evidence.profiled import observe_calls

@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from attnprof.check.observed_calls import ObservedCalls, ObservedShape, observe
 from attnprof.instrument.ranges import RecordFunctionRanges
 from attnprof.instrument.torch_profiler import large_gpu_buffer
-from attnprof.observe import ObservedCalls, ObservedShape, observe
-from attnprof.timeline import build_timeline
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.timeline import build_timeline
 
 
 def _wait() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from attnprof.check import CheckedCall, Target, check_recorded
+from attnprof.calls.records import CallRecord, read_records
+from attnprof.check.check_run import CheckedCall, Target, check_recorded
+from attnprof.check.observed_calls import ObservedCalls, observe
 from attnprof.instrument import Recorder, instrument
 from attnprof.instrument.ranges import RecordFunctionRanges
 from attnprof.model import Gpu
-from attnprof.observe import ObservedCalls, observe
-from attnprof.records import CallRecord, read_records
-from attnprof.timeline import build_timeline
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.timeline import build_timeline
 from attnprof.workloads.generate import prepare
 from attnprof.workloads.spec import GenerateOptions
 from benchmarks.gpu_evidence.evidence import Evidence

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from attnprof.dispatch.names import is_attention_kernel
-from attnprof.observe import ObservedCalls
-from attnprof.trace.open import open_trace
+from attnprof.check.observed_calls import ObservedCalls
+from attnprof.dispatch.names.kernel_names import is_attention_kernel
+from attnprof.trace.open_trace import open_trace
 
 LIMIT_BYTES = 1_000_000
 _KERNEL, _RANGE = "kernel", "user_annotation"

@@ -169,7 +169,7 @@ def _parquet(export: bytes) -> Files:
 
 def _runs() -> list[Subject]:
     """Runs as three commands leave them; what tells one making from the next is taken out."""
-    from attnprof.ingest import import_trace
+    from attnprof.runs.ingest import import_trace
 
     found = []
     with _empty_folder() as here:

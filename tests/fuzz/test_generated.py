@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attnprof.errors import AttnprofError, TraceError
-from attnprof.session import load
-from attnprof.summary import summarise
-from attnprof.timeline import Timeline, build_timeline, restore_timeline, timeline_columns
-from attnprof.trace.open import open_trace
-from attnprof.trace.saved import load_trace, save_trace
+from attnprof.report.summary import summarise
+from attnprof.runs.run import load
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.saved_trace import load_trace, save_trace
+from attnprof.trace.timeline import Timeline, build_timeline, restore_timeline, timeline_columns
 from tests.fuzz import grammar
 from tests.fuzz.uses import command
 from tests.support.build_trace import global_tid

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from attnprof.errors import AttnprofError, TraceError
-from attnprof.nsys import find_nsys
-from attnprof.session import load
+from attnprof.machine.find_nsys import find_nsys
+from attnprof.runs.run import load
 from tests.fuzz.damage_bytes import ANY, damaged
 from tests.fuzz.dice import Dice
 from tests.fuzz.harness import memory, state

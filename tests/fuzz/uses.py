@@ -17,8 +17,8 @@ from time import process_time
 from xml.etree import ElementTree
 
 from attnprof.errors import AttnprofError
-from attnprof.session import load
-from attnprof.summary import summarise
+from attnprof.report.summary import summarise
+from attnprof.runs.run import load
 from tests.fuzz.dice import Dice
 from tests.fuzz.subjects import CONFIG, RUNS, Kind
 from tests.support.command import Done, attnprof

@@ -11,9 +11,9 @@ import pytest
 
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn3 import num_splits_heuristic, rules_for, should_pack_gqa
-from attnprof.dispatch.flash_attn3_interface import V2_7, V2_8, identify
-from attnprof.dispatch.flash_attn3_launches import Settled, main_launch
-from attnprof.dispatch.names_fa3 import device_kernel, parse_main_kernel
+from attnprof.dispatch.flash_attn3.interface import V2_7, V2_8, identify
+from attnprof.dispatch.flash_attn3.launches import Settled, main_launch
+from attnprof.dispatch.flash_attn3.names import device_kernel, parse_main_kernel
 from attnprof.dispatch.vllm_flash_attn import COMMIT, FA3_RULES
 from attnprof.model import AttentionCall, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.calls import parse_call
-from attnprof.check import Verdict
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.calls.call_files import parse_call
+from attnprof.calls.records import read_records
+from attnprof.check.check_run import Verdict
+from attnprof.check.observed_calls import ObservedShape
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import Gpu, KernelLaunch
-from attnprof.observe import ObservedShape
-from attnprof.records import read_records
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
 from benchmarks.gpu_evidence.evidence import judge_call
 from benchmarks.gpu_evidence.story import replay
 from tests.conftest import TESTS

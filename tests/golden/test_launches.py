@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from attnprof.calls import parse_call
+from attnprof.calls.call_files import parse_call
 from attnprof.dispatch import flash_attn2, predict
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.versions import parse_version
 from tests.conftest import GOLDEN, golden_rows
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnprof.dispatch.families import FAMILIES, Family, family_of
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.names.families import FAMILIES, Family, family_of
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from tests.conftest import golden_rows
 
 NAMES = golden_rows("kernel_names.jsonl")

@@ -8,7 +8,7 @@ import pytest
 
 from attnprof.dispatch import predict
 from attnprof.dispatch.infer import Interval, infer_call
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 from tests.conftest import golden_rows

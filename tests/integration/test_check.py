@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from attnprof import load, store
-from attnprof.check import Verdict
+from attnprof import load
+from attnprof.check.check_run import Verdict
 from attnprof.dispatch import predict
 from attnprof.dispatch.infer import Interval
 from attnprof.gpus import gpu_by_name
 from attnprof.model import KernelLaunch
-from attnprof.trace.open import open_trace
+from attnprof.runs import run_folders
+from attnprof.trace.open_trace import open_trace
 from tests.conftest import SHARED, TESTS
 from tests.support.command import attnprof
 from tests.support.generated_run import decode_call, generated_run
@@ -171,7 +172,7 @@ def test_the_database_can_be_queried(tmp_path: Path) -> None:
     import sqlite3
 
     folder = generated_run(tmp_path, range(120, 140))
-    db = sqlite3.connect(folder / store.DATABASE)
+    db = sqlite3.connect(folder / run_folders.DATABASE)
     rows = db.execute(
         "select num_splits, min(first_step), max(last_step), min(min_seqlen_k), max(max_seqlen_k), sum(calls)"
         " from split_timeline group by num_splits order by num_splits"

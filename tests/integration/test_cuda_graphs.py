@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnprof import load, store
-from attnprof.building import new_run
-from attnprof.check import Verdict
-from attnprof.ingest import finish
+from attnprof import load
+from attnprof.check.check_run import Verdict
 from attnprof.model import AttentionCall
-from attnprof.trace.open import open_trace
+from attnprof.runs import run_folders
+from attnprof.runs.ingest import finish
+from attnprof.runs.run_builder import new_run
+from attnprof.trace.open_trace import open_trace
 from tests.conftest import SHARED, TESTS
 from tests.support.command import attnprof
 from tests.support.generated_run import record_of
@@ -137,7 +138,7 @@ def run_of(tmp_path: Path, steps: int, keys: dict[int, int], **workload: object)
     config = {"kind": "run", "workload": {"steps": counted, **workload}}
     config["predict"] = {"library": "flash_attn", "version": "2.8.3"}
     with new_run("graphed") as run:
-        (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
+        (run.folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         return finish(run, open_trace(path), config)
 
 

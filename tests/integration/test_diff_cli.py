@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from attnprof import store
-from attnprof.building import new_run
 from attnprof.dispatch import predict
-from attnprof.ingest import finish
 from attnprof.model import KernelLaunch
-from attnprof.trace.open import open_trace
+from attnprof.runs import run_folders
+from attnprof.runs.ingest import finish
+from attnprof.runs.run_builder import new_run
+from attnprof.trace.open_trace import open_trace
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import Done, attnprof
 from tests.support.generated_run import H100, LAYER_KERNELS, decode_call, generated_run, record_of
@@ -42,7 +42,7 @@ def cpu_run(tmp_path: Path, name: str, tokens: int, *, step_ns: int = 1000) -> N
         lines.append(json.dumps(record_of(step, step, 0, call, phase) | {"device": "cpu"}))
     path = builder.write(tmp_path / f"{name}.sqlite")
     with new_run(name) as run:
-        (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
+        (run.folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         workload = {"max_new_tokens": tokens, "batch": 1}
         finish(run, open_trace(path), {"kind": "run", "workload": workload})
 

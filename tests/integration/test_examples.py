@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from attnprof import store
-from attnprof.building import new_run
-from attnprof.ingest import finish
-from attnprof.trace.open import open_trace
+from attnprof.runs import run_folders
+from attnprof.runs.ingest import finish
+from attnprof.runs.run_builder import new_run
+from attnprof.trace.open_trace import open_trace
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
 
@@ -62,7 +62,7 @@ def test_linear_attention_takes_lengths_that_no_chunk_divides(arguments):
 
 def test_cross_shaped_windows_are_two_calls_with_the_stripes_as_batch():
     shown = recorded("cswin_stripes", "--size", "12", "--stripe", "3", "--batch", "2", "--heads", "4")
-    calls = [json.loads(line) for line in (store.run_folder("cswin_stripes") / "calls.jsonl").open()]
+    calls = [json.loads(line) for line in (run_folders.run_folder("cswin_stripes") / "calls.jsonl").open()]
     # 2 images x 4 stripes; 2 of the 4 heads; 3 x 12 patches.
     assert [call["q"] for call in calls] == [[8, 2, 36, 32], [8, 2, 36, 32]]
     assert not any(call["causal"] for call in calls)
@@ -80,7 +80,7 @@ def test_with_kernels_a_report_says_that_none_is_an_attention_kernel(tmp_path):
     builder.call(1000, 1010, 1)
     builder.kernel("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm>(Params)", 1100, 1900, 1)
     with new_run("linear") as run:
-        (run.folder / store.CALLS_JSONL).write_text("")
+        (run.folder / run_folders.CALLS_JSONL).write_text("")
         finish(run, open_trace(builder.write(tmp_path / "trace.sqlite")), {"kind": "run"})
     shown = " ".join(attnprof("report", "linear").out.split())
     assert "answer No attention call was recorded." in shown

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from attnprof import load, store
+from attnprof import load
+from attnprof.runs import run_folders
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
 from tests.support.generated_run import generated_run
@@ -47,12 +48,12 @@ def test_no_planted_secret_is_carried_over(tmp_path: Path, to: str) -> None:
     if to == "parquet":
         pytest.importorskip("pyarrow")
     assert attnprof("import", str(leaky_trace(tmp_path / "leaky.sqlite")), "-o", "leaky").code == 0
-    folder = store.run_folder("leaky")
-    config = json.loads((folder / store.RUN_JSON).read_text())
+    folder = run_folders.run_folder("leaky")
+    config = json.loads((folder / run_folders.RUN_JSON).read_text())
     command = ["env", "WANDB=0123456789secretvalue", "python", f"--api-key={TOKENS[2]}"]
     config["capture"] = {"command": command}
     config["workload"] = {"error": f"401 for {TOKENS[0]}", "model": {"name": f"{Path.home()}/models/qwen"}}
-    (folder / store.RUN_JSON).write_text(json.dumps(config))
+    (folder / run_folders.RUN_JSON).write_text(json.dumps(config))
     for target in ("leaky", str(tmp_path / "leaky.sqlite")):
         out = tmp_path / f"out-{to}-{Path(target).suffix}"
         done = attnprof("export", target, "--to", to, "-o", str(out))
@@ -65,7 +66,7 @@ def test_no_planted_secret_is_carried_over(tmp_path: Path, to: str) -> None:
 
 def test_a_run_folder_holds_nothing_of_the_recorded_environment(tmp_path: Path) -> None:
     assert attnprof("import", str(leaky_trace(tmp_path / "leaky.sqlite")), "-o", "leaky").code == 0
-    kept = everything_under(store.run_folder("leaky"))
+    kept = everything_under(run_folders.run_folder("leaky"))
     assert ENVIRONMENT.partition("=")[2].encode() not in kept
     assert TOKENS[0].encode() not in kept
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from attnprof import load
-from attnprof.check import CheckedCall, Verdict
+from attnprof.check.check_run import CheckedCall, Verdict
 from attnprof.dispatch import predict
 from attnprof.model import AttentionCall, KernelLaunch
-from attnprof.page import timeline_columns
 from attnprof.report.html import draw_timeline
+from attnprof.report.page_contents import timeline_columns
 from tests.conftest import TESTS
 from tests.support.chromium import chromium, console, prefer, requests
 from tests.support.command import attnprof

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from attnprof import load, partial, store
-from attnprof.building import new_run
+from attnprof import load
 from attnprof.errors import RunError, TraceError
-from attnprof.ingest import finish_recorded
-from attnprof.leftovers import leftover, remove, resume
+from attnprof.runs import run_folders, unfinished_folders
+from attnprof.runs.ingest import finish_recorded
+from attnprof.runs.run_builder import new_run
+from attnprof.runs.unfinished_runs import leftover, remove, resume
 from tests.conftest import TESTS
 from tests.support.command import attnprof
 from tests.support.generated_run import calls_only_run
@@ -48,7 +49,7 @@ def test_a_recording_that_ended_is_resumed_as_complete(files):
     folder = killed("one", files, "calls.jsonl", "workload.json", recorder="none")
     assert leftover(folder).text == "2 attention calls"
     ((made, status),) = resume("one")
-    assert (made, status) == (store.run_folder("one"), "complete")
+    assert (made, status) == (run_folders.run_folder("one"), "complete")
     assert len(load("one").calls) == 2
     assert not folder.exists()
 
@@ -105,15 +106,15 @@ def test_what_stopped_after_the_recording_keeps_it(files, monkeypatch):
         with new_run("one", known=BEGUN) as builder:
             shutil.copy(files / "calls.jsonl", builder.folder)
             with monkeypatch.context() as patch:
-                patch.setattr("attnprof.database.write_database", fails)
+                patch.setattr("attnprof.runs.database.write_database", fails)
                 finish_recorded(builder, None, {"kind": "run", "capture": {"recorder": "none"}}, "failed")
 
     with pytest.raises(KeyboardInterrupt):
         recorded()
-    (folder,) = store.runs_root().iterdir()
+    (folder,) = run_folders.runs_root().iterdir()
     assert leftover(folder).text == "all that was recorded"
-    assert not (folder / store.TRACE_NPZ).exists()
-    assert resume("one") == [(store.run_folder("one"), "failed")]
+    assert not (folder / run_folders.TRACE_NPZ).exists()
+    assert resume("one") == [(run_folders.run_folder("one"), "failed")]
     assert load("one").config["capture"] == {"recorder": "none"}
 
 
@@ -127,34 +128,34 @@ def test_a_recording_whose_trace_is_no_trace_is_not_kept(files):
 
     with pytest.raises(TraceError):
         recorded()
-    assert list(store.runs_root().iterdir()) == []
+    assert list(run_folders.runs_root().iterdir()) == []
 
 
 def test_a_whole_folder_needs_nothing_but_its_name():
     made = calls_only_run("one", range(100, 101))
     unnamed = made.rename(made.with_name(".one.partial-1-a"))
-    (unnamed / partial.BUILDING).touch()
+    (unnamed / unfinished_folders.BUILDING).touch()
     assert leftover(unnamed).text == "whole, without its name"
     calls_only_run("one", range(100, 103))
-    assert resume(unnamed.name) == [(store.run_folder("one-2"), "complete")]
+    assert resume(unnamed.name) == [(run_folders.run_folder("one-2"), "complete")]
     assert len(load("one-2").calls) == 2
-    assert not (store.run_folder("one-2") / partial.BUILDING).exists()
+    assert not (run_folders.run_folder("one-2") / unfinished_folders.BUILDING).exists()
 
 
 def test_a_run_that_was_replaced_is_no_loss_and_can_be_had_back():
     made = calls_only_run("one", range(100, 101))
     discarded = made.rename(made.with_name(".one.partial-1-a"))
-    assert [entry.status for entry in store.list_runs()] == ["discarded"]
-    assert resume(discarded.name) == [(store.run_folder("one"), "complete")]
+    assert [entry.status for entry in run_folders.list_runs()] == ["discarded"]
+    assert resume(discarded.name) == [(run_folders.run_folder("one"), "complete")]
 
 
 def test_removing_takes_runs_and_leftovers_and_nothing_else(files):
     calls_only_run("one", range(100, 101))
     killed("two", files, "calls.jsonl")
-    thesis = store.run_folder("thesis")
+    thesis = run_folders.run_folder("thesis")
     thesis.mkdir()
     (thesis / "run.json").write_text('{"steps": 1}')
-    (store.runs_root() / "link").symlink_to(store.run_folder("one"))
+    (run_folders.runs_root() / "link").symlink_to(run_folders.run_folder("one"))
     for name in ("thesis", "link"):
         with pytest.raises(RunError, match="is no attnprof run: it is not removed"):
             remove(name)
@@ -163,13 +164,13 @@ def test_removing_takes_runs_and_leftovers_and_nothing_else(files):
     done = attnprof("runs", "--remove", "one", "two")
     assert done.code == 0
     assert done.out.count("removed") == 2
-    assert sorted(path.name for path in store.runs_root().iterdir()) == ["link", "thesis"]
+    assert sorted(path.name for path in run_folders.runs_root().iterdir()) == ["link", "thesis"]
 
 
 def test_resuming_says_what_is_missing(files):
     folder = killed("one", files, "calls.jsonl", recorder="nsys")
     done = attnprof("runs", "--resume", folder.name)
-    assert done.out.startswith(f"{store.run_folder('one')}: interrupted\n")
+    assert done.out.startswith(f"{run_folders.run_folder('one')}: interrupted\n")
     assert "note: the recorder had written no trace" in done.err
 
 

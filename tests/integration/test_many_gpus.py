@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attnprof import load
 from attnprof.analysis.splits import split_rows
-from attnprof.check import Verdict
+from attnprof.check.check_run import Verdict
 from attnprof.dispatch import predict
 from attnprof.dispatch.infer import Interval
 from attnprof.gpus import gpu_by_name

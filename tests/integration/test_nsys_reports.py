@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
 from tests.conftest import SHARED, TESTS
 from tests.support.build_trace import TraceBuilder, global_tid
 from tests.support.command import attnprof

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from attnprof.capture.process import MARK
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
 from tests.support.command import attnprof
 from tests.support.generated_run import generated_run
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
 from tests.support.command import attnprof
 from tests.support.readme import LONG, README, SHORT, Block, blocks, comparable, output_of
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.capture.base import CaptureOptions, CaptureResult, describe_command, plan, record
-from attnprof.nsys import find_nsys
+from attnprof.capture.recording import CaptureOptions, CaptureResult, describe_command, plan, record
+from attnprof.machine.find_nsys import find_nsys
 from attnprof.workloads.spec import GenerateOptions, parse_program
 
 NSYS = pytest.mark.skipif(find_nsys() is None, reason="Nsight Systems is not installed")

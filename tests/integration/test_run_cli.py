@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
 
 
 def attnprof(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.capture import base
-from attnprof.capture.base import CaptureOptions, CaptureResult, record
-from attnprof.capture.others import OtherProcesses
+from attnprof.capture import recording
+from attnprof.capture.other_processes import OtherProcesses
+from attnprof.capture.recording import CaptureOptions, CaptureResult, record
 from attnprof.capture.trace_facts import count_ranges
 from attnprof.errors import CaptureError
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
 from attnprof.workloads.spec import parse_program
 from tests.support.fake_nsys import fake_nsys
 
@@ -129,7 +129,7 @@ NEVER_STARTS = 'echo "Network is unreachable"; exit 1'
 
 
 def test_an_nsys_that_does_not_start_is_done_without_and_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "find_nsys", lambda explicit=None: fake_nsys(tmp_path, NEVER_STARTS))
+    monkeypatch.setattr(recording, "find_nsys", lambda explicit=None: fake_nsys(tmp_path, NEVER_STARTS))
     result = capture(tmp_path / "run", ATTEND, recorder="auto")
     assert (result.recorder, result.status, calls(tmp_path / "run")) == ("none", "complete", [4, 4, 4])
     assert result.notes[0] == (
@@ -139,7 +139,7 @@ def test_an_nsys_that_does_not_start_is_done_without_and_said(tmp_path, monkeypa
 
 
 def test_an_nsys_that_was_asked_for_and_does_not_start_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "find_nsys", lambda explicit=None: fake_nsys(tmp_path, NEVER_STARTS))
+    monkeypatch.setattr(recording, "find_nsys", lambda explicit=None: fake_nsys(tmp_path, NEVER_STARTS))
     with pytest.raises(CaptureError, match="nsys did not start the program"):
         capture(tmp_path / "run", ATTEND, recorder="nsys")
 

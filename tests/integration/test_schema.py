@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from attnprof import load, store
+from attnprof import load
 from attnprof.errors import RunError
-from attnprof.schema import SCHEMA
+from attnprof.runs import run_folders
+from attnprof.runs.schema import SCHEMA
 from tests.conftest import TESTS
 from tests.support.command import attnprof
 from tests.support.generated_run import calls_only_run
@@ -23,8 +24,8 @@ from tests.support.generated_run import calls_only_run
 def old_runs() -> Path:
     """Two runs that attnprof 0.1.0 wrote while the schema was 1."""
     with tarfile.open(TESTS / "data" / "runs" / "schema1.tar.gz") as packed:
-        packed.extractall(store.runs_root(), filter="data")
-    return store.runs_root()
+        packed.extractall(run_folders.runs_root(), filter="data")
+    return run_folders.runs_root()
 
 
 def asked(database: Path, question: str) -> list[tuple[object, ...]]:
@@ -80,7 +81,7 @@ def test_a_damaged_or_missing_database_is_made_anew(old_runs):
 def test_a_newer_schema_is_refused_in_one_sentence_by_every_reader():
     folder = calls_only_run("new", range(100, 101))
     config = json.loads((folder / "run.json").read_text())
-    store.write_json(folder / "run.json", config | {"schema": SCHEMA + 1, "attnprof": "9.0.0"})
+    run_folders.write_json(folder / "run.json", config | {"schema": SCHEMA + 1, "attnprof": "9.0.0"})
     sentence = f"was written by a newer attnprof, 9.0.0 (schema {SCHEMA + 1}, this one reads up to {SCHEMA})"
     for command in (("report", "new"), ("check", "new"), ("export", "new"), ("diff", "new", "new")):
         done = attnprof(*command)
@@ -115,6 +116,6 @@ def test_a_database_belongs_to_a_run(tmp_path):
 def test_a_run_whose_schema_is_none_is_unreadable(schema):
     folder = calls_only_run("odd", range(100, 101))
     config = json.loads((folder / "run.json").read_text())
-    store.write_json(folder / "run.json", config | {"schema": schema})
+    run_folders.write_json(folder / "run.json", config | {"schema": schema})
     with pytest.raises(RunError, match="cannot be read"):
         load("odd")

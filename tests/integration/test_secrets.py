@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from attnprof import store
-from attnprof.building import new_run
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
+from attnprof.runs import run_folders
+from attnprof.runs.run_builder import new_run
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
 from tests.support.generated_run import decode_call, generated_run, record_of
@@ -119,11 +119,11 @@ def test_no_planted_secret_reaches_a_run_folder_or_what_is_written_from_it(
     )
     assert done.code == 0, done.err
 
-    run = store.run_folder("planted")
+    run = run_folders.run_folder("planted")
     kept = contents(run)
     assert leaked(kept, places["environment"] + places["command"]) == []
     assert len(leaked(kept, places["ranges"])) == len(places["ranges"])  # or there is nothing to leave out
-    capture = json.loads((run / store.RUN_JSON).read_text())["capture"]
+    capture = json.loads((run / run_folders.RUN_JSON).read_text())["capture"]
     assert capture["environment"]["NVIDIA_TF32_OVERRIDE"] == "0"
     planted = [secret for place in places.values() for secret in place]
     for command, written in everything_written("planted", tmp_path, brief=recorder == "nsys"):
@@ -141,11 +141,11 @@ def test_nsys_records_the_environments_that_a_run_leaves_out(
     done = attnprof("run", "--capture", "nsys", "--keep-report", "-o", "kept", "--", "sleep", "0.5")
     assert done.code == 0, done.err
     assert "trace.nsys-rep holds the environments" in done.err
-    report = store.run_folder("kept") / "trace.nsys-rep"
+    report = run_folders.run_folder("kept") / "trace.nsys-rep"
     assert len(leaked(report.read_bytes(), planted)) == len(planted)
     assert report.stat().st_mode & 0o077 == 0
     report.unlink()
-    assert leaked(contents(store.run_folder("kept")), planted) == []
+    assert leaked(contents(run_folders.run_folder("kept")), planted) == []
 
 
 def test_no_secret_in_a_trace_from_elsewhere_is_shown_or_carried_over(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_no_secret_in_a_trace_from_elsewhere_is_shown_or_carried_over(tmp_path: 
         builder.string(f"PATH=/usr/bin\0X={secret.text}")
     path = builder.write(tmp_path / "trace.sqlite")
     assert attnprof("import", str(path), "-o", "elsewhere").code == 0
-    assert leaked(contents(store.run_folder("elsewhere")), environment) == []
+    assert leaked(contents(run_folders.run_folder("elsewhere")), environment) == []
     planted = names + kernels + environment
     for run in ("elsewhere", str(path)):
         for report in ("cuda_gpu_kern_sum", "cuda_gpu_trace", "nvtx_gpu_proj_trace", "nvtx_kern_sum"):
@@ -237,12 +237,12 @@ def test_a_recording_that_was_killed_leaves_no_environment_in_the_run_that_is_ma
         made.mkdir()
         for name in ("trace.nsys-rep", "trace.sqlite"):
             (made / name).write_text("".join(secret.text for secret in planted))
-        (builder.folder / store.CALLS_JSONL).write_text(
+        (builder.folder / run_folders.CALLS_JSONL).write_text(
             json.dumps(record_of(0, 0, 0, decode_call(25))) + "\n"
         )
         builder.kept = True
-    (left,) = store.runs_root().glob(".killed.*")
+    (left,) = run_folders.runs_root().glob(".killed.*")
     assert len(leaked(contents(left), planted)) == len(planted)
     done = attnprof("runs", "--resume", "killed")
     assert done.code == 0, done.err
-    assert leaked(contents(store.run_folder("killed")), planted) == []
+    assert leaked(contents(run_folders.run_folder("killed")), planted) == []

@@ -14,12 +14,13 @@ from subprocess import PIPE
 
 import pytest
 
-from attnprof import load, store
-from attnprof.building import new_run
-from attnprof.disk import exchange
+from attnprof import load
 from attnprof.errors import RunError
-from attnprof.ingest import import_trace
-from attnprof.leftovers import remove
+from attnprof.files.durable import exchange
+from attnprof.runs import run_folders
+from attnprof.runs.ingest import import_trace
+from attnprof.runs.run_builder import new_run
+from attnprof.runs.unfinished_runs import remove
 from tests.conftest import TESTS
 from tests.support.at_once import at_once
 from tests.support.generated_run import calls_only_run
@@ -38,7 +39,7 @@ def sources(folder: Path) -> list[Path]:
 
 
 def names() -> list[str]:
-    return sorted(path.name for path in store.runs_root().iterdir())
+    return sorted(path.name for path in run_folders.runs_root().iterdir())
 
 
 def program(marks: Path, mark: int, seconds: float = 0.0) -> list[str]:
@@ -71,7 +72,7 @@ def test_16_runs_without_a_name_get_16_names(tmp_path):
     assert [one.code for one in done] == [0] * MANY, done
     assert len(list(marks.iterdir())) == MANY
     assert names() == sorted(["command", *(f"command-{number}" for number in range(2, MANY + 1))])
-    assert {entry.status for entry in store.list_runs()} == {"complete"}
+    assert {entry.status for entry in run_folders.list_runs()} == {"complete"}
 
 
 def test_16_that_replace_one_run_leave_one_of_them_whole(tmp_path):
@@ -86,9 +87,9 @@ def test_16_that_replace_one_run_leave_one_of_them_whole(tmp_path):
 READER = """
 import os, sys, time
 import numpy, pandas
-import attnprof, attnprof.database, attnprof.check
+import attnprof, attnprof.runs.database, attnprof.check.check_run
 from attnprof.errors import RunError
-from attnprof.ingest import import_trace
+from attnprof.runs.ingest import import_trace
 
 ends = {"read": 0, "refused": 0}
 for child in range(15):
@@ -116,9 +117,9 @@ def replace(name: str, by: Path) -> None:
     """Puts a copy of a run in the place of the one called ``name``."""
     with new_run(name, force=True) as builder:
         for file in by.iterdir():
-            if file.name != store.RUN_JSON:
+            if file.name != run_folders.RUN_JSON:
                 shutil.copy(file, builder.folder)
-        builder.finish(store.read_run(by).config)
+        builder.finish(run_folders.read_run(by).config)
 
 
 def test_16_readers_of_a_run_that_is_replaced_get_one_whole_run_or_one_error(tmp_path):
@@ -141,7 +142,7 @@ def test_what_was_opened_before_a_run_was_replaced_is_never_mixed_with_the_new_o
     begun, before = load("same"), load("same")
     assert len(before.records) == len(before.calls) == 2
     with new_run("same", force=True) as builder:
-        shutil.copytree(store.run_folder("same"), builder.folder, dirs_exist_ok=True)
+        shutil.copytree(run_folders.run_folder("same"), builder.folder, dirs_exist_ok=True)
         builder.finish({"status": "complete", "kind": "run"})
     for read in (lambda: begun.trace, lambda: begun.records, lambda: begun.database):
         with pytest.raises(RunError, match="same was replaced or removed while it was being read"):
@@ -155,16 +156,18 @@ def test_what_was_opened_before_a_run_was_replaced_is_never_mixed_with_the_new_o
 def test_a_name_is_never_without_a_run_while_that_is_replaced():
     calls_only_run("same", range(100, 101))
     script = "import os, sys\nwhile True: os.stat(sys.argv[1])"
-    looker = subprocess.Popen([sys.executable, "-c", script, str(store.run_folder("same"))], stderr=PIPE)
+    looker = subprocess.Popen(
+        [sys.executable, "-c", script, str(run_folders.run_folder("same"))], stderr=PIPE
+    )
     for _ in range(100):
         with new_run("same", force=True) as builder:
             builder.finish({"status": "complete", "kind": "run"})
     missed = looker.poll() is not None
     looker.kill()
     looker.communicate()
-    (store.runs_root() / "one").mkdir()
-    (store.runs_root() / "two").mkdir()
-    if not exchange(store.runs_root() / "one", store.runs_root() / "two"):
+    (run_folders.runs_root() / "one").mkdir()
+    (run_folders.runs_root() / "two").mkdir()
+    if not exchange(run_folders.runs_root() / "one", run_folders.runs_root() / "two"):
         pytest.skip("this file system cannot exchange two names")
     assert not missed
 

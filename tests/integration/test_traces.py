@@ -15,9 +15,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from attnprof.nsys import find_nsys
-from attnprof.timeline import DECODE, PREFILL, build_timeline
-from attnprof.trace.open import open_trace
+from attnprof.machine.find_nsys import find_nsys
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.timeline import DECODE, PREFILL, build_timeline
 from tests.conftest import SHARED, TESTS
 
 OURS = sorted((TESTS / "data" / "traces").glob("*.gz"))

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attnprof import leftovers, load, partial, store
+from attnprof import load
 from attnprof.errors import AttnprofError
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
+from attnprof.runs import run_folders, unfinished_folders, unfinished_runs
 from tests.conftest import TESTS
 from tests.kill.ways import FULL, REMOVED, SIGNALS, WAYS, Ground, Scene, ground
 
@@ -161,24 +162,28 @@ def _answer(killed: Killed) -> list[str]:
 
 def _left(killed: Killed, runs: Path) -> tuple[str, list[str]]:
     """(what the command left, in words; what is wrong with it); what can be resumed is, the rest removed."""
-    unfinished = [one for one in partial.folders(runs) if partial.intended_name(one) == killed.name]
+    unfinished = [
+        one
+        for one in unfinished_folders.folders(runs)
+        if unfinished_folders.intended_name(one) == killed.name
+    ]
     final, calls = runs / killed.name, COMMANDS[killed.command].calls
     if final.exists():
         wrong = [f"{final.name} stands beside {one.name}" for one in unfinished]
-        return store.read_run(final).status, [*wrong, *_not_whole(final, calls), *_removed(final)]
+        return run_folders.read_run(final).status, [*wrong, *_not_whole(final, calls), *_removed(final)]
     if not unfinished:
         return "nothing", []
     wrong = []
     if killed.way != "SIGKILL" and killed.way != REMOVED and "--resume" not in killed.said:
         wrong.append(f"it left {unfinished[0].name} without a word:\n{killed.said[-500:]}")
-    entry = next(entry for entry in store.list_runs() if entry.folder.name == unfinished[0].name)
+    entry = next(entry for entry in run_folders.list_runs() if entry.folder.name == unfinished[0].name)
     if entry.status != "incomplete":
         wrong.append(f"{entry.name} is called {entry.status}")
     try:
-        if not leftovers.leftover(entry.folder).resumable:
-            leftovers.remove(entry.name)
+        if not unfinished_runs.leftover(entry.folder).resumable:
+            unfinished_runs.remove(entry.name)
             return "incomplete, removed", wrong
-        ((final, status),) = leftovers.resume(entry.name)
+        ((final, status),) = unfinished_runs.resume(entry.name)
     except AttnprofError as error:
         return "incomplete, stuck", [*wrong, f"{entry.name}: {error.message}"]
     return f"incomplete, resumed as {status}", [*wrong, *_not_whole(final, calls), *_removed(final)]
@@ -192,7 +197,9 @@ def _not_whole(folder: Path, expected: int) -> list[str]:
         calls = len(run.records)
     except (AttnprofError, OSError) as error:
         return [f"{folder.name} stands under its final name but cannot be read: {error}"]
-    wrong = [f"{folder.name} lacks {name}" for name in leftovers.DERIVED if not (folder / name).exists()]
+    wrong = [
+        f"{folder.name} lacks {name}" for name in unfinished_runs.DERIVED if not (folder / name).exists()
+    ]
     wrong += [f"{folder.name} holds {path.name}" for path in folder.glob(".*")]
     if run.config["kind"] == "run" and run.status == "complete" and calls != expected:
         wrong.append(f"{folder.name} claims to be complete with {calls} of {expected} calls")
@@ -201,7 +208,7 @@ def _not_whole(folder: Path, expected: int) -> list[str]:
 
 def _removed(final: Path) -> list[str]:
     """Removes a run; what is wrong with that."""
-    leftovers.remove(final.name)
+    unfinished_runs.remove(final.name)
     return [f"{one.name} is left of a removed run" for one in final.parent.glob(f"*{final.name}*")]
 
 
@@ -239,7 +246,7 @@ def _afterwards(place: Ground, commands: Sequence[str]) -> list[str]:
                     _alone(command, runs)
                 except AssertionError as error:
                     wrong.append(f"after all kills {error}")
-            left = [entry.name for entry in store.list_runs() if not entry.readable]
+            left = [entry.name for entry in run_folders.list_runs() if not entry.readable]
         if left:
             wrong.append(f"{runs.name} still has {left}")
     return wrong

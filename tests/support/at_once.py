@@ -15,7 +15,13 @@ from pathlib import Path
 
 from tests.support.command import Done
 
-_IMPORTED = ("attnprof.commands.run", "attnprof.ingest", "attnprof.session", "attnprof.database", "pandas")
+_IMPORTED = (
+    "attnprof.commands.run",
+    "attnprof.runs.ingest",
+    "attnprof.runs.run",
+    "attnprof.runs.database",
+    "pandas",
+)
 
 
 def at_once(commands: Sequence[Sequence[str]], folder: Path) -> list[Done]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnprof import store
-from attnprof.building import new_run
 from attnprof.dispatch import predict
 from attnprof.gpus import gpu_by_name
-from attnprof.ingest import finish, no_trace
 from attnprof.model import AttentionCall, KernelLaunch
-from attnprof.trace.open import open_trace
+from attnprof.runs import run_folders
+from attnprof.runs.ingest import finish, no_trace
+from attnprof.runs.run_builder import new_run
+from attnprof.trace.open_trace import open_trace
 from tests.support.build_trace import TraceBuilder
 
 H100 = gpu_by_name("h100")
@@ -109,7 +109,7 @@ def generated_run(
     path = builder.write(folder / "trace.sqlite")
     with new_run(name) as run:
         if records:
-            (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
+            (run.folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         known = {"kind": "run", "predict": {"library": "flash_attn", "version": "2.8.3"}}
         return finish(run, open_trace(path), known | (config or {}))
 
@@ -122,5 +122,5 @@ def calls_only_run(name: str, steps: range, *, layers: int = 2) -> Path:
         for seq, (step, layer, keys) in enumerate(wheres)
     ]
     with new_run(name) as run:
-        (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
+        (run.folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         return finish(run, no_trace(), {"kind": "run", "capture": {"recorder": "none"}})

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attnprof import store
-from attnprof.building import new_run
 from attnprof.dispatch import predict
-from attnprof.ingest import finish
 from attnprof.model import KernelLaunch, Library
-from attnprof.trace.open import open_trace
+from attnprof.runs import run_folders
+from attnprof.runs.ingest import finish
+from attnprof.runs.run_builder import new_run
+from attnprof.trace.open_trace import open_trace
 from tests.support.generated_run import H100, decode_call, record_of
 
 DEVICE = {"id": 0, "name": "NVIDIA H100 80GB HBM3", "computeMajor": 9, "computeMinor": 0, "numSms": 132}
@@ -76,6 +76,6 @@ def decode_run(folder: Path, seqlens_k: Sequence[int], **options: Any) -> Path:
     trace = decode_trace(folder / "trace.json", seqlens_k, **options)
     lines = [json.dumps(record_of(seq, seq, 0, decode_call(keys))) for seq, keys in enumerate(seqlens_k)]
     with new_run("recorded") as run:
-        (run.folder / store.CALLS_JSONL).write_text("\n".join(lines) + "\n")
+        (run.folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
         known = {"kind": "run", "predict": {"library": "flash_attn", "version": "2.8.3"}}
         return finish(run, open_trace(trace), known)

@@ -15,10 +15,10 @@ from attnprof.analysis.kernel_groups import group_totals
 from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.phases import phase_totals
 from attnprof.arrays import coded_rows, distinct, distinct_rows, look_up, mapped, narrowest, occurring
-from attnprof.observe import observe
-from attnprof.timeline import build_timeline, timeline_columns
-from attnprof.trace.open import open_trace
-from attnprof.trace.pages import GrowingColumn
+from attnprof.check.observed_calls import observe
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.sqlite_pages import GrowingColumn
+from attnprof.trace.timeline import build_timeline, timeline_columns
 
 TRACES = Path(__file__).parent.parent / "data" / "traces"
 

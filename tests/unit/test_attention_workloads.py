@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from attnprof import store
+from attnprof.runs import run_folders
 from attnprof.workloads.spec import AttentionOptions, ChildSpec, GenerateOptions, spread_lengths
 from tests.support.command import attnprof
 
@@ -19,7 +19,7 @@ def run(*arguments: str) -> str:
 
 
 def records() -> list[dict]:
-    return [json.loads(line) for line in (store.run_folder("it") / "calls.jsonl").open()]
+    return [json.loads(line) for line in (run_folders.run_folder("it") / "calls.jsonl").open()]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_kvcache_without_a_gpu_ends_in_one_line_and_leaves_no_run():
     assert done.code == 2
     assert "needs an NVIDIA GPU" in done.err
     assert "attnprof predict --entry fwd_kvcache" in done.err
-    assert not store.run_folder("it").exists()
+    assert not run_folders.run_folder("it").exists()
 
 
 @pytest.mark.gpu

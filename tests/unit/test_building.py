@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from attnprof import disk, partial, store
-from attnprof.building import RunBuilder, new_run, unused_name
 from attnprof.errors import CaptureError, RunError, UsageError
+from attnprof.files import durable
+from attnprof.runs import run_folders, unfinished_folders
+from attnprof.runs.run_builder import RunBuilder, new_run, unused_name
 
 MADE = {"status": "complete", "kind": "run"}
 
 
 def names() -> list[str]:
-    return sorted(path.name for path in store.runs_root().iterdir())
+    return sorted(path.name for path in run_folders.runs_root().iterdir())
 
 
 def finish(builder: RunBuilder, marker: str) -> Path:
@@ -51,9 +52,9 @@ def test_of_several_that_replace_a_run_the_last_wins():
         finish(builder, "old")
     with new_run("one", force=True) as first, new_run("one", force=True) as second:
         finish(second, "second")
-        assert (store.run_folder("one") / "marker").read_text() == "second"
+        assert (run_folders.run_folder("one") / "marker").read_text() == "second"
         finish(first, "first")
-    assert (store.run_folder("one") / "marker").read_text() == "first"
+    assert (run_folders.run_folder("one") / "marker").read_text() == "first"
     assert names() == ["one"]
 
 
@@ -62,22 +63,22 @@ def test_a_name_that_was_promised_to_one_is_not_replaced_by_another():
         with pytest.raises(RunError, match="is being made"), new_run("one", force=True):
             pass
         finish(builder, "first")
-    assert (store.run_folder("one") / "marker").read_text() == "first"
+    assert (run_folders.run_folder("one") / "marker").read_text() == "first"
 
 
 def test_a_name_taken_by_hand_meanwhile_costs_no_recording():
     with new_run("one") as builder:
-        store.run_folder("one").mkdir()
+        run_folders.run_folder("one").mkdir()
         assert finish(builder, "mine").name == "one-2"
     assert names() == ["one", "one-2"]
 
 
 def test_where_two_names_cannot_be_exchanged_a_run_is_replaced_all_the_same(monkeypatch):
-    monkeypatch.setattr(disk, "exchange", lambda one, other: False)
+    monkeypatch.setattr(durable, "exchange", lambda one, other: False)
     for marker in ("old", "new"):
         with new_run("one", force=True) as builder:
             finish(builder, marker)
-    assert (store.run_folder("one") / "marker").read_text() == "new"
+    assert (run_folders.run_folder("one") / "marker").read_text() == "new"
     assert names() == ["one"]
 
 
@@ -85,9 +86,9 @@ def test_two_names_are_exchanged_at_one_moment_where_the_system_can(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     (tmp_path / "one" / "marker").touch()
-    if disk.exchange(tmp_path / "one", tmp_path / "two"):
+    if durable.exchange(tmp_path / "one", tmp_path / "two"):
         assert (tmp_path / "two" / "marker").exists()
-    assert not disk.exchange(tmp_path / "one", tmp_path / "no such")
+    assert not durable.exchange(tmp_path / "one", tmp_path / "no such")
 
 
 def test_all_is_on_the_disk_before_the_run_has_its_name(monkeypatch):
@@ -112,12 +113,12 @@ def test_all_is_on_the_disk_before_the_run_has_its_name(monkeypatch):
         assert before in events[:named]
     run_json = next(n for n, event in enumerate(events) if event.startswith("sync .run.json"))
     assert events.index("sync marker") < run_json < named
-    assert f"sync {store.runs_root().name}" in events[named:]
+    assert f"sync {run_folders.runs_root().name}" in events[named:]
 
 
 def test_a_run_is_running_until_it_ends_and_incomplete_once_it_was_killed():
     script = """
-from attnprof.building import new_run
+from attnprof.runs.run_builder import new_run
 with new_run("one", known={"config": {"kind": "run"}}):
     print("begun", flush=True)
     input()
@@ -127,12 +128,12 @@ with new_run("one", known={"config": {"kind": "run"}}):
     ) as maker:
         assert maker.stdout is not None
         assert maker.stdout.readline() == b"begun\n"
-        (entry,) = store.list_runs()
+        (entry,) = run_folders.list_runs()
         assert (entry.status, entry.config["pid"]) == ("running", maker.pid)
         with pytest.raises(RunError, match="the run one is still being made"):
-            store.find_run("one")
+            run_folders.find_run("one")
         maker.kill()
-    (entry,) = store.list_runs()
+    (entry,) = run_folders.list_runs()
     assert entry.status == "incomplete"
     with new_run("one") as builder:  # the name is free again
         finish(builder, "next")
@@ -145,19 +146,21 @@ def test_what_an_older_version_is_making_is_running_as_long_as_its_process_lives
     ) as maker:
         assert maker.stdout is not None
         maker.stdout.readline()
-        folder = store.runs_root() / f".one.partial-{maker.pid}"
+        folder = run_folders.runs_root() / f".one.partial-{maker.pid}"
         folder.mkdir(parents=True)
-        assert partial.state(folder, finished=False) == "running"
+        assert unfinished_folders.state(folder, finished=False) == "running"
         maker.kill()
-    assert partial.state(folder, finished=False) == "incomplete"
-    (store.runs_root() / ".two.partial-1").mkdir()  # a process lives, and is another program's
-    assert partial.state(store.runs_root() / ".two.partial-1", finished=False) == "incomplete"
+    assert unfinished_folders.state(folder, finished=False) == "incomplete"
+    (run_folders.runs_root() / ".two.partial-1").mkdir()  # a process lives, and is another program's
+    assert (
+        unfinished_folders.state(run_folders.runs_root() / ".two.partial-1", finished=False) == "incomplete"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_run_gets_its_name_waits_until_it_has_it(number, monkeypatch):
     heard = []
-    before = signal.signal(number, lambda *_: heard.append(store.run_folder("one").exists()))
+    before = signal.signal(number, lambda *_: heard.append(run_folders.run_folder("one").exists()))
     exchanged = Path.rename
     monkeypatch.setattr(
         Path, "rename", lambda path, target: (os.kill(os.getpid(), number), exchanged(path, target))[1]
@@ -179,11 +182,11 @@ def test_a_folder_removed_while_it_is_written_is_one_error():
 
     with pytest.raises(RunError, match="was removed while it was being written"), new_run("one") as builder:
         removed_and_written(builder.folder)
-    assert not store.runs_root().exists()
+    assert not run_folders.runs_root().exists()
 
 
 def test_a_recorder_that_fails_on_a_full_disk_is_told_with_the_disk(monkeypatch):
-    monkeypatch.setattr(disk, "_free", lambda folder: 1000)
+    monkeypatch.setattr(durable, "_free", lambda folder: 1000)
     with (
         pytest.raises(RunError, match=r"no space is left .*\(nsys ended\); 1 kB are free") as told,
         new_run("one"),
@@ -210,13 +213,13 @@ def test_a_file_past_the_size_limit_is_one_error_and_leaves_nothing():
 
 
 def test_who_holds_the_folder_for_long_is_not_waited_for_for_ever(tmp_path):
-    with disk.held(tmp_path):
+    with durable.held(tmp_path):
         with (
             pytest.raises(RunError, match=r"another attnprof has held .* for 0 s"),
-            disk.held(tmp_path, wait_s=0.1),
+            durable.held(tmp_path, wait_s=0.1),
         ):
             pass
-        with disk.held(tmp_path, fcntl.LOCK_SH, wait_s=0.0):  # who only reads goes on without
+        with durable.held(tmp_path, fcntl.LOCK_SH, wait_s=0.0):  # who only reads goes on without
             pass
 
 
@@ -225,9 +228,9 @@ def test_a_file_system_without_locks_holds_runs_all_the_same(monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none_here)
-    monkeypatch.setattr(partial, "_is_attnprof", lambda pid: pid == str(os.getpid()))
+    monkeypatch.setattr(unfinished_folders, "_is_attnprof", lambda pid: pid == str(os.getpid()))
     with new_run("one") as builder:
-        assert [entry.status for entry in store.list_runs()] == ["running"]
+        assert [entry.status for entry in run_folders.list_runs()] == ["running"]
         with pytest.raises(RunError, match="is being made"), new_run("one"):
             pass
         finish(builder, "first")

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from attnprof.capture import nsys, nsys_shared
+from attnprof.capture import nsys, nsys_shared_memory
 from attnprof.capture.nsys import Recording, Session
 from attnprof.errors import CaptureError
-from attnprof.nsys import is_whole_export
+from attnprof.machine.find_nsys import is_whole_export
 from tests.support.fake_nsys import fake_importer, fake_nsys, whole_export
 
 CHILD = [sys.executable, "-c", "pass"]
@@ -71,7 +71,7 @@ def test_one_that_fails_before_it_starts_the_program_is_started_again(tmp_path, 
 
 @pytest.fixture(autouse=True)
 def no_shared_memory_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nsys_shared, "SHARED", tmp_path)
+    monkeypatch.setattr(nsys_shared_memory, "SHARED", tmp_path)
 
 
 @pytest.fixture

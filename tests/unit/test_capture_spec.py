@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.capture.base import CaptureOptions, describe_command, plan
+from attnprof.capture.recording import CaptureOptions, describe_command, plan
 from attnprof.errors import UsageError
 from attnprof.workloads.presets import PRESETS, find_preset, preset_name
 from attnprof.workloads.spec import ChildSpec, GenerateOptions, Program, parse_program
@@ -105,12 +105,12 @@ def test_an_nsys_that_was_named_is_not_replaced_by_another(tmp_path):
 
 
 def test_without_nsys_a_run_says_what_it_does_instead(monkeypatch, tmp_path):
-    monkeypatch.setattr("attnprof.capture.base.find_nsys", lambda explicit=None: None)
-    monkeypatch.setattr("attnprof.capture.base._has_gpu", lambda: False)
+    monkeypatch.setattr("attnprof.capture.recording.find_nsys", lambda explicit=None: None)
+    monkeypatch.setattr("attnprof.capture.recording._has_gpu", lambda: False)
     without = plan(CaptureOptions(GenerateOptions()))
     assert (without.recorder, without.program) == ("none", None)
     assert "there is no trace" in without.notes[0]
-    monkeypatch.setattr("attnprof.capture.base._has_gpu", lambda: True)
+    monkeypatch.setattr("attnprof.capture.recording._has_gpu", lambda: True)
     with_gpu = plan(CaptureOptions(GenerateOptions()))
     assert with_gpu.recorder == "torch"
     assert "torch.profiler instead" in with_gpu.notes[0]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from attnprof.calls import parse_call
-from attnprof.check import Verdict, compare
+from attnprof.calls.call_files import parse_call
+from attnprof.check.check_run import Verdict, compare
+from attnprof.check.observed_calls import ObservedShape
 from attnprof.dispatch import predict
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import KernelLaunch, Prediction
-from attnprof.observe import ObservedShape
 from tests.conftest import golden_rows
 
 ROWS = golden_rows("fa2_launches_2.8.3.jsonl.gz")

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from attnprof.check import Verdict, compare
+from attnprof.check.check_run import Verdict, compare
+from attnprof.check.observed_calls import ObservedShape
 from attnprof.dispatch import predict
-from attnprof.dispatch.names import parse_kernel_name
-from attnprof.dispatch.names_fa3 import device_kernel
-from attnprof.dispatch.template import template_difference, template_fields
+from attnprof.dispatch.flash_attn3.names import device_kernel
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.template import template_difference, template_fields
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
-from attnprof.observe import ObservedShape
 from tests.conftest import golden_rows
 from tests.support.flash_attn3 import recorded_call
 

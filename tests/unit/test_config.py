@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from attnprof import store
 from attnprof.config import default_map, setting
-from attnprof.nsys import find_nsys
+from attnprof.machine.find_nsys import find_nsys
+from attnprof.runs import run_folders
 from tests.support.command import attnprof
 
 PREDICT = ("predict", "--seqlen-k", "4096", "--format", "json")
@@ -57,7 +57,7 @@ def test_runs_and_nsys_are_found_where_the_file_says(folder):
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
     (folder / "attnprof.toml").write_text(f'runs = "elsewhere"\nnsys = "{tool}"\n')
-    assert store.runs_root() == Path("elsewhere")
+    assert run_folders.runs_root() == Path("elsewhere")
     assert find_nsys() == tool
 
 

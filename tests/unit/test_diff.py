@@ -9,13 +9,13 @@ import pytest
 
 from attnprof.analysis.diff import Dispatch, compare_dispatch
 from attnprof.analysis.diff_times import Measure, compare_times
-from attnprof.check import CheckedCall, Verdict
+from attnprof.check.check_run import CheckedCall, Verdict
 from attnprof.dispatch import predict
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 from attnprof.report.diff_tables import cells
-from attnprof.timeline import Timeline, build_timeline
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
+from attnprof.trace.timeline import Timeline, build_timeline
 from tests.support.build_trace import TraceBuilder
 
 H100 = gpu_by_name("h100")

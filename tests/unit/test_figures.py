@@ -13,7 +13,7 @@ from attnprof.analysis.phases import phase_totals
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall
 from attnprof.report.colours import COLOURS, colour_numbers
-from attnprof.session import Run
+from attnprof.runs.run import Run
 from tests.support.command import attnprof
 from tests.support.generated_run import LAYER_KERNELS, calls_only_run, generated_run
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn3 import num_splits_heuristic, rules_for, should_pack_gqa
-from attnprof.dispatch.flash_attn3_rules import MAX_SPLITS
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.flash_attn3.rules import MAX_SPLITS
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.gpus import GPUS, gpu_by_name
 from attnprof.model import AttentionCall, Gpu, Prediction

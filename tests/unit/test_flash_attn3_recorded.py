@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.dispatch import predict
 from attnprof.instrument import flash_attn
 from attnprof.instrument.recorder import Recorder
 from attnprof.model import AttentionCall
-from attnprof.records import CallRecord, NotModelled, attention_call
 from tests.conftest import golden_rows
 from tests.support.flash_attn3 import install_flash_attn_3, interface_state, recorded_call
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from attnprof import load
-from attnprof.calls import parse_call
-from attnprof.check import Verdict
+from attnprof.calls.call_files import parse_call
+from attnprof.calls.records import CallRecord
+from attnprof.check.check_run import Verdict
+from attnprof.check.observed_calls import ObservedShape, observe
 from attnprof.dispatch import predict
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
-from attnprof.observe import ObservedShape, observe
-from attnprof.records import CallRecord
-from attnprof.timeline import build_timeline
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.timeline import build_timeline
 from benchmarks.gpu_evidence import __main__ as command
 from benchmarks.gpu_evidence import graphs
 from benchmarks.gpu_evidence.calls import golden_call, matrix, shapes

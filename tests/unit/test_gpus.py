@@ -10,7 +10,7 @@ import pytest
 
 from attnprof.errors import UsageError
 from attnprof.gpus import GPUS, find_model, gpu_by_name, make_gpu, resident_limits
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
 from tests.support.command import attnprof
 
 TRACES = Path(__file__).parent.parent / "data" / "traces"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.guard import MARK, guarded
-from attnprof.partial import is_running
-from attnprof.store import runs_root
+from attnprof.machine.process_guard import MARK, guarded
+from attnprof.runs.run_folders import runs_root
+from attnprof.runs.unfinished_folders import is_running
 
 SCRIPT = """
 import subprocess, sys
-from attnprof.building import new_run
-from attnprof.guard import guarded
+from attnprof.runs.run_builder import new_run
+from attnprof.machine.process_guard import guarded
 with new_run("one"), guarded():
     listens = subprocess.Popen(["sleep", "1000"])
     deaf = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 1000; sleep 1000"], start_new_session=True)
@@ -78,7 +78,7 @@ def children() -> list[str]:
 def test_nobody_waits_for_the_guard_to_close_its_output():
     script = """
 import os, subprocess
-from attnprof.guard import guarded
+from attnprof.machine.process_guard import guarded
 guard = guarded()
 guard.__enter__()
 subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

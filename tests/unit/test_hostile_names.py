@@ -10,8 +10,8 @@ import pytest
 ALL_RULES = """
 import sys
 from attnprof.analysis.kernel_groups import kernel_group
-from attnprof.dispatch.names import parse_kernel_name
-from attnprof.redact import redact, redact_command
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.safety.redact import redact, redact_command
 from attnprof.trace.torch_json import _Builder
 
 text = sys.stdin.read()

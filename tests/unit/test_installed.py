@@ -9,7 +9,12 @@ import pytest
 
 from attnprof.doctor.finding import Level
 from attnprof.doctor.machine import examine_machine
-from attnprof.installed import FlashAttention3, find_flash_attention_3, installed_version, version_to_predict
+from attnprof.machine.library_versions import (
+    FlashAttention3,
+    find_flash_attention_3,
+    installed_version,
+    version_to_predict,
+)
 from attnprof.workloads.environment import versions
 from tests.support.flash_attn3 import install_flash_attn_3, install_package
 

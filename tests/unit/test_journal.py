@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from attnprof.capture.kept import Kept, Memory, read_journal, saved_journal
+from attnprof.capture.saved_calls import Kept, Memory, read_journal, saved_journal
 from attnprof.instrument import flash_attn, instrument, journal, sdpa
 from attnprof.instrument.journal import Journal
 from attnprof.instrument.recorder import Recorder, unread
@@ -172,7 +172,7 @@ def test_where_no_memory_is_left_the_program_goes_on_unrecorded_by_it(files, mon
 
 
 def test_what_is_saved_now_and_then_is_what_the_journal_held(tmp_path, monkeypatch):
-    monkeypatch.setattr("attnprof.capture.kept._SAVED_EVERY_S", 0.0)
+    monkeypatch.setattr("attnprof.capture.saved_calls._SAVED_EVERY_S", 0.0)
     assert saved_journal(tmp_path) is None
     memory = Memory()
     book = Journal(*memory.pass_fds)

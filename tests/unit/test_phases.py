@@ -9,10 +9,10 @@ import pytest
 
 from attnprof.analysis.phases import FIRST_DECODE, PREFILL_PART, STEADY_DECODE, build_steps, phase_totals
 from attnprof.analysis.split_cost import split_costs
-from attnprof.observe import observe
+from attnprof.check.observed_calls import observe
 from attnprof.report.phases import phases_table, steps_table, time_sentences
-from attnprof.timeline import Timeline, build_timeline
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
+from attnprof.trace.timeline import Timeline, build_timeline
 from tests.support.build_trace import TraceBuilder
 
 FLASH = "void flash::flash_fwd_kernel<Flash_fwd_kernel_traits<128, 64, 64, 4>>(Flash_fwd_params)"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnprof.errors import TraceError
-from attnprof.printable import GuardedStream, all_printable, guarded_output, printable
+from attnprof.safety.printable import GuardedStream, all_printable, guarded_output, printable
 
 
 class Terminal(io.StringIO):

@@ -13,10 +13,10 @@ import pytest
 
 import attnprof
 from attnprof.errors import AttnprofError, TraceError
-from attnprof.trace.columns import Database
-from attnprof.trace.open import open_trace
-from attnprof.trace.read_only import open_read_only
-from attnprof.trace.saved import load_trace
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.saved_trace import load_trace
+from attnprof.trace.sqlite_columns import Database
+from attnprof.trace.sqlite_read_only import open_read_only
 from tests.support.build_trace import SCHEMA, TraceBuilder
 
 PACKAGE = Path(attnprof.__file__).parent

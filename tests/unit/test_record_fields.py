@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from attnprof.calls.record_fields import require_record
+from attnprof.calls.records import read_records
 from attnprof.errors import RunError
-from attnprof.record_fields import require_record
-from attnprof.records import read_records
 from tests.support.generated_run import decode_call, record_of
 
 FWD = record_of(0, 1, 0, decode_call(300))

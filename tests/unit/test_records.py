@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.model import AttentionCall
-from attnprof.records import CallRecord, NotModelled, attention_call
 
 COMMON = {
     "dtype": "bf16", "device": "cuda:0", "causal": True, "window": [-1, -1], "softcap": 0.0, "dropout_p": 0.0,

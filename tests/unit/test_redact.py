@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.redact import hide_secrets, redact, redact_all, redact_arguments, redact_command
+from attnprof.safety.redact import hide_secrets, redact, redact_all, redact_arguments, redact_command
 from tests.conftest import SHARED, TESTS
 from tests.support.secrets import secrets
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from attnprof.dispatch import sdpa_backend
-from attnprof.dispatch.sdpa_backend import OUTRANKED, SdpaInputs, choose_backend
+from attnprof.dispatch.torch_sdpa import backend as sdpa_backend
+from attnprof.dispatch.torch_sdpa.backend import OUTRANKED, SdpaInputs, choose_backend
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
 from attnprof.model import Gpu

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprof.analysis.sm_fill import fill_rows, sm_fill
-from attnprof.check import CheckedCall, Verdict
+from attnprof.check.check_run import CheckedCall, Verdict
+from attnprof.check.observed_calls import ObservedShape
 from attnprof.dispatch import predict
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import GPUS, gpu_by_name
 from attnprof.model import AttentionCall, KernelLaunch
-from attnprof.observe import ObservedShape
 
 DECODE = AttentionCall("flash_attn", "fwd", 1, 1, 4096, 40, 8, 128, causal=True)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from attnprof.analysis.sweep import Setting, invariance, stretches, sweep
 from attnprof.dispatch import default_version, flash_attn2, predict, torch_sdpa
-from attnprof.dispatch.flash_attn2_array import split_counts
+from attnprof.dispatch.flash_attn2.array import split_counts
 from attnprof.dispatch.heuristic import num_splits_heuristic
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnprof.timeline import DECODE, NO_PHASE, PREFILL, build_timeline
-from attnprof.trace import nesting
-from attnprof.trace.model import Ranges
-from attnprof.trace.nesting import lanes
-from attnprof.trace.open import open_trace
+from attnprof.trace import range_nesting
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.range_nesting import lanes
+from attnprof.trace.tables import Ranges
+from attnprof.trace.timeline import DECODE, NO_PHASE, PREFILL, build_timeline
 from tests.support.build_trace import TraceBuilder, global_tid
 
 
@@ -330,7 +330,7 @@ def test_lanes_hold_every_range_once_and_find_all_that_hold_an_interval(rows, at
 def test_ancestors_looked_up_by_leaps_are_those_found_by_walking(rows, at, length):
     for walking, leaping in zip(lanes(table(rows)), lanes(table(rows)), strict=True):
         walked = walking.innermost(np.array([at]), np.array([at + length]))
-        with mock.patch.object(nesting, "_DEEP", 1):
+        with mock.patch.object(range_nesting, "_DEEP", 1):
             assert leaping.innermost(np.array([at]), np.array([at + length])) == walked
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attnprof import load
-from attnprof.check import Verdict
+from attnprof.check.check_run import Verdict
 from tests.support.command import attnprof
 from tests.support.torch_trace import decode_run
 

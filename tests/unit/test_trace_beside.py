@@ -12,7 +12,7 @@ import pytest
 from attnprof.doctor.finding import Level
 from attnprof.doctor.trace import examine_trace
 from attnprof.errors import TraceError
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
 from tests.conftest import TESTS
 from tests.support.fake_nsys import fake_importer, fake_nsys
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprof.errors import TraceError
-from attnprof.trace import pages
-from attnprof.trace.columns import Database
+from attnprof.trace import sqlite_pages
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
-from attnprof.trace.pages import is_tree
+from attnprof.trace.sqlite_columns import Database
+from attnprof.trace.sqlite_pages import is_tree
 
 WANTED = {"a": -1, "b": 0, "c": None, "absent": 4}
 
@@ -91,7 +91,7 @@ def test_columns_come_out_as_they_went_in(tmp_path_factory, rows, repeats, page_
 
 @pytest.mark.parametrize("block", [1, 4096, 1 << 22])
 def test_a_deep_tree_is_read_in_order_whatever_the_block(tmp_path, monkeypatch, from_pages, block):
-    monkeypatch.setattr(pages, "_BLOCK", block)
+    monkeypatch.setattr(sqlite_pages, "_BLOCK", block)
     rows = [(i * i, "x" * (i % 90), -i, 5, None) for i in range(6000)]
     found = check(written(tmp_path / "t.sqlite", rows, page_size=512))
     assert found["a"].tolist() == [i * i for i in range(6000)]

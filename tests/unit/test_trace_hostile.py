@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from attnprof.errors import TraceError
-from attnprof.ingest import import_trace
-from attnprof.trace import json_stream, sound
-from attnprof.trace.open import open_trace
-from attnprof.trace.saved import load_trace
+from attnprof.runs.ingest import import_trace
+from attnprof.trace import json_stream, validity
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.saved_trace import load_trace
 from tests.fuzz.damage_pages import page_lattice
 from tests.fuzz.dice import Dice
 from tests.fuzz.subjects import built_trace
@@ -174,7 +174,7 @@ def test_a_stored_trace_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> Non
 def test_kernels_with_more_names_than_any_program_has_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sound, "_MOST_NAMES", 100)
+    monkeypatch.setattr(validity, "_MOST_NAMES", 100)
     ranges, kernels = TraceBuilder(), TraceBuilder()
     for number in range(150):
         ranges.range(f"request {number}", 10 * number, 10 * number + 5)

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from attnprof.errors import TraceError
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
 from tests.support.build_trace import TraceBuilder
 
 

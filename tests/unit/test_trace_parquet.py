@@ -14,7 +14,7 @@ import pytest
 
 from attnprof import load
 from attnprof.errors import TraceError
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
 from tests.conftest import TESTS
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attnprof.errors import TraceError
 from attnprof.trace import json_stream
-from attnprof.trace.open import open_trace
+from attnprof.trace.open_trace import open_trace
 from attnprof.trace.torch_json import nanoseconds
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from attnprof import store
 from attnprof.errors import RunError
-from attnprof.untrusted import open_regular, read_json, require_shape
+from attnprof.files.untrusted import open_regular, read_json, require_shape
+from attnprof.runs import run_folders
 from tests.support.command import attnprof
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_run_json_is_one_error_and_one_line_of_the_list(
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(content)
     with pytest.raises(RunError, match=says):
-        store.read_run(folder)
+        run_folders.read_run(folder)
     listed = attnprof("runs")
     assert (listed.code, "unreadable" in listed.out) == (0, True)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from attnprof.dispatch import predict
-from attnprof.dispatch.flash_attn3_rules import TileQuery
-from attnprof.dispatch.names import parse_kernel_name
+from attnprof.dispatch.flash_attn3.rules import TileQuery
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.vllm_flash_attn import EXTENSIONS, tile_sm90_of_fork
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name

@@ -1,0 +1,1 @@
+"""Attention calls: as recorded, and as files hold them."""

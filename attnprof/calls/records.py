@@ -1,0 +1,208 @@
+"""calls.jsonl: what a run recorded of each attention call, and the same call as another library takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnprof.calls.call_files import read_json_lines
+from attnprof.calls.record_fields import require_record
+from attnprof.errors import RunError, UsageError
+from attnprof.model import AttentionCall, Library
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One attention call as it entered a library: ``fields`` is its line of calls.jsonl.
+
+    ``step`` and ``layer`` are None outside a model forward.
+    """
+
+    seq: int
+    step: int | None
+    phase: str
+    layer: int | None
+    fields: dict[str, Any]
+
+    @property
+    def library(self) -> Library:
+        """The library the call entered."""
+        library: Library = self.fields["library"]
+        return library
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the call's tensors lived on an NVIDIA GPU."""
+        return _on_cuda(self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class NotModelled:
+    """Why a recorded call has no prediction."""
+
+    why: str
+
+
+def read_records(path: Path) -> list[CallRecord]:
+    """The records of a run, by ``seq``. Raises RunError naming the line that is none."""
+    records = []
+    try:
+        for number, fields in read_json_lines(path, regular=True):
+            try:
+                require_record(fields)
+            except ValueError as error:
+                raise RunError(
+                    f"{path}:{number}: no attention call record: {error}",
+                    hint="the run is damaged: record it again",
+                ) from error
+            records.append(
+                CallRecord(fields["seq"], fields["step"], fields["phase"], fields["layer"], fields)
+            )
+    except UsageError as error:
+        raise RunError(error.message, hint="the run is damaged: record it again") from error
+    return sorted(records, key=lambda record: record.seq)
+
+
+_DTYPES = ("bf16", "fp16", "fp32")
+_FP8 = "float8_e4m3fn"
+_DTYPES_FA3 = (*_DTYPES, _FP8)
+_UNMODELLED_FA3 = {"qv": "q_v", "leftpad_k": "left padding"}
+
+
+def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotModelled:
+    """The call that ``library`` receives for this record.
+
+    The record's own library takes it as recorded. A scaled_dot_product_attention call without mask is what
+    transformers hands to ``flash_attn_func`` for the same inputs, so it has a flash_attn form too.
+    """
+    fields = record.fields
+    if fields["entry"] == "sdpa":
+        return _from_sdpa(fields, library)
+    if fields["library"] != library:
+        return NotModelled(f"the call went to {fields['library']}, not to {library}")
+    if fields["dtype"] not in (_DTYPES_FA3 if library == "flash_attn_3" else _DTYPES):
+        return NotModelled(f"dtype {fields['dtype']}")
+    unmodelled = next((what for name, what in _UNMODELLED_FA3.items() if fields.get(name)), None)
+    if library == "flash_attn_3" and unmodelled:
+        return NotModelled(f"{unmodelled} was passed, which is not modelled")
+    builders = {"fwd": _from_fwd, "varlen_fwd": _from_varlen, "fwd_kvcache": _from_kvcache}
+    return builders[fields["entry"]](fields, library)
+
+
+def _from_sdpa(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
+    q, k, v = fields["q"], fields["k"], fields["v"]
+    backend = fields.get("backend")
+    if library == "torch" and backend not in (None, "flash"):
+        return NotModelled(f"torch chose the {backend} backend, whose launches attnprof does not model")
+    if fields.get("mask") is not None:
+        return NotModelled("an attention mask was passed, which flash kernels do not take")
+    if q is None or len(q) != 4 or -1 in (*q, *k):
+        return NotModelled(f"q of shape {q} is no batch x heads x length x head_dim")
+    if q[3] != v[3]:
+        return NotModelled(f"head_dim of q ({q[3]}) and v ({v[3]}) differ")
+    causal = bool(fields["causal"])
+    if causal and library != "torch" and q[2] != k[2] and q[2] != 1:
+        return NotModelled("torch aligns a causal mask top left, flash_attn bottom right")
+    # On a CPU the dtype says nothing of the GPU that is predicted for, where only 16 bit are accepted.
+    dtype: Any = fields["dtype"] if fields["dtype"] in ("bf16", "fp16") or _on_cuda(fields) else "bf16"
+    if dtype not in ("bf16", "fp16", "fp32"):
+        return NotModelled(f"dtype {dtype}")
+    return AttentionCall(
+        library=library,
+        entry="fwd",
+        batch=q[0],
+        seqlen_q=q[2],
+        seqlen_k=k[2],
+        num_heads=q[1],
+        num_heads_k=k[1],
+        head_dim=-(-q[3] // 8) * 8,
+        dtype=dtype,
+        causal=causal,
+        dropout_p=float(fields["dropout_p"]),
+    )
+
+
+def _on_cuda(fields: dict[str, Any]) -> bool:
+    return str(fields.get("device", "")).startswith("cuda")
+
+
+def _common(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dtype": "fp8" if fields["dtype"] == _FP8 else fields["dtype"],
+        "causal": bool(fields["causal"]),
+        "window": tuple(fields["window"]),
+        "softcap": float(fields["softcap"]),
+        "alibi": bool(fields["alibi"]),
+        "dropout_p": float(fields["dropout_p"]),
+        "return_softmax": bool(fields["return_softmax"]),
+        "num_splits": _num_splits(fields),
+        **(_fa3(fields) if fields["library"] == "flash_attn_3" else {}),
+    }
+
+
+def _fa3(fields: dict[str, Any]) -> dict[str, Any]:
+    """What only flash_attn_3 takes."""
+    head_dim_v = fields["v"][-1]
+    return {
+        "head_dim_v": None if head_dim_v == fields["q"][-1] else head_dim_v,
+        "pack_gqa": fields.get("pack_gqa"),
+        "attention_chunk": int(fields.get("attention_chunk") or 0),
+        "sm_margin": int(fields.get("sm_margin") or 0),
+        "scheduler_metadata": bool(fields.get("scheduler_metadata")),
+    }
+
+
+def _num_splits(fields: dict[str, Any]) -> int:
+    """The argument where the entry has one; flash_attn_3's automatic choice, its 0, is AttentionCall's -1."""
+    given = int(fields.get("num_splits") or 0)
+    return -1 if fields["library"] == "flash_attn_3" and given == 0 and "num_splits" in fields else given
+
+
+def _from_fwd(fields: dict[str, Any], library: Library) -> AttentionCall:
+    q, k = fields["q"], fields["k"]
+    return AttentionCall(library, "fwd", q[0], q[1], k[1], q[2], k[2], q[3], **_common(fields))
+
+
+def _from_varlen(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
+    q, k = fields["q"], fields["k"]
+    if fields["max_seqlen_q"] is None or fields["max_seqlen_k"] is None:
+        return NotModelled("max_seqlen was a tensor that was written to before it could be read")
+    paged = fields.get("block_table") is not None
+    return AttentionCall(
+        library,
+        "varlen_fwd",
+        fields["batch"],
+        int(fields["max_seqlen_q"]),
+        int(fields["max_seqlen_k"]),
+        q[1],
+        k[2] if paged else k[1],
+        q[2],
+        total_q=q[0],
+        page_block_size=k[1] if paged else None,
+        **_common(fields),
+    )
+
+
+def _from_kvcache(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
+    q, k, table, k_new = fields["q"], fields["k"], fields.get("block_table"), fields.get("k_new")
+    packed = len(q) == 3  # flash_attn_3 takes packed queries over a cache
+    batch, seqlen_q = (fields.get("batch"), fields.get("max_seqlen_q")) if packed else q[:2]
+    if batch is None or seqlen_q is None or (k_new and len(k_new) == 3):
+        return NotModelled("the lengths of the packed batch are not in its record")
+    return AttentionCall(
+        library,
+        "fwd_kvcache",
+        batch,
+        seqlen_q,
+        table[1] * k[1] if table else k[1],
+        q[-2],
+        k[2],
+        q[-1],
+        total_q=q[0] if packed else None,
+        page_block_size=k[1] if table else None,
+        seqlen_knew=k_new[1] if k_new else None,
+        cache_seqlens=bool(fields["has_cache_seqlens"]),
+        cache_batch_idx=bool(fields["cache_batch_idx"]),
+        **_common(fields),
+    )

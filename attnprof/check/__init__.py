@@ -1,0 +1,1 @@
+"""Observed against predicted: one verdict per attention call."""

@@ -1,0 +1,336 @@
+"""Observed against predicted: one verdict per attention call.
+
+With call records every observed call is compared with the prediction for its own arguments. Without, the
+launches are read back: a split count that no KV length explains is a mismatch, and the lengths that do
+explain it are reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnprof.arrays import distinct_rows
+from attnprof.calls.records import CallRecord, NotModelled, attention_call
+from attnprof.check.frozen_splits import find_frozen
+from attnprof.check.observed_calls import ObservedCalls, ObservedShape, first_unrecorded
+from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
+from attnprof.dispatch import default_version, predict
+from attnprof.dispatch.infer import infer_call, is_grid
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.template import template_difference
+from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
+from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
+
+if TYPE_CHECKING:
+    from attnprof.runs.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """All verdicts of a run. ``cannot_tell`` is a sentence where the trace lacks what the question needs.
+
+    ``only_other_kernels``: the trace holds kernels, all that ran, and none is of an attention library.
+    """
+
+    calls: Sequence[CheckedCall]
+    library: Library | None
+    version: str | None
+    gpu: Gpu | None
+    observed: bool
+    cannot_tell: str = ""
+    hint: str = ""
+    only_other_kernels: bool = False
+
+    @property
+    def counts(self) -> Counter[Verdict]:
+        if isinstance(self.calls, ReadBackCalls):
+            return self.calls.counts
+        return Counter(call.verdict for call in self.calls)
+
+    @property
+    def failures(self) -> tuple[CheckedCall, ...]:
+        return self.having(FAILED)
+
+    def having(self, verdicts: frozenset[Verdict]) -> tuple[CheckedCall, ...]:
+        """The calls with one of these verdicts."""
+        if isinstance(self.calls, ReadBackCalls):
+            return tuple(self.calls.having(verdicts))
+        return tuple(call for call in self.calls if call.verdict in verdicts)
+
+    @property
+    def exit_code(self) -> int:
+        if self.failures:
+            return EXIT_CHECK_FAILED
+        return EXIT_CANNOT_TELL if self.cannot_tell else EXIT_OK
+
+
+_NODE_MODE = "capture with --cuda-graph-trace=node"
+
+
+@lru_cache(maxsize=65536)
+def _predict(call: AttentionCall, gpu: Gpu, version: str) -> Prediction:
+    return predict(call, gpu, version)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What recorded calls are predicted for.
+
+    ``library`` and ``version`` are what somebody asked for. Where they are None, a call made on a GPU is
+    predicted for its own library at the version in ``installed``, any other for flash_attn.
+    """
+
+    gpu: Gpu
+    library: Library | None = None
+    version: str | None = None
+    installed: Mapping[str, str | None] = field(default_factory=dict)
+
+    def of(self, record: CallRecord) -> tuple[Library, str]:
+        """Library and version that the record's call is predicted for."""
+        library = self.library or (record.library if record.on_cuda else "flash_attn")
+        return library, self.version or self.installed.get(library) or default_version(library)
+
+    def predict(self, record: CallRecord) -> NotModelled | tuple[AttentionCall, Prediction]:
+        """The call as the library takes it, and what it should launch.
+
+        Raises UsageError where somebody asked for a version whose rules are not known.
+        """
+        try:
+            library, version = self.of(record)
+            call = attention_call(record, library)
+            return call if isinstance(call, NotModelled) else (call, _predict(call, self.gpu, version))
+        except UsageError as error:
+            if self.library or self.version:
+                raise
+            return NotModelled(error.message)
+
+    def most(self, records: Sequence[CallRecord]) -> tuple[Library, str]:
+        """Library and version of most of the records."""
+        libraries = Counter(self.library or (r.library if r.on_cuda else "flash_attn") for r in records)
+        library = libraries.most_common(1)[0][0]
+        return library, self.version or self.installed.get(library) or default_version(library)
+
+
+def check_recorded(
+    records: Sequence[CallRecord],
+    observed: ObservedCalls,
+    target: Target,
+    *,
+    has_kernels: bool,
+    complete: bool,
+    whole_graphs: bool = False,
+    keys_of_step: Mapping[int, int] | None = None,
+    unseen_from: int | None = None,
+) -> tuple[CheckedCall, ...]:
+    """A verdict per recorded call, and one per observed call that no record accounts for.
+
+    ``complete`` says that every attention call of the program was recorded: then a kernel outside the records
+    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way, and a call
+    captured into a CUDA graph runs as its replays; of ``whole_graphs`` not even these are in the trace.
+    Of the calls from ``unseen_from`` on no kernel was recorded, whatever ran.
+    """
+    captures = whole_graphs or bool(observed.replayed.any())
+    eager = np.flatnonzero((observed.seq >= 0) & ~observed.replayed).tolist()
+    by_seq = {int(observed.seq[index]): index for index in eager}
+    checked, predicted = [], {}
+    for record in records:
+        index = by_seq.pop(record.seq, None)
+        call, prediction = None, None
+        answer = target.predict(record)
+        if isinstance(answer, NotModelled):
+            verdict, detail = Verdict.NOT_MODELLED, answer.why
+        else:
+            call, prediction = answer
+            predicted[record.seq] = prediction
+            shape = None if index is None else observed.shapes[observed.shape[index]]
+            if not has_kernels or not record.on_cuda or (index is None and not complete):
+                verdict, detail = Verdict.NOT_OBSERVED, prediction.error or ""
+            elif index is None and captures and prediction.launches:
+                verdict, detail = Verdict.NOT_OBSERVED, "captured into a CUDA graph, if it is not missing"
+            else:
+                verdict, detail = compare(prediction, shape)
+                # The call before may have been cut in two: its first kernel was recorded, its second not.
+                if unseen_from is not None and record.seq >= unseen_from - 1 and verdict in FAILED:
+                    verdict, detail = Verdict.NOT_OBSERVED, "the profiler had stopped recording the GPU"
+        where = {"seq": record.seq, "step": record.step, "phase": record.phase, "layer": record.layer}
+        base = CheckedCall(verdict, detail, **where, call=call, predicted=prediction)  # type: ignore[arg-type]
+        checked.append(base if index is None else replace(base, **_seen(observed, index)))
+    unknown = np.flatnonzero((observed.seq < 0) & ~observed.replayed).tolist()
+    left = [*unknown, *by_seq.values(), *np.flatnonzero(observed.replayed).tolist()]
+    if not left:
+        return tuple(checked)
+    sms = {shape.device: target.gpu.num_sms for shape in observed.shapes}
+    unrecorded = check_unrecorded(observed, sms, keys_of_step, predicted)
+    if complete:
+        for number, shape in enumerate(observed.shapes):
+            rows = np.flatnonzero((observed.shape == number) & ~observed.replayed)
+            why = f"{shape.main.kernel} ran outside every recorded call"
+            unrecorded.read_otherwise(rows, (Verdict.UNEXPECTED, why, None))
+    return (*checked, *(unrecorded[index] for index in left))
+
+
+def check_unrecorded(
+    observed: ObservedCalls,
+    num_sms: Mapping[int, int],
+    keys_of_step: Mapping[int, int] | None = None,
+    captured: Mapping[int, Prediction] | None = None,
+) -> ReadBackCalls:
+    """A verdict per observed call of a trace without call records; ``num_sms`` is per GPU, where it is known.
+
+    Replays of a recorded call are compared with what was predicted for it, ``captured`` by its number.
+    """
+    readings = [_read_back(shape, num_sms.get(shape.device)) for shape in observed.shapes]
+    calls = ReadBackCalls(observed, readings)
+    replays = np.flatnonzero(observed.replayed & (observed.seq >= 0)) if captured else np.zeros(0, np.int64)
+    (seqs, shapes), pair = distinct_rows([observed.seq[replays], observed.shape[replays]])
+    for number, (seq, shape) in enumerate(zip(seqs.tolist(), shapes.tolist(), strict=True)):
+        if captured and seq in captured:
+            verdict, detail = compare(captured[seq], observed.shapes[shape])
+            told = detail or f"replays call {seq}"
+            calls.read_otherwise(replays[pair == number], (verdict, told, calls.inferred[shape]))
+    for frozen in find_frozen(observed, calls.inferred, num_sms, keys_of_step):
+        reading = (Verdict.FROZEN, frozen.detail, calls.inferred[frozen.shape])
+        calls.read_otherwise(frozen.rows, reading)
+    return calls
+
+
+def _read_back(shape: ObservedShape, num_sms: int | None) -> Reading:
+    signature, launch = shape.main, shape.launches[0]
+    if not signature.modelled:
+        return Verdict.NOT_MODELLED, f"{signature.library} {signature.family}", None
+    combined = len(shape.launches) > 1
+    if bool(signature.flag("Split")) != combined:
+        wanted = "without its combine kernel" if signature.flag("Split") else "followed by a combine kernel"
+        return Verdict.UNEXPLAINED, f"{signature.kernel} ran {wanted}", None
+    if not all(launch.grid):
+        return Verdict.NOT_MODELLED, "the trace does not hold the grid", None
+    if not is_grid(launch.grid):
+        return Verdict.NOT_MODELLED, f"no GPU takes the grid {'x'.join(map(str, launch.grid))}", None
+    if num_sms is None:
+        return Verdict.EXPLAINED, "the SM count is not in the trace: no KV length can be told", None
+    inferred = infer_call(signature, launch.grid, num_sms)
+    if inferred is None:
+        return Verdict.NOT_MODELLED, "the kernel's name is cut: its template cannot be read", None
+    if not inferred.seqlen_k:
+        if inferred.num_splits == 1:
+            return (
+                Verdict.EXPLAINED,
+                "one split, which the varlen entry and callers who ask for it get",
+                inferred,
+            )
+        detail = f"{inferred.num_splits} splits: no KV length leads there on {num_sms} SMs"
+        return Verdict.UNEXPLAINED, detail, inferred
+    return Verdict.EXPLAINED, "", inferred
+
+
+def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
+    """What was observed of a call, as fields of CheckedCall."""
+    return {
+        "observed": observed.shapes[observed.shape[index]],
+        "duration_ns": int(observed.duration[index]),
+        "num_kernels": int(observed.num_kernels[index]),
+    }
+
+
+def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdict, str]:
+    """The verdict on one call's launches, and what differs in words."""
+    if prediction.error is not None:
+        if shape is None:
+            return Verdict.MATCH, f"refused, as predicted: {prediction.error}"
+        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted a refusal: {prediction.error}"
+    if shape is None:
+        if not prediction.launches:
+            return Verdict.MATCH, "nothing launched, as predicted"
+        return Verdict.MISSING, f"predicted {_names(prediction.launches)}, no attention kernel ran"
+    if not prediction.launches:
+        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted no launch"
+    # A scheduler kernel before the main one is no part of an observed call's shape.
+    named = [(launch, parse_kernel_name(launch.kernel)) for launch in prediction.launches]
+    named = [(launch, signature) for launch, signature in named if signature.family != "scheduler_aux"]
+    predicted = [signature for _, signature in named]
+    if [s.family for s in predicted] != [s.family for s in shape.signatures]:
+        ran = _names(shape.launches)
+        return Verdict.WRONG_KERNEL, f"ran {ran}; predicted {_names(prediction.launches)}"
+    if shape.num_splits is not None and shape.num_splits != prediction.num_splits:
+        return Verdict.WRONG_NUM_SPLITS, f"ran {shape.num_splits} splits; predicted {prediction.num_splits}"
+    for (launch, signature), ran_launch in zip(named, shape.launches, strict=True):
+        difference = template_difference(launch.kernel, ran_launch.kernel)
+        if difference:
+            return Verdict.WRONG_TEMPLATE, f"{signature.kernel}: {difference}"
+    for (launch, _), ran_launch in zip(named, shape.launches, strict=True):
+        if (launch.grid, launch.block) != (ran_launch.grid, ran_launch.block):
+            return Verdict.WRONG_GRID, (
+                f"{_names([launch])}: ran grid {ran_launch.grid} block {ran_launch.block}; "
+                f"predicted grid {launch.grid} block {launch.block}"
+            )
+    return Verdict.MATCH, ""
+
+
+def _names(launches: Sequence[KernelLaunch]) -> str:
+    return " + ".join(parse_kernel_name(launch.kernel).kernel for launch in launches)
+
+
+def check(
+    run: Run, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
+) -> CheckResult:
+    """All verdicts of a run: against its call records where it has them, else read back from the launches."""
+    info = run.trace.info
+    has_kernels = len(run.trace.kernels) > 0
+    whole = (
+        f"{info.whole_graph_launches} CUDA graph launches were recorded whole: "
+        "the attention kernels inside them, if any, are not in the trace"
+    )
+    if run.records:
+        target = run.prediction_target(gpu=gpu, library=library, version=version)
+        unseen_from = first_unrecorded(run.timeline, run.observed)
+        recorded = check_recorded(
+            run.records,
+            run.observed,
+            target,
+            has_kernels=has_kernels,
+            complete=run.records_complete,
+            whole_graphs=info.whole_graph_launches > 0,
+            keys_of_step=run.keys_of_step,
+            unseen_from=unseen_from,
+        )
+        why, hint = "", ""
+        if info.whole_graph_launches:
+            why, hint = whole, _NODE_MODE
+        elif unseen_from is not None:
+            why = f"the profiler's buffer was full: it recorded no kernel from call {unseen_from} on"
+            hint = "record fewer tokens or layers at a time, or with nsys"
+        elif not any(call.observed for call in recorded):
+            why = "no GPU kernel was observed: every dispatch shown is a prediction"
+            hint = "run it on a machine with an NVIDIA GPU to see what really ran"
+        library, version = target.most(run.records)
+        return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint)
+    target_gpu = gpu or run.observed_gpu
+    sms = run.sms_of_devices
+    if gpu is not None:
+        sms = {shape.device: gpu.num_sms for shape in run.observed.shapes}
+    calls = check_unrecorded(run.observed, sms, run.keys_of_step)
+    why, hint = "", ""
+    if info.whole_graph_launches:
+        why, hint = whole, _NODE_MODE
+    elif not has_kernels:
+        why = "the trace holds no GPU kernels"
+        hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"
+    elif calls and set(calls.counts) == {Verdict.NOT_MODELLED}:
+        why = f"all {len(calls)} attention calls ran kernels whose launches attnprof does not model"
+        hint = "attnprof report names the kernels and their libraries"
+    elif not calls:
+        why = (
+            f"none of the {len(run.trace.kernels)} kernels in the trace is an attention kernel attnprof knows"
+        )
+        hint = "attnprof report lists the kernels there are"
+    other = has_kernels and not calls and not info.whole_graph_launches
+    return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint, other)
+
+
+__all__ = ["CheckResult", "CheckedCall", "Target", "Verdict", "check", "check_recorded", "compare"]

@@ -1,0 +1,250 @@
+"""The attention calls of a timeline: which kernels belong to one call, and which calls look alike.
+
+A call is a main kernel with what its library launches before it (a scheduler) and after it (a combine or
+reduce), on one stream. Columns of :class:`ObservedCalls` have one element per call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
+from attnprof.dispatch.names.kernel_names import KernelSignature, is_attention_kernel, parse_kernel_name
+from attnprof.model import KernelLaunch
+from attnprof.trace.timeline import Timeline
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
+
+_BEFORE, _MAIN, _AFTER = 0, 1, 2
+_AFTER_ENDINGS = ("_combine", "_reduce", "merge_states")
+NO_KERNEL = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedShape:
+    """Launches that calls share: the main kernel, and the one after it where there is one.
+
+    ``device`` is the GPU they ran on, as the trace numbers it.
+    """
+
+    launches: tuple[KernelLaunch, ...]
+    signatures: tuple[KernelSignature, ...]
+    device: int = 0
+
+    @property
+    def main(self) -> KernelSignature:
+        return self.signatures[0]
+
+    @property
+    def num_splits(self) -> int | None:
+        """Splits that the grid shows; None for kernels whose grid attnprof does not model."""
+        if self.main.family == "fwd" or self.main.flag("Split") is False:
+            return 1
+        return self.launches[0].grid[1] if self.main.flag("Split") else None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedCalls:
+    """Attention calls in order of their main kernel's start.
+
+    ``shape`` indexes ``shapes``; ``duration`` is the GPU time of the call's attention kernels in ns; ``seq``,
+    ``step``, ``layer`` are -1 and ``phase`` 0 where unknown; ``main`` indexes the timeline's kernels and
+    ``pid`` is the launching process. ``replayed`` calls were launched by a CUDA graph: their ``seq`` is that
+    of the captured call, and their layer, where the capture does not tell it, that of the call in the same
+    place of an eager step.
+    """
+
+    main: Int64
+    pid: Int32
+    shape: Int64
+    duration: Int64
+    num_kernels: Int64
+    seq: Int64
+    step: Int32
+    layer: Int32
+    phase: Int32
+    replayed: Bool
+    shapes: tuple[ObservedShape, ...]
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+
+def attention_names(strings: list[str], used: Narrow) -> dict[int, KernelSignature]:
+    """String index to signature, for the attention kernels among the names in use."""
+    return {
+        index: parse_kernel_name(strings[index])
+        for index in occurring(used, len(strings)).tolist()
+        if is_attention_kernel(strings[index])
+    }
+
+
+def first_unrecorded(timeline: Timeline, observed: ObservedCalls) -> int | None:
+    """The first call made after the profiler had stopped recording the GPU; None where it never did.
+
+    Kineto stops for good when its buffer is full, and goes on recording ranges. A whole trace ends with API
+    calls, the profiler's own synchronisation being the last.
+    """
+    trace = timeline.trace
+    if trace.info.format != "torch-json" or not len(trace.api_calls):
+        return None
+    made = timeline.of_range.call[trace.ranges.start > trace.api_calls.end.max()]
+    if not np.any(made >= 0):
+        return None
+    return int(observed.seq.max(initial=-1)) + 1
+
+
+def _role(signature: KernelSignature) -> int:
+    if signature.family == "scheduler_aux":
+        return _BEFORE
+    return _AFTER if signature.family.endswith(_AFTER_ENDINGS) else _MAIN
+
+
+def observe(timeline: Timeline) -> ObservedCalls:
+    """The attention calls that ran."""
+    kernels = timeline.trace.kernels
+    found, role, first, seq = _attention_kernels(timeline)
+    call_of = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(found))))
+    main = _first_with(role == _MAIN, call_of, first)
+    after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
+    del role, call_of
+    spent = np.add.reduceat(kernels.end[found] - kernels.start[found], first) if len(first) else first
+    sizes = np.diff(np.append(first, len(found)))
+    shape, shapes = _shapes(timeline, found, main, after)
+    in_time = np.argsort(kernels.start[found[main]], kind="stable")
+    kernel = found[main][in_time]
+    replayed = timeline.replayed(kernel)
+    return ObservedCalls(
+        main=kernel,
+        pid=kernels.pid[kernel].astype(np.int32),
+        shape=shape[in_time],
+        duration=spent[in_time],
+        num_kernels=sizes[in_time],
+        seq=seq[main][in_time],
+        step=timeline.step[kernel].astype(np.int32),
+        layer=_layers(timeline, kernel, replayed),
+        phase=timeline.phase[kernel].astype(np.int32),
+        replayed=replayed,
+        shapes=shapes,
+    )
+
+
+def _attention_kernels(timeline: Timeline) -> tuple[Int64, npt.NDArray[np.int8], Int64, Int64]:
+    """The attention kernels by stream and time, the role of each, where a call begins, each one's call id."""
+    trace, kernels = timeline.trace, timeline.trace.kernels
+    role_of_name = np.full(len(trace.strings) + 1, -1, dtype=np.int8)
+    for index, signature in attention_names(trace.strings, kernels.name).items():
+        role_of_name[index] = _role(signature)
+    parts = [
+        rows.start + np.flatnonzero(role_of_name[kernels.name[rows]] >= 0) for rows in blocks(len(kernels))
+    ]
+    found = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    streams = coded_rows([kernels.pid[found], kernels.device[found], kernels.stream[found]])[1]
+    order = np.lexsort((kernels.start[found], streams))
+    found, streams = found[order], streams[order]
+    role = role_of_name[kernels.name[found]]
+    seq = _call_ids(timeline, found)
+    begins = np.ones(len(found), dtype=bool)
+    same = (streams[1:] == streams[:-1]) & (seq[1:] == seq[:-1])
+    starts_call = (role[1:] == _BEFORE) | ((role[1:] == _MAIN) & (role[:-1] != _BEFORE))
+    begins[1:] = ~same | starts_call
+    return found, role, np.flatnonzero(begins), seq
+
+
+def _shapes(
+    timeline: Timeline, found: Int64, main: Int64, after: Int64
+) -> tuple[Int64, tuple[ObservedShape, ...]]:
+    """The shape of each call, and the shapes."""
+    trace, kernels = timeline.trace, timeline.trace.kernels
+    (names, sizes), launch_of = coded_rows([kernels.name[found], kernels.shape[found]])
+    launches = [
+        _launch(trace.strings[name], size)
+        for name, size in zip(names.tolist(), kernels.shapes[sizes].tolist(), strict=True)
+    ]
+    after_launch = np.where(after >= 0, launch_of[after], NO_KERNEL) if len(found) else after
+    columns, shape = distinct_rows([launch_of[main], after_launch, kernels.device[found[main]]])
+    shapes = tuple(
+        _shape([launches[m]] + ([launches[a]] if a >= 0 else []), device)
+        for m, a, device in zip(*(column.tolist() for column in columns), strict=True)
+    )
+    return shape, shapes
+
+
+def _layers(timeline: Timeline, kernel: Int64, replayed: Bool) -> Int32:
+    """The layer of each call, told from the ranges or from the call's place in a graph's replay.
+
+    A process's replays with as many calls as its eager steps have take the layers of these, in order.
+    """
+    layer: Int32 = timeline.layer[kernel].astype(np.int32)
+    pid = timeline.trace.kernels.pid[kernel]
+    lost = np.flatnonzero(replayed & (layer < 0))
+    if not len(lost):
+        return layer
+    orders = _eager_orders(timeline, kernel, replayed)
+    replay = distinct_rows([pid[lost], timeline.launch[kernel[lost]]])[1]
+    by_replay = lost[np.argsort(replay, kind="stable")]
+    for members in np.split(by_replay, np.flatnonzero(np.diff(np.sort(replay))) + 1):
+        order = orders.get((int(pid[members[0]]), len(members)))
+        if order is not None:
+            layer[members] = order
+    return layer
+
+
+def _eager_orders(timeline: Timeline, kernel: Int64, replayed: Bool) -> dict[tuple[int, int], Narrow]:
+    """By process and number of calls, the layers of an eager step's calls in order of their launches.
+
+    Steps that disagree tell nothing.
+    """
+    eager = np.flatnonzero(~replayed & (timeline.layer[kernel] >= 0) & (timeline.step[kernel] >= 0))
+    mine = kernel[eager]
+    pid, step = timeline.trace.kernels.pid[mine], timeline.step[mine]
+    order = np.lexsort((timeline.launch[mine], step, pid))
+    mine, pid, step = mine[order], pid[order], step[order]
+    edges = np.flatnonzero((np.diff(pid) != 0) | (np.diff(step) != 0)) + 1
+    found: dict[tuple[int, int], list[Narrow]] = {}
+    for part in np.split(mine, edges) if len(mine) else []:
+        process = int(timeline.trace.kernels.pid[part[0]])
+        found.setdefault((process, len(part)), []).append(timeline.layer[part])
+    return {
+        key: orders[0] for key, orders in found.items() if all(np.array_equal(orders[0], o) for o in orders)
+    }
+
+
+def _call_ids(timeline: Timeline, found: Int64) -> Int64:
+    """Of these kernels, the number of the attention call: its range's, else the torch operator's row."""
+    ops, kernels = timeline.trace.attention_ops, timeline.trace.kernels
+    if ops is None or not len(ops) or np.any(timeline.call >= 0):
+        return timeline.call[found].astype(np.int64)
+    # Operators nest and come outermost first, so the innermost one is written last.
+    owner = {
+        (pid, correlation): row
+        for row, pid in enumerate(ops.pid.tolist())
+        for correlation in ops.correlations[row]
+    }
+    rows = zip(kernels.pid[found].tolist(), kernels.correlation[found].tolist(), strict=True)
+    return np.fromiter((owner.get(key, NO_KERNEL) for key in rows), np.int64, len(found))
+
+
+def _first_with(
+    wanted: npt.NDArray[np.bool_], call_of: Int64, first: Int64, default: int | None = None
+) -> Int64:
+    """Per call, the position of its first wanted kernel; else ``default``, or the call's first kernel."""
+    answer = first.copy() if default is None else np.full(len(first), default, dtype=np.int64)
+    positions = np.flatnonzero(wanted)[::-1]  # assigned last is first in the call
+    answer[call_of[positions]] = positions
+    return answer
+
+
+def _launch(name: str, shape: list[int]) -> KernelLaunch:
+    gx, gy, gz, bx, by, bz = shape
+    return KernelLaunch(name, (gx, gy, gz), (bx, by, bz))
+
+
+def _shape(launches: list[KernelLaunch], device: int) -> ObservedShape:
+    signatures = tuple(parse_kernel_name(launch.kernel) for launch in launches)
+    return ObservedShape(tuple(launches), signatures, device)

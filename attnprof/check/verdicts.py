@@ -1,0 +1,171 @@
+"""Verdicts, and the attention calls they were given to: one by one, or as columns read back from a trace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import overload
+
+import numpy as np
+
+from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
+from attnprof.dispatch.infer import InferredCall
+from attnprof.model import AttentionCall, Prediction
+from attnprof.trace.timeline import PHASE_NAMES
+
+
+class Verdict(str, Enum):
+    """What comparing one call gave."""
+
+    MATCH = "match"
+    EXPLAINED = "explained"
+    WRONG_KERNEL = "wrong kernel"
+    WRONG_NUM_SPLITS = "wrong num_splits"
+    WRONG_TEMPLATE = "wrong template"
+    WRONG_GRID = "wrong grid"
+    MISSING = "missing"
+    UNEXPECTED = "unexpected"
+    UNEXPLAINED = "unexplained"
+    FROZEN = "frozen"
+    NOT_MODELLED = "not modelled"
+    NOT_OBSERVED = "not observed"
+
+    @property
+    def failed(self) -> bool:
+        return self in FAILED
+
+    @property
+    def meaning(self) -> str:
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Verdict.MATCH: "kernels, template arguments, grids and num_splits are those predicted",
+    Verdict.EXPLAINED: "no call was recorded; some KV length makes the library launch exactly this",
+    Verdict.WRONG_KERNEL: "another kernel than predicted ran",
+    Verdict.WRONG_NUM_SPLITS: "the predicted kernels ran with another split count",
+    Verdict.WRONG_TEMPLATE: "the predicted kernel ran with other template arguments",
+    Verdict.WRONG_GRID: "the predicted kernel ran with another grid or block",
+    Verdict.MISSING: "a recorded call has no kernel in a trace that holds kernels",
+    Verdict.UNEXPECTED: "an attention kernel ran that no recorded call accounts for",
+    Verdict.UNEXPLAINED: "no KV length makes the library choose this split count",
+    Verdict.FROZEN: "a CUDA graph replays a split count chosen for another KV length",
+    Verdict.NOT_MODELLED: "another library or backend, whose launches attnprof does not predict",
+    Verdict.NOT_OBSERVED: "predicted only: the trace holds no GPU kernels",
+}
+FAILED = frozenset({
+    Verdict.WRONG_KERNEL, Verdict.WRONG_NUM_SPLITS, Verdict.WRONG_TEMPLATE, Verdict.WRONG_GRID,
+    Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED, Verdict.FROZEN,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedCall:
+    """One attention call with its verdict.
+
+    ``observed`` and ``predicted`` are None where there is none; ``call`` is what was predicted for.
+    ``duration_ns`` is GPU time. ``seq``, ``step`` and ``layer`` are None where unknown.
+    """
+
+    verdict: Verdict
+    detail: str
+    seq: int | None
+    step: int | None
+    phase: str
+    layer: int | None
+    call: AttentionCall | None = None
+    predicted: Prediction | None = None
+    observed: ObservedShape | None = None
+    inferred: InferredCall | None = None
+    duration_ns: int | None = None
+    num_kernels: int = 0
+
+    @property
+    def num_splits(self) -> int | None:
+        """Observed where something was observed, else predicted."""
+        if self.observed is not None:
+            return self.observed.num_splits
+        return self.predicted.num_splits if self.predicted else None
+
+
+Reading = tuple[Verdict, str, InferredCall | None]
+
+
+class ReadBackCalls(Sequence[CheckedCall]):
+    """The calls of a trace without records: each is its row of ``observed`` and a reading.
+
+    The first readings are those of the shapes; a call has its shape's reading unless :meth:`read_otherwise`
+    gave it another. A CheckedCall is made when one is asked for; counting needs none.
+    """
+
+    def __init__(self, observed: ObservedCalls, readings: Sequence[Reading]) -> None:
+        self.observed, self.readings = observed, list(readings)
+        self._reading = observed.shape
+
+    def __len__(self) -> int:
+        return len(self.observed)
+
+    @property
+    def inferred(self) -> list[InferredCall | None]:
+        """What each shape says of the KV length."""
+        return [inferred for *_, inferred in self.readings[: len(self.observed.shapes)]]
+
+    def read_otherwise(self, rows: Int64, reading: Reading) -> None:
+        """Give some calls a reading of their own."""
+        self._reading = self._reading.copy()
+        self._reading[rows] = len(self.readings)
+        self.readings.append(reading)
+
+    @property
+    def counts(self) -> Counter[Verdict]:
+        """How many calls got each verdict."""
+        calls = np.bincount(self._reading, minlength=len(self.readings)).tolist()
+        counts: Counter[Verdict] = Counter()
+        for (verdict, *_), number in zip(self.readings, calls, strict=True):
+            counts[verdict] += number
+        return +counts
+
+    def having(self, verdicts: frozenset[Verdict]) -> list[CheckedCall]:
+        """The calls with one of these verdicts."""
+        wanted = [verdict in verdicts for verdict, *_ in self.readings]
+        if not any(wanted):
+            return []
+        return list(self._made(np.flatnonzero(np.array(wanted)[self._reading])))
+
+    def __iter__(self) -> Iterator[CheckedCall]:
+        return self._made(slice(None))
+
+    def __reversed__(self) -> Iterator[CheckedCall]:
+        return self._made(slice(None, None, -1))
+
+    @overload
+    def __getitem__(self, rows: int) -> CheckedCall: ...
+    @overload
+    def __getitem__(self, rows: slice) -> tuple[CheckedCall, ...]: ...
+    def __getitem__(self, rows: int | slice) -> CheckedCall | tuple[CheckedCall, ...]:
+        if isinstance(rows, slice):
+            return tuple(self._made(rows))
+        at = range(len(self))[rows]
+        return next(self._made(slice(at, at + 1)))
+
+    def _made(self, rows: slice | np.typing.NDArray[np.intp]) -> Iterator[CheckedCall]:
+        o = self.observed
+        columns = (self._reading, o.shape, o.seq, o.step, o.phase, o.layer, o.duration, o.num_kernels)
+        for reading, shape, seq, step, phase, layer, duration, kernels in zip(
+            *(column[rows].tolist() for column in columns), strict=True
+        ):
+            verdict, detail, inferred = self.readings[reading]
+            yield CheckedCall(
+                verdict,
+                detail,
+                None if seq < 0 else seq,
+                None if step < 0 else step,
+                PHASE_NAMES[phase],
+                None if layer < 0 else layer,
+                observed=o.shapes[shape],
+                inferred=inferred,
+                duration_ns=duration,
+                num_kernels=kernels,
+            )

@@ -1,0 +1,400 @@
+"""From an attention call to the launches, as flash_attn 2 and PyTorch's copy evaluate it.
+
+What differs between libraries and versions is a field of Rules. Source: flash_attn
+csrc/flash_attn/flash_api.cpp (mha_fwd, mha_varlen_fwd, mha_fwd_kvcache, set_params_fprop,
+set_params_splitkv) and csrc/flash_attn/src/flash_fwd_launch_template.h.
+"""
+
+from __future__ import annotations
+
+from attnprof.dispatch.flash_attn2.rules import (
+    SPLIT_BLOCK_M,
+    Rules,
+    Tile,
+    block_n,
+    combine_block_m,
+    head_dim_bucket,
+    kernel_name,
+    narrow_block_n,
+)
+from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div, choice_in_words, split_choice
+from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
+
+_SPLIT_WARPS = 4
+_ELEMENT = {"bf16": "cutlass::bfloat16_t", "fp16": "cutlass::half_t"}
+_ELEMENT_BYTES = 2
+
+
+class _RefusedError(Exception):
+    """The library raises; the argument is the first line of its message."""
+
+
+def dispatch(call: AttentionCall, gpu: Gpu, rules: Rules, *, explain: bool = False) -> Prediction:
+    """The launches ``rules`` lead to, or the refusal; with ``explain``, every step of the derivation."""
+    return _Dispatch(call, gpu, rules, explain).run()
+
+
+class _Dispatch:
+    """One call on its way through the library: the attributes are the library's local variables."""
+
+    def __init__(self, call: AttentionCall, gpu: Gpu, rules: Rules, explain: bool) -> None:
+        self.call, self.gpu, self.rules, self.explain = call, gpu, rules, explain
+        self.reasons: list[Reason] = []
+        self.seqlen_q, self.num_heads = call.seqlen_q, call.num_heads
+        self.head_dim = ceil_div(call.head_dim, 8) * 8
+        self.causal = call.causal
+        self.window_left, self.window_right = call.window
+        # The kvcache entry takes neither.
+        self.dropout_p = 0.0 if call.entry == "fwd_kvcache" else call.dropout_p
+        self.return_softmax = call.return_softmax and call.entry != "fwd_kvcache"
+        self.num_splits = 0
+        self.force_split = False
+        self.cu_seqlens = False
+
+    def run(self) -> Prediction:
+        try:
+            self.check_arguments_exist()
+            {"fwd": self.fwd, "varlen_fwd": self.varlen_fwd, "fwd_kvcache": self.fwd_kvcache}[
+                self.call.entry
+            ]()
+            if self.call.alibi:
+                self.refuse("alibi_slopes")
+        except _RefusedError as refusal:
+            self.say("refused", refusal, "the library checks its arguments before it launches anything")
+            return Prediction(error=str(refusal), reasons=tuple(self.reasons))
+        empty_batch = self.call.batch == 0 and self.rules.skips_empty_batch
+        if empty_batch or (self.call.seqlen_k == 0 and self.call.entry in self.rules.skips_empty):
+            what = "queries" if empty_batch else "keys"
+            self.say("launches", "none", f"there are no {what}: other kernels fill the output")
+            return Prediction(reasons=tuple(self.reasons))
+        self.settle_windows()
+        split = self.num_splits > 1 or self.force_split
+        launches = self.split_launches() if split else (self.plain_launch(),)
+        for launch in launches:
+            name = launch.kernel.partition("<")[0].removeprefix("void ").rpartition("::")[2]
+            self.say("launch", name, f"grid {launch.grid}, block {launch.block}")
+        return Prediction(launches, max(1, self.num_splits), reasons=tuple(self.reasons))
+
+    def say(self, rule: str, value: object, why: str) -> None:
+        if self.explain:
+            self.reasons.append(Reason(rule, str(value), why))
+
+    # entries, in the order in which the library evaluates
+
+    def fwd(self) -> None:
+        self.check_device_and_dtype()
+        if self.call.batch == 0 and self.rules.skips_empty_batch:
+            return
+        self.check_batch_and_head_dim()
+        self.check_heads(self.num_heads)
+        self.check_softcap()
+        self.clamp_windows()
+        self.bound_causal()
+        if self.swap_groups():
+            self.refuse("fold fwd")
+        self.check_return_softmax()
+        self.choose_num_splits(asked=0)
+
+    def varlen_fwd(self) -> None:
+        call = self.call
+        self.check_device_and_dtype()
+        self.check_softcap()
+        if call.page_block_size is not None:
+            self.check_page_size(call.page_block_size)
+        folds = self.rules.varlen_folds
+        self.bound_causal(one_query_rule=folds)
+        swapped = self.swap_groups() if folds else False
+        if swapped:
+            self.check_packed_reshape()
+        self.check_batch_and_head_dim()
+        self.check_heads(self.num_heads)
+        self.clamp_windows()
+        if swapped:
+            self.refuse("fold varlen_fwd")
+        self.check_return_softmax()
+        self.cu_seqlens = True
+        self.force_split = call.page_block_size is not None
+        if swapped or (self.force_split and self.rules.paged_varlen_splits):
+            self.choose_num_splits(asked=call.num_splits)
+        else:
+            why = "the varlen entry asks the heuristic only after folding query heads"
+            self.say("num_splits", "not chosen", why)
+        if self.force_split:
+            self.say("split kernel", "forced", "only the split kernel reads a paged KV cache")
+
+    def fwd_kvcache(self) -> None:
+        call = self.call
+        self.check_device_and_dtype()
+        if call.page_block_size is not None:
+            self.require(not call.cache_batch_idx, "Paged KVcache does not support cache_batch_idx")
+            self.check_page_size(call.page_block_size)
+        self.check_batch_and_head_dim()
+        self.check_heads(self.num_heads)
+        self.bound_causal()
+        self.swap_groups()
+        self.clamp_windows()
+        if call.seqlen_knew is not None:
+            self.require(call.cache_seqlens, "If key is supplied, seqlens_k must also be passed in")
+            self.require(
+                self.seqlen_q <= call.seqlen_k,
+                "If key is supplied, it must have seqlen <= the seqlen of the KV cache",
+            )
+        self.cu_seqlens = call.cache_seqlens
+        self.say("seqlen_k", call.seqlen_k, "the cache's capacity: the lengths in use do not enter")
+        self.choose_num_splits(asked=call.num_splits)
+        for forced, why in (
+            (call.seqlen_knew is not None, "only the split kernel appends keys to the cache"),
+            (
+                call.cache_batch_idx and self.rules.batch_idx_forces_split,
+                "only the split kernel indexes the cache",
+            ),
+            (call.page_block_size is not None, "only the split kernel reads a paged KV cache"),
+        ):
+            if forced:
+                self.force_split = True
+                self.say("split kernel", "forced", why)
+
+    # checks
+
+    def check_arguments_exist(self) -> None:
+        """An argument that the version's entry does not take: no call with it can be made."""
+        call, takes = self.call, self.rules.takes
+        self.require(call.entry in self.rules.entries, f"there is no entry {call.entry}")
+        paged = "kvcache_paged" if call.entry == "fwd_kvcache" else "varlen_paged"
+        for given, name, words in (
+            (call.window != (-1, -1), "window", "window_size"),
+            (call.alibi, "alibi", "alibi_slopes"),
+            (call.softcap > 0, "softcap", "softcap"),
+            (call.page_block_size is not None, paged, "block_table"),
+            (call.entry == "varlen_fwd" and call.num_splits > 0, "varlen_num_splits", "num_splits"),
+        ):
+            self.require(not given or name in takes, f"this version's {call.entry} takes no {words}")
+            if given:
+                self.refuse(name)
+
+    def require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise _RefusedError(message)
+
+    def refuse(self, what: str) -> None:
+        """Raises where this build refuses ``what`` though the entry takes it."""
+        if what in self.rules.refusals:
+            raise _RefusedError(self.rules.refusals[what])
+
+    def check_device_and_dtype(self) -> None:
+        gpu = self.gpu
+        if self.rules.any_sm_from_80:
+            supported = gpu.sm_major >= 8
+        else:
+            supported = gpu.sm_major == 8 or (gpu.sm_major, gpu.sm_minor) in self.rules.sms_besides_8x
+        self.require(supported, "FlashAttention only supports Ampere GPUs or newer.")
+        self.require(self.call.dtype in _ELEMENT, "FlashAttention only support fp16 and bf16 data type")
+
+    def check_batch_and_head_dim(self) -> None:
+        packed = self.call.entry == "varlen_fwd"
+        message = "batch size must be positive" if packed else self.rules.batch_message
+        self.require(self.call.batch > 0, message)
+        refusal = None if self.call.entry == "fwd_kvcache" else self.rules.head_dim_multiple_message
+        if refusal and self.rules.head_dim_multiple_first and not packed:
+            self.require(self.call.head_dim % 8 == 0, refusal)
+        self.require(
+            self.call.head_dim <= 256, "FlashAttention forward only supports head dimension at most 256"
+        )
+        if refusal:
+            self.require(self.call.head_dim % 8 == 0, refusal)
+
+    def check_heads(self, num_heads: int) -> None:
+        self.require(
+            num_heads % self.call.num_heads_k == 0,
+            "Number of heads in key/value must divide number of heads in query",
+        )
+
+    def check_page_size(self, page_block_size: int) -> None:
+        self.require(page_block_size % 256 == 0, "Paged KV cache block size must be divisible by 256")
+
+    def check_softcap(self) -> None:
+        if self.call.softcap > 0:
+            self.require(self.dropout_p == 0, "Softcapping does not support dropout for now")
+
+    def check_return_softmax(self) -> None:
+        if self.return_softmax:
+            self.require(self.dropout_p > 0, "return_softmax is only supported when p_dropout > 0.0")
+
+    def check_packed_reshape(self) -> None:
+        """Folding query heads reshapes q: that needs one query per sequence and whole groups."""
+        call = self.call
+        total_q = call.batch if call.total_q is None else call.total_q
+        groups = call.num_heads // call.num_heads_k
+        shape = [call.batch, call.num_heads_k, groups, call.head_dim]
+        size = total_q * call.num_heads * call.head_dim
+        self.require(
+            call.batch * call.num_heads_k * groups * call.head_dim == size,
+            f"shape '{shape}' is invalid for input of size {size}",
+        )
+
+    # the call, as the library changes it
+
+    def bound_causal(self, *, one_query_rule: bool = True) -> None:
+        """A causal mask bounds the window on the right, and hides nothing from a single query."""
+        if one_query_rule and self.causal and self.call.seqlen_q == 1 and not self.call.alibi:
+            self.causal = False
+            self.say("causal", "off", "a causal mask hides nothing from a single query")
+        if self.causal:
+            self.window_right = 0
+
+    def clamp_windows(self) -> None:
+        """A window that reaches past every key is no window."""
+        if not self.rules.clamps_windows:
+            return
+        if self.window_left >= self.call.seqlen_k:
+            self.window_left = -1
+        if self.window_right >= self.call.seqlen_k:
+            self.window_right = -1
+
+    def swap_groups(self) -> bool:
+        """With one query, the query heads of a group become queries of one head."""
+        call = self.call
+        groups = call.num_heads // call.num_heads_k
+        obstacle = next(
+            (
+                why
+                for found, why in (
+                    (call.seqlen_q != 1, f"there are {call.seqlen_q} queries"),
+                    (call.num_heads <= call.num_heads_k, "every query head has its own KV head"),
+                    (self.window_left >= 0 or self.window_right >= 0, "there is a window"),
+                    (self.dropout_p > 0, "there is dropout"),
+                    (call.head_dim % 8 != 0, "head_dim is not a multiple of 8"),
+                    (call.alibi, "there is ALiBi"),
+                )
+                if found
+            ),
+            None,
+        )
+        if obstacle:
+            self.say("fold query heads", "no", obstacle)
+            return False
+        self.seqlen_q, self.num_heads = groups, call.num_heads_k
+        why = f"one query: the {groups} query heads of each KV head become {groups} queries of one head"
+        self.say("fold query heads", f"{groups} x {call.num_heads_k}", why)
+        return True
+
+    def choose_num_splits(self, *, asked: int) -> None:
+        """The caller's num_splits, or the heuristic's where the caller asked for none."""
+        self.num_splits = asked
+        if self.dropout_p > 0:
+            self.say("num_splits", "not chosen", "splitting is not implemented with dropout")
+            return
+        if asked >= 1:
+            self.say("num_splits", asked, "given by the caller")
+        else:
+            keys = block_n(self.head_dim)
+            n_blocks, m_blocks = ceil_div(self.call.seqlen_k, keys), ceil_div(self.seqlen_q, SPLIT_BLOCK_M)
+            blocks = self.call.batch * self.num_heads * m_blocks
+            slots = self.gpu.num_sms * self.rules.slots_per_sm
+            choice = split_choice(blocks, slots, n_blocks, MAX_SPLITS)
+            self.num_splits = choice.num_splits
+            if self.explain:
+                call, sms, per_sm = self.call, self.gpu.num_sms, self.rules.slots_per_sm
+                product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query blocks"
+                why = f"{call.seqlen_k} keys in blocks of {keys} (head_dim {self.head_dim})"
+                self.say("key blocks", n_blocks, why)
+                self.say("thread blocks", blocks, product)
+                self.say("slots", slots, f"{sms} SMs x {per_sm}")
+                self.say("num_splits", choice.num_splits, choice_in_words(choice, blocks, slots))
+        self.require(self.num_splits <= MAX_SPLITS, f"num_splits > {MAX_SPLITS} not supported")
+
+    def settle_windows(self) -> None:
+        """What the kernel is told: causal is a window of (-1, 0); a one-sided window gets its other side."""
+        self.causal = self.window_left < 0 and self.window_right == 0
+        if self.window_left < 0 <= self.window_right:
+            self.window_left = self.call.seqlen_k
+        elif self.window_right < 0 <= self.window_left:
+            self.window_right = self.call.seqlen_k
+
+    # launches
+
+    def is_local(self) -> bool:
+        windowed = "Is_local" in self.rules.templates and (self.window_left >= 0 or self.window_right >= 0)
+        return windowed and not (self.causal and self.rules.local_excludes_causal)
+
+    def even(self, bucket: int, tile: Tile) -> tuple[bool, bool]:
+        """(Is_even_MN, Is_even_K): whether whole tiles cover the sequences, and the head dim its bucket."""
+        even_k = self.head_dim == bucket
+        even_mn = (
+            not self.cu_seqlens
+            and self.call.seqlen_k % tile.block_n == 0
+            and self.seqlen_q % tile.block_m == 0
+            and even_k
+            and not self.is_local()
+            and not (self.return_softmax and self.rules.softmax_clears_even_mn)
+            and not (self.call.alibi and self.rules.alibi_clears_even)
+            and bucket <= self.rules.even_mn_max_head_dim
+        )
+        if self.call.alibi and self.rules.alibi_clears_even:
+            even_k = False
+        return even_mn, even_k
+
+    def masks(self) -> list[bool]:
+        """The template arguments that both kernels share, before the even ones."""
+        local = self.is_local()
+        values = {"Is_causal": self.causal and not local, "Is_local": local, "Has_alibi": self.call.alibi}
+        return [on for name, on in values.items() if name == "Is_causal" or name in self.rules.templates]
+
+    def plain_launch(self) -> KernelLaunch:
+        call, rules = self.call, self.rules
+        bucket = head_dim_bucket(self.head_dim, rules.tiles)
+        dropout = self.dropout_p > 0
+        tile = rules.tiles[bucket](self.causal, dropout, self.gpu)
+        softcap = call.softcap > 0
+        even_mn, even_k = self.even(bucket, tile)
+        if self.return_softmax and rules.softmax_clears_even_k:
+            even_k = False
+        flags = [dropout and not softcap, *self.masks(), even_mn, even_k]
+        if "Is_softcap" in rules.templates:
+            flags.append(softcap)
+        flags.append(self.return_softmax and dropout and not softcap)
+        grid = (ceil_div(self.seqlen_q, tile.block_m), call.batch, self.num_heads)
+        return self.launch("flash_fwd_kernel", bucket, tile, flags, grid)
+
+    def split_launches(self) -> tuple[KernelLaunch, ...]:
+        call, rules = self.call, self.rules
+        bucket = head_dim_bucket(self.head_dim, rules.tiles)
+        narrow = rules.one_split_narrows and self.num_splits == 1
+        tile = Tile(SPLIT_BLOCK_M, narrow_block_n(bucket) if narrow else block_n(bucket), _SPLIT_WARPS)
+        splits = self.num_splits > 1
+        append = call.seqlen_knew is not None
+        even_mn, even_k = self.even(bucket, tile)
+        flags = [*self.masks(), even_mn and not append, even_k]
+        if "Is_softcap" in rules.templates:
+            flags.append(call.softcap > 0)
+        flags += [splits, append]
+        m_blocks = ceil_div(self.seqlen_q, tile.block_m)
+        if not splits:
+            grid = (m_blocks, call.batch, self.num_heads)
+            return (self.launch("flash_fwd_splitkv_kernel", bucket, tile, flags, grid),)
+        grid = (m_blocks, self.num_splits, call.batch * self.num_heads)
+        rows = combine_block_m(bucket)
+        log_max_splits = max(1, (self.num_splits - 1).bit_length())
+        combine_grid = (ceil_div(call.batch * self.num_heads * self.seqlen_q, rows), 1, 1)
+        # The combine kernel looks at the head dim alone, whatever clears Is_even_K of the split kernel.
+        arguments = [rows, log_max_splits, self.head_dim == bucket]
+        return (
+            self.launch("flash_fwd_splitkv_kernel", bucket, tile, flags, grid),
+            self.launch(
+                "flash_fwd_splitkv_combine_kernel", bucket, tile, arguments, combine_grid, dynamic_smem=0
+            ),
+        )
+
+    def launch(
+        self,
+        name: str,
+        bucket: int,
+        tile: Tile,
+        arguments: list[bool] | list[int],
+        grid: tuple[int, int, int],
+        dynamic_smem: int | None = None,
+    ) -> KernelLaunch:
+        kernel = kernel_name(name, bucket, tile, _ELEMENT[self.call.dtype], arguments, self.rules)
+        if dynamic_smem is None:
+            dynamic_smem = (tile.block_m + 2 * tile.block_n) * bucket * _ELEMENT_BYTES
+        return KernelLaunch(kernel, grid, (tile.warps * 32, 1, 1), dynamic_smem)

@@ -1,0 +1,1 @@
+"""Kernel names: the one parser, and the families of every attention library."""

@@ -1,0 +1,1 @@
+"""This machine: its processes, its Nsight Systems, its installed libraries."""

@@ -1,0 +1,322 @@
+"""What an HTML page shows of a run, as plain values, every derivation held once."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attnprof.analysis.kernels import KernelTotal, kernel_totals
+from attnprof.analysis.sm_fill import SmFill, sm_fill
+from attnprof.analysis.splits import kernel_and_splits
+from attnprof.check.check_run import CheckedCall, CheckResult
+from attnprof.dispatch import default_version, predict
+from attnprof.model import AttentionCall, KernelLaunch, Prediction
+from attnprof.report.explain import call_in_words
+from attnprof.report.tables import Column, Table, percent
+from attnprof.safety.redact import redact_command
+
+if TYPE_CHECKING:
+    from attnprof.report.summary import Report
+    from attnprof.runs.run import Run
+
+_FILL_ROWS = 40
+_SPARSEST = 16  # step numbers per step
+_FINDINGS_SHOWN = 20
+_IN_KERNEL_TABLE = ("kernels", "attention")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A run as a page shows it.
+
+    ``source`` is "observed", "predicted", "mixed" or "none", for what the attention calls are; ``state`` is
+    "ok", "failed" or "unknown", for the check. ``calls`` is what the page's script reads: see ``call_data``.
+    """
+
+    title: str
+    source: str
+    state: str
+    verdict: str
+    story: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    findings: Table | None
+    tables: tuple[Table, ...]
+    fill: Table | None
+    kernels: tuple[KernelTotal, ...]
+    columns: TimelineColumns
+    environment: tuple[tuple[str, str], ...]
+    calls: dict[str, Any]
+    next_command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What one column of the timeline shows: kernels, their split count, and whether it was seen to run."""
+
+    kernel: str
+    num_splits: int | None
+    observed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineColumns:
+    """The decode timeline: a column per decode step, or per attention call where no step is known.
+
+    ``marks`` has a tuple per column, ``seqlen_k`` the KV length where a record says it, ``attention_ns`` the
+    GPU time of the column's attention kernels; None where unknown. ``first`` is the first column's number.
+    """
+
+    kind: str
+    first: int
+    marks: tuple[tuple[Mark, ...], ...]
+    seqlen_k: tuple[int | None, ...]
+    attention_ns: tuple[int | None, ...]
+
+
+def make_page(run: Run, report: Report) -> Page:
+    """The page of a run and its report."""
+    result = report.check
+    state, verdict = _verdict(result)
+    return Page(
+        title=report.name,
+        source=_source(result.calls),
+        state=state,
+        verdict=verdict,
+        story=report.story,
+        facts=report.facts,
+        notes=report.notes,
+        tables=tuple(table for name, table in report.tables.items() if name not in _IN_KERNEL_TABLE),
+        findings=_findings(result),
+        fill=_fill_table(result),
+        kernels=tuple(kernel_totals(run.trace)),
+        columns=timeline_columns(result.calls),
+        environment=tuple(_environment(run)),
+        calls=call_data(run, result),
+        next_command=report.next_command,
+    )
+
+
+def _verdict(result: CheckResult) -> tuple[str, str]:
+    calls = f"{len(result.calls):,} attention calls"
+    if result.failures:
+        return "failed", f"{len(result.failures):,} of {calls} ran otherwise than the library's rules say"
+    if result.cannot_tell:
+        return "unknown", result.cannot_tell[:1].upper() + result.cannot_tell[1:]
+    return "ok", f"{calls}, none contradicts the dispatch rules"
+
+
+def _findings(result: CheckResult) -> Table | None:
+    """The first calls that failed, in words."""
+    columns = [
+        Column(name, right=name in ("call", "step", "layer")) for name in ("call", "phase", "step", "layer")
+    ]
+    columns += [Column("verdict"), Column("detail")]
+    rows = [
+        (call.seq, call.phase, call.step, call.layer, call.verdict.value, call.detail)
+        for call in result.failures[:_FINDINGS_SHOWN]
+    ]
+    more = len(result.failures) - len(rows)
+    title = f"Findings (the first {len(rows)} of {len(result.failures):,})" if more else "Findings"
+    return Table("findings", columns, rows, title=title) if rows else None
+
+
+def _source(calls: Iterable[CheckedCall]) -> str:
+    seen = {call.observed is not None for call in calls if call.observed or call.predicted}
+    if len(seen) == 2:
+        return "mixed"
+    return {True: "observed", False: "predicted"}[seen.pop()] if seen else "none"
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    config = run.config
+    workload = config.get("workload") or {}
+    capture = config.get("capture") or {}
+    rows = [("run", run.name), ("made", config.get("created")), ("attnprof", config.get("attnprof"))]
+    if config.get("command"):
+        rows.append(("command", redact_command(config["command"])))
+    if config.get("source"):
+        rows.append(("trace", str(config["source"].get("path") or config["source"].get("name"))))
+    elif not run.folder:
+        rows.append(("trace", str(run.trace.info.path)))
+    recorder = " ".join(str(part) for part in (capture.get("recorder"), capture.get("version")) if part)
+    rows.append(("recorder", recorder or run.trace.info.exporter or ""))
+    for device in run.trace.info.devices:
+        parts = [device.name or "name not in the trace"]
+        if device.num_sms:
+            parts.append(f"{device.num_sms} SMs")
+        if device.sm_major is not None:
+            parts.append(f"sm {device.sm_major}.{device.sm_minor or 0}")
+        rows.append((f"GPU {device.index}", ", ".join(parts)))
+    rows += [(name, version) for name, version in (workload.get("versions") or {}).items()]
+    rows += (capture.get("environment") or {}).items()
+    if workload.get("device") == "cpu":
+        rows.append(("device", f"cpu ({platform.machine()})"))
+    return [(label, str(text)) for label, text in rows if text]
+
+
+def timeline_columns(calls: Iterable[CheckedCall]) -> TimelineColumns:
+    """The columns of the decode timeline."""
+    known = [call for call in calls if call.observed is not None or call.predicted is not None]
+    decode = [call for call in known if call.phase == "decode" and call.step is not None]
+    numbers = {call.step for call in decode if call.step is not None}
+    # Numbers far apart are no count of steps.
+    if numbers and max(numbers) - min(numbers) < _SPARSEST * len(numbers):
+        first = min(numbers)
+        groups: list[list[CheckedCall]] = [[] for _ in range(first, max(numbers) + 1)]
+        for call in decode:
+            groups[(call.step or 0) - first].append(call)
+        return _columns("step", first, groups)
+    return _columns("call", 0, [[call] for call in known])
+
+
+def _columns(kind: str, first: int, groups: list[list[CheckedCall]]) -> TimelineColumns:
+    marks, lengths, times = [], [], []
+    for group in groups:
+        marks.append(tuple(dict.fromkeys(Mark(*kernel_and_splits(call)) for call in group)))
+        lengths.append(max((call.call.seqlen_k for call in group if call.call), default=None))
+        spent = [call.duration_ns for call in group if call.duration_ns is not None]
+        times.append(sum(spent) if spent else None)
+    return TimelineColumns(kind, first, tuple(marks), tuple(lengths), tuple(times))
+
+
+def _fill_table(result: CheckResult) -> Table | None:
+    """How each distinct main launch fills the GPU's SMs, most calls first."""
+    if result.gpu is None:
+        return None
+    counts: dict[tuple[KernelLaunch, bool], int] = {}
+    for call in result.calls:
+        observed = call.observed is not None
+        launches = call.observed.launches if call.observed else call.predicted and call.predicted.launches
+        for launch in (launches or ())[:1]:
+            counts[launch, observed] = counts.get((launch, observed), 0) + 1
+    rows = [
+        (launch, observed, count, sm_fill(launch, result.gpu))
+        for (launch, observed), count in sorted(counts.items(), key=lambda item: -item[1])
+        if all(launch.grid)
+    ][:_FILL_ROWS]
+    if not rows:
+        return None
+    columns = (
+        Column("source"), Column("kernel"), Column("grid"), Column("calls", right=True),
+        Column("thread_blocks", "thread blocks", right=True), Column("slots", right=True),
+        Column("waves", right=True), Column("sms_busy", "SMs busy", right=True),
+        Column("fill", "of the slots used", right=True),
+    )  # fmt: skip
+    values = [_fill_row(*row) for row in rows]
+    shown = [
+        [*(str(v) for v in row[:3]), *(f"{v:,}" for v in row[3:6]), f"{row[6]:.2f}", busy, percent(row[8])]
+        for row, busy in zip(values, (f"{r[3].sms_busy} of {r[3].num_sms}" for r in rows), strict=True)
+    ]
+    return Table("sm_fill", columns, values, shown, "SM fill")
+
+
+def _fill_row(launch: KernelLaunch, observed: bool, count: int, fill: SmFill) -> tuple[Any, ...]:
+    source, grid = "observed" if observed else "predicted", "x".join(map(str, launch.grid))
+    sizes = (fill.thread_blocks, fill.slots, round(fill.waves, 4), fill.sms_busy, round(fill.fill, 4))
+    return source, fill.kernel, grid, count, *sizes
+
+
+class _Strings:
+    """Texts held once, referred to by number."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {"": 0}
+
+    def __call__(self, text: object) -> int:
+        return self.known.setdefault("" if text is None else str(text), len(self.known))
+
+
+def call_data(run: Run, result: CheckResult) -> dict[str, Any]:
+    """Every attention call and its derivation, compactly.
+
+    strings: texts that the rest refers to by number.  shapes: one object per distinct call (its arguments,
+    verdict, launches and derivation).  groups: [step, phase, shape, first seq, first layer, count, ns per
+    call or 0] for calls that follow each other with one shape; -1 where a number is unknown.
+    """
+    strings = _Strings()
+    index: dict[Any, int] = {}
+    shapes: list[dict[str, Any]] = []
+    groups: list[list[Any]] = []
+    for call in result.calls:
+        key = (call.call, id(call.observed), call.verdict, call.detail)
+        if key not in index:
+            index[key] = len(shapes)
+            shapes.append(_shape(call, run, result, strings))
+        _append(groups, call, strings(call.phase), index[key])
+    return {"strings": list(strings.known), "shapes": shapes, "groups": groups}
+
+
+def _append(groups: list[list[Any]], call: CheckedCall, phase: int, shape: int) -> None:
+    step, seq, layer = (-1 if n is None else n for n in (call.step, call.seq, call.layer))
+    if groups:
+        last = groups[-1]
+        count = last[5]
+        follows = last[:3] == [step, phase, shape] and (last[6] == 0) == (call.duration_ns is None)
+        for first, number in ((last[3], seq), (last[4], layer)):
+            follows = follows and number == (first + count if first >= 0 else -1)
+        if follows:
+            last[5] += 1
+            if call.duration_ns is not None:
+                last[6].append(call.duration_ns)
+            return
+    spent = 0 if call.duration_ns is None else [call.duration_ns]
+    groups.append([step, phase, shape, seq, layer, 1, spent])
+
+
+def _shape(call: CheckedCall, run: Run, result: CheckResult, strings: _Strings) -> dict[str, Any]:
+    kernel, num_splits, observed = kernel_and_splits(call)
+    version = ""
+    predicted = _explained(call, run, result)
+    shape: dict[str, Any] = {
+        "verdict": strings(call.verdict.value),
+        "failed": int(call.verdict.failed),
+        "kernel": strings("" if kernel == "none" else kernel),
+        "splits": num_splits,
+        "observed": int(observed),
+        "detail": strings(call.detail or call.verdict.meaning),
+    }
+    if call.call is not None:
+        version = _version(call.call, run, result)
+        shape |= {"call": strings(call_in_words(call.call, version)), "keys": call.call.seqlen_k}
+    if call.inferred is not None:
+        shape["inferred"] = strings(", ".join(map(str, call.inferred.seqlen_k)) or "none")
+    if call.observed is not None:
+        shape["ran"] = _launches(call.observed.launches, strings)
+    if predicted is not None:
+        rules = [reason for reason in predicted.reasons if reason.rule != "launch"]
+        shape |= {
+            "version": strings(
+                f"{call.call.library} {_version(call.call, run, result)}" if call.call else ""
+            ),
+            "would": _launches(predicted.launches, strings),
+            "reasons": [[strings(r.rule), strings(r.value), strings(r.why)] for r in rules],
+            "predicted": predicted.num_splits,
+            "refused": strings(predicted.error),
+        }
+    return shape
+
+
+def _explained(call: CheckedCall, run: Run, result: CheckResult) -> Prediction | None:
+    """The call's prediction with its derivation; without one where it cannot be derived again."""
+    if call.call is None or call.predicted is None or result.gpu is None:
+        return call.predicted
+    again = predict(call.call, result.gpu, _version(call.call, run, result), explain=True)
+    return again if again == call.predicted else call.predicted
+
+
+def _version(call: AttentionCall, run: Run, result: CheckResult) -> str:
+    if call.library == result.library and result.version:
+        return result.version
+    installed = (run.config.get("workload") or {}).get("versions") or {}
+    return str(installed.get(call.library) or default_version(call.library))
+
+
+def _launches(launches: Iterable[KernelLaunch], strings: _Strings) -> list[list[int]]:
+    return [
+        [strings(one.kernel), strings("x".join(map(str, one.grid))), strings("x".join(map(str, one.block)))]
+        + ([one.dynamic_smem] if one.dynamic_smem else [])
+        for one in launches
+    ]

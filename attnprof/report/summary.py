@@ -1,0 +1,276 @@
+"""What a report says of a run: sentences and tables, ready to be printed, exported or drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from attnprof.analysis.kernels import kernel_totals
+from attnprof.analysis.phases import PhaseTotal, phase_totals
+from attnprof.analysis.split_cost import split_costs
+from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
+from attnprof.arrays import distinct
+from attnprof.check.check_run import CheckResult, Verdict
+from attnprof.dispatch import predict
+from attnprof.dispatch.flash_attn2.rules import block_n
+from attnprof.model import AttentionCall, Gpu
+from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
+from attnprof.report.run_tables import (
+    attention_table,
+    kernels_table,
+    lengths,
+    splits_table,
+    verdicts_table,
+)
+from attnprof.report.tables import Table
+
+if TYPE_CHECKING:
+    from attnprof.runs.run import Run
+
+_FUNCTIONS = {
+    "fwd": "flash_attn_func",
+    "varlen_fwd": "flash_attn_varlen_func",
+    "fwd_kvcache": "flash_attn_with_kvcache",
+}
+_FROZEN_SHOWN = 3
+_NEXT_CHANGE_LIMIT = 131_072  # keys; beyond that "never" is said with this bound
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run in words and tables. ``facts`` are (what, text) pairs; ``story`` the answer in sentences.
+
+    ``target`` is what a command takes for the run.
+    """
+
+    name: str
+    target: str
+    facts: tuple[tuple[str, str], ...]
+    story: tuple[str, ...]
+    tables: dict[str, Table]
+    splits: tuple[SplitRow, ...]
+    check: CheckResult
+    notes: tuple[str, ...]
+    next_command: str
+
+
+def summarise(run: Run, result: CheckResult) -> Report:
+    """Everything that the report command shows of a run and its check."""
+    splits = split_rows(result.calls)
+    totals = kernel_totals(run.trace)
+    phases = phase_totals(run.timeline)
+    tables = {
+        "phases": phases_table(phases),
+        "steps": steps_table(phases),
+        "splits": splits_table(splits),
+        "splitting": split_cost_table(split_costs(run.timeline, run.observed)),
+        "attention": attention_table(totals),
+        "kernels": kernels_table(totals),
+        "verdicts": verdicts_table(result),
+    }
+    name = run.name if run.folder else str(run.trace.info.path)
+    return Report(
+        name=run.name,
+        target=name,
+        facts=tuple(_facts(run, result, phases)),
+        story=tuple(_story(splits, result)) or _without_calls(run, result),
+        tables=tables,
+        splits=tuple(splits),
+        check=result,
+        notes=_notes(run, result),
+        next_command=_next_command(name, result, splits),
+    )
+
+
+def _facts(run: Run, result: CheckResult, phases: list[PhaseTotal]) -> list[tuple[str, str]]:
+    config, info = run.config, run.trace.info
+    facts = [("run", f"{run.name} ({run.ending})")]
+    workload = config.get("workload") or {}
+    if workload.get("model"):
+        facts.append(("workload", _workload(workload)))
+    capture = config.get("capture") or {}
+    if capture.get("recorder") == "none":
+        facts.append(("recorded", "attention calls only, no profiler"))
+    elif info.exporter or info.format:
+        schema = f", schema {info.schema}" if info.schema else ""
+        facts.append(("recorded", f"{info.exporter or info.format}{schema}: {_volume(run)}"))
+    if result.observed and run.trace.kernels.device.size:
+        observed = run.observed_gpu
+        names = {device.index: device.name for device in info.devices}
+        used = distinct(run.trace.kernels.device).tolist()
+        label = observed.name if observed else names.get(used[0]) or "a GPU the trace does not name"
+        sms = f", {observed.num_sms} SMs" if observed else ""
+        more = f" (and {len(used) - 1} more)" if len(used) > 1 else ""
+        facts.append(("gpu", f"{label}{sms}{more}"))
+    else:
+        facts.append(("gpu", "none: no GPU kernel was observed"))
+    if why := time_sentences(phases):
+        facts.append(("time", " ".join(why)))
+    if result.library and result.gpu:
+        through = _entries(result)
+        target = f"{result.gpu.name} ({result.gpu.num_sms} SMs)"
+        facts.append(("predicted", f"for {target}, {result.library} {result.version}{through}"))
+    return facts
+
+
+def _entries(result: CheckResult) -> str:
+    if result.library != "flash_attn":
+        return ""
+    used = sorted({_FUNCTIONS[call.call.entry] for call in result.calls if call.call})
+    return f" through {', '.join(used)}" if used else ""
+
+
+def _workload(workload: dict[str, Any]) -> str:
+    model = workload["model"]
+    heads = f"{model.get('num_heads')}/{model.get('num_heads_k')} heads x {model.get('head_dim')}"
+    details = [heads, model.get("dtype"), f"{model['weights']} weights" if model.get("weights") else None]
+    text = f"{model.get('name')}: {model.get('num_layers')} layers, {', '.join(d for d in details if d)}"
+    text += f"; {workload.get('attn_implementation')} on {workload.get('device')}"
+    if workload.get("prompt_tokens"):
+        batch, prompt = workload.get("batch"), workload["prompt_tokens"]
+        text += f"; batch {batch}, {prompt}-token prompt"
+        if unequal := workload.get("prompt_lengths"):
+            text += f" (unequal: {min(unequal)} to {max(unequal)})"
+        if workload.get("max_new_tokens"):
+            text += f", {workload['max_new_tokens']} new tokens"
+        text += ", static cache" if workload.get("cache") == "static" else ""
+    return text
+
+
+def _volume(run: Run) -> str:
+    trace = run.trace
+    return f"{len(trace.kernels):,} kernels, {len(trace.api_calls):,} API calls, {len(trace.ranges):,} ranges"
+
+
+def _story(splits: list[SplitRow], result: CheckResult) -> list[str]:
+    """The answer to "which kernel, how many splits, when does it change", decode first."""
+    decode = [row for row in splits if row.phase == "decode" and row.num_splits is not None]
+    if not decode:
+        return _story_without_decode(splits)
+    first = decode[0]
+    run, split = ("runs", "splits") if first.observed else ("would run", "would split")
+    never = "never splits" if first.observed else "would never split"
+    if all(row.num_splits == 1 for row in decode):
+        sentences = [f"Decode {never} the keys: it {run} {first.kernel}{_keys(first)}."]
+    else:
+        changed = next(index for index, row in enumerate(decode) if row.num_splits != 1)
+        counts = ", ".join(dict.fromkeys(str(row.num_splits) for row in decode[changed:]))
+        row = decode[changed]
+        sentences = [f"Decode {run} {first.kernel}{_at_most(first)}."] if changed else []
+        whence = (
+            f"From {_low(row)} keys on{_step(row)} it {split} them" if changed else f"Decode {split} the keys"
+        )
+        sentences.append(f"{whence} in {counts}: {row.kernel}.")
+    frozen = dict.fromkeys(call.detail for call in result.having(frozenset({Verdict.FROZEN})))
+    if frozen:
+        whole = [f"Frozen: {detail}." for detail in frozen]
+        return [*sentences, *whole[:_FROZEN_SHOWN]]
+    change = _next_change(result)
+    return [*sentences, change] if change else sentences
+
+
+def _story_without_decode(splits: list[SplitRow]) -> list[str]:
+    sentences = []
+    for row in splits:
+        seen = "ran" if row.observed else "would run"
+        count = "not modelled" if row.num_splits is None else f"each split in {row.num_splits}"
+        count = "no split" if row.num_splits == 1 else count
+        keys = f"; KV length {lengths(row)}" if row.seqlen_k else ""
+        calls = "1 attention call" if row.calls == 1 else f"{row.calls} attention calls"
+        sentences.append(f"{calls} {seen} {row.kernel}: {count}{keys}.")
+    return sentences[:4]
+
+
+def _without_calls(run: Run, result: CheckResult) -> tuple[str, ...]:
+    """Said where calls were looked for; what the kernels show follows from the check."""
+    return ("No attention call was recorded.",) if run.records_complete and not result.calls else ()
+
+
+def _not_modelled(run: Run, result: CheckResult) -> list[str]:
+    """Why recorded calls have no prediction, the most frequent reason first."""
+    calls = result.calls if run.records else ()
+    reasons = Counter(call.detail for call in calls if call.verdict is Verdict.NOT_MODELLED)
+    return [f"not modelled: {why} ({count:,} calls)" for why, count in reasons.most_common(3)]
+
+
+def _keys(row: SplitRow) -> str:
+    return f" for {lengths(row)} keys" if row.seqlen_k else ""
+
+
+def _at_most(row: SplitRow) -> str:
+    high = row.seqlen_k[-1].high if row.seqlen_k else None
+    return f" while the cache holds at most {high} keys" if high is not None else ""
+
+
+def _low(row: SplitRow) -> str:
+    return str(row.seqlen_k[0].low) if row.seqlen_k else "some number of"
+
+
+def _step(row: SplitRow) -> str:
+    return f" (step {row.steps[0]})" if row.steps else ""
+
+
+def _next_change(result: CheckResult) -> str:
+    """When the dispatch of the last decode call would change next, were the cache to grow on."""
+    if result.library is None:
+        return ""
+    last = next((call for call in reversed(result.calls) if call.phase == "decode" and call.call), None)
+    if last is None or last.call is None or result.gpu is None or last.predicted is None:
+        return ""
+    # A cache's capacity does not grow; other libraries' key blocks begin elsewhere.
+    if last.call.entry == "fwd_kvcache" or last.call.library not in ("flash_attn", "torch"):
+        return ""
+    if last.predicted.num_splits is None:
+        return ""
+    change = next_change(last.call, result.gpu, result.version)
+    now = _splits(last.predicted.num_splits)
+    if change is None:
+        return f"It would stay at {now} for every longer cache up to {_NEXT_CHANGE_LIMIT:,} keys."
+    keys, splits = change
+    later = keys - last.call.seqlen_k
+    tokens = "1 token" if later == 1 else f"{later} tokens"
+    return f"It would change next at {keys} keys, to {_splits(splits)}: {tokens} after the last step."
+
+
+def _splits(count: int) -> str:
+    return "1 split" if count == 1 else f"{count} splits"
+
+
+def next_change(call: AttentionCall, gpu: Gpu, version: str | None) -> tuple[int, int] | None:
+    """(KV length, num_splits) of the first longer cache with another split count; None up to the limit.
+
+    The count can change only where a key block begins.
+    """
+    now = predict(call, gpu, version).num_splits
+    keys = block_n(call.head_dim)
+    for seqlen_k in range(-(-call.seqlen_k // keys) * keys + 1, _NEXT_CHANGE_LIMIT, keys):
+        splits = predict(replace(call, seqlen_k=seqlen_k), gpu, version).num_splits
+        if splits is not None and splits != now:
+            return seqlen_k, splits
+    return None
+
+
+def _notes(run: Run, result: CheckResult) -> tuple[str, ...]:
+    # Without kernels the verdict says so already.
+    notes = [
+        note for note in run.timeline.notes if result.observed or "CUPTI_ACTIVITY_KIND_KERNEL" not in note
+    ]
+    notes += _not_modelled(run, result)
+    notes += (run.config.get("capture") or {}).get("notes") or []
+    if result.calls and result.gpu is None:
+        notes.append("the trace does not state the GPU's SM count: give --gpu NAME to learn the KV lengths")
+    if not run.records and result.calls:
+        first = inferred_first_length(result.calls)
+        if first:
+            told = ", ".join(map(str, first))
+            notes.append(f"the first decode step held {told} keys, told from the split counts")
+    return tuple(dict.fromkeys(notes))
+
+
+def _next_command(name: str, result: CheckResult, splits: list[SplitRow]) -> str:
+    if result.failures:
+        return f"attnprof check {name}"
+    if any(row.phase == "decode" and row.steps for row in splits):
+        return f"attnprof report {name} --plot splits.png"
+    return f"attnprof check {name} --format csv" if result.calls else f"attnprof report {name} --format csv"

@@ -1,0 +1,161 @@
+"""attnprof.db: a run as SQLite tables and views that people can query."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlite_utils
+
+from attnprof.check.call_rows import CALL_COLUMNS, call_row
+from attnprof.errors import RunError
+from attnprof.files import durable
+from attnprof.runs import run_folders
+from attnprof.runs.dataframes import Column, kernel_columns, range_columns
+from attnprof.runs.schema import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from attnprof.check.check_run import CheckedCall
+    from attnprof.runs.run import Run
+
+_AT_ONCE = 1 << 16  # rows
+
+_VIEWS = {
+    "kernel_totals": """
+        select name, count(*) as instances, sum(duration_ns) as total_ns, avg(duration_ns) as mean_ns,
+               min(duration_ns) as min_ns, max(duration_ns) as max_ns
+        from kernels group by name order by total_ns desc
+    """,
+    "phase_totals": """
+        select phase, count(*) as kernels, sum(duration_ns) as gpu_ns,
+               sum(case when family != '' then duration_ns else 0 end) as attention_ns
+        from kernels group by phase
+    """,
+    "split_timeline": """
+        select phase, layer, coalesce(observed_num_splits, predicted_num_splits) as num_splits,
+               coalesce(observed_kernel, predicted_kernel) as kernel,
+               observed_kernel is not null as observed,
+               min(step) as first_step, max(step) as last_step,
+               min(seqlen_k) as min_seqlen_k, max(seqlen_k) as max_seqlen_k, count(*) as calls
+        from calls group by phase, layer, num_splits, kernel, observed order by phase desc, layer, first_step
+    """,
+}
+
+
+def write_database(run: Run, path: Path) -> None:
+    """Writes ``path``: tables run, kernels, ranges and calls (each with its verdict), views, the schema."""
+    db = sqlite_utils.Database(path)
+    db.conn.execute("pragma synchronous = off")  # the folder gets its name only when all is written
+    db["run"].insert_all(
+        [{"key": key, "value": json.dumps(value)} for key, value in run.config.items()], pk="key"
+    )
+    timeline, result = run.timeline, run.check()
+    _write(db, "kernels", len(timeline.trace.kernels), lambda rows: kernel_columns(timeline, rows))
+    _write(db, "ranges", len(timeline.trace.ranges), lambda rows: range_columns(timeline, rows))
+    _write_calls(db, result.calls)
+    for name, select in _VIEWS.items():
+        db.create_view(name, select)
+    db.conn.execute(f"pragma user_version = {SCHEMA}")
+    db.conn.close()
+
+
+def schema_of(path: Path) -> int:
+    """The schema that an attnprof.db states; 0 where there is none that can be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            (stated,) = db.execute("pragma user_version").fetchone()
+            (tables,) = db.execute("select count(*) from sqlite_master where name = 'calls'").fetchone()
+    except sqlite3.Error:
+        return 0
+    return int(stated) or (1 if tables else 0)  # schema 1 stated none
+
+
+def bring_up_to_date(run: Run) -> Path:
+    """The run's attnprof.db, written anew from its trace where it is of an older schema, missing or damaged.
+
+    Raises RunError where it is of a newer schema, or the folder cannot be written.
+    """
+    assert run.folder is not None
+    path = run.folder / run_folders.DATABASE
+    found = schema_of(path)
+    if found > SCHEMA:
+        raise RunError(
+            f"{path} was written by a newer attnprof (schema {found}, this one reads up to {SCHEMA})",
+            hint="upgrade attnprof, or write another: attnprof export --to sqlite",
+        )
+    if found < SCHEMA:
+        unnamed = path.with_name(f".{run_folders.DATABASE}.{os.getpid()}.part")
+        try:
+            with durable.writing(run.folder):
+                write_database(run, unnamed)
+                durable.sync(unnamed)
+                unnamed.replace(path)
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written: {error.strerror}",
+                hint="attnprof export --to sqlite writes another",
+            ) from error
+        finally:
+            unnamed.unlink(missing_ok=True)
+    return path
+
+
+def _write(
+    db: sqlite_utils.Database, table: str, length: int, columns: Callable[[slice], dict[str, Column]]
+) -> None:
+    """The rows of a table, so many at a time: with every value a Python object, all would not fit."""
+    empty = columns(slice(0, 0))
+    _create(db, table, {name: str if column.texts is not None else int for name, column in empty.items()})
+    for first in range(0, length, _AT_ONCE):
+        rows = range(first, min(first + _AT_ONCE, length))
+        part = columns(slice(rows.start, rows.stop))
+        # Binding values is most of the time: what is one value in all these rows is part of the statement.
+        repeated = {name: literal for name, column in part.items() if (literal := _literal(column))}
+        bound = [column.plain() for name, column in part.items() if name not in repeated]
+        values = ", ".join(("?", *(repeated.get(name, "?") for name in part)))
+        with db.conn:
+            db.conn.executemany(f"insert into [{table}] values ({values})", zip(rows, *bound, strict=True))
+
+
+def _literal(column: Column) -> str | None:
+    """The one number that a column holds, or null where none of it is known; None where it varies."""
+    if column.texts is not None:
+        return None
+    if column.known is not None and not column.known.all():
+        return None if column.known.any() else "null"
+    low = int(column.values.min())
+    return str(low) if low == int(column.values.max()) else None
+
+
+def _write_calls(db: sqlite_utils.Database, calls: Sequence[CheckedCall]) -> None:
+    _create(db, "calls", {name: int if kind is int else str for name, kind in CALL_COLUMNS.items()})
+    marks = ", ".join("?" * (len(CALL_COLUMNS) + 1))
+    with db.conn:
+        db.conn.executemany(
+            f"insert into calls values ({marks})",
+            ((number, *call_row(call)) for number, call in enumerate(calls)),
+        )
+
+
+def _create(db: sqlite_utils.Database, table: str, types: Mapping[str, type]) -> None:
+    db[table].create({"id": int, **types}, pk="id")
+
+
+def migrate(run: Run, schema: int) -> bool:
+    """Rewrites a run folder of an older ``schema`` in the present one; False where nothing was to be done.
+
+    Raises RunError where it cannot be written.
+    """
+    assert run.folder is not None
+    path = run.folder / run_folders.DATABASE
+    before = schema_of(path)
+    bring_up_to_date(run)
+    if schema < SCHEMA:
+        run_folders.write_config(run.folder, run.config)
+    return schema < SCHEMA or before < SCHEMA

@@ -1,0 +1,113 @@
+"""From recorded files to a run folder that can be asked: the trace's columns and the database."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnprof.runs import run_folders
+from attnprof.runs.run_builder import RunBuilder, new_run, refuse_taken
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.saved_trace import save_trace
+from attnprof.trace.timeline import timeline_columns
+
+if TYPE_CHECKING:
+    from attnprof.model import Gpu
+    from attnprof.trace.tables import Trace
+
+DERIVED = (run_folders.TRACE_NPZ, run_folders.DATABASE)  # what is made of a recording
+ENDINGS = re.compile(r"(\.sqlite3?|\.nsys-rep|\.qdrep|\.qdstrm|\.pt\.trace|\.json|\.gz|\.db)+$")
+
+
+def import_trace(
+    path: Path,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    gpu: Gpu | None = None,
+    nsys: str | None = None,
+) -> tuple[Path, Trace]:
+    """A new run from a trace file; returns its folder and the trace. The file itself is not copied.
+
+    Raises TraceError where the file cannot be read, RunError where the name is taken.
+    """
+    if name is not None:
+        refuse_taken(name, force=force)
+    trace = open_trace(path, nsys=nsys, details=True)
+    config = {
+        "kind": "import",
+        "source": {"path": str(path), "bytes": path.stat().st_size},
+        "predict": {"gpu": asdict(gpu)} if gpu else {},
+    }
+    stem = ENDINGS.sub("", path.name).lstrip(".") or "trace"
+    known = {"config": config, "source": str(path.absolute()), "nsys": nsys}
+    with new_run(name or stem, force=force, numbered=name is None, known=known) as builder:
+        folder = finish(builder, trace, config)
+    return folder, trace
+
+
+def finish_recorded(builder: RunBuilder, trace: Path | None, config: dict[str, Any], status: str) -> Path:
+    """Makes the run of a recording that has ended; ``trace`` is the recorder's file in the run folder.
+
+    From here on nothing is recorded in vain: what stops the rest leaves the folder to be resumed.
+    """
+    builder.note(recorded={"config": config, "status": status, "trace": trace.name if trace else None})
+    read = open_trace(trace) if trace else no_trace()
+    builder.kept = True
+    try:
+        return finish(builder, read, config, status)
+    except BaseException:
+        for name in DERIVED:  # they are made again, and may be what filled the disk
+            (builder.folder / name).unlink(missing_ok=True)
+        raise
+
+
+def finish(builder: RunBuilder, trace: Trace, config: dict[str, Any], status: str = "complete") -> Path:
+    """Writes what every run folder holds beside the recorder's files, and gives the folder its final name."""
+    from attnprof.runs.database import write_database
+    from attnprof.runs.run import Run
+
+    made = {**builder.heading, "status": status, "attnprof": _version()}
+    config = {**made, **config, "trace": trace_summary(trace)}
+    run = Run(builder.final.name, folder=builder.folder, trace_path=None, config=config)
+    run.__dict__["trace"] = trace  # just read: no need to read it back
+    told = replace(trace, info=replace(trace.info, notes=run.timeline.notes))  # what the joins found too
+    save_trace(told, builder.folder / run_folders.TRACE_NPZ, timeline_columns(run.timeline))
+    write_database(run, builder.folder / run_folders.DATABASE)
+    return builder.finish(config)
+
+
+def no_trace() -> Trace:
+    """The trace of a run without a recorder: no row in any table."""
+    import numpy as np
+
+    from attnprof.trace.tables import ApiCalls, Kernels, Ranges, Trace, TraceInfo
+
+    time, ids, flags = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.bool_)
+    shapes = np.empty((0, 6), np.int32)
+    return Trace(
+        TraceInfo(path="", format="nsys-sqlite", notes=("recorded without a profiler",)),
+        Kernels(time, time, ids, ids, ids, ids, time, time, ids, shapes),
+        ApiCalls(time, time, ids, ids, time, time),
+        Ranges(time, time, ids, ids, time, ids, time, flags, flags),
+    )
+
+
+def trace_summary(trace: Trace) -> dict[str, Any]:
+    """What run.json says of the trace."""
+    info = asdict(trace.info)
+    info["path"] = Path(trace.info.path).name
+    return {
+        **info,
+        "kernels": len(trace.kernels),
+        "api_calls": len(trace.api_calls),
+        "ranges": len(trace.ranges),
+    }
+
+
+def _version() -> str:
+    from attnprof import __version__
+
+    return __version__

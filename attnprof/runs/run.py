@@ -1,0 +1,301 @@
+"""A run as everything after capture sees it: its trace, its call records, its timeline and its verdicts."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnprof.dispatch.versions import parse_version
+from attnprof.errors import RunError, UsageError
+from attnprof.files.compressed import readable
+from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
+from attnprof.model import Gpu, Library
+from attnprof.runs import run_folders
+from attnprof.runs.folder_reading import OpenFolder
+from attnprof.safety.printable import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from attnprof.calls.records import CallRecord
+    from attnprof.check.check_run import CheckResult, Target
+    from attnprof.check.observed_calls import ObservedCalls
+    from attnprof.trace.tables import Trace
+    from attnprof.trace.timeline import Timeline
+
+_SQLITE_COMPANIONS = (".sqlite", ".sqlite.gz", ".nsys-rep", ".qdstrm", ".json", ".json.gz", ".db", ".sqlite3")
+
+
+class Run:
+    """One recorded run or imported trace.
+
+    Attributes are computed when first asked for. ``folder`` is None for a trace file opened as it is.
+    A run that is replaced while it is read raises RunError; what was read before stays as it is.
+    """
+
+    def __init__(
+        self, name: str, *, folder: Path | None, trace_path: Path | None, config: dict[str, Any]
+    ) -> None:
+        self.name, self.folder, self.config = name, folder, config
+        self._trace_path = trace_path
+        self._opened = OpenFolder(folder) if folder is not None else None
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return self._opened.reading() if self._opened else nullcontext()
+
+    def __repr__(self) -> str:
+        return f"<attnprof run {self.name}: {self.config.get('kind', 'trace')}, {self.status}>"
+
+    @property
+    def status(self) -> str:
+        return str(self.config.get("status", "complete"))
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words: "complete", "interrupted by SIGINT at step 37 of 512", "failed: …"."""
+        return run_folders.ending(self.status, self.config)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The recorded trace; one without any row for a run recorded without a profiler."""
+        if self._trace_path is not None:
+            from attnprof.trace.open_trace import open_trace
+
+            return open_trace(self._trace_path)
+        return self._saved[0]
+
+    @cached_property
+    def _saved(self) -> tuple[Trace, dict[str, Any]]:
+        """The trace that the run folder keeps, and what is kept of its joins."""
+        from attnprof.trace.saved_trace import load_trace
+
+        assert self.folder is not None
+        with self._reading():
+            return load_trace(self.folder / run_folders.TRACE_NPZ)
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Each kernel with its launch, ranges, phase, step, layer and attention call."""
+        from attnprof.trace.timeline import build_timeline, restore_timeline
+
+        trace = self.trace
+        _, kept = self.__dict__.get("_saved", (None, {}))  # absent where the trace came from elsewhere
+        return restore_timeline(trace, kept) if kept else build_timeline(trace)
+
+    def detailed_timeline(self) -> Timeline:
+        """The timeline with what only nsys's own reports show, where the recorder's file is there to read."""
+        from attnprof.trace.open_trace import open_trace
+        from attnprof.trace.timeline import build_timeline
+
+        recorded = self._trace_path or (self.folder and self.folder / run_folders.TRACE_SQLITE)
+        if recorded is None or not recorded.exists():
+            return self.timeline
+        with self._reading():
+            return build_timeline(open_trace(recorded, details=True))
+
+    @cached_property
+    def observed(self) -> ObservedCalls:
+        """The attention calls whose kernels the trace holds."""
+        from attnprof.check.observed_calls import observe
+
+        return observe(self.timeline)
+
+    @property
+    def records_complete(self) -> bool:
+        """Whether ``records`` holds every attention call; a profiler's operators may not."""
+        return self.folder is not None and (self.folder / run_folders.CALLS_JSONL).exists()
+
+    @cached_property
+    def records(self) -> list[CallRecord]:
+        """The attention calls as the program made them, or as a torch trace recorded them; else empty."""
+        from attnprof.calls.records import read_records
+        from attnprof.calls.torch_operators import op_records
+
+        with self._reading():
+            if self.folder is not None and self.records_complete:
+                return read_records(self.folder / run_folders.CALLS_JSONL)
+        return op_records(self.trace)
+
+    @property
+    def database(self) -> Path:
+        """attnprof.db in the present schema: made anew where an older attnprof made it, or it is damaged.
+
+        Raises RunError where there is no run folder, a newer attnprof made it, or it cannot be written.
+        """
+        from attnprof.runs.database import bring_up_to_date
+
+        if self.folder is None:
+            raise RunError(f"{self.name} is no run", hint="make a run of it: attnprof import")
+        with self._reading():
+            return bring_up_to_date(self)
+
+    @property
+    def keys_of_step(self) -> dict[int, int]:
+        """The KV length attention is given in each step, as the workload counted it; empty for traces."""
+        workload = self.config.get("workload") or {}
+        steps = workload.get("steps") or []
+        known = (one for one in steps if one.get("step") is not None)
+        counted = {int(one["step"]): int(one["seqlen_k"]) for one in known if one.get("seqlen_k")}
+        if workload.get("cache") == "static":  # of full length from the first step on
+            capacity = int(workload.get("prompt_tokens") or 0) + int(workload.get("max_new_tokens") or 0)
+            return dict.fromkeys(counted, capacity)
+        return counted
+
+    @property
+    def sms_of_devices(self) -> dict[int, int]:
+        """SMs of each GPU that the trace describes."""
+        return {device.index: device.num_sms for device in self.trace.info.devices if device.num_sms}
+
+    @cached_property
+    def observed_gpu(self) -> Gpu | None:
+        """The GPU the kernels ran on, as far as the trace says; None without kernels or SM count."""
+        kernels = self.trace.kernels
+        used = int(kernels.device[0]) if len(kernels) else None
+        for device in self.trace.info.devices:
+            if device.index == used and device.num_sms and device.sm_major is not None:
+                name = device.name or f"GPU {used}"
+                return make_gpu(name, device.sm_major, device.sm_minor or 0, device.num_sms)
+        return None
+
+    def prediction_target(
+        self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
+    ) -> Target:
+        """What to predict for: the arguments, else what the run was asked for, else what it ran on."""
+        from attnprof.check.check_run import Target
+
+        wanted = self.config.get("predict") or {}
+        workload = self.config.get("workload") or {}
+        chosen = gpu or self.observed_gpu
+        if chosen is None:
+            known = workload.get("gpu") or wanted.get("gpu")
+            chosen = _recorded_gpu(known) if known else gpu_by_name(DEFAULT_GPU)
+        if library is None and version is None:
+            library, version = wanted.get("library"), wanted.get("version")
+        installed = workload.get("versions") or self._torch_by_names()
+        return Target(chosen, library, version, installed)
+
+    def _torch_by_names(self) -> dict[str, str | None]:
+        """The newest torch whose flash kernels are spelled as in a trace that does not state its torch."""
+        from attnprof.dispatch.torch_sdpa import torch_versions_of
+
+        spelled = [set(torch_versions_of(shape.launches[0].kernel)) for shape in self.observed.shapes]
+        possible = (
+            set.intersection(*found) if (found := [versions for versions in spelled if versions]) else set()
+        )
+        return {"torch": max(possible, key=parse_version)} if possible else {}
+
+    def check(
+        self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
+    ) -> CheckResult:
+        """Observed against predicted, one verdict per attention call."""
+        from attnprof.check.check_run import check
+
+        return check(self, gpu=gpu, library=library, version=version)
+
+    @property
+    def kernels(self) -> pd.DataFrame:
+        """One row per GPU kernel; columns in ``attnprof.runs.dataframes``."""
+        from attnprof.runs.dataframes import kernels_frame
+
+        return kernels_frame(self.timeline)
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        """One row per annotated CPU range; columns in ``attnprof.runs.dataframes``."""
+        from attnprof.runs.dataframes import ranges_frame
+
+        return ranges_frame(self.timeline)
+
+    @property
+    def calls(self) -> pd.DataFrame:
+        """One row per attention call, with its verdict; columns in ``attnprof.runs.dataframes``."""
+        from attnprof.runs.dataframes import calls_frame
+
+        return calls_frame(self.check())
+
+    def plot_splits(self) -> Figure:
+        """num_splits and kernel over decode steps, as a matplotlib figure."""
+        from attnprof.analysis.splits import split_rows
+        from attnprof.report.figures import plot_splits
+
+        return plot_splits(split_rows(self.check().calls), title=self.name)
+
+    def plot_step(self, step: int | None = None) -> Figure:
+        """Every kernel of one decode step, a lane per stream; ``step`` defaults to the middle one."""
+        from attnprof.report.time_figures import plot_step
+
+        return plot_step(self.timeline, step, title=self.name)
+
+    def plot_phases(self) -> Figure:
+        """GPU time per phase and kind of kernel."""
+        from attnprof.analysis.kernel_groups import group_totals
+        from attnprof.report.time_figures import plot_phases
+
+        return plot_phases(group_totals(self.timeline), title=self.name)
+
+    def plot_attention_share(self) -> Figure:
+        """Attention's share of each decode step's GPU time against the KV length."""
+        from attnprof.analysis.kernel_groups import step_shares
+        from attnprof.report.time_figures import plot_attention_share
+
+        return plot_attention_share(step_shares(self.timeline, self.check().calls), title=self.name)
+
+
+def load(target: str | Path | None = None) -> Run:
+    """The run called ``target``, in the folder ``target``, or of the trace file ``target``; else the newest.
+
+    Raises RunError or TraceError where there is none, or it cannot be read.
+    """
+    if target is not None:
+        path = Path(target)
+        if _is_trace(path):
+            return Run(printable(path.name), folder=None, trace_path=path, config={"kind": "trace"})
+    return _open(run_folders.find_run(None if target is None else str(target)).folder)
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a path names a trace rather than a run, by what is there or by its ending."""
+    with readable(path):
+        if path.exists() and not (path.is_dir() and not any(path.glob("*.parquet"))):
+            return True
+    return bool(path.suffix) and str(path).endswith(_SQLITE_COMPANIONS)
+
+
+def _open(folder: Path) -> Run:
+    """The run in ``folder``; run.json is read while the folder is held, so that all else belongs to it."""
+    run = Run(printable(folder.name), folder=folder, trace_path=None, config={})
+    with run._reading():
+        run.config = run_folders.read_run(folder).config
+    return run
+
+
+def _recorded_gpu(known: dict[str, Any]) -> Gpu:
+    """A Gpu as run.json has it. Raises RunError where it is none."""
+    try:
+        return Gpu(**known)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"run.json names a GPU that is none: {error}", hint="give --gpu NAME") from error
+
+
+def gpu_from_options(name: str | None, sms: int | None, sm: str | None) -> Gpu | None:
+    """The Gpu that --gpu, or --sms with --sm, name; None where neither is given. Raises UsageError."""
+    if name is not None:
+        if sms is not None or sm is not None:
+            raise UsageError("--gpu names the SM count already", hint="give --gpu, or --sms with --sm")
+        return gpu_by_name(name)
+    if sms is None and sm is None:
+        return None
+    if sms is None or sm is None:
+        raise UsageError("--sms and --sm go together", hint="for example --sms 132 --sm 9.0")
+    major, dot, minor = sm.partition(".")
+    if not (major.isdigit() and minor.isdigit() and dot):
+        raise UsageError(f"--sm {sm!r} is no compute capability", hint="for example --sm 9.0")
+    if sms < 1:
+        raise UsageError(f"--sms must be at least 1, not {sms}")
+    return make_gpu(f"GPU with {sms} SMs", int(major), int(minor), sms)
+
+
+__all__ = ["Run", "RunError", "gpu_from_options", "load"]

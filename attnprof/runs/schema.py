@@ -1,0 +1,66 @@
+"""The schema of a run folder, stated in run.json and as attnprof.db's user_version; the way from older ones.
+
+1: attnprof.db states nothing (user_version 0).
+2: attnprof.db states its schema and when it was made; run.json has no name, the folder has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attnprof.files.untrusted import read_json, require_shape
+
+SCHEMA = 2
+
+Config = dict[str, Any]
+
+_GPU = {
+    "name": str, "sm_major": int, "sm_minor": int, "num_sms": int, "smem_per_sm": int,
+    "smem_per_block_optin": int,
+}  # fmt: skip
+SHAPE = {  # of what is read of run.json
+    "schema": int, "status": str, "kind": str, "created": str, "attnprof": str, "error": str,
+    "command": [str],
+    "source": {"path": str, "name": str, "bytes": (int, float)},
+    "capture": {"recorder": str, "version": str, "notes": [str]},
+    "workload": {
+        "model": {"*": (str, int, float)},
+        "versions": {"*": str},
+        "gpu": _GPU,
+        "steps": [{"step": int, "seqlen_k": int}],
+        "prompt_lengths": [int], "batch": int, "prompt_tokens": int, "max_new_tokens": int,
+        "status": str, "error": str, "hint": str, "exit_code": int, "num_calls": int,
+        "workload": str, "attn_implementation": str, "device": str, "cache": str, "seed": (int, float),
+    },
+    "predict": {"gpu": _GPU, "library": str, "version": str},
+}  # fmt: skip
+
+
+def read_config(path: Path) -> Config:
+    """A run.json of any schema, checked as far as it is read. Raises OSError and ValueError."""
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError("it holds no object")
+    require_shape(config, SHAPE, "run.json")
+    for key in ("schema", "status"):
+        if config.get(key) is None:
+            raise ValueError(f"it has no {key}")
+    if config["schema"] < 1:
+        raise ValueError(f"there is no schema {config['schema']}")
+    return config
+
+
+def _from_1(config: Config) -> Config:
+    return {key: value for key, value in config.items() if key != "name"}
+
+
+_STEPS: dict[int, Callable[[Config], Config]] = {1: _from_1}
+
+
+def upgraded(config: Config) -> Config:
+    """A run.json of any schema up to this one's, as this attnprof writes it."""
+    for schema in range(int(config["schema"]), SCHEMA):
+        config = _STEPS[schema](config)
+    return {**config, "schema": SCHEMA}
