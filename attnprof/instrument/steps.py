@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from attnprof.instrument.models import describe_model
 from attnprof.instrument.recorder import Recorder
 
 MODULE = "transformers.modeling_utils"
+_TOKENS = ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds")
 
 
 def patch(recorder: Recorder, modeling_utils: Any) -> Callable[[], None]:
@@ -76,11 +77,11 @@ class StepWatcher:
             if recorder.model is None:
                 attn = getattr(model.config, "_attn_implementation", None)
                 recorder.found_model(describe_model(model), attn)
-        tokens = next((kwargs[n] for n in ("input_ids", "inputs_embeds") if kwargs.get(n) is not None), None)
+        tokens = next((kwargs[n] for n in _TOKENS if kwargs.get(n) is not None), None)
         if tokens is None and args:
             tokens = args[0]
         batch, seqlen_q = _batch_and_length(tokens)
-        past = self._past_length(kwargs.get("past_key_values"), seqlen_q)
+        past = self._past_length(find_cache((*kwargs.values(), *args)), seqlen_q)
         recorder.begin_step(
             self._phase(model, past, seqlen_q), seqlen_q, None if seqlen_q is None else past + seqlen_q, batch
         )
@@ -106,11 +107,12 @@ class StepWatcher:
         """Tokens already in a cache; counted here where asking would wait for the device."""
         if cache is None:
             return 0
-        if isinstance(cache, tuple):  # one (key, value) per layer, as before transformers had cache classes
-            return int(cache[0][0].shape[-2]) if cache else 0
-        if not hasattr(cache, "get_seq_length"):
-            return 0
-        past = cache.get_seq_length()
+        if isinstance(cache, tuple | list):
+            return int(cache[0][0].shape[-2])
+        try:
+            past = cache.get_seq_length()
+        except (ValueError, RuntimeError, TypeError, AttributeError, IndexError):
+            past = self._seen.get(cache, 0)  # one of recurrent layers alone holds no keys to be counted
         if not isinstance(past, int):
             on_host = past.device.type == "cpu"
             past = int(past) if on_host or cache not in self._seen else self._seen[cache]
@@ -138,6 +140,22 @@ class _LayerHook:
     def leave(self, block: Any, args: Any, output: Any) -> None:
         if self._outer and not self._is_compiling():
             self._recorder.end_layer(self._outer.pop())
+
+
+def find_cache(arguments: Iterable[Any]) -> Any:
+    """The argument that is a cache, whatever its name: what can say how much it holds.
+
+    Or one (key, value, …) per layer, as before transformers had cache classes. None where there is none.
+    """
+    return next((value for value in arguments if _is_cache(value)), None)
+
+
+def _is_cache(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        layer = value[0] if value else ()
+        pair = isinstance(layer, tuple | list) and len(layer) >= 2
+        return pair and all(getattr(tensor, "ndim", 0) == 4 for tensor in layer[:2])
+    return hasattr(value, "get_seq_length")
 
 
 def decoder_layers(model: Any) -> Iterator[tuple[Any, int]]:

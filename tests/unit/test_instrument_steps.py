@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig, Qwen2ForCausalLM
 
 from attnprof.instrument import Recorder, instrument
 
@@ -20,6 +21,8 @@ MODELS = {
     "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0},
     "opt": {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 64, "pad_token_id": 0},
 }
+# What forward() calls its cache: "cache" from transformers 5.24 on.
+CACHE = next(n for n in ("cache", "past_key_values") if n in signature(Qwen2ForCausalLM.forward).parameters)
 
 
 def tiny(kind: str = "qwen2", attn: str = "sdpa"):
@@ -115,9 +118,9 @@ def test_chunked_prefill_is_prefill_and_a_second_generation_starts_anew():
 def test_a_verification_of_several_tokens_while_decoding_is_decode():
     model, recorder = tiny(), Recorder()
     with instrument(recorder), torch.no_grad():
-        cache = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
-        model(torch.tensor([[4]]), past_key_values=cache)
-        model(torch.tensor([[5, 6]]), past_key_values=cache)
+        cache = DynamicCache()
+        for tokens in ([[1, 2, 3]], [[4]], [[5, 6]]):
+            model(torch.tensor(tokens), **{CACHE: cache})
     assert [step["phase"] for step in recorder.steps] == ["prefill", "decode", "decode"]
     assert recorder.steps[-1]["seqlen_k"] == 6
 
