@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from attnprof.version import __version__
+
 if TYPE_CHECKING:
     from attnprof.dispatch import predict
     from attnprof.model import AttentionCall
     from attnprof.runs.run import Run, load
 
-__version__ = "0.1.0"
 __all__ = ["AttentionCall", "Run", "__version__", "load", "predict"]
 
 _HOME = {

@@ -12,7 +12,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from attnprof import __version__
 from attnprof.commands import (
     check,
     diff,
@@ -30,6 +29,7 @@ from attnprof.commands import (
 from attnprof.config import default_map, origins
 from attnprof.errors import EXIT_USAGE, AttnprofError, ConfigError
 from attnprof.safety.printable import guarded_output
+from attnprof.version import __version__
 
 _SAID = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n"}
 

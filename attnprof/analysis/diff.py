@@ -14,7 +14,7 @@ from attnprof.check.check_run import CheckedCall, CheckResult
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 
 if TYPE_CHECKING:
-    from attnprof.runs.run import Run
+    from attnprof.check.recording import Recording
 
 _PHASES = {"prefill": 0, "decode": 1}
 _COMPARED_CONFIG = (
@@ -121,7 +121,9 @@ class Comparison:
         return self.times.measures
 
 
-def compare_runs(a: Run, b: Run, check_a: CheckResult, check_b: CheckResult, phase: str | None) -> Comparison:
+def compare_runs(
+    a: Recording, b: Recording, check_a: CheckResult, check_b: CheckResult, phase: str | None
+) -> Comparison:
     """Everything that tells two runs apart; of one phase alone where ``phase`` is "prefill" or "decode"."""
     calls_a, calls_b = (
         [call for call in check.calls if phase in (None, call.phase)] for check in (check_a, check_b)
@@ -235,7 +237,7 @@ def _changes(calls: Iterable[CheckedCall], first: int) -> Iterable[tuple[SplitRo
             yield before, after
 
 
-def _config_differences(a: Run, b: Run) -> Iterable[tuple[str, Any, Any]]:
+def _config_differences(a: Recording, b: Recording) -> Iterable[tuple[str, Any, Any]]:
     """Settings, versions and GPUs that the runs state and that differ."""
     flat_a, flat_b = _settings(a), _settings(b)
     for name in dict.fromkeys([*flat_a, *flat_b]):
@@ -243,11 +245,11 @@ def _config_differences(a: Run, b: Run) -> Iterable[tuple[str, Any, Any]]:
             yield name, flat_a.get(name), flat_b.get(name)
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(run: Recording) -> dict[str, Any]:
     workload = run.config.get("workload") or {}
     found = {name: workload.get(name) for name in _COMPARED_CONFIG}
     found |= {f"model {name}": value for name, value in (workload.get("model") or {}).items()}
     found |= dict(workload.get("versions") or {})
     found["recorder"] = (run.config.get("capture") or {}).get("recorder")
-    found["gpu"] = run.observed_gpu.name if run.observed_gpu else None
+    found["gpu"] = run.gpu.name if run.gpu else None
     return found

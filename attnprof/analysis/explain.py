@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
 
+from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.sweep import launched
 from attnprof.dispatch import predict
@@ -22,7 +23,6 @@ FUNCTIONS = {
     "varlen_fwd": "flash_attn_varlen_func",
     "fwd_kvcache": "flash_attn_with_kvcache",
 }
-_NEXT_CHANGE_LIMIT = 131_072  # keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,19 +324,17 @@ def _live_in_words(explained: Explanation, live: LiveKeys) -> list[str]:
 
 def _next_change(explained: Explanation) -> str:
     """At which length the split count changes next."""
-    from attnprof.report.summary import next_change
-
     call, now = explained.call, explained.prediction.num_splits
     asked = call.entry != "fwd_kvcache" or call.num_splits < 1
     if explained.weighed is None or explained.weighed.nearly_full or not asked or now is None:
         return ""
     # next_change looks where FlashAttention-2's key blocks begin.
-    if call.seqlen_k >= _NEXT_CHANGE_LIMIT or call.library not in ("flash_attn", "torch"):
+    if call.seqlen_k >= NEXT_CHANGE_LIMIT or call.library not in ("flash_attn", "torch"):
         return ""
     change = next_change(call, explained.gpu, explained.version)
     what = "a cache of " if call.entry == "fwd_kvcache" else ""
     if change is None:
-        return f"For longer keys, up to {_NEXT_CHANGE_LIMIT:,}, it stays at {_many(now)}."
+        return f"For longer keys, up to {NEXT_CHANGE_LIMIT:,}, it stays at {_many(now)}."
     keys, splits = change
     return f"The next change comes with {what}{keys:,} keys: {_many(splits)}."
 

@@ -9,8 +9,8 @@ from signal import Signals
 from typing import Any
 
 from attnprof.capture.saved_calls import Kept, Memory
+from attnprof.machine.library_versions import versions
 from attnprof.workloads.child import CALLS_FILE, WORKLOAD_FILE
-from attnprof.workloads.environment import versions
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from attnprof.machine.library_versions import NVTX_PIN
+
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
-NVTX_PIN = "pip install 'nvtx>=0.2.11,<0.2.12'"
 
 
 def count_ranges(export: Path, message: str, domain: str = "attnprof") -> int:

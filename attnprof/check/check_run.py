@@ -9,26 +9,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from attnprof.arrays import distinct_rows
-from attnprof.calls.records import CallRecord, NotModelled, attention_call
+from attnprof.calls.records import CallRecord, NotModelled
 from attnprof.check.frozen_splits import find_frozen
 from attnprof.check.observed_calls import ObservedCalls, ObservedShape, first_unrecorded
+from attnprof.check.recording import Recording
+from attnprof.check.target import Target, choose_target
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
-from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.infer import infer_call, is_grid
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.template import template_difference
-from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
-from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
-
-if TYPE_CHECKING:
-    from attnprof.runs.run import Run
+from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
+from attnprof.model import Gpu, KernelLaunch, Library, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,50 +68,6 @@ class CheckResult:
 
 
 _NODE_MODE = "capture with --cuda-graph-trace=node"
-
-
-@lru_cache(maxsize=65536)
-def _predict(call: AttentionCall, gpu: Gpu, version: str) -> Prediction:
-    return predict(call, gpu, version)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What recorded calls are predicted for.
-
-    ``library`` and ``version`` are what somebody asked for. Where they are None, a call made on a GPU is
-    predicted for its own library at the version in ``installed``, any other for flash_attn.
-    """
-
-    gpu: Gpu
-    library: Library | None = None
-    version: str | None = None
-    installed: Mapping[str, str | None] = field(default_factory=dict)
-
-    def of(self, record: CallRecord) -> tuple[Library, str]:
-        """Library and version that the record's call is predicted for."""
-        library = self.library or (record.library if record.on_cuda else "flash_attn")
-        return library, self.version or self.installed.get(library) or default_version(library)
-
-    def predict(self, record: CallRecord) -> NotModelled | tuple[AttentionCall, Prediction]:
-        """The call as the library takes it, and what it should launch.
-
-        Raises UsageError where somebody asked for a version whose rules are not known.
-        """
-        try:
-            library, version = self.of(record)
-            call = attention_call(record, library)
-            return call if isinstance(call, NotModelled) else (call, _predict(call, self.gpu, version))
-        except UsageError as error:
-            if self.library or self.version:
-                raise
-            return NotModelled(error.message)
-
-    def most(self, records: Sequence[CallRecord]) -> tuple[Library, str]:
-        """Library and version of most of the records."""
-        libraries = Counter(self.library or (r.library if r.on_cuda else "flash_attn") for r in records)
-        library = libraries.most_common(1)[0][0]
-        return library, self.version or self.installed.get(library) or default_version(library)
 
 
 def check_recorded(
@@ -277,26 +230,30 @@ def _names(launches: Sequence[KernelLaunch]) -> str:
 
 
 def check(
-    run: Run, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
+    recording: Recording,
+    *,
+    gpu: Gpu | None = None,
+    library: Library | None = None,
+    version: str | None = None,
 ) -> CheckResult:
-    """All verdicts of a run: against its call records where it has them, else read back from the launches."""
-    info = run.trace.info
-    has_kernels = len(run.trace.kernels) > 0
+    """All verdicts: against the call records where there are any, else read back from the launches."""
+    info = recording.trace.info
+    has_kernels = len(recording.trace.kernels) > 0
     whole = (
         f"{info.whole_graph_launches} CUDA graph launches were recorded whole: "
         "the attention kernels inside them, if any, are not in the trace"
     )
-    if run.records:
-        target = run.prediction_target(gpu=gpu, library=library, version=version)
-        unseen_from = first_unrecorded(run.timeline, run.observed)
+    if recording.records:
+        target = choose_target(recording, gpu=gpu, library=library, version=version)
+        unseen_from = first_unrecorded(recording.timeline, recording.observed)
         recorded = check_recorded(
-            run.records,
-            run.observed,
+            recording.records,
+            recording.observed,
             target,
             has_kernels=has_kernels,
-            complete=run.records_complete,
+            complete=recording.records_complete,
             whole_graphs=info.whole_graph_launches > 0,
-            keys_of_step=run.keys_of_step,
+            keys_of_step=recording.keys_of_step,
             unseen_from=unseen_from,
         )
         why, hint = "", ""
@@ -308,13 +265,13 @@ def check(
         elif not any(call.observed for call in recorded):
             why = "no GPU kernel was observed: every dispatch shown is a prediction"
             hint = "run it on a machine with an NVIDIA GPU to see what really ran"
-        library, version = target.most(run.records)
+        library, version = target.most(recording.records)
         return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint)
-    target_gpu = gpu or run.observed_gpu
-    sms = run.sms_of_devices
+    target_gpu = gpu or recording.gpu
+    sms = recording.sms_of_devices
     if gpu is not None:
-        sms = {shape.device: gpu.num_sms for shape in run.observed.shapes}
-    calls = check_unrecorded(run.observed, sms, run.keys_of_step)
+        sms = {shape.device: gpu.num_sms for shape in recording.observed.shapes}
+    calls = check_unrecorded(recording.observed, sms, recording.keys_of_step)
     why, hint = "", ""
     if info.whole_graph_launches:
         why, hint = whole, _NODE_MODE
@@ -325,12 +282,11 @@ def check(
         why = f"all {len(calls)} attention calls ran kernels whose launches attnprof does not model"
         hint = "attnprof report names the kernels and their libraries"
     elif not calls:
-        why = (
-            f"none of the {len(run.trace.kernels)} kernels in the trace is an attention kernel attnprof knows"
-        )
+        count = len(recording.trace.kernels)
+        why = f"none of the {count} kernels in the trace is an attention kernel attnprof knows"
         hint = "attnprof report lists the kernels there are"
     other = has_kernels and not calls and not info.whole_graph_launches
     return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint, other)
 
 
-__all__ = ["CheckResult", "CheckedCall", "Target", "Verdict", "check", "check_recorded", "compare"]
+__all__ = ["CheckResult", "CheckedCall", "Verdict", "check", "check_recorded", "compare"]

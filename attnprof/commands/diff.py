@@ -66,7 +66,7 @@ def diff(
     target = gpu_from_options(gpu, sms, sm)
     runs = [load(a), load(b)]
     checks = [run.check(gpu=target, library=library, version=version) for run in runs]  # type: ignore[arg-type]
-    comparison = compare_runs(runs[0], runs[1], checks[0], checks[1], phase)
+    comparison = compare_runs(runs[0].recording, runs[1].recording, checks[0], checks[1], phase)
     gates = judge(comparison, gate, dispatch=gate_dispatch)
     nothing = not comparison.dispatch.shared and not comparison.measures
     exit_code = EXIT_CANNOT_TELL if nothing or any(g.passed is None for g in gates) else EXIT_OK

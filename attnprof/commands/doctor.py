@@ -38,13 +38,14 @@ def doctor(
       attnprof doctor --strict
       attnprof doctor trace.sqlite
     """
+    from attnprof.commands.trial_capture import try_capture
     from attnprof.doctor.finding import exit_code
     from attnprof.doctor.machine import examine_machine
-    from attnprof.report.doctor import findings_table, print_finding, verdict
+    from attnprof.doctor.printed_findings import findings_table, print_finding, verdict
     from attnprof.report.tables import make_console, write_table
 
     if trace is None:
-        examined = examine_machine(nsys, limit_s=timeout)
+        examined = examine_machine(nsys, try_capture=lambda program: try_capture(program, limit_s=timeout))
     else:
         from attnprof.doctor.trace import examine_trace
 

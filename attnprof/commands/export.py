@@ -54,11 +54,11 @@ def export(
       attnprof export trace.sqlite --steps 100:102
       attnprof export my-run --to parquet
     """
-    from attnprof.report.export import export as write
+    from attnprof.runs.export import export as write
     from attnprof.runs.run import load
 
     loaded = load(run)
-    path = write(loaded, to.value, output, force=force, steps=_parse_steps(steps))
+    path = write(loaded.recording, to.value, output, force=force, steps=_parse_steps(steps))
     if str(path) != "-":
         print(f"wrote {path}", file=sys.stderr)
         if to is ExportFormat.PERFETTO:

@@ -25,9 +25,9 @@ def report_ranks(
 ) -> None:
     """Summarises every trace of the folder and shows the job."""
     from attnprof.analysis.job import build_job
-    from attnprof.analysis.ranks import find_traces, say_how, summarise_all
     from attnprof.report.job import job_sentences, job_tables, print_job
     from attnprof.report.tables import print_json, to_markdown, write_csv
+    from attnprof.runs.rank_traces import find_traces, say_how, summarise_all
     from attnprof.safety.redact import redact
 
     paths = find_traces(folder)

@@ -125,7 +125,7 @@ def report(
     if output is not None:
         raise UsageError("-o goes with --report", hint="redirect the output: attnprof report … > FILE")
     if run is not None and Path(run).is_dir():
-        from attnprof.analysis.ranks import is_job_folder
+        from attnprof.runs.rank_traces import is_job_folder
 
         if is_job_folder(Path(run)):
             from attnprof.commands.ranks import report_ranks
@@ -146,7 +146,8 @@ def report(
 
     loaded = load(run)
     target = gpu_from_options(gpu, sms, sm)
-    summary = summarise(loaded, loaded.check(gpu=target, library=library, version=version))  # type: ignore[arg-type]
+    recording = loaded.recording
+    summary = summarise(recording, loaded.check(gpu=target, library=library, version=version))  # type: ignore[arg-type]
     if output_format is TableFormat.TABLE:
         from attnprof.report.text import print_report
 
@@ -177,19 +178,17 @@ def report(
         from attnprof.report.html import save_page
         from attnprof.report.page_contents import make_page
 
-        save_page(make_page(loaded, summary), html)
+        save_page(make_page(recording, summary), html)
         print(f"wrote {html}", file=sys.stderr)
     if plot is not None:
-        from attnprof.report.export import redacted
         from attnprof.report.figures import plot_splits, save_figure
+        from attnprof.report.redacted import redacted
 
         if figure is FigureKind.SPLITS:
             drawn = plot_splits(summary.splits, title=redact(summary.name))
         else:
-            shown = redacted(loaded)
-            if figure is FigureKind.STEP:
-                drawn = shown.plot_step(step)
-            else:
-                drawn = shown.plot_phases() if figure is FigureKind.PHASES else shown.plot_attention_share()
+            from attnprof.report.recording_figures import draw
+
+            drawn = draw(figure.value, redacted(recording), step)
         save_figure(drawn, plot)
         print(f"wrote {plot}", file=sys.stderr)

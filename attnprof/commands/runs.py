@@ -84,7 +84,8 @@ def _migrate(names: list[str]) -> None:
 
     entries = [find_run(name) for name in names] or [entry for entry in list_runs() if entry.readable]
     for entry in entries:
-        done = migrate(load(entry.folder), entry.schema)
+        run = load(entry.folder)
+        done = migrate(entry.folder, run.config, entry.schema, run.write_database)
         print(f"{entry.folder}: " + (f"migrated from schema {entry.schema}" if done else "is up to date"))
 
 

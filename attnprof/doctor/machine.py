@@ -10,19 +10,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from attnprof import __version__
-from attnprof.capture.trace_facts import NVTX_PIN
 from attnprof.dispatch import predict
 from attnprof.dispatch.versions import parse_version
-from attnprof.doctor.capture_test import CaptureTest, try_capture
 from attnprof.doctor.finding import Finding, fail, ok, warn
+from attnprof.doctor.trial import TrialCapture, TryCapture
 from attnprof.errors import UsageError
 from attnprof.gpus import DEFAULT_GPU, find_model, gpu_by_name
 from attnprof.machine.find_nsys import find_importer, find_nsys, nsys_version
-from attnprof.machine.library_versions import FlashAttention3, find_flash_attention_3
+from attnprof.machine.library_versions import (
+    NVTX_PIN,
+    FlashAttention3,
+    find_flash_attention_3,
+    versions,
+)
 from attnprof.model import AttentionCall, Library
 from attnprof.runs import run_folders
-from attnprof.workloads.environment import versions
+from attnprof.version import __version__
 
 _OLDEST_TRANSFORMERS = "4.48.0"
 _FLASH_SM = (8, 0)
@@ -33,12 +36,11 @@ _UNMODELLED = "check shows what ran; --version X.Y.Z predicts with known rules"
 _DOWNLOAD = "install Nsight Systems (developer.nvidia.com/nsight-systems)"
 
 
-def examine_machine(nsys: str | None = None, *, limit_s: float = 20.0) -> Iterator[Finding]:
-    """One finding after another, as they are made. ``nsys`` names the program; the test capture ends by
-    ``limit_s``."""
+def examine_machine(nsys: str | None = None, *, try_capture: TryCapture) -> Iterator[Finding]:
+    """One finding after another, as they are made. ``nsys`` names the program that ``try_capture`` tries."""
     installed = versions()
     yield ok("attnprof", f"{__version__} on Python {platform.python_version()}, {platform.machine()}")
-    yield from _nsys(nsys, installed["nvtx"], limit_s)
+    yield from _nsys(nsys, installed["nvtx"], try_capture)
     gpus = query_gpus()
     yield from _gpu(gpus)
     yield _torch(installed["torch"], has_gpu=bool(gpus))
@@ -50,7 +52,7 @@ def examine_machine(nsys: str | None = None, *, limit_s: float = 20.0) -> Iterat
     yield from _runs_folder()
 
 
-def _nsys(named: str | None, nvtx: str | None, limit_s: float) -> Iterator[Finding]:
+def _nsys(named: str | None, nvtx: str | None, try_capture: TryCapture) -> Iterator[Finding]:
     program = find_nsys(named)
     asked = named or os.environ.get("ATTNPROF_NSYS")
     if program is None:
@@ -89,7 +91,7 @@ def _nsys(named: str | None, nvtx: str | None, limit_s: float) -> Iterator[Findi
     if nvtx is None:
         yield _nvtx_alone(nvtx)
         return
-    yield from _capture(try_capture(program, limit_s=limit_s), program, version, nvtx)
+    yield from _capture(try_capture(program), program, version, nvtx)
 
 
 def _temporary_files() -> Finding:
@@ -135,7 +137,7 @@ def _nvtx_alone(nvtx: str | None) -> Finding:
     return ok("nvtx", f"{nvtx} (not tried: there is no nsys to record it)")
 
 
-def _capture(test: CaptureTest, nsys: Path, version: str, nvtx: str) -> Iterator[Finding]:
+def _capture(test: TrialCapture, nsys: Path, version: str, nvtx: str) -> Iterator[Finding]:
     short = version.partition("-")[0]
     if test.error:
         see = f"{nsys} profile --force-overwrite=true -o test sleep 1 shows why"

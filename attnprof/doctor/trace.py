@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnprof.capture.trace_facts import NVTX_PIN
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import AttnprofError
+from attnprof.machine.library_versions import NVTX_PIN
 from attnprof.runs.run import load
 from attnprof.trace.companion_files import (
     BrokenExportError,

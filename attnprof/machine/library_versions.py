@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import platform
 import re
 import sys
 from contextlib import suppress
@@ -16,6 +17,8 @@ from attnprof.dispatch.flash_attn3.interface import UNKNOWN, Interface, identify
 from attnprof.dispatch.predict import rules_known
 
 _PACKAGES = {"flash_attn": "flash-attn", "flash_attn_3": "flash-attn-3", "torch": "torch"}
+_OTHERS = ("transformers", "nvtx", "kernels")
+NVTX_PIN = "pip install 'nvtx>=0.2.11,<0.2.12'"
 _FA3_MODULE = "flash_attn_interface"
 _FA3_CONFIG = "flash_attn_config.py"
 _FA3_FOLDER_OF_JULY_2026 = "flash_attn_3/__init__.py"  # came 24 days before the other grid
@@ -65,6 +68,24 @@ def version_to_predict(library: str) -> str:
     """
     version = installed_version(library)
     return version if version and rules_known(library, version) else default_version(library)
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions by import name, None where absent; torch's with its build tag.
+
+    ``flash_attn_3`` is the version of the repository that its interface has, ``flash_attn_3_package`` what
+    the package calls itself.
+    """
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    torch = sys.modules.get("torch")
+    found["torch"] = str(torch.__version__) if torch else installed_version("torch")
+    found["cuda"] = torch.version.cuda if torch else None
+    found |= {package: next(iter(package_versions(package)), None) for package in _OTHERS}
+    flash_attention_3 = find_flash_attention_3()
+    found["flash_attn"] = installed_version("flash_attn")
+    found["flash_attn_3"] = flash_attention_3.version if flash_attention_3 else None
+    found["flash_attn_3_package"] = flash_attention_3.package if flash_attention_3 else None
+    return found
 
 
 def find_flash_attention_3() -> FlashAttention3 | None:

@@ -18,8 +18,8 @@ from attnprof.report.tables import Column, Table, percent
 from attnprof.safety.redact import redact_command
 
 if TYPE_CHECKING:
+    from attnprof.check.recording import Recording
     from attnprof.report.summary import Report
-    from attnprof.runs.run import Run
 
 _FILL_ROWS = 40
 _SPARSEST = 16  # step numbers per step
@@ -76,7 +76,7 @@ class TimelineColumns:
     attention_ns: tuple[int | None, ...]
 
 
-def make_page(run: Run, report: Report) -> Page:
+def make_page(run: Recording, report: Report) -> Page:
     """The page of a run and its report."""
     result = report.check
     state, verdict = _verdict(result)
@@ -130,7 +130,7 @@ def _source(calls: Iterable[CheckedCall]) -> str:
     return {True: "observed", False: "predicted"}[seen.pop()] if seen else "none"
 
 
-def _environment(run: Run) -> list[tuple[str, str]]:
+def _environment(run: Recording) -> list[tuple[str, str]]:
     config = run.config
     workload = config.get("workload") or {}
     capture = config.get("capture") or {}
@@ -139,7 +139,7 @@ def _environment(run: Run) -> list[tuple[str, str]]:
         rows.append(("command", redact_command(config["command"])))
     if config.get("source"):
         rows.append(("trace", str(config["source"].get("path") or config["source"].get("name"))))
-    elif not run.folder:
+    elif not run.is_run:
         rows.append(("trace", str(run.trace.info.path)))
     recorder = " ".join(str(part) for part in (capture.get("recorder"), capture.get("version")) if part)
     rows.append(("recorder", recorder or run.trace.info.exporter or ""))
@@ -229,7 +229,7 @@ class _Strings:
         return self.known.setdefault("" if text is None else str(text), len(self.known))
 
 
-def call_data(run: Run, result: CheckResult) -> dict[str, Any]:
+def call_data(run: Recording, result: CheckResult) -> dict[str, Any]:
     """Every attention call and its derivation, compactly.
 
     strings: texts that the rest refers to by number.  shapes: one object per distinct call (its arguments,
@@ -266,7 +266,7 @@ def _append(groups: list[list[Any]], call: CheckedCall, phase: int, shape: int) 
     groups.append([step, phase, shape, seq, layer, 1, spent])
 
 
-def _shape(call: CheckedCall, run: Run, result: CheckResult, strings: _Strings) -> dict[str, Any]:
+def _shape(call: CheckedCall, run: Recording, result: CheckResult, strings: _Strings) -> dict[str, Any]:
     kernel, num_splits, observed = kernel_and_splits(call)
     version = ""
     predicted = _explained(call, run, result)
@@ -299,7 +299,7 @@ def _shape(call: CheckedCall, run: Run, result: CheckResult, strings: _Strings) 
     return shape
 
 
-def _explained(call: CheckedCall, run: Run, result: CheckResult) -> Prediction | None:
+def _explained(call: CheckedCall, run: Recording, result: CheckResult) -> Prediction | None:
     """The call's prediction with its derivation; without one where it cannot be derived again."""
     if call.call is None or call.predicted is None or result.gpu is None:
         return call.predicted
@@ -307,7 +307,7 @@ def _explained(call: CheckedCall, run: Run, result: CheckResult) -> Prediction |
     return again if again == call.predicted else call.predicted
 
 
-def _version(call: AttentionCall, run: Run, result: CheckResult) -> str:
+def _version(call: AttentionCall, run: Recording, result: CheckResult) -> str:
     if call.library == result.library and result.version:
         return result.version
     installed = (run.config.get("workload") or {}).get("versions") or {}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.kernels import kernel_totals
+from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.phases import PhaseTotal, phase_totals
 from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
-from attnprof.dispatch import predict
-from attnprof.dispatch.flash_attn2.rules import block_n
-from attnprof.model import AttentionCall, Gpu
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.run_tables import (
     attention_table,
@@ -26,7 +24,7 @@ from attnprof.report.run_tables import (
 from attnprof.report.tables import Table
 
 if TYPE_CHECKING:
-    from attnprof.runs.run import Run
+    from attnprof.check.recording import Recording
 
 _FUNCTIONS = {
     "fwd": "flash_attn_func",
@@ -34,7 +32,6 @@ _FUNCTIONS = {
     "fwd_kvcache": "flash_attn_with_kvcache",
 }
 _FROZEN_SHOWN = 3
-_NEXT_CHANGE_LIMIT = 131_072  # keys; beyond that "never" is said with this bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class Report:
     next_command: str
 
 
-def summarise(run: Run, result: CheckResult) -> Report:
+def summarise(run: Recording, result: CheckResult) -> Report:
     """Everything that the report command shows of a run and its check."""
     splits = split_rows(result.calls)
     totals = kernel_totals(run.trace)
@@ -69,7 +66,7 @@ def summarise(run: Run, result: CheckResult) -> Report:
         "kernels": kernels_table(totals),
         "verdicts": verdicts_table(result),
     }
-    name = run.name if run.folder else str(run.trace.info.path)
+    name = run.argument
     return Report(
         name=run.name,
         target=name,
@@ -83,7 +80,7 @@ def summarise(run: Run, result: CheckResult) -> Report:
     )
 
 
-def _facts(run: Run, result: CheckResult, phases: list[PhaseTotal]) -> list[tuple[str, str]]:
+def _facts(run: Recording, result: CheckResult, phases: list[PhaseTotal]) -> list[tuple[str, str]]:
     config, info = run.config, run.trace.info
     facts = [("run", f"{run.name} ({run.ending})")]
     workload = config.get("workload") or {}
@@ -96,7 +93,7 @@ def _facts(run: Run, result: CheckResult, phases: list[PhaseTotal]) -> list[tupl
         schema = f", schema {info.schema}" if info.schema else ""
         facts.append(("recorded", f"{info.exporter or info.format}{schema}: {_volume(run)}"))
     if result.observed and run.trace.kernels.device.size:
-        observed = run.observed_gpu
+        observed = run.gpu
         names = {device.index: device.name for device in info.devices}
         used = distinct(run.trace.kernels.device).tolist()
         label = observed.name if observed else names.get(used[0]) or "a GPU the trace does not name"
@@ -138,7 +135,7 @@ def _workload(workload: dict[str, Any]) -> str:
     return text
 
 
-def _volume(run: Run) -> str:
+def _volume(run: Recording) -> str:
     trace = run.trace
     return f"{len(trace.kernels):,} kernels, {len(trace.api_calls):,} API calls, {len(trace.ranges):,} ranges"
 
@@ -182,12 +179,12 @@ def _story_without_decode(splits: list[SplitRow]) -> list[str]:
     return sentences[:4]
 
 
-def _without_calls(run: Run, result: CheckResult) -> tuple[str, ...]:
+def _without_calls(run: Recording, result: CheckResult) -> tuple[str, ...]:
     """Said where calls were looked for; what the kernels show follows from the check."""
     return ("No attention call was recorded.",) if run.records_complete and not result.calls else ()
 
 
-def _not_modelled(run: Run, result: CheckResult) -> list[str]:
+def _not_modelled(run: Recording, result: CheckResult) -> list[str]:
     """Why recorded calls have no prediction, the most frequent reason first."""
     calls = result.calls if run.records else ()
     reasons = Counter(call.detail for call in calls if call.verdict is Verdict.NOT_MODELLED)
@@ -226,7 +223,7 @@ def _next_change(result: CheckResult) -> str:
     change = next_change(last.call, result.gpu, result.version)
     now = _splits(last.predicted.num_splits)
     if change is None:
-        return f"It would stay at {now} for every longer cache up to {_NEXT_CHANGE_LIMIT:,} keys."
+        return f"It would stay at {now} for every longer cache up to {NEXT_CHANGE_LIMIT:,} keys."
     keys, splits = change
     later = keys - last.call.seqlen_k
     tokens = "1 token" if later == 1 else f"{later} tokens"
@@ -237,21 +234,7 @@ def _splits(count: int) -> str:
     return "1 split" if count == 1 else f"{count} splits"
 
 
-def next_change(call: AttentionCall, gpu: Gpu, version: str | None) -> tuple[int, int] | None:
-    """(KV length, num_splits) of the first longer cache with another split count; None up to the limit.
-
-    The count can change only where a key block begins.
-    """
-    now = predict(call, gpu, version).num_splits
-    keys = block_n(call.head_dim)
-    for seqlen_k in range(-(-call.seqlen_k // keys) * keys + 1, _NEXT_CHANGE_LIMIT, keys):
-        splits = predict(replace(call, seqlen_k=seqlen_k), gpu, version).num_splits
-        if splits is not None and splits != now:
-            return seqlen_k, splits
-    return None
-
-
-def _notes(run: Run, result: CheckResult) -> tuple[str, ...]:
+def _notes(run: Recording, result: CheckResult) -> tuple[str, ...]:
     # Without kernels the verdict says so already.
     notes = [
         note for note in run.timeline.notes if result.observed or "CUPTI_ACTIVITY_KIND_KERNEL" not in note

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlite_utils
 
@@ -21,8 +21,8 @@ from attnprof.runs.schema import SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from attnprof.check.check_run import CheckedCall
-    from attnprof.runs.run import Run
+    from attnprof.check.check_run import CheckedCall, CheckResult
+    from attnprof.trace.timeline import Timeline
 
 _AT_ONCE = 1 << 16  # rows
 
@@ -48,14 +48,13 @@ _VIEWS = {
 }
 
 
-def write_database(run: Run, path: Path) -> None:
+def write_database(path: Path, config: Mapping[str, Any], timeline: Timeline, result: CheckResult) -> None:
     """Writes ``path``: tables run, kernels, ranges and calls (each with its verdict), views, the schema."""
     db = sqlite_utils.Database(path)
     db.conn.execute("pragma synchronous = off")  # the folder gets its name only when all is written
     db["run"].insert_all(
-        [{"key": key, "value": json.dumps(value)} for key, value in run.config.items()], pk="key"
+        [{"key": key, "value": json.dumps(value)} for key, value in config.items()], pk="key"
     )
-    timeline, result = run.timeline, run.check()
     _write(db, "kernels", len(timeline.trace.kernels), lambda rows: kernel_columns(timeline, rows))
     _write(db, "ranges", len(timeline.trace.ranges), lambda rows: range_columns(timeline, rows))
     _write_calls(db, result.calls)
@@ -76,13 +75,12 @@ def schema_of(path: Path) -> int:
     return int(stated) or (1 if tables else 0)  # schema 1 stated none
 
 
-def bring_up_to_date(run: Run) -> Path:
-    """The run's attnprof.db, written anew from its trace where it is of an older schema, missing or damaged.
+def bring_up_to_date(folder: Path, write: Callable[[Path], None]) -> Path:
+    """A folder's attnprof.db, written anew by ``write`` where it is of an older schema, missing or damaged.
 
     Raises RunError where it is of a newer schema, or the folder cannot be written.
     """
-    assert run.folder is not None
-    path = run.folder / run_folders.DATABASE
+    path = folder / run_folders.DATABASE
     found = schema_of(path)
     if found > SCHEMA:
         raise RunError(
@@ -92,8 +90,8 @@ def bring_up_to_date(run: Run) -> Path:
     if found < SCHEMA:
         unnamed = path.with_name(f".{run_folders.DATABASE}.{os.getpid()}.part")
         try:
-            with durable.writing(run.folder):
-                write_database(run, unnamed)
+            with durable.writing(folder):
+                write(unnamed)
                 durable.sync(unnamed)
                 unnamed.replace(path)
         except OSError as error:
@@ -147,15 +145,16 @@ def _create(db: sqlite_utils.Database, table: str, types: Mapping[str, type]) ->
     db[table].create({"id": int, **types}, pk="id")
 
 
-def migrate(run: Run, schema: int) -> bool:
-    """Rewrites a run folder of an older ``schema`` in the present one; False where nothing was to be done.
+def migrate(folder: Path, config: Mapping[str, Any], schema: int, write: Callable[[Path], None]) -> bool:
+    """Rewrites a run folder of an older ``schema`` in the present one; ``write`` makes its database.
+
+    False where nothing was to be done.
 
     Raises RunError where it cannot be written.
     """
-    assert run.folder is not None
-    path = run.folder / run_folders.DATABASE
+    path = folder / run_folders.DATABASE
     before = schema_of(path)
-    bring_up_to_date(run)
+    bring_up_to_date(folder, write)
     if schema < SCHEMA:
-        run_folders.write_config(run.folder, run.config)
+        run_folders.write_config(folder, dict(config))
     return schema < SCHEMA or before < SCHEMA

@@ -12,6 +12,7 @@ from attnprof.runs.run_builder import RunBuilder, new_run, refuse_taken
 from attnprof.trace.open_trace import open_trace
 from attnprof.trace.saved_trace import save_trace
 from attnprof.trace.timeline import timeline_columns
+from attnprof.version import __version__
 
 if TYPE_CHECKING:
     from attnprof.model import Gpu
@@ -66,16 +67,15 @@ def finish_recorded(builder: RunBuilder, trace: Path | None, config: dict[str, A
 
 def finish(builder: RunBuilder, trace: Trace, config: dict[str, Any], status: str = "complete") -> Path:
     """Writes what every run folder holds beside the recorder's files, and gives the folder its final name."""
-    from attnprof.runs.database import write_database
     from attnprof.runs.run import Run
 
-    made = {**builder.heading, "status": status, "attnprof": _version()}
+    made = {**builder.heading, "status": status, "attnprof": __version__}
     config = {**made, **config, "trace": trace_summary(trace)}
     run = Run(builder.final.name, folder=builder.folder, trace_path=None, config=config)
     run.__dict__["trace"] = trace  # just read: no need to read it back
     told = replace(trace, info=replace(trace.info, notes=run.timeline.notes))  # what the joins found too
     save_trace(told, builder.folder / run_folders.TRACE_NPZ, timeline_columns(run.timeline))
-    write_database(run, builder.folder / run_folders.DATABASE)
+    run.write_database(builder.folder / run_folders.DATABASE)
     return builder.finish(config)
 
 
@@ -105,9 +105,3 @@ def trace_summary(trace: Trace) -> dict[str, Any]:
         "api_calls": len(trace.api_calls),
         "ranges": len(trace.ranges),
     }
-
-
-def _version() -> str:
-    from attnprof import __version__
-
-    return __version__

@@ -5,12 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from attnprof.dispatch.versions import parse_version
 from attnprof.errors import RunError, UsageError
 from attnprof.files.compressed import readable
-from attnprof.gpus import DEFAULT_GPU, gpu_by_name, make_gpu
+from attnprof.gpus import gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
 from attnprof.runs import run_folders
 from attnprof.runs.folder_reading import OpenFolder
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from attnprof.calls.records import CallRecord
-    from attnprof.check.check_run import CheckResult, Target
+    from attnprof.check.check_run import CheckResult
     from attnprof.check.observed_calls import ObservedCalls
+    from attnprof.check.recording import Recording
     from attnprof.trace.tables import Trace
     from attnprof.trace.timeline import Timeline
 
@@ -130,7 +130,13 @@ class Run:
         if self.folder is None:
             raise RunError(f"{self.name} is no run", hint="make a run of it: attnprof import")
         with self._reading():
-            return bring_up_to_date(self)
+            return bring_up_to_date(self.folder, self.write_database)
+
+    def write_database(self, path: Path) -> None:
+        """Writes the run as a database of its own."""
+        from attnprof.runs.database import write_database
+
+        write_database(path, self.config, self.timeline, self.check())
 
     @property
     def keys_of_step(self) -> dict[int, int]:
@@ -160,32 +166,25 @@ class Run:
                 return make_gpu(name, device.sm_major, device.sm_minor or 0, device.num_sms)
         return None
 
-    def prediction_target(
-        self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
-    ) -> Target:
-        """What to predict for: the arguments, else what the run was asked for, else what it ran on."""
-        from attnprof.check.check_run import Target
+    @cached_property
+    def recording(self) -> Recording:
+        """What this run holds, as the check, the analyses and the reports take it."""
+        from attnprof.check.recording import Recording
 
-        wanted = self.config.get("predict") or {}
-        workload = self.config.get("workload") or {}
-        chosen = gpu or self.observed_gpu
-        if chosen is None:
-            known = workload.get("gpu") or wanted.get("gpu")
-            chosen = _recorded_gpu(known) if known else gpu_by_name(DEFAULT_GPU)
-        if library is None and version is None:
-            library, version = wanted.get("library"), wanted.get("version")
-        installed = workload.get("versions") or self._torch_by_names()
-        return Target(chosen, library, version, installed)
-
-    def _torch_by_names(self) -> dict[str, str | None]:
-        """The newest torch whose flash kernels are spelled as in a trace that does not state its torch."""
-        from attnprof.dispatch.torch_sdpa import torch_versions_of
-
-        spelled = [set(torch_versions_of(shape.launches[0].kernel)) for shape in self.observed.shapes]
-        possible = (
-            set.intersection(*found) if (found := [versions for versions in spelled if versions]) else set()
+        return Recording(
+            self.name,
+            self.name if self.folder else str(self.trace.info.path),
+            self.ending,
+            self.folder is not None,
+            self.timeline,
+            self.observed,
+            self.records,
+            self.records_complete,
+            self.config,
+            self.keys_of_step,
+            self.observed_gpu,
+            self.sms_of_devices,
         )
-        return {"torch": max(possible, key=parse_version)} if possible else {}
 
     def check(
         self, *, gpu: Gpu | None = None, library: Library | None = None, version: str | None = None
@@ -193,7 +192,7 @@ class Run:
         """Observed against predicted, one verdict per attention call."""
         from attnprof.check.check_run import check
 
-        return check(self, gpu=gpu, library=library, version=version)
+        return check(self.recording, gpu=gpu, library=library, version=version)
 
     @property
     def kernels(self) -> pd.DataFrame:
@@ -218,30 +217,24 @@ class Run:
 
     def plot_splits(self) -> Figure:
         """num_splits and kernel over decode steps, as a matplotlib figure."""
-        from attnprof.analysis.splits import split_rows
-        from attnprof.report.figures import plot_splits
-
-        return plot_splits(split_rows(self.check().calls), title=self.name)
+        return self._draw("splits")
 
     def plot_step(self, step: int | None = None) -> Figure:
         """Every kernel of one decode step, a lane per stream; ``step`` defaults to the middle one."""
-        from attnprof.report.time_figures import plot_step
-
-        return plot_step(self.timeline, step, title=self.name)
+        return self._draw("step", step)
 
     def plot_phases(self) -> Figure:
         """GPU time per phase and kind of kernel."""
-        from attnprof.analysis.kernel_groups import group_totals
-        from attnprof.report.time_figures import plot_phases
-
-        return plot_phases(group_totals(self.timeline), title=self.name)
+        return self._draw("phases")
 
     def plot_attention_share(self) -> Figure:
         """Attention's share of each decode step's GPU time against the KV length."""
-        from attnprof.analysis.kernel_groups import step_shares
-        from attnprof.report.time_figures import plot_attention_share
+        return self._draw("share")
 
-        return plot_attention_share(step_shares(self.timeline, self.check().calls), title=self.name)
+    def _draw(self, kind: Literal["splits", "step", "phases", "share"], step: int | None = None) -> Figure:
+        from attnprof.report.recording_figures import draw
+
+        return draw(kind, self.recording, step)
 
 
 def load(target: str | Path | None = None) -> Run:
@@ -270,14 +263,6 @@ def _open(folder: Path) -> Run:
     with run._reading():
         run.config = run_folders.read_run(folder).config
     return run
-
-
-def _recorded_gpu(known: dict[str, Any]) -> Gpu:
-    """A Gpu as run.json has it. Raises RunError where it is none."""
-    try:
-        return Gpu(**known)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"run.json names a GPU that is none: {error}", hint="give --gpu NAME") from error
 
 
 def gpu_from_options(name: str | None, sms: int | None, sm: str | None) -> Gpu | None:

@@ -37,6 +37,7 @@ from attnprof.trace.tables import (
     TraceInfo,
 )
 from attnprof.trace.validity import require_sound
+from attnprof.version import __version__
 
 _FORMAT = 3  # 2 had a grid and a block per kernel instead of shapes
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
@@ -78,7 +79,7 @@ def save_trace(trace: Trace, path: Path, derived: Mapping[str, npt.NDArray[Any]]
     repeated = {name: values.shape for name, values in columns.items() if _is_constant(values)}
     head = {
         "format": _FORMAT,
-        "attnprof": _version(),
+        "attnprof": __version__,
         "info": asdict(trace.info),
         "strings": trace.strings,
         "repeated": repeated,
@@ -149,7 +150,7 @@ def load_trace(path: Path) -> tuple[Trace, Columns]:
             **tables,
             **optional,
         )
-        derived = _of(columns, "derived") if head.get("attnprof") == _version() else {}
+        derived = _of(columns, "derived") if head.get("attnprof") == __version__ else {}
         require_sound(trace, derived, max(size, _MANY_ROWS))
     except FileNotFoundError as error:
         raise TraceError(
@@ -201,9 +202,3 @@ def _attention_ops(columns: dict[str, Any]) -> AttentionOps:
         for name, value in columns.items()
     }
     return AttentionOps(**values)
-
-
-def _version() -> str:
-    from attnprof import __version__
-
-    return __version__

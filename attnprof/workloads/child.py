@@ -271,7 +271,8 @@ def _write(
     duration: float,
 ) -> None:
     """Writes calls.jsonl, then workload.json: the latter says that the former is whole."""
-    from attnprof.workloads.environment import compiled_graphs, gpu, versions
+    from attnprof.machine.library_versions import versions
+    from attnprof.workloads.environment import compiled_graphs, gpu
 
     folder = Path(spec.folder)
     calls = recorder.write(folder / CALLS_FILE) if recorder else 0

@@ -1,34 +1,12 @@
-"""Versions and the GPU, as the workload's own process sees them."""
+"""The GPU and what torch.compile made of it, as the workload's own process sees them."""
 
 from __future__ import annotations
 
-import platform
 import sys
 from dataclasses import asdict
 from typing import Any
 
 from attnprof.gpus import make_gpu
-from attnprof.machine.library_versions import find_flash_attention_3, installed_version, package_versions
-
-_PACKAGES = ("transformers", "nvtx", "kernels")
-
-
-def versions() -> dict[str, str | None]:
-    """Installed versions by import name, None where absent; torch's with its build tag.
-
-    ``flash_attn_3`` is the version of the repository that its interface has, ``flash_attn_3_package`` what
-    the package calls itself.
-    """
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    torch = sys.modules.get("torch")
-    found["torch"] = str(torch.__version__) if torch else installed_version("torch")
-    found["cuda"] = torch.version.cuda if torch else None
-    found |= {package: next(iter(package_versions(package)), None) for package in _PACKAGES}
-    flash_attention_3 = find_flash_attention_3()
-    found["flash_attn"] = installed_version("flash_attn")
-    found["flash_attn_3"] = flash_attention_3.version if flash_attention_3 else None
-    found["flash_attn_3_package"] = flash_attention_3.package if flash_attention_3 else None
-    return found
 
 
 def gpu() -> dict[str, Any] | None:

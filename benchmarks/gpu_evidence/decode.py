@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from attnprof.dispatch import predict
+from attnprof.machine.library_versions import versions
 from attnprof.model import AttentionCall, Gpu
-from attnprof.workloads.environment import versions
 from benchmarks.gpu_evidence.calls import cumulative
 from benchmarks.gpu_evidence.sm_count import SmCount, find_sm_count
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from attnprof.machine.library_versions import versions
 from attnprof.model import AttentionCall, Library
-from attnprof.workloads.environment import versions
 from benchmarks.gpu_evidence.calls import cumulative, matrix, shapes
 from benchmarks.gpu_evidence.evidence import Evidence
 from benchmarks.gpu_evidence.matrix import observe_matrix

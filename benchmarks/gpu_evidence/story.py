@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from attnprof.calls.records import CallRecord, read_records
-from attnprof.check.check_run import CheckedCall, Target, check_recorded
+from attnprof.check.check_run import CheckedCall, check_recorded
 from attnprof.check.observed_calls import ObservedCalls, observe
+from attnprof.check.target import Target
 from attnprof.instrument import Recorder, instrument
 from attnprof.instrument.ranges import RecordFunctionRanges
 from attnprof.model import Gpu

@@ -41,7 +41,7 @@ def ending(path: Path) -> str:
     """What the check of a trace counts, or the kind of error."""
     try:
         run = load(path)
-        report = summarise(run, run.check())
+        report = summarise(run.recording, run.check())
     except AttnprofError as error:
         return type(error).__name__
     assert sum(report.check.counts.values()) == len(report.check.calls)

@@ -70,7 +70,7 @@ def ask(place: Place) -> str:
     try:
         with _timed("asking"):
             run = load(place.target)
-            summarise(run, run.check())
+            summarise(run.recording, run.check())
     except AttnprofError as error:
         if not error.message or "\n" in error.message:
             raise WrongError(f"no one-line message: {error.message!r}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from attnprof.analysis.job import build_job
-from attnprof.analysis.ranks import find_traces, labels, summarise_all
+from attnprof.runs.rank_traces import find_traces, labels, summarise_all
 from tests.support.command import attnprof
 from tests.support.graph_trace import GraphTrace
 

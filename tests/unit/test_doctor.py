@@ -6,13 +6,16 @@ import gzip
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from attnprof.commands.trial_capture import try_capture
 from attnprof.doctor.finding import Finding, Level, exit_code, fail, ok, warn
 from attnprof.doctor.machine import examine_machine, modelled, query_gpus
 from attnprof.doctor.trace import examine_trace
+from attnprof.doctor.trial import TryCapture
 from tests.support.build_trace import TraceBuilder
 from tests.support.generated_run import generated_run
 
@@ -21,6 +24,10 @@ FLASH = "void flash::flash_fwd_kernel<Flash_fwd_kernel_traits<128, 64, 64, 4>>(F
 
 def by_what(findings: Iterable[Finding]) -> dict[str, Finding]:
     return {finding.what: finding for finding in findings}
+
+
+def trial(limit_s: float = 20) -> TryCapture:
+    return partial(try_capture, limit_s=limit_s)
 
 
 def one_kernel() -> TraceBuilder:
@@ -52,14 +59,14 @@ def test_failures_make_exit_code_1_and_warnings_only_under_strict() -> None:
 
 def test_a_named_nsys_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNPROF_NSYS", "/nowhere/nsys")
-    found = by_what(examine_machine())
+    found = by_what(examine_machine(try_capture=trial()))
     assert found["nsys"].level is Level.FAIL
     assert "ATTNPROF_NSYS names /nowhere/nsys" in found["nsys"].found
     assert "capture" not in found
 
 
 def test_an_nsys_that_does_not_run_fails(tmp_path: Path) -> None:
-    found = by_what(examine_machine(str(program(tmp_path / "bin", "nsys", "exit 1"))))
+    found = by_what(examine_machine(str(program(tmp_path / "bin", "nsys", "exit 1")), try_capture=trial()))
     assert found["nsys"].level is Level.FAIL
     assert "does not run" in found["nsys"].found
 
@@ -68,7 +75,7 @@ def test_an_nsys_that_never_ends_is_ended_and_fails(tmp_path: Path) -> None:
     script = 'case "$1" in --version) echo NVIDIA Nsight Systems version 2022.4.2.1;; *) sleep 300;; esac'
     stuck = program(tmp_path / "bin", "nsys", script)
     started = time.monotonic()
-    found = by_what(examine_machine(str(stuck), limit_s=1))
+    found = by_what(examine_machine(str(stuck), try_capture=trial(1)))
     assert time.monotonic() - started < 8
     assert found["capture"].level is Level.FAIL
     assert "not finished after 1 s" in found["capture"].found
@@ -77,7 +84,7 @@ def test_an_nsys_that_never_ends_is_ended_and_fails(tmp_path: Path) -> None:
 
 def test_an_nsys_that_fails_is_quoted(tmp_path: Path) -> None:
     script = 'case "$1" in --version) echo version 2023.4.4;; *) echo no space left; exit 1;; esac'
-    found = by_what(examine_machine(str(program(tmp_path / "bin", "nsys", script)), limit_s=10))
+    found = by_what(examine_machine(str(program(tmp_path / "bin", "nsys", script)), try_capture=trial(10)))
     assert found["capture"].level is Level.FAIL
     assert "no space left" in found["capture"].found
 
@@ -96,7 +103,7 @@ def test_the_gpu_is_named_with_what_is_known_of_it(
     program(tmp_path / "bin", "nvidia-smi", f"echo '{answer}'; echo '{answer}'")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("ATTNPROF_NSYS", "/nowhere/nsys")
-    found = by_what(examine_machine())["gpu"]
+    found = by_what(examine_machine(try_capture=trial()))["gpu"]
     assert found.level is level
     assert says in found.found
     assert found.found.startswith("2 x ")
@@ -122,7 +129,7 @@ def test_a_runs_folder_that_cannot_be_written_fails(tmp_path: Path, monkeypatch:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ATTNPROF_RUNS", str(tmp_path / "file"))
     monkeypatch.setenv("ATTNPROF_NSYS", "/nowhere/nsys")
-    found = by_what(examine_machine())["runs"]
+    found = by_what(examine_machine(try_capture=trial()))["runs"]
     assert found.level is Level.FAIL
     assert "ATTNPROF_RUNS" in found.fix
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from attnprof.commands.trial_capture import try_capture
 from attnprof.doctor.finding import Level
 from attnprof.doctor.machine import examine_machine
 from attnprof.machine.library_versions import (
@@ -14,8 +16,8 @@ from attnprof.machine.library_versions import (
     find_flash_attention_3,
     installed_version,
     version_to_predict,
+    versions,
 )
-from attnprof.workloads.environment import versions
 from tests.support.flash_attn3 import install_flash_attn_3, install_package
 
 V2_8_3, AUGUST_2025, BEFORE_3_0_0, V3_0_0 = "8c348fd7", "cd9383f3", "203b9b3d", "701ebe05"
@@ -145,6 +147,10 @@ def test_doctor_says_which_flash_attn_3_there_is(
 ) -> None:
     install_flash_attn_3(site, commit, "flash_attn_3", "3.0.0" if commit == V3_0_0 else "3.0.0b1")
     monkeypatch.setenv("ATTNPROF_NSYS", "/nowhere/nsys")
-    found = next(finding for finding in examine_machine() if finding.what == "flash_attn_3")
+    found = next(
+        finding
+        for finding in examine_machine(try_capture=partial(try_capture, limit_s=20))
+        if finding.what == "flash_attn_3"
+    )
     assert found.level is level
     assert says in found.found

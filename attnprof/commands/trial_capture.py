@@ -6,12 +6,12 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from attnprof.capture import nsys as nsys_capture
 from attnprof.capture.nsys_files import EXPORT
 from attnprof.capture.trace_facts import count_ranges
+from attnprof.doctor.trial import TrialCapture
 from attnprof.errors import CaptureError
 from attnprof.workloads.child import PID_FILE
 
@@ -29,23 +29,7 @@ time.sleep(0.4)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class CaptureTest:
-    """``ranges`` is how many of the one range arrived. ``error`` says why there is no export at all, ``fix``
-    what to do about it where that is known.
-
-    ``timed_out``: the recorder was ended because it had not finished in time.
-    """
-
-    ranges: int
-    seconds: float
-    error: str = ""
-    fix: str = ""
-    timed_out: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def try_capture(nsys: Path, *, limit_s: float) -> CaptureTest:
+def try_capture(nsys: Path, *, limit_s: float) -> TrialCapture:
     """Records the program with this nsys, for at most about ``limit_s`` seconds."""
     started = time.monotonic()
 
@@ -63,14 +47,14 @@ def try_capture(nsys: Path, *, limit_s: float) -> CaptureTest:
         try:
             recorded = nsys_capture.record(nsys, folder, child, session)
         except TimeoutError:
-            return CaptureTest(0, spent(), f"nsys had not finished after {limit_s:g} s", timed_out=True)
+            return TrialCapture(0, spent(), f"nsys had not finished after {limit_s:g} s", timed_out=True)
         except CaptureError as error:
-            return CaptureTest(0, spent(), str(error), error.hint)
+            return TrialCapture(0, spent(), str(error), error.hint)
         except OSError as error:
-            return CaptureTest(0, spent(), str(error))
+            return TrialCapture(0, spent(), str(error))
         if recorded.failure is not None:
-            return CaptureTest(0, spent(), str(recorded.failure), recorded.failure.hint)
+            return TrialCapture(0, spent(), str(recorded.failure), recorded.failure.hint)
         arrived = count_ranges(folder / EXPORT, "attn")
         if recorded.exit_code and not arrived:
-            return CaptureTest(0, spent(), f"the test program ended with code {recorded.exit_code}")
-        return CaptureTest(arrived, spent(), notes=tuple(recorded.notes))
+            return TrialCapture(0, spent(), f"the test program ended with code {recorded.exit_code}")
+        return TrialCapture(arrived, spent(), notes=tuple(recorded.notes))

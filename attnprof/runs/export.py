@@ -1,7 +1,4 @@
-"""A run in the formats of other programs, without anything shaped like a secret.
-
-Of a trace only names of kernels and ranges are text; these and the run's configuration are redacted.
-"""
+"""A run in the formats of other programs, without anything shaped like a secret."""
 
 from __future__ import annotations
 
@@ -13,13 +10,16 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from attnprof.check.check_run import check
+from attnprof.check.recording import Recording
 from attnprof.errors import AttnprofError, UsageError
-from attnprof.runs.run import Run
-from attnprof.safety.redact import redact, redact_all, redact_command
+from attnprof.report.redacted import redacted
+from attnprof.runs.database import write_database
+from attnprof.runs.dataframes import calls_frame, kernels_frame, ranges_frame
+from attnprof.runs.ingest import ENDINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,40 +29,8 @@ _AT_ONCE = 1 << 16  # rows
 _Part = Callable[[slice], "pd.DataFrame"]
 
 
-def redacted(run: Run) -> Run:
-    """The run with every text that could carry a secret redacted, in its trace and its configuration."""
-    timeline = run.timeline
-    info = replace(
-        run.trace.info,
-        path=redact(Path(run.trace.info.path).name),
-        nvtx_domains=_texts(run.trace.info.nvtx_domains),
-        notes=_texts(run.trace.info.notes),
-    )
-    trace = replace(run.trace, strings=[redact(text) for text in run.trace.strings], info=info)
-    shared = Run(redact(run.name), folder=run.folder, trace_path=None, config=_redact_config(run.config))
-    shared.__dict__["trace"] = trace
-    shared.__dict__["timeline"] = replace(timeline, trace=trace, notes=_texts(timeline.notes))
-    shared.__dict__["records"] = run.records
-    return shared
-
-
-def _texts(texts: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(redact(text) for text in texts)
-
-
-def _redact_config(value: Any, key: str = "") -> Any:
-    """The configuration; command lines show no value of an environment variable, paths no folder."""
-    if isinstance(value, dict):
-        return {name: _redact_config(item, name) for name, item in value.items()}
-    if key == "command" and isinstance(value, list):
-        return redact_command([str(part) for part in value])
-    if key == "path" and isinstance(value, str):
-        value = Path(value).name
-    return redact_all(value)
-
-
 def export(
-    run: Run, format_name: str, target: Path | None, *, force: bool, steps: tuple[int, int] | None
+    run: Recording, format_name: str, target: Path | None, *, force: bool, steps: tuple[int, int] | None
 ) -> Path:
     """Writes the run; returns the file or folder made. ``target`` None names it after the run.
 
@@ -86,9 +54,7 @@ def export(
     return path
 
 
-def _stem(run: Run) -> str:
-    from attnprof.runs.ingest import ENDINGS
-
+def _stem(run: Recording) -> str:
     return ENDINGS.sub("", run.name) or "trace"
 
 
@@ -108,7 +74,7 @@ def _make_way(path: Path, force: bool) -> None:
         path.unlink()
 
 
-def _write_perfetto(run: Run, path: Path, steps: tuple[int, int] | None) -> None:
+def _write_perfetto(run: Recording, path: Path, steps: tuple[int, int] | None) -> None:
     from attnprof.report.perfetto import whole, window_of_steps, write_perfetto
 
     window = whole(run.timeline) if steps is None else window_of_steps(run.timeline, *steps)
@@ -137,13 +103,11 @@ def _writing(path: Path) -> Iterator[TextIO]:
         partial.unlink(missing_ok=True)
 
 
-def _write_sqlite(run: Run, path: Path) -> None:
-    from attnprof.runs.database import write_database
-
+def _write_sqlite(run: Recording, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     try:
-        write_database(run, partial)
+        write_database(partial, run.config, run.timeline, check(run))
         partial.rename(path)
     except (OSError, sqlite3.Error) as error:
         raise UsageError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -154,17 +118,15 @@ def _write_sqlite(run: Run, path: Path) -> None:
 _TABLES = ("kernels", "ranges", "calls", "run")
 
 
-def _parts(run: Run) -> Iterator[tuple[str, int, _Part]]:
+def _parts(run: Recording) -> Iterator[tuple[str, int, _Part]]:
     """Each table's name, number of rows, and how to get some of them."""
-    from attnprof.runs.dataframes import calls_frame, kernels_frame, ranges_frame
-
-    timeline, result = run.timeline, run.check()
+    timeline, result = run.timeline, check(run)
     yield "kernels", len(timeline.trace.kernels), lambda rows: kernels_frame(timeline, rows)
     yield "ranges", len(timeline.trace.ranges), lambda rows: ranges_frame(timeline, rows)
     yield "calls", len(result.calls), lambda rows: calls_frame(result, rows)
 
 
-def _write_folder(run: Run, path: Path, write: Callable[[Path, int, _Part], None], ending: str) -> None:
+def _write_folder(run: Recording, path: Path, write: Callable[[Path, int, _Part], None], ending: str) -> None:
     """A file per table and run.json, in a folder that gets its name when all is written."""
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

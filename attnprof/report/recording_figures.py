@@ -1,0 +1,31 @@
+"""The figures of a recording, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from attnprof.analysis.kernel_groups import group_totals, step_shares
+from attnprof.analysis.splits import split_rows
+from attnprof.check.check_run import check
+from attnprof.check.recording import Recording
+from attnprof.report.figures import plot_splits
+from attnprof.report.time_figures import plot_attention_share, plot_phases, plot_step
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(
+    kind: Literal["splits", "step", "phases", "share"], recording: Recording, step: int | None = None
+) -> Figure:
+    """splits: num_splits per decode step; step: every kernel of one decode step, the middle one where
+    ``step`` is None; phases: GPU time per phase and kind of kernel; share: attention's share per step."""
+    title, timeline = recording.name, recording.timeline
+    if kind == "step":
+        return plot_step(timeline, step, title=title)
+    if kind == "phases":
+        return plot_phases(group_totals(timeline), title=title)
+    calls = check(recording).calls
+    if kind == "share":
+        return plot_attention_share(step_shares(timeline, calls), title=title)
+    return plot_splits(split_rows(calls), title=title)
