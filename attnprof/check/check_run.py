@@ -16,16 +16,16 @@ import numpy as np
 
 from attnprof.arrays import distinct_rows
 from attnprof.calls.records import CallRecord, NotModelled
+from attnprof.check.compare import compare
+from attnprof.check.coverage import Coverage
 from attnprof.check.frozen_splits import find_frozen
 from attnprof.check.observed_calls import ObservedCalls, ObservedShape, first_unrecorded
 from attnprof.check.recording import Recording
 from attnprof.check.target import Target, choose_target
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.infer import infer_call, is_grid
-from attnprof.dispatch.names.kernel_names import parse_kernel_name
-from attnprof.dispatch.names.template import template_difference
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
-from attnprof.model import Gpu, KernelLaunch, Library, Prediction
+from attnprof.model import Gpu, Library, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,19 @@ class CheckResult:
         if isinstance(self.calls, ReadBackCalls):
             return self.calls.counts
         return Counter(call.verdict for call in self.calls)
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much was compared."""
+        return Coverage(self.counts)
+
+    def coverage_in(self, phase: str | None) -> Coverage:
+        """The same of the calls of one phase; of all where that is None."""
+        if phase is None:
+            return self.coverage
+        if isinstance(self.calls, ReadBackCalls):
+            return Coverage(self.calls.counts_in(phase))
+        return Coverage(Counter(call.verdict for call in self.calls if call.phase == phase))
 
     @property
     def failures(self) -> tuple[CheckedCall, ...]:
@@ -90,10 +103,13 @@ def check_recorded(
     """
     captures = whole_graphs or bool(observed.replayed.any())
     eager = np.flatnonzero((observed.seq >= 0) & ~observed.replayed).tolist()
-    by_seq = {int(observed.seq[index]): index for index in eager}
+    by_seq: dict[int, list[int]] = {}
+    for index in eager:
+        by_seq.setdefault(int(observed.seq[index]), []).append(index)
     checked, predicted = [], {}
     for record in records:
-        index = by_seq.pop(record.seq, None)
+        mine = by_seq.pop(record.seq, [])
+        index, again = (mine[0], mine[1:]) if mine else (None, [])
         call, prediction = None, None
         answer = target.predict(record)
         if isinstance(answer, NotModelled):
@@ -108,6 +124,8 @@ def check_recorded(
                 verdict, detail = Verdict.NOT_OBSERVED, "captured into a CUDA graph, if it is not missing"
             else:
                 verdict, detail = compare(prediction, shape)
+                if not verdict.failed:
+                    verdict, detail = _beside(observed, record.seq, again) or (verdict, detail)
                 # The call before may have been cut in two: its first kernel was recorded, its second not.
                 if unseen_from is not None and record.seq >= unseen_from - 1 and verdict in FAILED:
                     verdict, detail = Verdict.NOT_OBSERVED, "the profiler had stopped recording the GPU"
@@ -115,7 +133,11 @@ def check_recorded(
         base = CheckedCall(verdict, detail, **where, call=call, predicted=prediction)  # type: ignore[arg-type]
         checked.append(base if index is None else replace(base, **_seen(observed, index)))
     unknown = np.flatnonzero((observed.seq < 0) & ~observed.replayed).tolist()
-    left = [*unknown, *by_seq.values(), *np.flatnonzero(observed.replayed).tolist()]
+    left = [
+        *unknown,
+        *(index for indices in by_seq.values() for index in indices),
+        *np.flatnonzero(observed.replayed).tolist(),
+    ]
     if not left:
         return tuple(checked)
     sms = {shape.device: target.gpu.num_sms for shape in observed.shapes}
@@ -126,6 +148,17 @@ def check_recorded(
             why = f"{shape.main.kernel} ran outside every recorded call"
             unrecorded.read_otherwise(rows, (Verdict.UNEXPECTED, why, None))
     return (*checked, *(unrecorded[index] for index in left))
+
+
+def _beside(observed: ObservedCalls, seq: int, again: Sequence[int]) -> tuple[Verdict, str] | None:
+    """The verdict on a call that launched what was predicted and more; None where it launched no more."""
+    more = [observed.shapes[observed.shape[index]].main.kernel for index in again]
+    if more:
+        return Verdict.WRONG_KERNEL, f"ran {' and '.join(more)} beside the predicted kernels"
+    strangers = observed.strangers.get(seq)
+    if strangers:
+        return Verdict.WRONG_KERNEL, f"{' and '.join(strangers)} ran inside the call, which no rule launches"
+    return None
 
 
 def check_unrecorded(
@@ -191,44 +224,6 @@ def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
     }
 
 
-def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdict, str]:
-    """The verdict on one call's launches, and what differs in words."""
-    if prediction.error is not None:
-        if shape is None:
-            return Verdict.MATCH, f"refused, as predicted: {prediction.error}"
-        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted a refusal: {prediction.error}"
-    if shape is None:
-        if not prediction.launches:
-            return Verdict.MATCH, "nothing launched, as predicted"
-        return Verdict.MISSING, f"predicted {_names(prediction.launches)}, no attention kernel ran"
-    if not prediction.launches:
-        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted no launch"
-    # A scheduler kernel before the main one is no part of an observed call's shape.
-    named = [(launch, parse_kernel_name(launch.kernel)) for launch in prediction.launches]
-    named = [(launch, signature) for launch, signature in named if signature.family != "scheduler_aux"]
-    predicted = [signature for _, signature in named]
-    if [s.family for s in predicted] != [s.family for s in shape.signatures]:
-        ran = _names(shape.launches)
-        return Verdict.WRONG_KERNEL, f"ran {ran}; predicted {_names(prediction.launches)}"
-    if shape.num_splits is not None and shape.num_splits != prediction.num_splits:
-        return Verdict.WRONG_NUM_SPLITS, f"ran {shape.num_splits} splits; predicted {prediction.num_splits}"
-    for (launch, signature), ran_launch in zip(named, shape.launches, strict=True):
-        difference = template_difference(launch.kernel, ran_launch.kernel)
-        if difference:
-            return Verdict.WRONG_TEMPLATE, f"{signature.kernel}: {difference}"
-    for (launch, _), ran_launch in zip(named, shape.launches, strict=True):
-        if (launch.grid, launch.block) != (ran_launch.grid, ran_launch.block):
-            return Verdict.WRONG_GRID, (
-                f"{_names([launch])}: ran grid {ran_launch.grid} block {ran_launch.block}; "
-                f"predicted grid {launch.grid} block {launch.block}"
-            )
-    return Verdict.MATCH, ""
-
-
-def _names(launches: Sequence[KernelLaunch]) -> str:
-    return " + ".join(parse_kernel_name(launch.kernel).kernel for launch in launches)
-
-
 def check(
     recording: Recording,
     *,
@@ -265,6 +260,8 @@ def check(
         elif not any(call.observed for call in recorded):
             why = "no GPU kernel was observed: every dispatch shown is a prediction"
             hint = "run it on a machine with an NVIDIA GPU to see what really ran"
+        if not why:
+            why, hint = Coverage(Counter(call.verdict for call in recorded)).nothing_compared()
         library, version = target.most(recording.records)
         return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint)
     target_gpu = gpu or recording.gpu
@@ -285,6 +282,8 @@ def check(
         count = len(recording.trace.kernels)
         why = f"none of the {count} kernels in the trace is an attention kernel attnprof knows"
         hint = "attnprof report lists the kernels there are"
+    if not why:
+        why, hint = Coverage(calls.counts).nothing_compared()
     other = has_kernels and not calls and not info.whole_graph_launches
     return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint, other)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnprof.check.check_run import CheckResult
+from attnprof.check.coverage import Coverage
 from attnprof.check.verdicts import FAILED, CheckedCall, Verdict
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
 
@@ -25,18 +26,22 @@ class Expectation:
     """``backend`` is a key of BACKENDS; ``num_splits`` the one split count allowed; ``phase`` limits both.
 
     ``fail_on`` are the verdicts that fail a run, "mismatch" standing for every contradiction.
+    ``min_compared`` is how many of a hundred calls must have been compared.
     """
 
     backend: str | None = None
     num_splits: int | None = None
     phase: str | None = None
     fail_on: frozenset[Verdict] | None = None
+    min_compared: float | None = None
 
     def __post_init__(self) -> None:
         if self.backend is not None and self.backend not in BACKENDS:
             raise UsageError(f"--expect {self.backend} is none of {', '.join(BACKENDS)}")
         if self.phase is not None and self.phase not in ("prefill", "decode"):
             raise UsageError(f"--phase {self.phase} is none of prefill, decode")
+        if self.min_compared is not None and not 0 <= self.min_compared <= 100:
+            raise UsageError(f"--min-compared {self.min_compared:g} is no percentage from 0 to 100")
 
     @property
     def asks(self) -> bool:
@@ -73,12 +78,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A check measured against what was expected of it. ``calls`` is how many calls were judged."""
+    """A check measured against what was expected of it.
+
+    ``coverage`` is of the calls that were judged; ``as_expected`` that something was asked of each and is so.
+    """
 
     findings: tuple[Finding, ...]
-    calls: int
+    coverage: Coverage
     cannot_tell: str
     hint: str
+    as_expected: bool = False
+
+    @property
+    def calls(self) -> int:
+        """How many calls were judged."""
+        return self.coverage.calls
 
     @property
     def exit_code(self) -> int:
@@ -93,12 +107,18 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
     found = [call for call in result.having(failing) if expectation.phase in (None, call.phase)]
     findings = [Finding(call.verdict.value, call, call.detail) for call in found if not _shared(call)]
     findings += [Finding(group[0].verdict.value, group[0], why, len(group)) for why, group in _alike(found)]
-    number = len(result.calls)
-    if expectation.phase is not None:
-        number = sum(call.phase == expectation.phase for call in result.calls)
+    coverage = result.coverage_in(expectation.phase)
     cannot_tell, hint = result.cannot_tell, result.hint
+    if not cannot_tell and expectation.phase is not None:
+        cannot_tell, hint = coverage.nothing_compared()
+        if not coverage.calls:
+            cannot_tell = f"there is no attention call in {expectation.phase}"
+            hint = "attnprof report shows the phases there are"
+    least = expectation.min_compared
+    if least is not None and coverage.compared and coverage.percent < least:
+        findings.append(Finding("coverage", None, f"{coverage.percent:.3g} % were compared, not {least:g} %"))
+    seen = False
     if expectation.asks:
-        seen = False
         for call in result.calls:
             if expectation.phase in (None, call.phase) and call.observed is not None:
                 seen = True
@@ -110,7 +130,7 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
             findings.append(
                 Finding("expected", None, f"{result.cannot_tell}: attention may have run as plain GEMMs")
             )
-    return Judgement(tuple(findings), number, cannot_tell, hint)
+    return Judgement(tuple(findings), coverage, cannot_tell, hint, expectation.asks and seen)
 
 
 def _shared(call: CheckedCall) -> bool:

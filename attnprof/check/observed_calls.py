@@ -6,7 +6,10 @@ reduce), on one stream. Columns of :class:`ObservedCalls` have one element per c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +32,15 @@ NO_KERNEL = -1
 class ObservedShape:
     """Launches that calls share: the main kernel, and the one after it where there is one.
 
-    ``device`` is the GPU they ran on, as the trace numbers it.
+    ``device`` is the GPU they ran on, as the trace numbers it. ``before`` is what plans a packed batch, None
+    where it was not looked for; ``beside`` are attention kernels beyond one of each.
     """
 
     launches: tuple[KernelLaunch, ...]
     signatures: tuple[KernelSignature, ...]
     device: int = 0
+    before: tuple[KernelLaunch, ...] | None = None
+    beside: tuple[KernelLaunch, ...] = ()
 
     @property
     def main(self) -> KernelSignature:
@@ -42,10 +48,10 @@ class ObservedShape:
 
     @property
     def num_splits(self) -> int | None:
-        """Splits that the grid shows; None for kernels whose grid attnprof does not model."""
+        """Splits that the grid shows; None where it is unknown, or the kernel is not modelled."""
         if self.main.family == "fwd" or self.main.flag("Split") is False:
             return 1
-        return self.launches[0].grid[1] if self.main.flag("Split") else None
+        return (self.launches[0].grid[1] or None) if self.main.flag("Split") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,8 @@ class ObservedCalls:
     ``step``, ``layer`` are -1 and ``phase`` 0 where unknown; ``main`` indexes the timeline's kernels and
     ``pid`` is the launching process. ``replayed`` calls were launched by a CUDA graph: their ``seq`` is that
     of the captured call, and their layer, where the capture does not tell it, that of the call in the same
-    place of an eager step.
+    place of an eager step. ``strangers`` are the kernels launched inside a recorded call, by its number, that
+    belong to no attention library and do more than fill or copy.
     """
 
     main: Int64
@@ -70,6 +77,7 @@ class ObservedCalls:
     phase: Int32
     replayed: Bool
     shapes: tuple[ObservedShape, ...]
+    strangers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.main)
@@ -112,10 +120,12 @@ def observe(timeline: Timeline) -> ObservedCalls:
     call_of = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(found))))
     main = _first_with(role == _MAIN, call_of, first)
     after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
-    del role, call_of
+    before = _first_with(role == _BEFORE, call_of, first, default=NO_KERNEL)
+    after[after == main] = before[before == main] = NO_KERNEL  # all that is left of a cut call
     spent = np.add.reduceat(kernels.end[found] - kernels.start[found], first) if len(first) else first
     sizes = np.diff(np.append(first, len(found)))
-    shape, shapes = _shapes(timeline, found, main, after)
+    shape, shapes = _shapes(timeline, found, _Roles(before, main, after, call_of))
+    del role, call_of
     in_time = np.argsort(kernels.start[found[main]], kind="stable")
     kernel = found[main][in_time]
     replayed = timeline.replayed(kernel)
@@ -131,6 +141,7 @@ def observe(timeline: Timeline) -> ObservedCalls:
         phase=timeline.phase[kernel].astype(np.int32),
         replayed=replayed,
         shapes=shapes,
+        strangers=_strangers(timeline),
     )
 
 
@@ -156,9 +167,16 @@ def _attention_kernels(timeline: Timeline) -> tuple[Int64, npt.NDArray[np.int8],
     return found, role, np.flatnonzero(begins), seq
 
 
-def _shapes(
-    timeline: Timeline, found: Int64, main: Int64, after: Int64
-) -> tuple[Int64, tuple[ObservedShape, ...]]:
+class _Roles(NamedTuple):
+    """Per call, which of the attention kernels has which role, NO_KERNEL for none; per kernel, its call."""
+
+    before: Int64
+    main: Int64
+    after: Int64
+    call_of: Int64
+
+
+def _shapes(timeline: Timeline, found: Int64, roles: _Roles) -> tuple[Int64, tuple[ObservedShape, ...]]:
     """The shape of each call, and the shapes."""
     trace, kernels = timeline.trace, timeline.trace.kernels
     (names, sizes), launch_of = coded_rows([kernels.name[found], kernels.shape[found]])
@@ -166,13 +184,34 @@ def _shapes(
         _launch(trace.strings[name], size)
         for name, size in zip(names.tolist(), kernels.shapes[sizes].tolist(), strict=True)
     ]
-    after_launch = np.where(after >= 0, launch_of[after], NO_KERNEL) if len(found) else after
-    columns, shape = distinct_rows([launch_of[main], after_launch, kernels.device[found[main]]])
-    shapes = tuple(
-        _shape([launches[m]] + ([launches[a]] if a >= 0 else []), device)
-        for m, a, device in zip(*(column.tolist() for column in columns), strict=True)
-    )
-    return shape, shapes
+    coded = np.append(launch_of, NO_KERNEL)  # where NO_KERNEL finds itself
+    beside, groups = _beside(roles, launch_of)
+    columns, shape = distinct_rows([
+        coded[roles.main], coded[roles.after], coded[roles.before], beside, kernels.device[found[roles.main]]
+    ])  # fmt: skip
+    shapes = []
+    for m, a, b, group, device in zip(*(column.tolist() for column in columns), strict=True):
+        mine = [launches[at] for at in (m, a) if at >= 0]
+        signatures = tuple(parse_kernel_name(launch.kernel) for launch in mine)
+        planned = (launches[b],) if b >= 0 else ()
+        more = tuple(launches[at] for at in groups[group])
+        shapes.append(ObservedShape(tuple(mine), signatures, device, planned, more))
+    return shape, tuple(shapes)
+
+
+def _beside(roles: _Roles, launch_of: Int64) -> tuple[Int64, list[tuple[int, ...]]]:
+    """Per call, the number of the launches beyond one of each role, 0 being none; and these launches."""
+    left = np.ones(len(roles.call_of), np.bool_)
+    for positions in (roles.before, roles.main, roles.after):
+        left[positions[positions >= 0]] = False
+    more: dict[int, list[int]] = {}
+    for position in np.flatnonzero(left).tolist():
+        more.setdefault(int(roles.call_of[position]), []).append(int(launch_of[position]))
+    numbers: dict[tuple[int, ...], int] = {(): 0}
+    beside = np.zeros(len(roles.main), np.int64)
+    for call, group in more.items():
+        beside[call] = numbers.setdefault(tuple(group), len(numbers))
+    return beside, list(numbers)
 
 
 def _layers(timeline: Timeline, kernel: Int64, replayed: Bool) -> Int32:
@@ -217,17 +256,50 @@ def _eager_orders(timeline: Timeline, kernel: Int64, replayed: Bool) -> dict[tup
 
 def _call_ids(timeline: Timeline, found: Int64) -> Int64:
     """Of these kernels, the number of the attention call: its range's, else the torch operator's row."""
-    ops, kernels = timeline.trace.attention_ops, timeline.trace.kernels
-    if ops is None or not len(ops) or np.any(timeline.call >= 0):
+    owner = _operators(timeline)
+    if owner is None:
         return timeline.call[found].astype(np.int64)
+    kernels = timeline.trace.kernels
+    rows = zip(kernels.pid[found].tolist(), kernels.correlation[found].tolist(), strict=True)
+    return np.fromiter((owner.get(key, NO_KERNEL) for key in rows), np.int64, len(found))
+
+
+def _operators(timeline: Timeline) -> dict[tuple[int, int], int] | None:
+    """Row of the torch operator by process and correlation of launches; None where ranges tell the call."""
+    ops = timeline.trace.attention_ops
+    if ops is None or not len(ops) or np.any(timeline.call >= 0):
+        return None
     # Operators nest and come outermost first, so the innermost one is written last.
-    owner = {
+    return {
         (pid, correlation): row
         for row, pid in enumerate(ops.pid.tolist())
         for correlation in ops.correlations[row]
     }
-    rows = zip(kernels.pid[found].tolist(), kernels.correlation[found].tolist(), strict=True)
-    return np.fromiter((owner.get(key, NO_KERNEL) for key in rows), np.int64, len(found))
+
+
+# What an attention call launches beside its own kernels: filled, padded or copied tensors.
+_HELPERS = re.compile(r"(?i)fill|copy|pad|CatArray|arange|random|distribution|zero")
+
+
+def _strangers(timeline: Timeline) -> dict[int, tuple[str, ...]]:
+    """By number of the call, the kernels inside it that are neither attention nor such helpers."""
+    kernels, strings = timeline.trace.kernels, timeline.trace.strings
+    owner = _operators(timeline)
+    if owner is None:
+        inside = np.flatnonzero(timeline.call >= 0)
+    else:
+        inside = np.flatnonzero(np.isin(kernels.correlation, [correlation for _, correlation in owner]))
+    odd = np.zeros(len(strings) + 1, np.bool_)
+    for index in occurring(kernels.name[inside], len(strings)).tolist():
+        name = strings[index]
+        odd[index] = not is_attention_kernel(name) and not _HELPERS.search(name)
+    inside = inside[odd[kernels.name[inside]]]
+    seqs = _call_ids(timeline, inside)
+    found: dict[int, dict[str, None]] = {}
+    for seq, name in zip(seqs.tolist(), kernels.name[inside].tolist(), strict=True):
+        if seq >= 0:
+            found.setdefault(seq, {})[parse_kernel_name(strings[name]).kernel] = None
+    return {seq: tuple(names) for seq, names in found.items()}
 
 
 def _first_with(
@@ -243,8 +315,3 @@ def _first_with(
 def _launch(name: str, shape: list[int]) -> KernelLaunch:
     gx, gy, gz, bx, by, bz = shape
     return KernelLaunch(name, (gx, gy, gz), (bx, by, bz))
-
-
-def _shape(launches: list[KernelLaunch], device: int) -> ObservedShape:
-    signatures = tuple(parse_kernel_name(launch.kernel) for launch in launches)
-    return ObservedShape(tuple(launches), signatures, device)

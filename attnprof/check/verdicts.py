@@ -29,6 +29,7 @@ class Verdict(str, Enum):
     UNEXPECTED = "unexpected"
     UNEXPLAINED = "unexplained"
     FROZEN = "frozen"
+    NOT_READ = "not read"
     NOT_MODELLED = "not modelled"
     NOT_OBSERVED = "not observed"
 
@@ -52,6 +53,7 @@ _MEANINGS = {
     Verdict.UNEXPECTED: "an attention kernel ran that no recorded call accounts for",
     Verdict.UNEXPLAINED: "no KV length makes the library choose this split count",
     Verdict.FROZEN: "a CUDA graph replays a split count chosen for another KV length",
+    Verdict.NOT_READ: "a kernel's name, grid or block cannot be read; nothing that can contradicts the rules",
     Verdict.NOT_MODELLED: "another library or backend, whose launches attnprof does not predict",
     Verdict.NOT_OBSERVED: "predicted only: the trace holds no GPU kernels",
 }
@@ -121,7 +123,15 @@ class ReadBackCalls(Sequence[CheckedCall]):
     @property
     def counts(self) -> Counter[Verdict]:
         """How many calls got each verdict."""
-        calls = np.bincount(self._reading, minlength=len(self.readings)).tolist()
+        return self._counts(self._reading)
+
+    def counts_in(self, phase: str) -> Counter[Verdict]:
+        """How many calls of a phase got each verdict."""
+        number = next(number for number, name in PHASE_NAMES.items() if name == phase)
+        return self._counts(self._reading[self.observed.phase == number])
+
+    def _counts(self, readings: Int64) -> Counter[Verdict]:
+        calls = np.bincount(readings, minlength=len(self.readings)).tolist()
         counts: Counter[Verdict] = Counter()
         for (verdict, *_), number in zip(self.readings, calls, strict=True):
             counts[verdict] += number

@@ -42,14 +42,20 @@ def check(
             metavar="VERDICTS", help="Verdicts that fail, comma-separated. Default: mismatch; also none."
         ),
     ] = None,
+    min_compared: Annotated[
+        float | None,
+        typer.Option(metavar="PCT", help="Fail where fewer of a hundred calls were compared."),
+    ] = None,
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="table, json, csv or md.")
     ] = TableFormat.TABLE,
 ) -> None:
     """Compare the kernels that ran with the kernels the library should have launched.
 
-    One verdict per attention call. Exit code: 0 nothing contradicts, 1 a mismatch or not as expected,
-    2 usage, 3 cannot tell (the trace holds no attention kernel to compare).
+    One verdict per attention call, and first how many were compared. Exit code: 0 at least one call was
+    compared and none contradicts, 1 a contradiction or not as expected, 2 usage, 3 cannot tell: no call was
+    compared. A call whose arguments were not recorded is read back: launches that no call makes fail, but
+    what some call makes is explained, not compared.
 
     \b
     Examples:
@@ -65,7 +71,7 @@ def check(
     from attnprof.runs.run import gpu_from_options, load
 
     expectation = Expectation(
-        expect, expect_splits, phase, None if fail_on is None else parse_fail_on(fail_on)
+        expect, expect_splits, phase, None if fail_on is None else parse_fail_on(fail_on), min_compared
     )
     loaded = load(run)
     result = loaded.check(gpu=gpu_from_options(gpu, sms, sm), library=library, version=version)  # type: ignore[arg-type]
@@ -91,6 +97,12 @@ def check(
             "library": result.library,
             "version": result.version,
             "gpu": result.gpu.name if result.gpu else None,
+            "compared": {
+                "calls": judgement.coverage.compared,
+                "of": judgement.coverage.calls,
+                "percent": round(judgement.coverage.percent, 2),
+                "sentence": judgement.coverage.sentence,
+            },
             "counts": counts,
             "findings": [
                 {"seq": f.call.seq if f.call else None, "what": f.label, "detail": f.detail}

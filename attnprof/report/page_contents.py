@@ -105,7 +105,8 @@ def _verdict(result: CheckResult) -> tuple[str, str]:
         return "failed", f"{len(result.failures):,} of {calls} ran otherwise than the library's rules say"
     if result.cannot_tell:
         return "unknown", result.cannot_tell[:1].upper() + result.cannot_tell[1:]
-    return "ok", f"{calls}, none contradicts the dispatch rules"
+    said = result.coverage.sentence
+    return "ok", f"{said[:1].upper()}{said[1:]}; none contradicts the dispatch rules"
 
 
 def _findings(result: CheckResult) -> Table | None:

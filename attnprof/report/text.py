@@ -76,8 +76,11 @@ def print_report(report: Report) -> None:
 
 
 def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) -> None:
-    """What ran in the given tables, the first findings in full, the verdict and what to do."""
+    """How much was compared, what ran in the given tables, the first findings, the verdict, what to do."""
     console = make_console()
+    if judgement.coverage.calls:
+        console.print(judgement.coverage.sentence, highlight=False)
+        console.print()
     for table in tables:
         if table.rows:
             print_titled(table, console, target)
@@ -96,8 +99,11 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
     elif judgement.cannot_tell:
         labelled(console, "verdict", f"CANNOT TELL: {judgement.cannot_tell}")
         labelled(console, "try", judgement.hint)
+    elif judgement.as_expected:
+        labelled(console, "verdict", f"OK: {calls}, all as expected")
     else:
-        labelled(console, "verdict", f"OK: {calls}, none contradicts the dispatch rules")
+        compared = f"{judgement.coverage.compared} of {calls} compared"
+        labelled(console, "verdict", f"OK: {compared}, none contradicts the dispatch rules")
 
 
 def _where(call: CheckedCall | None) -> str:

@@ -37,21 +37,23 @@ class GraphTrace:
         """A forward whose kernels are launched one by one."""
         began = self.time
         for layer in range(LAYERS):
-            opened = self.time
+            opened = attended = self.time
             for name, grid in self._kernels(seqlen_q, seqlen_k):
+                attended = self.time
                 self.builder.call(self.time + 10, self.time + 20, self.correlation)
                 start = self.time + 500
                 self.builder.kernel(name, start, start + self.kernel_ns, self.correlation, grid=grid)
                 self.correlation, self.time = self.correlation + 1, self.time + 1_000
-            self._ranges(layer, opened)
+            self._ranges(layer, opened, attended)
         self._step("prefill" if seqlen_q > 1 else "decode", began)
 
     def capture(self, seqlen_k: int, *, nodes: bool = True) -> None:
         """Captures a forward for this length: launches without kernels, and the nodes they made."""
         self.captured = []
         for layer in range(LAYERS):
-            opened = self.time
+            opened = attended = self.time
             for name, grid in self._kernels(1, seqlen_k):
+                attended = self.time
                 self.builder.call(self.time + 10, self.time + 20, self.correlation)
                 node = len(self.captured) + 1
                 if nodes:
@@ -59,7 +61,7 @@ class GraphTrace:
                     self._node(90_000_000, 1 << 40 | node, node)  # the clone that instantiating makes
                 self.captured.append((1 << 40 | node, name, grid))
                 self.correlation, self.time = self.correlation + 1, self.time + 30
-            self._ranges(layer, opened)
+            self._ranges(layer, opened, attended)
 
     def replay(self) -> None:
         """A decode step that is one graph launch."""
@@ -79,10 +81,11 @@ class GraphTrace:
         call = AttentionCall("flash_attn", "fwd", 1, seqlen_q, seqlen_k, 28, 4, 128, causal=True)
         return [*((one.kernel, one.grid) for one in predict(call, H100).launches), (_MLP, (32, 1, 1))]
 
-    def _ranges(self, layer: int, opened: int) -> None:
+    def _ranges(self, layer: int, opened: int, attended: int) -> None:
+        """The layer's ranges; that of the attention call ends before the last kernel, the MLP's."""
         if self.layers_named:
             self.builder.range("layer", opened, self.time, domainId=1, int64Value=layer)
-            self.builder.range("attn", opened + 1, self.time - 1, domainId=1, int64Value=self.seq)
+            self.builder.range("attn", opened + 1, attended, domainId=1, int64Value=self.seq)
         self.seq += 1
         self.time += 10
 

@@ -1,0 +1,114 @@
+"""One recorded call: the launches that were predicted for it against those that ran, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.verdicts import Verdict
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.spelling import argument_difference, namespace, plain_template
+from attnprof.dispatch.names.template import template_difference, template_fields
+from attnprof.model import KernelLaunch, Prediction
+
+_Pairs = list[tuple[KernelLaunch, KernelLaunch]]
+
+
+def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdict, str]:
+    """The verdict on one call's launches, and what differs in words.
+
+    A match means that all was read and is as predicted, and that nothing else ran: a cut name, or a grid or
+    block that the trace does not hold, is "not read", whatever else agrees.
+    """
+    if prediction.error is not None:
+        if shape is None:
+            return Verdict.MATCH, f"refused, as predicted: {prediction.error}"
+        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted a refusal: {prediction.error}"
+    if shape is None:
+        if not prediction.launches:
+            return Verdict.MATCH, "nothing launched, as predicted"
+        return Verdict.MISSING, f"predicted {_names(prediction.launches)}, no attention kernel ran"
+    if not prediction.launches:
+        return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted no launch"
+    wanted = [launch for launch in prediction.launches if shape.before is not None or not _plans(launch)]
+    ran = [*(shape.before or ()), *shape.launches, *shape.beside]
+    if [_kind(launch) for launch in wanted] != [_kind(launch) for launch in ran]:
+        return Verdict.WRONG_KERNEL, _other_kernels(wanted, ran)
+    pairs = list(zip(wanted, ran, strict=True))
+    if shape.num_splits is not None and shape.num_splits != prediction.num_splits:
+        return Verdict.WRONG_NUM_SPLITS, f"ran {shape.num_splits} splits; predicted {prediction.num_splits}"
+    for launch, ran_launch in pairs:
+        difference = _name_difference(launch.kernel, ran_launch.kernel)
+        if difference:
+            return Verdict.WRONG_TEMPLATE, f"{_names([launch])}: {difference}"
+    for launch, ran_launch in pairs:
+        if _other_size(launch.grid, ran_launch.grid) or _other_size(launch.block, ran_launch.block):
+            return Verdict.WRONG_GRID, (
+                f"{_names([launch])}: ran grid {ran_launch.grid} block {ran_launch.block}; "
+                f"predicted grid {launch.grid} block {launch.block}"
+            )
+    unread = _unread(pairs)
+    if unread:
+        return Verdict.NOT_READ, f"{', '.join(unread)}; the rest is as predicted"
+    return Verdict.MATCH, ""
+
+
+def _plans(launch: KernelLaunch) -> bool:
+    """Whether it is the kernel that plans a packed batch, before the main one."""
+    return parse_kernel_name(launch.kernel).family == "scheduler_aux"
+
+
+def _kind(launch: KernelLaunch) -> tuple[str, str]:
+    """Library and family: PyTorch's copy has flash_attn's kernels under its own name."""
+    signature = parse_kernel_name(launch.kernel)
+    return signature.library, signature.family
+
+
+def _other_kernels(wanted: Sequence[KernelLaunch], ran: Sequence[KernelLaunch]) -> str:
+    if [family for _, family in map(_kind, wanted)] != [family for _, family in map(_kind, ran)]:
+        return f"ran {_names(ran)}; predicted {_names(wanted)}"
+    theirs, ours = (
+        dict.fromkeys(library for library, _ in map(_kind, launches)) for launches in (ran, wanted)
+    )
+    return f"ran {_names(ran)} of {' and '.join(theirs)}; predicted {' and '.join(ours)}'s"
+
+
+def _name_difference(predicted: str, observed: str) -> str:
+    """What differs in two names of one kernel; "" where nothing does, as far as both can be read."""
+    if template_fields(predicted) is not None and template_fields(observed) is None:
+        return ""
+    found = template_difference(predicted, observed) or argument_difference(predicted, observed)
+    if found:
+        return found
+    ours, theirs = namespace(predicted), namespace(observed)
+    if ours is None or theirs is None or ours == theirs:
+        return ""
+    return f"in namespace {theirs or '(none)'}, predicted {ours or '(none)'}"
+
+
+def _other_size(predicted: tuple[int, int, int], ran: tuple[int, int, int]) -> bool:
+    """Whether a grid or block is another one; all zeros mean that the trace does not hold it."""
+    return any(ran) and predicted != ran
+
+
+def _unread(pairs: _Pairs) -> list[str]:
+    """What of the launches could not be read."""
+    found = []
+    for launch, ran in pairs:
+        name = _names([launch])
+        templated = bool(plain_template(launch.kernel))
+        read = template_fields(ran.kernel) is not None or (
+            template_fields(launch.kernel) is None and bool(plain_template(ran.kernel))
+        )
+        if templated and not read:
+            found.append(f"the template arguments of {name} cannot be read")
+        found += [
+            f"the trace does not hold the {what} of {name}"
+            for what, size in (("grid", ran.grid), ("block", ran.block))
+            if not any(size)
+        ]
+    return found
+
+
+def _names(launches: Sequence[KernelLaunch]) -> str:
+    return " + ".join(parse_kernel_name(launch.kernel).kernel for launch in launches)

@@ -1,0 +1,71 @@
+"""A kernel's template as every recorder spells it, in one form: for comparing it argument by argument.
+
+What a parser reads by name is compared by name (``template.py``); this sees the rest, such as the booleans of
+the traits that are false in every build.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from attnprof.dispatch.names.families import own_name
+
+_CASTS = re.compile(r"\((?:int|bool|unsigned int|unsigned|long|char)\)")
+_NAMESPACE = re.compile(r"\b[A-Za-z_]\w*::")
+_GUARD = re.compile(r"enable_sm\w+<")  # FlashAttention-3 renamed it after 3.0.0
+_WORDS = {"true": "1", "false": "0"}
+
+
+@lru_cache(maxsize=4096)
+def plain_template(name: str) -> str | None:
+    """The template arguments of a demangled name, without casts, spaces, ``true`` and namespaces.
+
+    "" where the name has none; None of mangled names and of those that are cut before the template ends.
+    """
+    text = name.strip().removeprefix("void ")
+    if text.startswith("_Z"):
+        return None
+    start, parenthesis = text.find("<"), text.find("(")
+    if start < 0 or 0 <= parenthesis < start:
+        return ""
+    depth = 0
+    for position in range(start, len(text)):
+        if text[position] in "<(":
+            depth += 1
+        elif text[position] in ">)":
+            depth -= 1
+            if not depth:
+                return _plain(text[start + 1 : position])
+    return None
+
+
+def _plain(arguments: str) -> str:
+    text = _NAMESPACE.sub("", _CASTS.sub("", arguments))
+    words = re.sub(r"\b(?:true|false)\b", lambda found: _WORDS[found.group()], _GUARD.sub("guard<", text))
+    return re.sub(r"\s+", "", words)
+
+
+def namespace(name: str) -> str | None:
+    """What qualifies the kernel itself, "flash::" or ""; None where the recorder drops namespaces.
+
+    Every FlashAttention kernel names an element type of cutlass, which shows whether they are spelled.
+    """
+    if name.startswith("_Z") or "cutlass::" not in name:
+        return None
+    head, found, _ = own_name(name).rpartition("::")
+    return head + found
+
+
+def argument_difference(predicted: str, observed: str) -> str:
+    """The first template arguments in which two names differ, as ``ran x, predicted y``; "" where none do.
+
+    "" too where one of them cannot be read.
+    """
+    wanted, ran = plain_template(predicted), plain_template(observed)
+    if wanted is None or ran is None or wanted == ran:
+        return ""
+    theirs, ours = re.split(r"[<>,]+", ran), re.split(r"[<>,]+", wanted)
+    pairs = ((a, b) for a, b in zip(theirs, ours, strict=False) if a != b)
+    a, b = next(pairs, (ran[-40:], wanted[-40:]))
+    return f"a template argument: ran {a}, predicted {b}"
