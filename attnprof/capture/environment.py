@@ -28,7 +28,8 @@ _KEPT = frozenset({
 _REMOVED = "(removed)"
 _BLOCK = re.compile(r"\0[A-Za-z_]\w*=")  # NAME=VALUE joined by NUL
 _ARGUMENT = "name LIKE '%ENVIRONMENT_VARIABLE%' OR name LIKE 'PROCESS%:ARGUMENT%'"
-_REFERENCE = re.compile(r'^\s*"?(\w+)"?[^\n]*--[^\n]*\bREFERENCES StringIds\(id\)', re.MULTILINE)
+_COLUMN = re.compile(r'\s*"?(\w+)')
+_REFERENCE = "REFERENCES StringIds(id)"  # in a comment behind a column, in nsys's own schema
 
 
 def kept_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -62,10 +63,17 @@ def _remove_texts(db: sqlite3.Connection, tables: Mapping[str, str]) -> None:
     certain, doubtful = list[int](), list[int]()
     for number, text in db.execute("SELECT id, value FROM StringIds WHERE instr(value, '=')"):
         (certain if _BLOCK.search(str(text)) else doubtful).append(number)
-    references = [(table, column) for table, sql in tables.items() for column in _REFERENCE.findall(sql)]
+    references = [(table, column) for table, sql in tables.items() for column in _referring(sql)]
     if doubtful and references:
         certain += _unreferenced(db, doubtful, references)
     db.executemany(f"UPDATE StringIds SET value = '{_REMOVED}' WHERE id = ?", [(n,) for n in certain])
+
+
+def _referring(sql: str) -> list[str]:
+    """The columns of a table's declaration whose comment says that they refer to StringIds."""
+    lines = [line.partition("--") for line in sql.splitlines()]
+    found = [_COLUMN.match(column) for column, _, comment in lines if _REFERENCE in comment]
+    return [column[1] for column in found if column]
 
 
 def _unreferenced(

@@ -7,7 +7,9 @@ import re
 from attnprof.errors import UsageError
 
 Version = tuple[int, ...]
-_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.post(\d+))?(?:[+.\-a-z].*)?", re.IGNORECASE)
+_VERSION = re.compile(
+    r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:\.post(\d{1,9}))?(?:[+.\-a-z].*)?", re.IGNORECASE
+)
 
 
 def parse_version(text: str, *, library: str = "", oldest: str = "", newest: str = "") -> Version:

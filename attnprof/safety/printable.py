@@ -11,7 +11,8 @@ from typing import Any
 # Everything but line ends, tabs and what is shown as it stands: control characters, which a terminal obeys,
 # marks that reorder text, halves of surrogate pairs, which cannot be encoded.
 _UNSAFE = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]")
-_STYLE = re.compile("\x1b\\[(?:[0-4;]|2[234]|[39][0-79])*m")  # what rich writes; nothing that conceals
+# What rich writes; nothing that conceals.
+_STYLE = re.compile("\x1b\\[(?:(?:[0-4]|2[234]|[39][0-79])?(?:;|(?=m))){0,9}m")
 
 
 def printable(text: str) -> str:

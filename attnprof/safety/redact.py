@@ -22,7 +22,7 @@ _FAMILIES = (  # how a secret of its issuer begins, and what follows
     *((f"gl{kind}-", rf"{_URL_SAFE}{{16,}}") for kind in ("pat", "ptt", "dt", "rt", "ft", "cbt", "soat")),
     ("hf_", rf"{_WORD}{{20,}}"),
     ("api_org_", rf"{_WORD}{{20,}}"),
-    ("sk-", rf"(?=[A-Za-z_\-]*\d){_URL_SAFE}{{20,}}"),  # OpenAI, Anthropic, DeepSeek, OpenRouter
+    ("sk-", rf"(?=[A-Za-z_\-]{{0,64}}\d){_URL_SAFE}{{20,}}"),  # OpenAI, Anthropic, DeepSeek, OpenRouter
     ("xai-", rf"{_WORD}{{40,}}"),
     ("gsk_", rf"{_WORD}{{40,}}"),
     ("pplx-", rf"{_WORD}{{40,}}"),
@@ -41,7 +41,7 @@ _FAMILIES = (  # how a secret of its issuer begins, and what follows
     ("npm_", rf"{_WORD}{{30,}}"),
     ("pypi-", rf"{_URL_SAFE}{{32,}}"),
     *((f"do{kind}_v1_", r"[0-9a-f]{32,}") for kind in "opr"),
-    ("SG.", rf"{_URL_SAFE}{{16,}}\.{_URL_SAFE}{{16,}}"),
+    ("SG.", rf"{_URL_SAFE}{{16,64}}\.{_URL_SAFE}{{16,}}"),
     ("SK", _HEX32),  # Twilio
     ("AC", _HEX32),
     ("dapi", r"[0-9a-f]{32}(?:-\d+)?(?![A-Za-z0-9])"),
@@ -53,7 +53,7 @@ _FAMILIES = (  # how a secret of its issuer begins, and what follows
     ("lin_api_", rf"{_WORD}{{30,}}"),
     ("ATATT3x", rf"{_URL_SAFE}{{20,}}"),
     ("AGE-SECRET-KEY-", r"[A-Z0-9]{20,}"),
-    ("eyJ", rf"{_URL_SAFE}{{8,}}\.{_URL_SAFE}{{4,}}(?:\.{_URL_SAFE}*){{0,4}}"),  # JSON web tokens
+    ("eyJ", rf"{_URL_SAFE}{{8,2048}}\.{_URL_SAFE}{{4,}}(?:\.{_URL_SAFE}*){{0,4}}"),  # JSON web tokens
 )  # fmt: skip
 _TOKENS = re.compile("(?<![A-Za-z0-9])(?:" + "|".join(re.escape(b) + rest for b, rest in _FAMILIES) + ")")
 _PRIVATE_KEY = re.compile(
@@ -74,10 +74,11 @@ _IS = r"\\?[\"']?\s*(?:=(?!=)|:(?!:))\s*"
 _VALUE = r"(?:\\?\"[^\"\\]*\\?\"|'[^']*'|[^\s,;&\"'\\]+)"
 _ASSIGNED = re.compile(rf"(?i)((?:{_NAMES})[\w.\-]{{0,40}}{_IS})(?!{re.escape(REDACTED)}){_VALUE}")
 _TOKEN_ASSIGNED = re.compile(
-    rf"((?i:token){_IS}\\?[\"']?)(?=[\w+/.=\-]*\d)(?=[\w+/.=\-]*[A-Za-z])[\w+/.=\-]{{8,}}(?![\w+/.=\-(\[])"
+    rf"((?i:token){_IS}\\?[\"']?)(?=[\w+/.=\-]{{0,64}}\d)(?=[\w+/.=\-]{{0,64}}[A-Za-z])[\w+/.=\-]{{8,}}(?![\w+/.=\-(\[])"
 )
 _QUERY = re.compile(r"(?i)([?&](?:sig|signature|key|code|auth|token|x-amz-[a-z\-]+)=)[^&\s\"']+")
-_SECRET_NAME = re.compile(rf"(?i)[\w.\-]*(?:(?:{_NAMES})[\w.\-]*|token|auth|(?<![a-z])pat)")
+_NAME = re.compile(r"[\w.\-]+")
+_SECRET_NAME = re.compile(rf"(?i){_NAMES}|(?:token|auth|(?<![a-z])pat)\Z")
 
 _OPAQUE = (  # base64, and a part of a path without a slash
     re.compile(r"(?<![\w+/.\-$])[A-Za-z0-9+/]{40,}={0,2}(?![\w+/.\-])"),
@@ -183,9 +184,13 @@ class _Redacted(dict[str, str]):
 
 
 def _redact_named(name: object, value: Any) -> Any:
-    if isinstance(value, str) and isinstance(name, str) and _SECRET_NAME.fullmatch(name):
+    if isinstance(value, str) and isinstance(name, str) and _is_secret_name(name):
         return REDACTED
     return redact_all(value)
+
+
+def _is_secret_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and _SECRET_NAME.search(name) is not None
 
 
 def redact_arguments(arguments: Sequence[str]) -> list[str]:
@@ -207,7 +212,7 @@ def redact_arguments(arguments: Sequence[str]) -> list[str]:
             shown.append(f"{variable[1]}={REDACTED}")
         elif _names_secret(previous) and not argument.startswith("-") and not argument.isdecimal():
             shown.append(REDACTED)
-        elif option and option[2] and _SECRET_NAME.fullmatch(option[1]) and not option[2][1:].isdecimal():
+        elif option and option[2] and _is_secret_name(option[1]) and not option[2][1:].isdecimal():
             shown.append(f"{argument.partition('=')[0]}={REDACTED}")
         elif argument.startswith("{"):
             shown.append(_redact_json(argument))
@@ -220,7 +225,7 @@ def redact_arguments(arguments: Sequence[str]) -> list[str]:
 def _names_secret(argument: str) -> bool:
     """Whether it is an option whose value follows as the next argument, and is a secret."""
     option = _OPTION.fullmatch(argument)
-    return option is not None and option[2] is None and _SECRET_NAME.fullmatch(option[1]) is not None
+    return option is not None and option[2] is None and _is_secret_name(option[1])
 
 
 def _redact_json(text: str) -> str:
@@ -234,7 +239,7 @@ def _redact_values(value: Any) -> Any:
     """JSON with every list of strings taken for a command line."""
     if isinstance(value, dict):
         return {
-            name: REDACTED if isinstance(item, str) and _SECRET_NAME.fullmatch(name) else _redact_values(item)
+            name: REDACTED if isinstance(item, str) and _is_secret_name(name) else _redact_values(item)
             for name, item in value.items()
         }
     if isinstance(value, list):
