@@ -6,6 +6,7 @@ A flag beats a variable, a variable beats the file; attnprof.toml beats [tool.at
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from attnprof.errors import ConfigError
+from attnprof.files.untrusted import read_whole
 
+_LARGEST = 1 << 18  # bytes of a file of settings
+_DEEP = re.compile(
+    rb"(?:[\w\-\"']{1,100}[ \t]{0,9}\.[ \t]{0,9}){50}"
+)  # keys in keys, walked for each key below
 KEYS = ("gpu", "library", "version", "runs", "nsys")
 
 # What a default stands for, by command. Not report, check or diff: there it would overrule what was observed.
@@ -80,7 +86,10 @@ def _parse(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        parsed: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = read_whole(path, _LARGEST)
+        if _DEEP.search(content):
+            raise RecursionError
+        parsed: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply", hint="correct it, or move it") from error
     except (tomllib.TOMLDecodeError, ValueError, OSError) as error:
@@ -98,4 +107,6 @@ def _checked(content: Any, name: str, prefix: str) -> dict[str, Setting]:
             raise ConfigError(
                 f"{name}: {prefix}{key} must be a text, not {repr(value)[:60]}", hint=f'write {key} = "…"'
             )
+        if "\0" in value:
+            raise ConfigError(f"{name}: {prefix}{key} holds a NUL", hint=f'write {key} = "…" without it')
     return {key: Setting(value, f"{name}: {prefix}{key}") for key, value in content.items()}

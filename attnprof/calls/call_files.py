@@ -9,7 +9,7 @@ from typing import Any
 
 from attnprof.errors import TraceError, UsageError
 from attnprof.files.compressed import unpacking
-from attnprof.files.untrusted import INT32_MAX, open_regular, parse_json, require_shape
+from attnprof.files.untrusted import INT32_MAX, open_regular, parse_json, require_shape, written_lines
 from attnprof.gpus import gpu_by_name, make_gpu
 from attnprof.model import AttentionCall, Gpu
 
@@ -30,12 +30,10 @@ def read_json_lines(path: Path, *, regular: bool = False) -> Iterator[tuple[int,
     ``regular`` refuses pipes and devices. Raises UsageError naming the line that is no JSON object.
     """
     try:
-        with _opened(path, regular) as lines:
-            for number, line in enumerate(iter(lambda: lines.readline(_LONGEST), b""), start=1):
-                if len(line) == _LONGEST:
-                    raise UsageError(f"{path}:{number}: a line of more than {_LONGEST:,} bytes")
-                if not line.strip():
-                    continue
+        with _opened(path, regular) as file:
+            # Of a pipe, what is there: the other end may wait for an answer to it.
+            lines = written_lines(file.read if path.suffix == ".gz" else file.read1, _LONGEST)
+            for number, line in lines:
                 try:
                     value = parse_json(line)
                 except ValueError as error:
@@ -47,6 +45,8 @@ def read_json_lines(path: Path, *, regular: bool = False) -> Iterator[tuple[int,
         raise UsageError(f"no such file: {path}") from error
     except TraceError as error:
         raise UsageError(error.message, hint=error.hint) from error
+    except ValueError as error:  # a line too long
+        raise UsageError(f"{path}:{error}") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
 

@@ -24,7 +24,7 @@ class Explanation:
 _INSTALLATION = "attnprof doctor examines the installation; --capture none records calls without nsys"
 _KNOWN = (  # as nsys 2022.4.2 says it
     (
-        r"interprocess_exception(?s:.)*(Read-only file system|Permission denied)",
+        r"interprocess_exception(?s:.){0,2000}(Read-only file system|Permission denied)",
         "nsys needs shared memory, and /dev/shm cannot be written",
         "make /dev/shm writable (docker run --read-only needs --tmpfs /dev/shm too)",
     ),

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from attnprof.safety.printable import all_printable
 
 INT32_MAX = (1 << 31) - 1
+_LARGEST = 1 << 26  # bytes of a file that is read at once
+_CHUNK = 1 << 20
+_WRITTEN = re.compile(rb"\S")
 
 # A type, or a tuple of them; [shape] for a list of such, {key: shape} for an object, {"*": shape} for one
 # whose keys are free. Keys may be missing, others are left alone; null is a key's value that is not there.
@@ -27,17 +33,50 @@ def open_regular(path: Path) -> IO[bytes]:
     return os.fdopen(descriptor, "rb")
 
 
+def read_whole(path: Path, largest: int = _LARGEST) -> bytes:
+    """A file's content. Raises OSError, also for more than ``largest`` bytes: a hole of gigabytes costs
+    nothing to make.
+    """
+    with open_regular(path) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes", str(path))
+    return content
+
+
+def written_lines(read: Callable[[int], bytes], longest: int) -> Iterator[tuple[int, bytes]]:
+    """(number, content) of each line that is not blank; of blank ones any number take no time to speak of.
+
+    ``read`` gives some of the next bytes. Raises ValueError naming a line of more than ``longest`` bytes.
+    """
+    left, number = b"", 1
+    while True:
+        part = read(_CHUNK)
+        block, at = left + part, 0
+        while (found := _WRITTEN.search(block, at)) and (end := block.find(b"\n", found.start())) >= 0:
+            number += block.count(b"\n", at, found.start())
+            yield number, block[found.start() : end]
+            number, at = number + 1, end + 1
+        begins = found.start() if found else len(block)
+        number, left = number + block.count(b"\n", at, begins), block[begins:]
+        if len(left) > longest:
+            raise ValueError(f"{number}: a line of more than {longest:,} bytes")
+        if not part:
+            if left:
+                yield number, left
+            return
+
+
 def read_json(path: Path) -> Any:
     """A JSON file, every string of it printable. Raises OSError and ValueError, nothing else."""
-    with open_regular(path) as file:
-        return parse_json(file.read())
+    return parse_json(read_whole(path))
 
 
 def parse_json(text: bytes) -> Any:
     """The same of its bytes. Raises ValueError."""
     plain = text.isascii() and b"\\" not in text and b"\x7f" not in text
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         return value if plain else all_printable(value)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -45,6 +84,13 @@ def parse_json(text: bytes) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is beyond what a number can be")
+    return value
 
 
 def require_shape(value: Any, shape: Shape, where: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnprof.files import durable
-from attnprof.files.untrusted import open_regular, parse_json, require_shape
+from attnprof.files.untrusted import parse_json, read_whole, require_shape
 from attnprof.runs.schema import SHAPE
 
 BUILDING = "building.jsonl"
@@ -80,8 +80,8 @@ def note(descriptor: int, **facts: Any) -> None:
 def notes(folder: Path) -> dict[str, Any]:
     """What is known of an unfinished folder: the facts of all lines of its building.jsonl."""
     known: dict[str, Any] = {}
-    with suppress(OSError), open_regular(folder / BUILDING) as file:
-        for line in file.read().splitlines():
+    with suppress(OSError):
+        for line in read_whole(folder / BUILDING).splitlines():
             with suppress(ValueError, TypeError):
                 facts = parse_json(line)
                 require_shape(facts, _NOTES, BUILDING)
