@@ -121,6 +121,8 @@ class TraceBuilder:
 
     def write(self, path: Path) -> Path:
         db = sqlite3.connect(path)
+        db.execute("PRAGMA synchronous=OFF")
+        db.execute("PRAGMA journal_mode=OFF")
         for text, number in self.strings.items():
             self.add("StringIds", id=number, value=text)
         for table, rows in self.rows.items():

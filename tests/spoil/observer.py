@@ -1,0 +1,249 @@
+"""What no observer could tell: a spoilt scene that some whole program shows just so.
+
+The argument is a witness: calls for which the library's forward prediction is what the trace shows, beside
+the neighbours that stayed. Nothing is read back, and the check is not asked. Where no witness is found within
+the bounds searched, the spoil counts as one that can be told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+from attnprof.model import AttentionCall, Gpu, KernelLaunch
+from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
+from tests.spoil.spoils import Spoil
+
+_MOST_QUERIES = 8  # of a speculative step
+_TILE = 260  # more queries than any kernel takes per thread block
+_FLAGS: tuple[dict[str, object], ...] = (
+    {"causal": True}, {"causal": False}, {"window": (63, 63)}, {"window": (-1, -1)}, {"alibi": True},
+    {"softcap": 30.0}, {"dropout_p": 0.1}, {"dropout_p": 0.1, "return_softmax": True}, {"seqlen_knew": 1},
+    {"seqlen_knew": None}, {"dtype": "bf16"}, {"dtype": "fp16"}, {"cache_batch_idx": True},
+)  # fmt: skip
+
+
+def why_nobody_can_tell(whole: Scene, spoilt: Spoil) -> str:
+    """The witness in words; "" where none was found."""
+    scene = spoilt.scene
+    if scene.records != "none":
+        return _by_arguments(whole, spoilt)
+    if scene.marks == "none":
+        return _bare(whole, spoilt)
+    return _marked(whole, spoilt)
+
+
+def _by_arguments(whole: Scene, spoilt: Spoil) -> str:
+    """With its arguments each call has one prediction; only of operators is the version not recorded."""
+    scene = spoilt.scene
+    if scene.records == "operators":
+        for version in VERSIONS[scene.library]:
+            if all(launches_of(one.call, scene.gpu, version) == one.launches for one in scene.calls):
+                return f"{scene.library} {version} launches all of it for the arguments recorded"
+    return ""
+
+
+# with steps and layers
+
+
+def _marked(whole: Scene, spoilt: Spoil) -> str:
+    scene, at = spoilt.scene, set(spoilt.at)
+    touched = {(scene.calls[one].step, scene.calls[one].layer) for one in at}
+    layers = {layer for _, layer in touched}
+    alone = len(layers) == 1 and scene.kinds.count(scene.kinds[next(iter(layers))]) == 1
+    for step, layer in touched:
+        likes = [
+            one
+            for other, one in enumerate(scene.calls)
+            if other not in at and one.step == step and one.layer != layer
+            and scene.kinds[one.layer] == scene.kinds[layer]
+        ]  # fmt: skip
+        if likes:
+            return ""  # what its like launched in the same step
+    if spoilt.kind.startswith("layer of") and alone:
+        return "a layer that is alone of its kind may be of any kind"
+    if any(not scene.calls[one].launches for one in at):
+        return ""  # the layer's other steps have attention
+    if scene.shape == "serving" and spoilt.kind.startswith("step"):
+        return "requests come and go: any step may follow any other"
+    for version in VERSIONS[scene.library]:
+        if all(_lengths_fit(scene, series, version) for series in _series(scene)):
+            return f"{scene.library} {version} launches just this for growing keys"
+    return ""
+
+
+def _series(scene: Scene) -> list[list[SceneCall]]:
+    """Per generation and kind of layer, its calls in order, one a step."""
+    groups: dict[tuple[int, int], dict[int, SceneCall]] = {}
+    for one in scene.calls:
+        steps = groups.setdefault((one.generation, scene.kinds[one.layer]), {})
+        held = steps.setdefault(one.step, one)
+        if held.launches != one.launches:
+            return [[replace(one, launches=())]]  # two of a kind differ: nothing launches nothing
+    return [list(steps.values()) for steps in groups.values()]
+
+
+def _lengths_fit(scene: Scene, series: list[SceneCall], version: str) -> bool:
+    """Whether keys that grow as the scene's shape has it give all the launches of a series."""
+    possible: set[int] | None = None
+    for one in series:
+        if not one.launches:
+            return False
+        if scene.shape == "serving":
+            fits = any(_makes(scene, one, version, keys, one.call.seqlen_q) for keys in _lengths(one.call))
+        elif one.phase == "prefill":
+            near = range(max(1, one.call.seqlen_q - _TILE), one.call.seqlen_q + _TILE)
+            possible = {n for n in near if _makes(scene, one, version, n, n)}
+            fits = bool(possible)
+        elif one.call.entry == "fwd_kvcache":
+            fits = any(_makes(scene, one, version, one.call.seqlen_k, q) for q in _queries(scene, one))
+        else:
+            grown = {
+                (n + by, q)
+                for n in possible or ()
+                for q in _queries(scene, one)
+                for by in (range(1, q + 1) if scene.shape == "speculative" else (q,))
+            }
+            possible = {n for n, q in grown if _makes(scene, one, version, n, q)}
+            fits = bool(possible)
+        if not fits:
+            return False
+    return True
+
+
+def _queries(scene: Scene, one: SceneCall) -> Iterable[int]:
+    return range(1, _MOST_QUERIES + 1) if scene.shape == "speculative" else (one.call.seqlen_q,)
+
+
+def _makes(scene: Scene, one: SceneCall, version: str, keys: int, queries: int) -> bool:
+    call = one.call
+    total = call.total_q if call.total_q is None or queries == call.seqlen_q else call.batch * queries
+    new = None if call.seqlen_knew is None else queries
+    call = replace(call, seqlen_k=keys, seqlen_q=queries, total_q=total, seqlen_knew=new)
+    return launches_of(call, scene.gpu, version) == one.launches
+
+
+def _lengths(call: AttentionCall) -> Iterator[int]:
+    """KV lengths up to twice the call's: the last key of 64 and the one before it."""
+    for edge in range(64, 2 * call.seqlen_k + 512, 64):
+        yield from (edge, edge - 1)
+
+
+# without marks
+
+
+def _bare(whole: Scene, spoilt: Spoil) -> str:
+    """Nothing says how many calls there were: each must be one that the library makes for somebody."""
+    scene = spoilt.scene
+    versions = [
+        version
+        for version in VERSIONS[scene.library]
+        if all(
+            launches_of(one.call, scene.gpu, version) == one.launches
+            for at, one in enumerate(whole.calls)
+            if at not in spoilt.at
+        )
+    ]
+    groups = {(scene.calls[at].call, scene.calls[at].launches) for at in spoilt.at}
+    made = {one.launches for one in whole.calls}
+    units = [(call, unit) for call, launches in groups for unit in _units(launches)]
+    if spoilt.kind.split(" of ")[-1] in ("efficient", "cudnn", "math", "torch", "flash_attn", "flash_attn_3"):
+        return "no range tells which layer a call belongs to, or whether one is missing"
+    for version in versions:
+        if all(unit in made or _witness(call, unit, scene, version) for call, unit in units):
+            return f"each is what {scene.library} {version} launches for some call"
+    return ""
+
+
+def _units(launches: Launches) -> list[Launches]:
+    """The launches as calls: a main kernel, the one before that plans, the one after that combines."""
+    units: list[list[KernelLaunch]] = []
+    for launch in launches:
+        begins = "combine" not in launch.kernel.lower()
+        planned = bool(units) and "prepare" in units[-1][-1].kernel.lower()
+        if not units or (begins and not planned):
+            units.append([])
+        units[-1].append(launch)
+    return [tuple(unit) for unit in units]
+
+
+def _witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> AttentionCall | None:
+    """A call near ``call`` that launches the unit: other sizes, and up to two other flags."""
+    main = next((one for one in unit if "combine" not in one.kernel.lower()), None)
+    if main is None or main.kernel not in _names(call, scene, version):
+        return None
+    for flagged in _flagged(call):
+        for sized in _sizes(flagged, main):
+            for found in _of_lengths(sized, main, scene, version):
+                if launches_of(found, scene.gpu, version) == unit:
+                    return found
+    return None
+
+
+def _flagged(call: AttentionCall) -> Iterator[AttentionCall]:
+    """The call, and with up to two other flags."""
+    once = [call, *(replace(call, **flag) for flag in _FLAGS)]  # type: ignore[arg-type]
+    twice = [replace(one, **flag) for one in once for flag in _FLAGS]  # type: ignore[arg-type]
+    yield from dict.fromkeys((*once, *twice))
+
+
+@lru_cache(maxsize=4096)
+def _names_of(call: AttentionCall, gpu: Gpu, version: str) -> frozenset[str]:
+    """The main kernels that calls with the flags and of every head dim near the call's launch."""
+    found = set()
+    for flagged in _flagged(call):
+        for head_dim in (32, 64, 72, 80, 96, 120, 128, 160, 184, 192, 248, 256):
+            for seqlen_q, seqlen_k in itertools.product((1, 127, 384), (127, 384, 4608, 1 << 17)):
+                total = None if call.total_q is None else seqlen_q
+                one = replace(flagged, head_dim=head_dim, seqlen_q=seqlen_q, seqlen_k=seqlen_k, total_q=total)
+                found |= {launch.kernel for launch in launches_of(one, gpu, version)}
+    return frozenset(found)
+
+
+def _names(call: AttentionCall, scene: Scene, version: str) -> frozenset[str]:
+    plain = replace(call, batch=1, num_heads=call.num_heads // call.num_heads_k, num_heads_k=1)
+    plain = replace(plain, seqlen_q=1, seqlen_k=1, total_q=None if call.total_q is None else 1)
+    return _names_of(replace(plain, head_dim=64), scene.gpu, version)
+
+
+def _sizes(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
+    """Calls of such a grid: batch, heads, and head dims of the kernel's bucket."""
+    named = re.search(r"traits<(\d+)|tuple<cute::C<\d+>, cute::C<\d+>, cute::C<(\d+)>", main.kernel)
+    bucket = int(named[1] or named[2]) if named else call.head_dim
+    groups = call.num_heads // call.num_heads_k
+    _, y, z = main.grid
+    shapes = {
+        (call.batch, call.num_heads_k),
+        (y, z),
+        (y, max(1, z // groups)),
+        (max(1, z // call.num_heads_k), call.num_heads_k),
+    }
+    shapes |= {(call.batch, max(1, z // call.batch)), (call.batch, max(1, z // call.batch // groups))}
+    for head_dim in dict.fromkeys((call.head_dim if call.head_dim <= bucket else bucket, bucket, bucket - 8)):
+        for batch, heads_k in sorted(shapes):
+            for heads in {heads_k, heads_k * groups}:
+                yield replace(call, head_dim=head_dim, batch=batch, num_heads=heads, num_heads_k=heads_k)
+
+
+def _of_lengths(
+    call: AttentionCall, main: KernelLaunch, scene: Scene, version: str
+) -> Iterator[AttentionCall]:
+    """The call with other lengths, where one of them has the main kernel's name at all."""
+    named = re.search(r"traits<\d+, (\d+)|tuple<cute::C<(\d+)>", main.kernel)
+    block_m = int(named[1] or named[2]) if named else 64
+    rows = main.grid[0]
+    queries = dict.fromkeys((call.seqlen_q, rows * block_m, rows * block_m - 1, 1))
+    for seqlen_q in queries:
+        if seqlen_q < 1:
+            continue
+        total = None if call.total_q is None else call.batch * seqlen_q
+        asked = replace(call, seqlen_q=seqlen_q, total_q=total)
+        probes = (call.seqlen_k, 128, 129, 4096, 4097, 1 << 17, (1 << 17) + 1)
+        names = {
+            one.kernel for k in probes for one in launches_of(replace(asked, seqlen_k=k), scene.gpu, version)
+        }
+        if main.kernel in names:
+            yield from (replace(asked, seqlen_k=keys) for keys in (seqlen_q, *_lengths(call)))

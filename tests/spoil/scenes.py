@@ -1,0 +1,224 @@
+"""Whole scenes: what a program launches step by step and layer by layer, by the libraries' own rules.
+
+Truth is the forward prediction alone: nothing here reads a launch back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from random import Random
+
+from attnprof.dispatch import predict
+from attnprof.errors import UsageError
+from attnprof.gpus import gpu_by_name, make_gpu
+from attnprof.model import AttentionCall, Dtype, Entry, Gpu, KernelLaunch, Library
+
+Launches = tuple[KernelLaunch, ...]
+
+VERSIONS: dict[Library, tuple[str, ...]] = {
+    "flash_attn": ("2.3.4", "2.4.2", "2.5.6", "2.5.9.post1", "2.6.3", "2.7.2", "2.7.4.post1", "2.8.3"),
+    "torch": ("2.3.1", "2.5.1", "2.6.0", "2.8.0", "2.10.0", "2.13.0", "2.15.0"),
+    "flash_attn_3": ("2.7.4", "2.8.3", "3.0.0"),
+    "vllm_flash_attn": ("fa2", "fa3"),
+}
+_LIBRARIES: tuple[Library, ...] = (
+    *("flash_attn",) * 5,
+    *("torch",) * 2,
+    *("flash_attn_3",) * 2,
+    "vllm_flash_attn",
+)
+_GPUS = ("a100", "h100", "h20", "l40s", "4090", "a10g", "3090", "h100-pcie")
+_HOPPER = ("h100", "h20", "h100-pcie", "h200")
+_HEADS = ((28, 4), (32, 8), (16, 16), (8, 8), (4, 1), (40, 8), (12, 12), (64, 8))
+_HEAD_DIMS = (128, 128, 64, 64, 96, 256, 192, 80, 32)
+SHAPES = ("generation", "generation", "generation", "speculative", "serving")
+MARKS = ("own", "foreign", "none")
+FORMATS = ("torch", "nsys")
+
+
+@dataclass(frozen=True)
+class SceneCall:
+    """One attention call and what it launched. ``generation`` counts prompts."""
+
+    generation: int
+    step: int
+    phase: str
+    layer: int
+    call: AttentionCall
+    launches: Launches
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A program's attention calls in order, and how its trace tells of them.
+
+    ``kinds`` is each layer's kind: layers of one kind make the same call in one step. ``marks``: the ranges
+    around steps and layers ("own", "foreign", "none").  ``records``: "none", "file" (calls.jsonl) or
+    "operators" (in the torch trace).
+    """
+
+    library: Library
+    version: str
+    gpu: Gpu
+    shape: str
+    kinds: tuple[int, ...]
+    marks: str
+    format: str
+    records: str
+    calls: tuple[SceneCall, ...]
+
+    def with_launches(self, changed: dict[int, Launches]) -> Scene:
+        """The scene with other launches of some calls, by their place."""
+        calls = tuple(
+            replace(one, launches=changed[at]) if at in changed else one for at, one in enumerate(self.calls)
+        )
+        return replace(self, calls=calls)
+
+    def line(self) -> str:
+        first = self.calls[0].call
+        return (
+            f"{self.library} {self.version} on {self.gpu.name}, {self.shape}, layers of kinds {self.kinds},"
+            f" batch {first.batch}, {first.num_heads}/{first.num_heads_k} x {first.head_dim}"
+            f" {first.dtype}, {self.calls[-1].call.entry}, {self.format}, marks {self.marks},"
+            f" records {self.records}"
+        )
+
+
+@lru_cache(maxsize=200_000)
+def launches_of(call: AttentionCall, gpu: Gpu, version: str) -> Launches:
+    """What the library launches; nothing where it refuses."""
+    try:
+        return predict(call, gpu, version).launches
+    except UsageError:
+        return ()
+
+
+def make_scene(seed: int, *, records: Sequence[str] = ("none",), shapes: Sequence[str] = SHAPES) -> Scene:
+    """The scene of a seed: a draw whose calls the library takes, each with at least one launch."""
+    rng = Random(seed)
+    while True:
+        scene = _draw(rng, records, shapes)
+        if scene is not None:
+            return scene
+
+
+def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str]) -> Scene | None:
+    library = rng.choice(_LIBRARIES)
+    version = rng.choice(VERSIONS[library])
+    gpu = gpu_by_name(rng.choice(_HOPPER if library == "flash_attn_3" or version == "fa3" else _GPUS))
+    if rng.random() < 0.2:
+        gpu = make_gpu("NVIDIA Made Up", gpu.sm_major, gpu.sm_minor, rng.choice((20, 46, 100, 114, 144)))
+    shape = "serving" if library == "vllm_flash_attn" else rng.choice(tuple(shapes))
+    told = rng.choice(tuple(records))
+    kind = rng.choice(FORMATS) if told != "operators" else "torch"
+    if told == "operators":  # which flash_attn registers from 2.7 on, and torch always
+        library = rng.choice(("flash_attn", "torch"))
+        version = rng.choice([one for one in VERSIONS[library] if library == "torch" or one >= "2.7"])
+        shape = "generation"
+    marks = "own" if told == "file" else rng.choice(MARKS) if told == "none" else "none"
+    layers = rng.randint(2, 6)
+    kinds = tuple(rng.choice(((0,) * layers, (0,) * layers, tuple(i % 2 for i in range(layers)))))
+    base = _base_call(rng, library)
+    window = rng.choice((-1, 16, 64, 200)) if max(kinds) else -1
+    takes_window = library != "torch"
+    steps = list(_steps(rng, base, shape))
+    if told == "operators" and steps[-1][3].entry != "fwd":
+        return None
+    calls: list[SceneCall] = []
+    for generation, step, phase, call in steps:
+        of_kind = [call]
+        if max(kinds):
+            other = replace(call, window=(window, window)) if window >= 0 and takes_window else call
+            if not takes_window or window < 0:
+                other = replace(call, num_heads=call.num_heads * 2, num_heads_k=call.num_heads_k * 2)
+            of_kind.append(other)
+        if library == "torch" and phase == "decode":
+            of_kind = [replace(one, causal=False) for one in of_kind]
+        told_launches = [launches_of(one, gpu, version) for one in of_kind]
+        if not all(told_launches):
+            return None
+        calls += [
+            SceneCall(generation, step, phase, layer, of_kind[number], told_launches[number])
+            for layer, number in enumerate(kinds)
+        ]
+    return Scene(library, version, gpu, shape, kinds, marks, kind, told, tuple(calls))
+
+
+def _base_call(rng: Random, library: Library) -> AttentionCall:
+    heads, heads_k = rng.choice(_HEADS)
+    if library == "torch":
+        heads_k = heads
+    dtype: Dtype = rng.choice(("bf16", "fp16"))
+    batch = rng.choice((1, 1, 1, 2, 4, 8))
+    return AttentionCall(
+        library, "fwd", batch, 1, 1, heads, heads_k, rng.choice(_HEAD_DIMS), dtype=dtype, causal=True
+    )
+
+
+def _steps(rng: Random, base: AttentionCall, shape: str) -> Iterator[tuple[int, int, str, AttentionCall]]:
+    """(generation, step, phase, the call of a layer of the first kind)."""
+    prompt = rng.choice((rng.randint(1, 300), rng.randint(100, 1100), rng.randint(1000, 9000), 128, 1024))
+    decode = rng.randint(3, 9)
+    if shape == "serving":
+        yield from _serving(rng, base, prompt, decode)
+        return
+    entry: Entry = (
+        "fwd" if base.library == "torch" else rng.choice(("fwd", "fwd", "fwd_kvcache", "varlen_fwd"))
+    )
+    if base.library == "flash_attn_3":
+        entry = "fwd_kvcache"
+    generations = rng.choice((1, 1, 2))
+    step = 0
+    capacity = -(-(prompt + 64) // 256) * 256
+    paged = rng.random() < 0.3 and entry == "fwd_kvcache"
+    for generation in range(generations):
+        keys = prompt
+        yield (
+            generation,
+            step,
+            "prefill",
+            _call(base, "varlen_fwd" if entry == "varlen_fwd" else "fwd", keys, keys),
+        )
+        for _ in range(decode):
+            queries = rng.randint(2, 5) if shape == "speculative" and rng.random() < 0.7 else 1
+            keys += queries if shape != "speculative" else rng.randint(1, queries)
+            step += 1
+            if entry == "fwd_kvcache":
+                call = replace(
+                    base, entry=entry, seqlen_q=queries, seqlen_k=capacity, cache_seqlens=True,
+                    seqlen_knew=None if paged else queries, page_block_size=256 if paged else None,
+                )  # fmt: skip
+            else:
+                call = _call(base, entry, queries, keys)
+            yield generation, step, "decode", call
+        step += 1
+
+
+def _call(base: AttentionCall, entry: Entry, queries: int, keys: int) -> AttentionCall:
+    total = base.batch * queries if entry == "varlen_fwd" else None
+    return replace(base, entry=entry, seqlen_q=queries, seqlen_k=keys, total_q=total)
+
+
+def _serving(
+    rng: Random, base: AttentionCall, prompt: int, decode: int
+) -> Iterator[tuple[int, int, str, AttentionCall]]:
+    """Steps of a server: requests come and go, so batch and longest keys change from step to step."""
+    page = 256 if base.library != "vllm_flash_attn" else rng.choice((16, 64))
+    generation = 0
+    for step in range(decode + 2):
+        fresh = step == 0 or rng.random() < 0.2
+        batch = rng.choice((base.batch, base.batch, base.batch + 1, base.batch * 2))
+        keys = max(1, prompt + rng.randint(-prompt // 3, prompt // 3))
+        queries = rng.randint(2, keys + 1) if fresh else 1
+        keys = max(keys, queries)
+        generation += fresh and step > 0
+        total = batch * queries - (rng.randint(0, queries - 1) if batch > 1 else 0)
+        call = replace(
+            base, entry="varlen_fwd", batch=batch, seqlen_q=queries, seqlen_k=keys, total_q=total,
+            page_block_size=page,
+        )  # fmt: skip
+        if base.library in ("torch", "flash_attn_3"):
+            call = replace(call, page_block_size=None)
+        yield generation, step, "prefill" if fresh else "decode", call

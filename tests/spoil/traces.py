@@ -1,0 +1,211 @@
+"""A scene as a trace file: a torch.profiler JSON or an nsys export, with or without call records."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attnprof.model import AttentionCall, Gpu
+from attnprof.runs import run_folders
+from attnprof.runs.run import Run
+from tests.spoil.scenes import Scene, SceneCall
+from tests.support.build_trace import TraceBuilder
+
+_GEMM = "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu>(Params)"
+_OPERATORS = {"flash_attn": "flash_attn::_flash_attn_forward", "torch": "aten::_flash_attention_forward"}
+_TORCH_DTYPES = {"bf16": "c10::BFloat16", "fp16": "c10::Half"}
+
+
+def run_of(scene: Scene, folder: Path) -> Run:
+    """The scene's trace, written and opened as attnprof opens anybody's."""
+    folder.mkdir(exist_ok=True)
+    path = write(scene, folder)
+    if scene.records != "file":
+        return Run(path.name, folder=None, trace_path=path, config={"kind": "trace"})
+    lines = [json.dumps(record_of(seq, one)) for seq, one in enumerate(scene.calls)]
+    (folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
+    config = {"kind": "run", "predict": {"library": scene.library, "version": scene.version}}
+    return Run("spoil", folder=folder, trace_path=path, config=config)
+
+
+def write(scene: Scene, folder: Path) -> Path:
+    """The file that a recorder of the scene's format leaves."""
+    return (
+        _write_torch(scene, folder / "trace.json") if scene.format == "torch" else _write_nsys(scene, folder)
+    )
+
+
+Event = tuple[Any, ...]
+
+
+def _events(scene: Scene) -> Iterator[Event]:
+    """("kernel", time, correlation, launch, stream), ("range", kind, number, start, end) and
+    ("operator", call, start, end), in ns."""
+    time, correlation = 100_000, 1
+    opened: tuple[int, str, int, int] | None = None
+    for seq, one in enumerate(scene.calls):
+        step = (one.step, one.phase, one.generation)
+        if opened is None or opened[:3] != step:
+            if opened is not None:
+                yield ("range", opened[1], opened[0], opened[3], time - 500)
+            opened = (*step, time)
+        began = time + 1000
+        time = began + 1000
+        for launch in one.launches:
+            yield ("kernel", time, correlation, launch.kernel, launch.grid, launch.block)
+            time, correlation = time + 10_000, correlation + 1
+        if scene.records == "file":
+            yield ("range", "attn", seq, began + 500, time)
+        yield ("operator", one, began + 500, time)
+        yield ("kernel", time + 1000, correlation, _GEMM, (32, 1, 1), (256, 1, 1))
+        time, correlation = time + 12_000, correlation + 1
+        yield ("range", "layer", one.layer, began, time)
+        time += 1000
+    if opened is not None:
+        yield ("range", opened[1], opened[0], opened[3], time)
+
+
+def _range_name(scene: Scene, kind: str, number: int) -> str | None:
+    if scene.marks == "none" and kind != "attn":
+        return None
+    if scene.marks == "foreign":
+        return f"layer={number}" if kind == "layer" else kind
+    return f"attnprof:{kind}:{number}"
+
+
+def _write_torch(scene: Scene, path: Path) -> Path:
+    events: list[dict[str, Any]] = []
+
+    def add(category: str, name: str, start: int, length: int, **args: Any) -> None:
+        where = {"pid": 0 if category == "kernel" else 1, "tid": 7 if category == "kernel" else 1}
+        event = {"ph": "X", "cat": category, "name": name, "ts": start / 1000, "dur": length / 1000}
+        events.append({**event, **where, "args": args})
+
+    last = 0
+    for event in _events(scene):
+        if event[0] == "kernel":
+            _, time, correlation, name, grid, block = event
+            last = time
+            add("cuda_runtime", "cudaLaunchKernel", time, 500, correlation=correlation)
+            placed = {"device": 0, "stream": 7, "grid": list(grid), "block": list(block)}
+            add("kernel", name, time + 2000, 5000, correlation=correlation, **placed)
+        elif event[0] == "range":
+            _, kind, number, start, end = event
+            if name := _range_name(scene, kind, number):
+                add("user_annotation", name, start, end - start)
+        elif scene.records == "operators":
+            _, one, start, end = event
+            add("cpu_op", _OPERATORS[scene.library], start, end - start, **_operator(one.call))
+    add("cuda_runtime", "cudaDeviceSynchronize", last + 50_000, 500, correlation=999_999)
+    head = {"schemaVersion": 1, "deviceProperties": [_device(scene.gpu)], "traceEvents": events}
+    path.write_text(json.dumps(head))
+    return path
+
+
+def _device(gpu: Gpu) -> dict[str, Any]:
+    major = {"computeMajor": gpu.sm_major, "computeMinor": gpu.sm_minor}
+    return {"id": 0, "name": gpu.name, **major, "numSms": gpu.num_sms}
+
+
+def _operator(call: AttentionCall) -> dict[str, Any]:
+    """The arguments of the operator as torch records them."""
+    q, k = [call.batch, call.seqlen_q, call.num_heads, call.head_dim], [call.batch, call.seqlen_k]
+    k = [*k, call.num_heads_k, call.head_dim]
+    dtype = _TORCH_DTYPES[call.dtype]
+    if call.library == "torch":
+        inputs = ["", "", "", "", "", str(call.seqlen_q), str(call.seqlen_k), "0.", str(call.causal), "False"]
+        inputs += ["0.125", "", "", "", ""]
+    else:
+        left, right = call.window
+        inputs = ["", "", "", "0.", "0.125", str(call.causal), str(left), str(right), "0.", "", "False"]
+    rest = len(inputs) - 3
+    return {
+        "Input Dims": [q, k, k, *[[]] * rest],
+        "Input type": [dtype] * 3 + ["Scalar"] * rest,
+        "Concrete Inputs": inputs,
+    }
+
+
+def _write_nsys(scene: Scene, folder: Path) -> Path:
+    builder = TraceBuilder()
+    gpu = scene.gpu
+    builder.add(
+        "TARGET_INFO_GPU", vmId=1, id=0, name=gpu.name, smCount=gpu.num_sms, cuDevice=0,
+        computeMajor=gpu.sm_major, computeMinor=gpu.sm_minor,
+    )  # fmt: skip
+    own = scene.marks == "own"
+    builder.domain("attnprof", 1)
+    for event in _events(scene):
+        if event[0] == "kernel":
+            _, time, correlation, name, grid, block = event
+            builder.call(time, time + 500, correlation)
+            builder.kernel(as_nsys(name), time + 2000, time + 7000, correlation, grid=grid, block=block)
+        elif event[0] == "range":
+            _, kind, number, start, end = event
+            if name := _range_name(scene, kind, number):
+                values = {"domainId": 1, "int64Value": number} if own or kind == "attn" else {}
+                builder.range(kind if values else name, start, end, **values)
+    path = folder / "trace.sqlite"
+    path.unlink(missing_ok=True)
+    return builder.write(path)
+
+
+_LITERAL = re.compile(r"(?<=[<, ])(?:(\d+)|(true|false))(?=[,> ])")
+
+
+def as_nsys(name: str) -> str:
+    """A demangled name in nsys's spelling: literals with their types, ``>>``."""
+
+    def typed(found: re.Match[str]) -> str:
+        return f"(int){found[1]}" if found[1] else f"(bool){int(found[2] == 'true')}"
+
+    return re.sub(r"(?<=>) (?=>)", "", _LITERAL.sub(typed, name))
+
+
+def record_of(seq: int, one: SceneCall) -> dict[str, Any]:
+    """The line of calls.jsonl for a call."""
+    call = one.call
+    place = {"seq": seq, "step": one.step, "phase": one.phase, "layer": one.layer, "device": "cuda:0"}
+    q, k, table = _tensors(call)
+    fields: dict[str, Any] = {
+        **place, "function": call.entry, "library": call.library, "entry": call.entry, "backend": None,
+        "dtype": call.dtype, "q": q, "k": k, "v": k, "layout": "bshd", "causal": call.causal,
+        "window": list(call.window), "softcap": call.softcap, "dropout_p": call.dropout_p,
+        "alibi": call.alibi, "return_softmax": call.return_softmax, "scale": None,
+    }  # fmt: skip
+    if call.entry == "varlen_fwd":
+        lengths = {"max_seqlen_q": call.seqlen_q, "max_seqlen_k": call.seqlen_k}
+        fields |= {"batch": call.batch, **lengths, "block_table": table}
+    if call.entry == "fwd_kvcache":
+        new = (
+            None
+            if call.seqlen_knew is None
+            else [call.batch, call.seqlen_knew, call.num_heads_k, call.head_dim]
+        )
+        fields |= {"has_cache_seqlens": call.cache_seqlens, "cache_batch_idx": False, "block_table": table}
+        fields |= {"k_new": new, "num_splits": call.num_splits}
+    if call.library == "torch" and call.entry == "fwd":
+        swapped = [[one[0], one[2], one[1], one[3]] for one in (q, k)]
+        fields |= {"entry": "sdpa", "backend": "flash", "mask": None, "q": swapped[0]}
+        fields |= {"k": swapped[1], "v": swapped[1]}
+    return fields
+
+
+def _tensors(call: AttentionCall) -> tuple[list[int], list[int], list[int] | None]:
+    """Shapes of q and k, and of the block table where there is one."""
+    heads = [call.num_heads_k, call.head_dim]
+    table = None
+    if call.entry == "varlen_fwd":
+        total = call.batch * call.seqlen_q if call.total_q is None else call.total_q
+        q = [total, call.num_heads, call.head_dim]
+        k = [call.batch * call.seqlen_k, *heads]
+    else:
+        q = [call.batch, call.seqlen_q, call.num_heads, call.head_dim]
+        k = [call.batch, call.seqlen_k, *heads]
+    if call.page_block_size is not None:
+        pages = -(-call.seqlen_k // call.page_block_size)
+        table, k = [call.batch, pages], [call.batch * pages, call.page_block_size, *heads]
+    return q, k, table
