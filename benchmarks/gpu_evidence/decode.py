@@ -118,17 +118,23 @@ class BySmCount(Forcer):
 
 
 def find_forcer(gpu: Gpu, torch_version: str) -> Forcer | None:
-    """The first means there is: the package, torch's operator, the SM count."""
+    """The first means there is."""
+    return next(forcers(gpu, torch_version), None)
+
+
+def forcers(gpu: Gpu, torch_version: str) -> Iterator[Forcer]:
+    """Every means there is: the package, torch's operator, the SM count."""
     import torch
 
     installed = versions()["flash_attn"]
     if installed is not None:
-        return ByPackage(installed)
+        yield ByPackage(installed)
     schema = torch.ops.aten._flash_attention_forward.default._schema
     if any(argument.name == "num_splits" for argument in schema.arguments):
-        return ByOperator(torch_version)
+        yield ByOperator(torch_version)
     field = find_sm_count()
-    return None if field is None else BySmCount(torch_version, gpu, field)
+    if field is not None:
+        yield BySmCount(torch_version, gpu, field)
 
 
 def sms_that_give(num_splits: int, call: AttentionCall, gpu: Gpu, version: str) -> int | None:

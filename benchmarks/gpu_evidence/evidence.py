@@ -6,6 +6,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic
@@ -19,13 +20,33 @@ from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction
 _FULL_MISMATCHES = 200  # as many are written in full; all are counted
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured. ``few`` and ``many`` are the new tokens of the two runs of the story."""
+
+    layers: int = 28
+    few: int = 64
+    many: int = 512
+    matrix_calls: int = 2000
+    lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+    repeats: int = 30
+
+
+REHEARSED = Scale(layers=2, few=4, many=108, matrix_calls=260, lengths=(256, 4096), repeats=2)
+_REHEARSAL = "no GPU was used, every kernel here is made up from the prediction: evidence of nothing"
+
+
 class Evidence:
     """The results so far. ``deadline`` is on the monotonic clock."""
 
-    def __init__(self, out: Path, *, deadline: float, matrix_calls: int = 2000) -> None:
-        self.out, self.deadline, self.matrix_calls = out, deadline, matrix_calls
+    def __init__(
+        self, out: Path, *, deadline: float, scale: Scale = Scale(), rehearsal: bool = False
+    ) -> None:
+        self.out, self.deadline, self.scale = out, deadline, scale
         self.path = out / "evidence.json"
         self.results: dict[str, Any] = {"date": datetime.now(timezone.utc).date().isoformat(), "steps": {}}
+        if rehearsal:
+            self.results = {"rehearsal": _REHEARSAL, **self.results}
 
     @property
     def failed(self) -> bool:

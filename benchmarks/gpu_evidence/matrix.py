@@ -21,7 +21,7 @@ _CALLS_EACH = 60
 def run(evidence: Evidence) -> None:
     """The matrix through torch; then some of it with the host code told other GPUs' SM counts."""
     gpu, version = evidence.environment()
-    calls = matrix(evidence.matrix_calls, "torch")
+    calls = matrix(evidence.scale.matrix_calls, "torch")
     rows = observe_matrix(evidence, "matrix", "torch", version, calls, torch_thunk)
     field = find_sm_count()
     if field is None:

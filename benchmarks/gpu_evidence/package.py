@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from attnprof.dispatch import default_version
 from attnprof.machine.library_versions import versions
 from attnprof.model import AttentionCall, Library
 from benchmarks.gpu_evidence.calls import cumulative, matrix, shapes
@@ -26,14 +27,19 @@ def run(evidence: Evidence) -> None:
     )
     if not any(installed[library] for library, _, _ in packages):
         evidence.skip(
-            "flash_attn", "the flash_attn package is not installed (benchmarks/build_flash_attn.md)"
+            "flash_attn", "the flash_attn package is not installed (python -m benchmarks.build_flash_attn)"
         )
         return
     for library, thunk, seed in packages:
         version = installed[library]
         if version is not None:
-            calls = with_caches(matrix(evidence.matrix_calls, library, seed=seed))
+            calls = with_caches(matrix(evidence.scale.matrix_calls, library, seed=seed))
             observe_matrix(evidence, "flash_attn", library, version, calls, thunk)
+
+
+def version_at_hand() -> str:
+    """Of flash_attn as it is installed, else the newest whose rules are known."""
+    return versions()["flash_attn"] or default_version("flash_attn")
 
 
 def with_caches(calls: list[AttentionCall]) -> list[AttentionCall]:

@@ -44,9 +44,11 @@ class SegmentedRecorder(Recorder):
             self._open.enter_context(profiling(segment.trace, cpu=False))
         super().begin_step(phase, *lengths)
 
-    def begin_call(self, describe: Describe, arguments: tuple[Any, ...]) -> None:
+    def begin_call(
+        self, describe: Describe, arguments: tuple[Any, ...], plain: tuple[Any, ...] | None = None
+    ) -> None:
         self.num_calls += 1
-        super().begin_call(describe, arguments)
+        super().begin_call(describe, arguments, plain)
 
     def close(self) -> None:
         """Waits for the GPU and writes the segment that is open, if one is."""

@@ -11,7 +11,6 @@ from benchmarks.gpu_evidence.decode import HEAD_DIM, HEADS_K, Forcer, Inputs, de
 from benchmarks.gpu_evidence.evidence import Evidence
 from benchmarks.gpu_evidence.figures import plot_splitting
 
-_LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _BATCHES = (1, 4, 16, 64)
 _MAX_BYTES = 1 << 32
 _COPY_BYTES = 1 << 32
@@ -26,17 +25,17 @@ def run(evidence: Evidence) -> None:
     if forcer is None:
         evidence.skip("splitting", "this torch takes no num_splits and its SM count was not found")
         return
-    copy = copy_bandwidth()
+    copy, repeats = copy_bandwidth(), evidence.scale.repeats
     rows: list[dict[str, Any]] = []
     for batch in _BATCHES:
-        for seqlen_k in _LENGTHS:
+        for seqlen_k in evidence.scale.lengths:
             read = 2 * 2 * batch * seqlen_k * HEADS_K * HEAD_DIM
             if read > _MAX_BYTES or evidence.time_left() <= 0:
                 continue
             chosen = forcer.chosen(gpu, batch, seqlen_k)
             inputs = decode_inputs(batch, seqlen_k)
-            times = times_of(forcer, inputs, batch, seqlen_k, candidates(chosen, seqlen_k))
-            automatic = time_us(partial(forcer.automatic, inputs))
+            times = times_of(forcer, inputs, batch, seqlen_k, candidates(chosen, seqlen_k), repeats)
+            automatic = time_us(partial(forcer.automatic, inputs), repeats)
             best = min(times, key=lambda n: times[n])
             per_s = read / (automatic * 1e-6)
             rows.append({
@@ -52,14 +51,14 @@ def run(evidence: Evidence) -> None:
 
 
 def times_of(
-    forcer: Forcer, inputs: Inputs, batch: int, seqlen_k: int, wanted: list[int]
+    forcer: Forcer, inputs: Inputs, batch: int, seqlen_k: int, wanted: list[int], repeats: int
 ) -> dict[int, float]:
     """µs by split count, of those that can be had."""
     times: dict[int, float] = {}
     for num_splits in wanted:
         with forcer.forcing(batch, seqlen_k, num_splits) as call:
             if call is not None:
-                times[num_splits] = time_us(partial(call, inputs))
+                times[num_splits] = time_us(partial(call, inputs), repeats)
     return times
 
 

@@ -27,14 +27,10 @@ from benchmarks.gpu_evidence.profiled import profiling
 from benchmarks.gpu_evidence.segments import Segment, SegmentedRecorder
 from benchmarks.gpu_evidence.trim import LIMIT_BYTES, correlations_of, trim_traces
 
-_LAYERS = 28
-_FEW, _MANY = 64, 512
-_KEPT_LAYERS = ((0, _LAYERS - 1), (0,))  # of the long run, whose whole trace is too large to commit
-
 
 def run(evidence: Evidence) -> None:
     """Both runs; the traces and call records are kept, trimmed."""
-    for tokens in (_FEW, _MANY):
+    for tokens in (evidence.scale.few, evidence.scale.many):
         with tempfile.TemporaryDirectory() as folder:
             generate(evidence, tokens, Path(folder))
 
@@ -47,8 +43,9 @@ def generate(evidence: Evidence, tokens: int, folder: Path, *, device: str = "cu
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     gpu, version = evidence.environment()
-    options = GenerateOptions("qwen2.5-7b", tokens, layers=_LAYERS, attn="sdpa", device=device)
-    recorder = Recorder(RecordFunctionRanges()) if tokens == _FEW else SegmentedRecorder(folder)
+    options = GenerateOptions("qwen2.5-7b", tokens, layers=evidence.scale.layers, attn="sdpa", device=device)
+    ranged = tokens == evidence.scale.few
+    recorder = Recorder(RecordFunctionRanges()) if ranged else SegmentedRecorder(folder)
     segments = [Segment(folder / "trace.json", 0)]
     with instrument(recorder), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         work = prepare(options, recorder)
@@ -69,7 +66,7 @@ def generate(evidence: Evidence, tokens: int, folder: Path, *, device: str = "cu
     edges = [*(segment.first_call for segment in segments[1:]), len(records)]
     for segment, last in zip(segments, edges, strict=True):
         mine = records[segment.first_call : last]
-        observed, checked = replay(segment.trace, mine, gpu, version, ranged=tokens == _FEW)
+        observed, checked = replay(segment.trace, mine, gpu, version, ranged=ranged)
         seen.append(observed)
         judged += checked
     evidence.add_verdicts("story", f"{tokens} tokens", judged)
@@ -94,7 +91,13 @@ def keep(
 ) -> None:
     """Saves trace and records, of all layers or of as many as fit the limit."""
     target = evidence.out / f"story_{tokens}.json.gz"
-    for layers in (tuple(range(_LAYERS)), *_KEPT_LAYERS) if tokens == _FEW else _KEPT_LAYERS:
+    layers_of_model = tuple(range(evidence.scale.layers))
+    # The whole trace of the long run is too large to commit.
+    fewer = (
+        (0, evidence.scale.layers - 1),
+        (0,),
+    )
+    for layers in (layers_of_model, *fewer) if tokens == evidence.scale.few else fewer:
         kept = [record for record in records if record.layer in layers]
         wanted = {record.seq for record in kept}
         launches = [correlations_of(trace, part, wanted) for trace, part in zip(traces, seen, strict=True)]
