@@ -52,7 +52,6 @@ def main(arguments: list[str] | None = None) -> int:
     why_not = "" if options.rehearse else no_gpu()
     if why_not:
         print(f"no evidence can be gathered here: {why_not}", file=sys.stderr)
-        print("  try: --rehearse, which goes through every step without a GPU", file=sys.stderr)
         return EXIT_CANNOT_TELL
     known = steps()
     unknown = [name for name in wanted or () if name not in known]

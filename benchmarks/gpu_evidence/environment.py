@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attnprof.machine.library_versions import versions
 from attnprof.model import Gpu
 from attnprof.workloads import environment
 
@@ -26,5 +27,5 @@ def describe() -> dict[str, Any]:
     return {
         "gpu": {name: getattr(gpu, name) for name in gpu.__slots__},
         "l2_bytes": torch.cuda.get_device_properties(0).L2_cache_size,
-        **environment.versions(),
+        **versions(),
     }
