@@ -13,9 +13,11 @@ _SHAPE = {
     "dropout_p": (int, float), "alibi": (bool, int), "return_softmax": (bool, int), "num_splits": int,
     "batch": int, "max_seqlen_q": int, "max_seqlen_k": int, "has_cache_seqlens": (bool, int),
     "cache_batch_idx": (bool, int), "pack_gqa": (bool, int), "attention_chunk": int, "sm_margin": int,
+    "not_described": str, "raised": str,
 }  # fmt: skip
 _ALWAYS = ("seq", "phase", "library", "entry", "dtype", "causal", "dropout_p")
 _OF_FLASH = ("q", "k", "v", "window", "softcap", "alibi", "return_softmax")
+_OF_UNDESCRIBED = ("seq", "phase", "library", "entry")
 _OF_ENTRY: dict[str, tuple[str, ...]] = {
     "sdpa": (),
     "fwd": _OF_FLASH,
@@ -33,8 +35,10 @@ def require_record(fields: dict[str, Any]) -> None:
     entry = fields.get("entry")
     if entry not in _OF_ENTRY:
         raise ValueError(f"entry {entry!r} is none of {', '.join(_OF_ENTRY)}")
-    absent = [name for name in (*_ALWAYS, *_OF_ENTRY[entry]) if fields.get(name) is None]
-    absent += [name for name in _KEYS if name not in fields]
+    told = fields.get("not_described") is None
+    always, keys = ((*_ALWAYS, *_OF_ENTRY[entry]), _KEYS) if told else (_OF_UNDESCRIBED, _KEYS[:2])
+    absent = [name for name in always if fields.get(name) is None]
+    absent += [name for name in keys if name not in fields]
     if absent:
         raise ValueError(f"{absent[0]} is missing")
     if fields["phase"] not in _PHASES:
@@ -42,7 +46,7 @@ def require_record(fields: dict[str, Any]) -> None:
     for name in ("seq", "step", "layer", "batch", "max_seqlen_q", "max_seqlen_k"):
         if (fields.get(name) or 0) < 0:
             raise ValueError(f"{name} is {fields[name]}")
-    for name in ("q", "k", "v"):
+    for name in ("q", "k", "v") if told else ():
         _require_sizes(entry, name, fields)
     for name, length in (("window", (2,)), ("block_table", (2,)), ("k_new", (3, 4))):
         if fields.get(name) is not None and len(fields[name]) not in length:

@@ -77,6 +77,8 @@ def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotM
     transformers hands to ``flash_attn_func`` for the same inputs, so it has a flash_attn form too.
     """
     fields = record.fields
+    if fields.get("not_described") is not None:
+        return NotModelled(f"not described: {fields['not_described']}")
     if fields["entry"] == "sdpa":
         return _from_sdpa(fields, library)
     if fields["library"] != library:

@@ -64,7 +64,7 @@ def how_it_ended(folder: Path, exit_code: int | None, memory: Memory) -> End:
 
 def unwritten(kept: Kept, status: str, code: int | None, error: str | None) -> dict[str, Any]:
     """The workload.json of a program that did not come to write it."""
-    on_gpu = any(call["device"].startswith("cuda") for call in kept.calls)
+    on_gpu = any(call.get("device", "").startswith("cuda") for call in kept.calls)
     first = kept.steps[0] if kept.steps else {}
     return {
         "workload": "program",

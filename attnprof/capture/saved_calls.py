@@ -18,11 +18,13 @@ from typing import Any
 
 from attnprof.capture.interrupt import InterruptError
 from attnprof.instrument import flash_attn, journal, sdpa
+from attnprof.instrument.undescribed import undescribed
 from attnprof.workloads.child import Handed
 
 _SAVED = (".journal-calls", ".journal-texts")
 _SAVED_EVERY_S = 1.0
 _DESCRIBE = {module.__name__: module.describe for module in (flash_attn, sdpa)}
+_DESCRIBE[undescribed.__module__] = undescribed
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,16 @@ def read_journal(calls: int, texts: int) -> Kept:
     steps: list[dict[str, Any]] = []
     notes: list[str] = []
     facts: dict[str, Any] = {}
+    raised: dict[int, dict[str, str]] = {}
     for line in _lines(_content(texts)):
         if "step" in line:
             steps.append(line["step"])
         elif "fact" in line:
             name, facts[name] = line["fact"]
             notes += [facts.pop(name)] if name == "note" else []
+        elif "raised" in line:
+            seq, error = line["raised"]
+            raised[seq] = {"raised": error}
         else:
             described.append(_DESCRIBE[line["describe"]](line["arguments"]))
     phases = {step["step"]: step["phase"] for step in steps}
@@ -125,7 +131,8 @@ def read_journal(calls: int, texts: int) -> Kept:
     for seq, (number, step, layer) in enumerate(_slots(content)):
         if 0 < number <= len(described):
             at = {"seq": seq, "step": None if step < 0 else step, "phase": phases.get(step, "other")}
-            recorded.append({**at, "layer": None if layer < 0 else layer, **described[number - 1]})
+            at["layer"] = None if layer < 0 else layer
+            recorded.append({**at, **described[number - 1], **raised.get(seq, {})})
     return Kept(recorded, steps, notes, facts, journal.FORKED.unpack_from(content)[0])
 
 

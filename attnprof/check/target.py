@@ -49,7 +49,12 @@ class Target:
         try:
             library, version = self.of(record)
             call = attention_call(record, library)
-            return call if isinstance(call, NotModelled) else (call, _predict(call, self.gpu, version))
+            if isinstance(call, NotModelled):
+                return call
+            predicted = _predict(call, self.gpu, version)
+            # What the library refuses as predicted has raised, too.
+            raised = None if predicted.error else record.fields.get("raised")
+            return NotModelled(f"the call raised {raised}") if raised else (call, predicted)
         except UsageError as error:
             if self.library or self.version:
                 raise

@@ -10,6 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from attnprof.instrument.recorder import Recorder, dtype_name, keep, kept_value, shape, sizes, unread
+from attnprof.instrument.undescribed import (
+    Called,
+    UndescribedError,
+    described,
+    is_fake,
+    number,
+    require_tensors,
+    scalar,
+    unseen,
+)
 
 # Positional arguments of the C++ entries, oldest first; their number tells the release apart.
 # Source: flash_attn csrc/flash_attn/flash_api.cpp (mha_fwd, mha_varlen_fwd, mha_fwd_kvcache), tags v2.4.0 to
@@ -125,25 +135,39 @@ class ExtensionProxy:
         recorder = self._recorder
         function = f"{getattr(self._extension, '__name__', library)}.{entry}"
 
-        def record(*args: Any) -> Any:
-            names = arguments.get((entry, len(args)))
+        called = (function, library, entry)
+
+        def record(*args: Any, **kwargs: Any) -> Any:
+            names = arguments.get((entry, len(args) + len(kwargs)))
             if names is None or recorder.paused:
                 recorder.skip_call()
                 if names is None:
                     recorder.note(f"{function} took {len(args)} arguments, as no known release: not recorded")
-                return original(*args)
-            given = dict(zip(names, args, strict=True))
-            taken = _snapshot(given)
-            called = (function, library, entry)
-            recorder.begin_call(describe, (*called, taken), (*called, unread(taken)))
+                return original(*args, **kwargs)
+            call = recorder.open_call(describe, called, _look, called, names, args, kwargs)
             try:
-                return original(*args)
+                return original(*args, **kwargs)
+            except BaseException as error:
+                recorder.call_raised(call, error)
+                raise
             finally:
                 recorder.end_call()
 
         return record
 
 
+def _look(
+    called: Called, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The arguments of ``describe``, and the same without tensors. Raises where they cannot be told."""
+    if kwargs:  # the extension takes them by its own names
+        raise UndescribedError(f"arguments by name: {', '.join(kwargs)}")
+    with unseen():
+        taken = _snapshot(dict(zip(names, args, strict=True)))
+    return (*called, taken), (*called, unread(taken))
+
+
+_TENSORS = ("q", "k", "v")
 _SHAPES = ("q", "k", "v", "k_new", "block_table")
 _WHETHER_GIVEN = ("cache_batch_idx", "scheduler_metadata", "qv", "leftpad_k")
 _ONLY_FA3 = ("pack_gqa", "attention_chunk", "sm_margin", "scheduler_metadata", "qv", "leftpad_k")
@@ -151,8 +175,9 @@ _VALUES = ("cu_seqlens_q", "cu_seqlens_k", "cache_seqlens", "seqused_k", "max_se
 
 
 def _snapshot(given: dict[str, Any]) -> dict[str, Any]:
-    """What a call was given, without reading a value from the device."""
+    """What a call was given, without reading a value from the device. Raises where it cannot be told."""
     q = given["q"]
+    require_tensors(**{name: given[name] for name in _TENSORS})
     taken: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, int | float)}
     taken |= {name: shape(given[name]) for name in _SHAPES if given.get(name) is not None}
     taken |= {name: keep(given[name]) for name in _VALUES if name in given}
@@ -161,12 +186,17 @@ def _snapshot(given: dict[str, Any]) -> dict[str, Any]:
     taken["has_cache_seqlens"] = given.get("cache_seqlens", given.get("seqused_k")) is not None
     if given.get("cu_seqlens_q") is not None:
         taken["batch"] = len(given["cu_seqlens_q"]) - 1
-    taken["dtype"], taken["device"] = q.dtype, q.device
+    taken["dtype"], taken["device"] = q.dtype, f"fake {q.device}" if is_fake(q) else q.device
     return taken
 
 
 def describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """The fields of one call in calls.jsonl."""
+    return described(_fields, arguments[:3], arguments)
+
+
+def _fields(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """The same. Raises where they cannot be told."""
     function, library, entry, given = arguments
     if library == "flash_attn_3":
         entry = _entry_of_fa3(given)
@@ -183,11 +213,11 @@ def describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
         "layout": "thd" if entry == "varlen_fwd" else "bshd",
         "causal": bool(given["causal"]),
         "window": [given["window_left"], given["window_right"]],
-        "softcap": float(given.get("softcap", 0.0)),
-        "dropout_p": float(given.get("dropout_p", 0.0)),
+        "softcap": scalar("softcap", given.get("softcap", 0.0)),
+        "dropout_p": scalar("dropout_p", given.get("dropout_p", 0.0)),
         "alibi": given["alibi"],
         "return_softmax": bool(given.get("return_softmax", False)),
-        "scale": given.get("scale"),
+        "scale": number(given.get("scale")),
     }
     if entry == "varlen_fwd":
         for name in ("max_seqlen_q", "max_seqlen_k", "cu_seqlens_q", "cu_seqlens_k"):

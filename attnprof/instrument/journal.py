@@ -66,6 +66,10 @@ class Journal:
             calls.grow(start + _SIZE)
         _pack(calls.memory, start, number, -1 if step is None else step, -1 if layer is None else layer)
 
+    def raised(self, seq: int, error: str) -> None:
+        """That a call ended by an exception of this name."""
+        self._write({"raised": [seq, error]})
+
     def step(self, step: dict[str, Any]) -> None:
         self._write({"step": step})
 

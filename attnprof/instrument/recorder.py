@@ -6,12 +6,16 @@ import itertools
 import json
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from attnprof.instrument.journal import Describe, Journal
 from attnprof.instrument.ranges import NoRanges, Ranges
+from attnprof.instrument.undescribed import Called, count, reason, undescribed
+
+Look = Callable[..., tuple[tuple[Any, ...], tuple[Any, ...] | None]]
 
 _UNREAD = "on a device, and not read"
 
@@ -41,6 +45,7 @@ class Recorder:
         self.attn_implementation: str | None = None
         self.paused = False
         self._calls: list[tuple[Any, ...]] = []
+        self._raised: dict[int, dict[str, str]] = {}
         self._seq = itertools.count()
         self._context = _Context()
         self._attn = self.ranges.channel("attn")
@@ -53,12 +58,24 @@ class Recorder:
     def in_step(self) -> bool:
         return self._context.step is not None
 
+    def open_call(self, describe: Describe, called: Called, look: Look, *given: Any) -> int:
+        """Opens the range of one attention call and returns its number, whatever the call was given.
+
+        ``look(*given)`` takes the arguments of ``describe``, and the same without tensors, or raises: then
+        the call is kept as one that is not described, with the reason.
+        """
+        try:
+            arguments, plain = look(*given)
+        except Exception as error:
+            describe, arguments, plain = undescribed, (*called, reason(error)), None
+        return self.begin_call(describe, arguments, plain)
+
     def begin_call(
         self, describe: Describe, arguments: tuple[Any, ...], plain: tuple[Any, ...] | None = None
-    ) -> None:
+    ) -> int:
         """Opens the range of one attention call; ``describe(arguments)`` gives its fields when written.
 
-        ``plain`` is the same where the arguments hold tensors, without them.
+        ``plain`` is the same where the arguments hold tensors, without them. Returns the call's number.
         """
         context = self._context
         seq, step, layer = next(self._seq), context.step, context.layer
@@ -69,6 +86,14 @@ class Recorder:
             except OSError:
                 self.journal = None
         self._attn.push(seq)
+        return seq
+
+    def call_raised(self, call: int, error: BaseException) -> None:
+        """The library refused a call, or did not finish it: its kernels may not have run."""
+        self._raised[call] = {"raised": type(error).__name__}
+        if self.journal is not None:
+            with suppress(OSError):
+                self.journal.raised(call, type(error).__name__)
 
     def end_call(self) -> None:
         self._attn.pop()
@@ -122,7 +147,7 @@ class Recorder:
         with path.open("w", encoding="utf-8") as file:
             for seq, step, phase, layer, describe, arguments in sorted(self._calls, key=lambda call: call[0]):
                 record = {"seq": seq, "step": step, "phase": phase, "layer": layer, **describe(arguments)}
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(record | self._raised.get(seq, {})) + "\n")
         return len(self._calls)
 
     def fact(self, name: str, value: Any) -> None:
@@ -151,8 +176,11 @@ def _size(tensor: Any, dim: int) -> int:
 
 
 def sizes(recorded: Any) -> list[int] | None:
-    """A recorded shape as a list, a ragged dimension as -1; None for None."""
-    return None if recorded is None else [n if type(n) is int else -1 for n in recorded]
+    """A recorded shape as a list, a ragged dimension as -1; None for None.
+
+    Raises UndescribedError for a size beyond 32 bits.
+    """
+    return None if recorded is None else [count(n) if type(n) is int else -1 for n in recorded]
 
 
 def dtype_name(dtype: Any) -> str:

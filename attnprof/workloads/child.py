@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
@@ -96,43 +96,87 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
 
 
 def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
-    from attnprof.instrument import Recorder, instrument
+    from attnprof.instrument import Recorder
 
     recorder = Recorder(_ranges(spec), _journal(handed))
     for name, value in _asked(spec).items():
         recorder.fact(name, value)
     for note in spec.notes:
         recorder.note(note)
-    facts, pid = dict[str, Any](), os.getpid()
-    error: AttnprofError | str | None = None
-    started = time.perf_counter()
-    with instrument(recorder), _profiled(spec), _progress(recorder, handed), _noting_exec(recorder):
-        try:
-            if spec.program is None:
-                run = _prepare(spec, recorder)
-                started = time.perf_counter()
-                facts, code = run(), 0
-            else:
-                from attnprof.workloads.program import run_program
+    finish = _Finish(spec, recorder, handed)
+    if spec.program is None:
+        code = finish.run(functools.partial(_run_workload, spec, recorder, finish))
+        finish.write()
+        return code
+    # Registered before anything of the program's, so called after all of it: calls made at exit are kept.
+    atexit.register(finish.at_exit)
+    code = finish.run(functools.partial(_run_program, spec.program))
+    if os.getpid() != finish.pid and spec.ranges == "torch":
+        _leave_fork(code)  # a process that the program has forked came back from the program
+    return code
 
-                code = run_program(spec.program)
-                _join_threads()
+
+class _Finish:
+    """Records while something runs, and then writes what it made of it."""
+
+    def __init__(self, spec: ChildSpec, recorder: Recorder, handed: Handed) -> None:
+        from attnprof.instrument import instrument
+
+        self.pid = os.getpid()
+        self.started = time.perf_counter()
+        self.facts: dict[str, Any] = {}
+        self._spec, self._recorder = spec, recorder
+        self._duration = 0.0
+        self._code = 0
+        self._error: AttnprofError | str | None = None
+        self._recording = ExitStack()
+        for part in (instrument(recorder), _profiled(spec), _progress(recorder, handed)):
+            self._recording.enter_context(part)
+        self._recording.enter_context(_noting_exec(recorder))
+
+    def run(self, work: Callable[[], int]) -> int:
+        """The exit code of ``work``, what it raises being said."""
+        try:
+            self._code = work()
         except AttnprofError as failure:
-            error, code = failure, EXIT_USAGE
+            self._error, self._code = failure, EXIT_USAGE
         except KeyboardInterrupt:
-            error, code = INTERRUPTED, 128 + signal.SIGINT
+            self._error, self._code = INTERRUPTED, 128 + signal.SIGINT
         except Exception as failure:
             traceback.print_exc()
-            error, code = f"{type(failure).__name__}: {failure}", 1
-        duration = time.perf_counter() - started
-        if os.getpid() == pid:
-            _finish_undisturbed()
-    if os.getpid() != pid:  # a process that the program has forked came back from the program
-        if spec.ranges == "torch":
-            _leave_fork(code)
-        return code
-    _write(spec, recorder, facts, code, error, duration)
-    return code
+            self._error, self._code = f"{type(failure).__name__}: {failure}", 1
+        self._duration = time.perf_counter() - self.started
+        return self._code
+
+    def write(self) -> None:
+        """Ends the recording and writes it. Raises OSError."""
+        _finish_undisturbed()
+        self._recording.close()
+        _write(self._spec, self._recorder, self.facts, self._code, self._error, self._duration)
+
+    def at_exit(self) -> None:
+        """The same as the last thing that the interpreter does; not in a process forked from this one."""
+        if os.getpid() != self.pid:
+            return
+        try:
+            self.write()
+        except OSError as failure:
+            _say_unwritten(failure)
+            _flush()
+            os._exit(1)
+
+
+def _run_program(program: Program) -> int:
+    from attnprof.workloads.program import run_program
+
+    return run_program(program)
+
+
+def _run_workload(spec: ChildSpec, recorder: Recorder, finish: _Finish) -> int:
+    run = _prepare(spec, recorder)
+    finish.started = time.perf_counter()
+    finish.facts = run()
+    return 0
 
 
 def _prepare(spec: ChildSpec, recorder: Recorder) -> Callable[[], dict[str, Any]]:
@@ -184,10 +228,19 @@ def _journal(handed: Handed) -> Journal | None:
 def _leave_fork(code: int) -> NoReturn:
     """Ends a forked process without C's exit handlers: libkineto's waits for a thread that was not forked."""
     atexit._run_exitfuncs()
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    os._exit(code)
+
+
+def _say_unwritten(failure: OSError) -> None:
+    """Of the run folder: a program's own are said where it runs."""
+    print(f"attnprof: cannot write the attention calls: {failure.strerror}", file=sys.stderr)
 
 
 def _finish_undisturbed() -> None:
@@ -255,13 +308,6 @@ def _progress(recorder: Recorder, handed: Handed) -> Iterator[None]:
         thread.join(1)
 
 
-def _join_threads() -> None:
-    """Waits for the program's own threads, as the interpreter would at its end."""
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.main_thread():
-            thread.join()
-
-
 def _write(
     spec: ChildSpec,
     recorder: Recorder | None,
@@ -311,7 +357,7 @@ def _write(
 if __name__ == "__main__":
     try:
         code = main(sys.argv[1:])
-    except OSError as failure:  # of the run folder: a program's own are caught where it runs
-        print(f"attnprof: cannot write the attention calls: {failure.strerror}", file=sys.stderr)
+    except OSError as failure:
+        _say_unwritten(failure)
         code = 1
     sys.exit(code)

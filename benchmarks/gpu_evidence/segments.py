@@ -46,9 +46,9 @@ class SegmentedRecorder(Recorder):
 
     def begin_call(
         self, describe: Describe, arguments: tuple[Any, ...], plain: tuple[Any, ...] | None = None
-    ) -> None:
+    ) -> int:
         self.num_calls += 1
-        super().begin_call(describe, arguments, plain)
+        return super().begin_call(describe, arguments, plain)
 
     def close(self) -> None:
         """Waits for the GPU and writes the segment that is open, if one is."""
