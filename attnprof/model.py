@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Library = Literal["flash_attn", "torch", "flash_attn_3", "vllm_flash_attn"]
+Library = str  # a name in attnprof.dispatch.libraries
 Entry = Literal["fwd", "varlen_fwd", "fwd_kvcache"]
 Dtype = Literal["bf16", "fp16", "fp32", "fp8"]
 Phase = Literal["prefill", "decode", "other"]

@@ -25,8 +25,8 @@ import numpy as np
 
 from attnprof.analysis.sweep import Setting, stretches, sweep
 from attnprof.dispatch import num_splits_array, num_splits_heuristic, predict
-from attnprof.dispatch.flash_attn2 import DEFAULT_VERSION, rules_for
 from attnprof.dispatch.flash_attn2.array import split_counts
+from attnprof.dispatch.flash_attn2.versions import DEFAULT_VERSION, rules_for
 from attnprof.dispatch.heuristic import split_choice
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall

@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.sweep import launched
-from attnprof.dispatch import predict
-from attnprof.dispatch.flash_attn2.rules import block_n
-from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split_choice
+from attnprof.dispatch.heuristic import SplitChoice, ceil_div
+from attnprof.dispatch.libraries import library, predict
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
 if TYPE_CHECKING:
     from attnprof.check.check_run import CheckedCall
-
-FUNCTIONS = {
-    "fwd": "flash_attn_func",
-    "varlen_fwd": "flash_attn_varlen_func",
-    "fwd_kvcache": "flash_attn_with_kvcache",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +101,8 @@ def _weighed(call: AttentionCall, prediction: Prediction) -> Weighed | None:
     if not {"thread blocks", "slots", "key blocks"} <= given.keys():
         return None
     blocks, slots, keys = (int(given[name]) for name in ("thread blocks", "slots", "key blocks"))
-    if call.library in ("flash_attn", "torch"):
-        return Weighed(blocks, slots, keys, split_choice(blocks, slots, keys, MAX_SPLITS))
-    if call.library == "flash_attn_3":
-        from attnprof.dispatch.flash_attn3 import rules
-
-        choice = rules.split_choice(blocks, slots, keys, 0, 0, False, MAX_SPLITS, False)
-        return Weighed(blocks, slots, keys, choice)
-    return None
+    choice = library(call.library).weigh(blocks, slots, keys)
+    return Weighed(blocks, slots, keys, choice) if choice else None
 
 
 def _live(call: AttentionCall, gpu: Gpu, version: str, prediction: Prediction, live_seqlen: int) -> LiveKeys:
@@ -130,10 +117,9 @@ def _live(call: AttentionCall, gpu: Gpu, version: str, prediction: Prediction, l
             hint="--seqlen-k is the capacity, --live-seqlen what it holds",
         )
     wanted = predict(replace(call, seqlen_k=live_seqlen, num_splits=0), gpu, version).num_splits
-    if call.library != "flash_attn" or not prediction.num_splits:
+    keys = library(call.library).cache_block(call)
+    if keys is None or not prediction.num_splits:
         return LiveKeys(live_seqlen, wanted, None, None)
-    # Source: compute_attn_1rowblock_splitkv, which shares out the capacity, not the keys in use.
-    keys = block_n(ceil_div(call.head_dim, 8) * 8)
     blocks_per_split = ceil_div(ceil_div(call.seqlen_k, keys), prediction.num_splits)
     busy = min(prediction.num_splits, ceil_div(ceil_div(live_seqlen, keys), max(1, blocks_per_split)))
     return LiveKeys(live_seqlen, wanted, blocks_per_split * keys, busy)
@@ -142,11 +128,11 @@ def _live(call: AttentionCall, gpu: Gpu, version: str, prediction: Prediction, l
 def in_words(explained: Explanation) -> list[str]:
     """Which kernel and why, how full the GPU gets and when it changes, in plain sentences."""
     prediction = explained.prediction
-    library = f"{explained.call.library} {explained.version}"
+    named = f"{explained.call.library} {explained.version}"
     if prediction.error is not None:
-        return [f"{library} refuses this call, so nothing is launched: {prediction.error}"]
+        return [f"{named} refuses this call, so nothing is launched: {prediction.error}"]
     if not prediction.launches:
-        return [f"{library} launches no attention kernel: there are no keys."]
+        return [f"{named} launches no attention kernel: there are no keys."]
     sentences = [_opening(explained), *_why(explained), *_fill(explained)]
     if explained.live is not None:
         sentences += _live_in_words(explained, explained.live)
@@ -243,13 +229,14 @@ def _why_not_asked(explained: Explanation) -> list[str]:
 def _other_entries(explained: Explanation) -> list[str]:
     """What the entries that always ask would choose for the same shape."""
     call = explained.call
-    if call.seqlen_q != 1 or call.page_block_size is not None:
+    function = library(call.library).functions.get("fwd_kvcache")
+    if call.seqlen_q != 1 or call.page_block_size is not None or function is None:
         return []
     other = replace(call, entry="fwd_kvcache", cache_seqlens=True, total_q=None)
     splits = predict(other, explained.gpu, explained.version).num_splits
     if splits is None:
         return []
-    return [f"{FUNCTIONS['fwd_kvcache']} with the same shape would get {_many(splits)}."]
+    return [f"{function} with the same shape would get {_many(splits)}."]
 
 
 def _batch_limit(explained: Explanation, weighed: Weighed) -> list[str]:
@@ -328,8 +315,7 @@ def _next_change(explained: Explanation) -> str:
     asked = call.entry != "fwd_kvcache" or call.num_splits < 1
     if explained.weighed is None or explained.weighed.nearly_full or not asked or now is None:
         return ""
-    # next_change looks where FlashAttention-2's key blocks begin.
-    if call.seqlen_k >= NEXT_CHANGE_LIMIT or call.library not in ("flash_attn", "torch"):
+    if call.seqlen_k >= NEXT_CHANGE_LIMIT or library(call.library).key_block(call) is None:
         return ""
     change = next_change(call, explained.gpu, explained.version)
     what = "a cache of " if call.entry == "fwd_kvcache" else ""

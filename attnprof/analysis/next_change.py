@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attnprof.dispatch import predict
-from attnprof.dispatch.flash_attn2.rules import block_n
+from attnprof.dispatch.libraries import library, predict
 from attnprof.model import AttentionCall, Gpu
 
 NEXT_CHANGE_LIMIT = 131_072  # keys; beyond that "never" is said with this bound
@@ -17,7 +16,9 @@ def next_change(call: AttentionCall, gpu: Gpu, version: str | None) -> tuple[int
     The count can change only where a key block begins.
     """
     now = predict(call, gpu, version).num_splits
-    keys = block_n(call.head_dim)
+    keys = library(call.library).key_block(call)
+    if keys is None:
+        return None
     for seqlen_k in range(-(-call.seqlen_k // keys) * keys + 1, NEXT_CHANGE_LIMIT, keys):
         splits = predict(replace(call, seqlen_k=seqlen_k), gpu, version).num_splits
         if splits is not None and splits != now:

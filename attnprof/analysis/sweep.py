@@ -1,7 +1,8 @@
 """num_splits over ranges of calls: where it changes, and for which batch sizes it does not.
 
 A sweep is a table: one row per setting (library, version, GPU, entry, heads, …), one column per value of one
-swept length, ``along``. FlashAttention-2's rules are evaluated over arrays, other libraries call by call.
+swept length, ``along``. Libraries whose rules have an array form are evaluated over arrays, others
+call by call.
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.dispatch import flash_attn2, predict, torch_sdpa
-from attnprof.dispatch.flash_attn2.array import NO_PREDICTION, split_counts
-from attnprof.dispatch.flash_attn2.rules import Rules
 from attnprof.dispatch.heuristic import MAX_SPLITS
-from attnprof.dispatch.infer import Interval, Intervals
+from attnprof.dispatch.intervals import Interval, Intervals
+from attnprof.dispatch.libraries import library, predict
+from attnprof.dispatch.library import NO_PREDICTION, SplitCounter
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 
 Along = Literal["seqlen_k", "batch", "seqlen_q"]
 ALONG: tuple[Along, ...] = ("seqlen_k", "batch", "seqlen_q")
-_RULES_OF = {"flash_attn": flash_attn2.rules_for, "torch": torch_sdpa.rules_for}
 _PIECE = 1 << 20  # calls evaluated at once, which bounds the memory taken
 _SCALAR_LIMIT = 300_000
 
@@ -86,34 +85,33 @@ def sweep(settings: Sequence[Setting], along: Along, values: Any) -> Sweep:
     columns = np.asarray(values, dtype=np.int64)
     num_splits = np.zeros((len(settings), len(columns)), dtype=np.int16)
     waves = np.zeros(num_splits.shape, dtype=np.float32)
-    for rows, rules in _alike(settings):
-        if rules is None:
+    for rows, counter in _alike(settings):
+        if counter is None:
             _count_one_by_one(settings, rows, along, columns, num_splits)
             continue
         per_piece = max(1, _PIECE // max(1, len(columns)))
         for at in range(0, len(rows), per_piece):
             for first in range(0, len(columns), _PIECE):
                 piece = rows[at : at + per_piece], slice(first, first + _PIECE)
-                _count(settings, along, columns, rules, piece, num_splits, waves)
+                _count(settings, along, columns, counter, piece, num_splits, waves)
     return Sweep(along, columns, tuple(settings), num_splits, waves)
 
 
 _VARY = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
 
 
-def _alike(settings: Sequence[Setting]) -> Iterator[tuple[list[int], Rules | None]]:
-    """Rows that differ in sizes alone, with their rules; None for a library that has no array form."""
+def _alike(settings: Sequence[Setting]) -> Iterator[tuple[list[int], SplitCounter | None]]:
+    """Rows that differ in sizes alone, and what counts their splits; None where there is no array form."""
     groups: dict[Any, list[int]] = {}
     sizes: dict[str, Any] = dict.fromkeys(_VARY, 1)
     for index, setting in enumerate(settings):
         groups.setdefault((setting.version, setting.gpu, replace(setting.call, **sizes)), []).append(index)
     for (version, _, call), rows in groups.items():
-        rules_for = _RULES_OF.get(call.library)
-        yield rows, rules_for(version) if rules_for else None
+        yield rows, library(call.library).split_counter(version)
 
 
 def _count(
-    settings: Sequence[Setting], along: Along, columns: Ints, rules: Rules,
+    settings: Sequence[Setting], along: Along, columns: Ints, counter: SplitCounter,
     piece: tuple[list[int], slice], num_splits: npt.NDArray[np.int16], waves: npt.NDArray[np.float32],
 ) -> None:  # fmt: skip
     """Fills one piece of the two tables."""
@@ -125,11 +123,10 @@ def _count(
     varied[along] = columns[span][None, :]
     caps = np.array([s.max_splits for s in chosen])[:, None]
     first = chosen[0]
-    counts = split_counts(first.call, first.gpu, rules, varied, caps)
-    slots = first.gpu.num_sms * rules.slots_per_sm
+    counts = counter(first.call, first.gpu, varied, caps)
     shape = len(rows), len(columns[span])
     num_splits[rows, span] = np.broadcast_to(counts.num_splits, shape)
-    waves[rows, span] = np.broadcast_to(counts.thread_blocks * counts.num_splits / slots, shape)
+    waves[rows, span] = np.broadcast_to(counts.thread_blocks * counts.num_splits / counts.slots, shape)
 
 
 def _count_one_by_one(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, overload
 
 from attnprof.check.verdicts import CheckedCall
-from attnprof.dispatch.infer import InferredCall
+from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import KernelLaunch
 

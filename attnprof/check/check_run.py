@@ -23,7 +23,8 @@ from attnprof.check.observed_calls import ObservedCalls, ObservedShape, first_un
 from attnprof.check.recording import Recording
 from attnprof.check.target import Target, choose_target
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
-from attnprof.dispatch.infer import infer_call, is_grid
+from attnprof.dispatch.infer import is_grid
+from attnprof.dispatch.libraries import read_back
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
 from attnprof.model import Gpu, Library, Prediction
 
@@ -200,7 +201,7 @@ def _read_back(shape: ObservedShape, num_sms: int | None) -> Reading:
         return Verdict.NOT_MODELLED, f"no GPU takes the grid {'x'.join(map(str, launch.grid))}", None
     if num_sms is None:
         return Verdict.EXPLAINED, "the SM count is not in the trace: no KV length can be told", None
-    inferred = infer_call(signature, launch.grid, num_sms)
+    inferred = read_back(launch.kernel, launch.grid, num_sms)
     if inferred is None:
         return Verdict.NOT_MODELLED, "the kernel's name is cut: its template cannot be read", None
     if not inferred.seqlen_k:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnprof.check.observed_calls import Bool, Int64, ObservedCalls
-from attnprof.dispatch.infer import InferredCall, Interval, Intervals, intersect, shift, splits_at
+from attnprof.dispatch.infer import splits_at
+from attnprof.dispatch.intervals import InferredCall, Interval, Intervals, intersect, shift
 from attnprof.dispatch.names.kernel_names import KernelSignature
 from attnprof.trace.range_names import DECODE, PREFILL
 

@@ -11,7 +11,7 @@ from typing import Any
 from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.check.observed_calls import ObservedCalls
 from attnprof.check.recording import Recording
-from attnprof.dispatch import default_version, predict
+from attnprof.dispatch.libraries import DEFAULT_LIBRARY, default_version, predict, versions_spelling
 from attnprof.dispatch.versions import parse_version
 from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name
@@ -38,7 +38,7 @@ class Target:
 
     def of(self, record: CallRecord) -> tuple[Library, str]:
         """Library and version that the record's call is predicted for."""
-        library = self.library or (record.library if record.on_cuda else "flash_attn")
+        library = self.library or (record.library if record.on_cuda else DEFAULT_LIBRARY)
         return library, self.version or self.installed.get(library) or default_version(library)
 
     def predict(self, record: CallRecord) -> NotModelled | tuple[AttentionCall, Prediction]:
@@ -62,7 +62,7 @@ class Target:
 
     def most(self, records: Sequence[CallRecord]) -> tuple[Library, str]:
         """Library and version of most of the records."""
-        libraries = Counter(self.library or (r.library if r.on_cuda else "flash_attn") for r in records)
+        libraries = Counter(self.library or (r.library if r.on_cuda else DEFAULT_LIBRARY) for r in records)
         library = libraries.most_common(1)[0][0]
         return library, self.version or self.installed.get(library) or default_version(library)
 
@@ -86,7 +86,7 @@ def choose_target(
         chosen = _recorded_gpu(known) if known else gpu_by_name(DEFAULT_GPU)
     if library is None and version is None:
         library, version = wanted.get("library"), wanted.get("version")
-    installed = workload.get("versions") or _torch_by_names(recording.observed)
+    installed = workload.get("versions") or _versions_by_names(recording.observed)
     return Target(chosen, library, version, installed)
 
 
@@ -97,12 +97,10 @@ def _recorded_gpu(known: dict[str, Any]) -> Gpu:
         raise RunError(f"run.json names a GPU that is none: {error}", hint="give --gpu NAME") from error
 
 
-def _torch_by_names(observed: ObservedCalls) -> dict[str, str | None]:
-    """The newest torch whose flash kernels are spelled as in a trace that does not state its torch."""
-    from attnprof.dispatch.torch_sdpa import torch_versions_of
-
-    spelled = [set(torch_versions_of(shape.launches[0].kernel)) for shape in observed.shapes]
-    possible = (
-        set.intersection(*found) if (found := [versions for versions in spelled if versions]) else set()
-    )
-    return {"torch": max(possible, key=parse_version)} if possible else {}
+def _versions_by_names(observed: ObservedCalls) -> dict[str, str | None]:
+    """For each library, the newest version that spells all its kernels as a trace without versions does."""
+    possible: dict[str, set[str]] = {}
+    for shape in observed.shapes:
+        for library, versions in versions_spelling(shape.launches[0].kernel).items():
+            possible[library] = possible.get(library, set(versions)) & set(versions)
+    return {library: max(left, key=parse_version) for library, left in possible.items() if left}

@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 
 from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
-from attnprof.dispatch.infer import InferredCall
+from attnprof.dispatch.intervals import InferredCall
 from attnprof.model import AttentionCall, Prediction
 from attnprof.trace.timeline import PHASE_NAMES
 

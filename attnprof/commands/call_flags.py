@@ -90,6 +90,7 @@ def default_num_heads_k(num_heads: int) -> int:
 def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     """(call, GPU, version) that the flags describe. Raises UsageError for a missing or unknown one."""
     from attnprof.calls.call_files import ENTRIES
+    from attnprof.dispatch.libraries import DEFAULT_LIBRARY
     from attnprof.gpus import DEFAULT_GPU, gpu_by_name
     from attnprof.machine.library_versions import version_to_predict
     from attnprof.runs.run import gpu_from_options
@@ -114,7 +115,7 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     )
     more = ("dropout_p", "num_splits", "page_block_size", "seqlen_knew")
     call = AttentionCall(
-        library=flags["library"] or "flash_attn",
+        library=flags["library"] or DEFAULT_LIBRARY,
         num_heads_k=flags["num_heads_k"] or default_num_heads_k(flags["num_heads"]),
         window=(flags["window_left"], flags["window_right"]),
         cache_seqlens=flags["entry"] == "fwd_kvcache",

@@ -74,7 +74,7 @@ def check(
         expect, expect_splits, phase, None if fail_on is None else parse_fail_on(fail_on), min_compared
     )
     loaded = load(run)
-    result = loaded.check(gpu=gpu_from_options(gpu, sms, sm), library=library, version=version)  # type: ignore[arg-type]
+    result = loaded.check(gpu=gpu_from_options(gpu, sms, sm), library=library, version=version)
     judgement = judge(result, expectation)
     if loaded.ending != "complete":
         print(f"note: {loaded.name}: {loaded.ending}", file=sys.stderr)

@@ -65,7 +65,7 @@ def diff(
         raise UsageError(f"--phase {phase} is none of prefill, decode")
     target = gpu_from_options(gpu, sms, sm)
     runs = [load(a), load(b)]
-    checks = [run.check(gpu=target, library=library, version=version) for run in runs]  # type: ignore[arg-type]
+    checks = [run.check(gpu=target, library=library, version=version) for run in runs]
     comparison = compare_runs(runs[0].recording, runs[1].recording, checks[0], checks[1], phase)
     gates = judge(comparison, gate, dispatch=gate_dispatch)
     nothing = not comparison.dispatch.shared and not comparison.measures

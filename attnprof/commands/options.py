@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attnprof.dispatch.libraries import LIBRARIES
+
 RunArgument = Annotated[
     str | None,
     typer.Argument(metavar="RUN", help="A run's name or folder, or a trace file. Default: the newest run."),
@@ -39,7 +41,7 @@ LibraryOption = Annotated[
     typer.Option(
         "--library",
         metavar="NAME",
-        help="Library to predict: flash_attn, torch, flash_attn_3 or vllm_flash_attn.",
+        help=f"Library to predict: {', '.join(LIBRARIES)}.",
     ),
 ]
 OutputOption = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import Enum
 from pathlib import Path
@@ -49,6 +48,8 @@ def predict(
     if calls is not None:
         _predict_file(calls, call_flags)
         return
+    import json
+
     from attnprof.dispatch import predict as predict_call
 
     call, gpu, version = call_from_flags(call_flags)
@@ -75,6 +76,8 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
 
 def _predict_file(path: Path, flags: dict[str, Any]) -> None:
     """One line out per line in, in the same order; the line of a bad call is named and ends the work."""
+    import json
+
     from attnprof.calls.call_files import parse_call, read_json_lines
     from attnprof.dispatch import predict as predict_call
     from attnprof.runs.run import gpu_from_options

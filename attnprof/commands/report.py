@@ -147,7 +147,7 @@ def report(
     loaded = load(run)
     target = gpu_from_options(gpu, sms, sm)
     recording = loaded.recording
-    summary = summarise(recording, loaded.check(gpu=target, library=library, version=version))  # type: ignore[arg-type]
+    summary = summarise(recording, loaded.check(gpu=target, library=library, version=version))
     if output_format is TableFormat.TABLE:
         from attnprof.report.text import print_report
 

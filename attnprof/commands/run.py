@@ -232,7 +232,7 @@ def _prediction(
     """run.json's "predict": what was asked for, tried out now so that a bad name does not cost a run."""
     from dataclasses import asdict
 
-    from attnprof.dispatch import default_version, predict
+    from attnprof.dispatch.libraries import DEFAULT_LIBRARY, default_version, predict
     from attnprof.gpus import DEFAULT_GPU, gpu_by_name
     from attnprof.model import AttentionCall
     from attnprof.runs.run import gpu_from_options
@@ -240,7 +240,7 @@ def _prediction(
     target = gpu_from_options(gpu, sms, sm)
     asked: dict[str, Any] = {"gpu": asdict(target)} if target else {}
     if library or version:
-        call = AttentionCall(library or "flash_attn", "fwd", 1, 1, 1, 1, 1, 128)  # type: ignore[arg-type]
+        call = AttentionCall(library or DEFAULT_LIBRARY, "fwd", 1, 1, 1, 1, 1, 128)
         version = version or default_version(call.library)
         predict(call, target or gpu_by_name(DEFAULT_GPU), version)
         asked |= {"library": call.library, "version": version}

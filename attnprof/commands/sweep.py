@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shlex
 import sys
 from itertools import product
@@ -227,12 +225,16 @@ def _write_invariance(result: Sweep, output_format: TableFormat) -> None:
     if output_format is TableFormat.TABLE:
         print_invariance(result, found)
     elif output_format is TableFormat.JSON:
+        import json
+
         print(json.dumps(invariance_objects(found), indent=1))
     else:
         write_table(invariance_table(found), output_format.value)
 
 
 def _write_points(result: Sweep, output_format: TableFormat) -> None:
+    import csv
+
     from attnprof.report.sweep import points, points_columns
     from attnprof.report.tables import Column, Table, write_table
 

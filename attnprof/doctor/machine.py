@@ -10,20 +10,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from attnprof.dispatch import predict
+from attnprof.dispatch.libraries import all_libraries
+from attnprof.dispatch.libraries import library as library_of
+from attnprof.dispatch.library import AttentionLibrary
 from attnprof.dispatch.versions import parse_version
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.doctor.trial import TrialCapture, TryCapture
 from attnprof.errors import UsageError
-from attnprof.gpus import DEFAULT_GPU, find_model, gpu_by_name
+from attnprof.gpus import find_model
 from attnprof.machine.find_nsys import find_importer, find_nsys, nsys_version
 from attnprof.machine.library_versions import (
     NVTX_PIN,
-    FlashAttention3,
-    find_flash_attention_3,
+    find_installed,
     versions,
 )
-from attnprof.model import AttentionCall, Library
+from attnprof.model import Library
 from attnprof.runs import run_folders
 from attnprof.version import __version__
 
@@ -43,12 +44,10 @@ def examine_machine(nsys: str | None = None, *, try_capture: TryCapture) -> Iter
     yield from _nsys(nsys, installed["nvtx"], try_capture)
     gpus = query_gpus()
     yield from _gpu(gpus)
-    yield _torch(installed["torch"], has_gpu=bool(gpus))
     yield _transformers(installed["transformers"])
-    yield _flash_attn(installed["flash_attn"])
-    flash_attention_3 = find_flash_attention_3()
-    if flash_attention_3:
-        yield _flash_attn_3(flash_attention_3)
+    broken = {found.what: found for found in _torch(installed["torch"], has_gpu=bool(gpus))}
+    for name, each in all_libraries().items():
+        yield from [broken[name]] if name in broken else _library(name, each)
     yield from _runs_folder()
 
 
@@ -205,25 +204,34 @@ def _gpu(gpus: list[dict[str, str]]) -> Iterator[Finding]:
 def modelled(library: Library, version: str) -> str:
     """Why ``version`` is not modelled; "" where it is."""
     try:
-        predict(AttentionCall(library, "fwd", 1, 1, 1, 1, 1, 128), gpu_by_name(DEFAULT_GPU), version)
+        library_of(library).check_version(version)
     except UsageError as error:
         return error.message
     return ""
 
 
-def _torch(version: str | None, *, has_gpu: bool) -> Finding:
-    if version is None:
-        return fail("torch", "not installed: no workload can run", "pip install torch")
-    if has_gpu and "+cpu" in version:
-        return warn(
-            "torch",
-            f"{version} is built for the CPU alone and leaves the GPU unused",
-            "install a CUDA build of torch",
-        )
-    why = modelled("torch", version)
+def _library(name: str, library: AttentionLibrary) -> Iterator[Finding]:
+    """Whether the installed version of an attention library is predicted."""
+    found = find_installed(name)
+    if found is None:
+        if library.when_absent:
+            yield ok(name, library.when_absent)
+        return
+    why, note = modelled(name, found.version), found.note.removeprefix(f"{name} ")
     if why:
-        return warn("torch", f"{version}: {why}", _UNMODELLED)
-    return ok("torch", f"{version}: the launches of its flash backend are modelled")
+        yield warn(name, note or f"{found.version}: {why}", _UNMODELLED)
+    else:
+        yield ok(name, note or f"{found.version}: {library.modelled}")
+
+
+def _torch(version: str | None, *, has_gpu: bool) -> list[Finding]:
+    """What keeps torch from running a workload, if anything."""
+    if version is None:
+        return [fail("torch", "not installed: no workload can run", "pip install torch")]
+    if has_gpu and "+cpu" in version:
+        why = f"{version} is built for the CPU alone and leaves the GPU unused"
+        return [warn("torch", why, "install a CUDA build of torch")]
+    return []
 
 
 def _transformers(version: str | None) -> Finding:
@@ -237,22 +245,6 @@ def _transformers(version: str | None) -> Finding:
         found = f"{version} repeats K and V instead of passing fewer heads: another dispatch than newer ones"
         return warn("transformers", found, "pip install -U transformers")
     return ok("transformers", version)
-
-
-def _flash_attn(version: str | None) -> Finding:
-    if version is None:
-        return ok("flash_attn", "not installed (optional): runs use scaled_dot_product_attention")
-    why = modelled("flash_attn", version)
-    if why:
-        return warn("flash_attn", f"{version}: {why}", _UNMODELLED)
-    return ok("flash_attn", f"{version}: its launches are modelled")
-
-
-def _flash_attn_3(found: FlashAttention3) -> Finding:
-    note = found.note.removeprefix("flash_attn_3 ")
-    if modelled("flash_attn_3", found.version):
-        return warn("flash_attn_3", note, _UNMODELLED)
-    return ok("flash_attn_3", note or f"{found.version}: its launches are modelled")
 
 
 def _runs_folder() -> Iterator[Finding]:

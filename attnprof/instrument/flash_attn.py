@@ -100,9 +100,9 @@ def patch(recorder: Recorder, interface: Any) -> Callable[[], None]:
 
 def _arguments_of_fa3(recorder: Recorder) -> dict[tuple[str, int], tuple[str, ...]]:
     """The argument lists of the installed flash_attn_3; says where its version is not the package's."""
-    from attnprof.machine.library_versions import find_flash_attention_3
+    from attnprof.machine.library_versions import find_installed
 
-    found = find_flash_attention_3()
+    found = find_installed("flash_attn_3")
     if found and found.note:
         recorder.note(found.note)
     # Between 2.7.4 and 2.8.0 a list of 31 had another order.

@@ -13,6 +13,7 @@ from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
+from attnprof.dispatch.libraries import library
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.run_tables import (
     attention_table,
@@ -26,11 +27,6 @@ from attnprof.report.tables import Table
 if TYPE_CHECKING:
     from attnprof.check.recording import Recording
 
-_FUNCTIONS = {
-    "fwd": "flash_attn_func",
-    "varlen_fwd": "flash_attn_varlen_func",
-    "fwd_kvcache": "flash_attn_with_kvcache",
-}
 _FROZEN_SHOWN = 3
 
 
@@ -112,9 +108,9 @@ def _facts(run: Recording, result: CheckResult, phases: list[PhaseTotal]) -> lis
 
 
 def _entries(result: CheckResult) -> str:
-    if result.library != "flash_attn":
-        return ""
-    used = sorted({_FUNCTIONS[call.call.entry] for call in result.calls if call.call})
+    functions = library(result.library).functions if result.library else {}
+    entries = {call.call.entry for call in result.calls if call.call}
+    used = sorted(functions[entry] for entry in entries if entry in functions)
     return f" through {', '.join(used)}" if used else ""
 
 
@@ -215,8 +211,8 @@ def _next_change(result: CheckResult) -> str:
     last = next((call for call in reversed(result.calls) if call.phase == "decode" and call.call), None)
     if last is None or last.call is None or result.gpu is None or last.predicted is None:
         return ""
-    # A cache's capacity does not grow; other libraries' key blocks begin elsewhere.
-    if last.call.entry == "fwd_kvcache" or last.call.library not in ("flash_attn", "torch"):
+    # A cache's capacity does not grow.
+    if last.call.entry == "fwd_kvcache" or library(last.call.library).key_block(last.call) is None:
         return ""
     if last.predicted.num_splits is None:
         return ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnprof.analysis.sweep import Invariance, Setting, Stretch, Sweep, stretches
-from attnprof.dispatch.infer import Interval, Intervals
+from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.report.tables import Column, Table, make_console, percent, print_table
 from attnprof.report.text import labelled
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from attnprof.calls.call_files import parse_call
-from attnprof.dispatch import flash_attn2, predict
+from attnprof.dispatch import predict
+from attnprof.dispatch.flash_attn2 import versions as flash_attn2
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.versions import parse_version
 from tests.conftest import GOLDEN, golden_rows

@@ -13,7 +13,7 @@ import pytest
 from attnprof import load
 from attnprof.check.check_run import Verdict
 from attnprof.dispatch import predict
-from attnprof.dispatch.infer import Interval
+from attnprof.dispatch.intervals import Interval
 from attnprof.gpus import gpu_by_name
 from attnprof.model import KernelLaunch
 from attnprof.runs import run_folders

@@ -10,7 +10,7 @@ from attnprof import load
 from attnprof.analysis.splits import split_rows
 from attnprof.check.check_run import Verdict
 from attnprof.dispatch import predict
-from attnprof.dispatch.infer import Interval
+from attnprof.dispatch.intervals import Interval
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 from tests.support.build_trace import TraceBuilder

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprof.dispatch import predict
-from attnprof.dispatch.flash_attn3 import num_splits_heuristic, rules_for, should_pack_gqa
 from attnprof.dispatch.flash_attn3.rules import MAX_SPLITS
+from attnprof.dispatch.flash_attn3.versions import num_splits_heuristic, rules_for, should_pack_gqa
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.gpus import GPUS, gpu_by_name

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from attnprof.commands.trial_capture import try_capture
+from attnprof.dispatch.library import InstalledLibrary
 from attnprof.doctor.finding import Level
 from attnprof.doctor.machine import examine_machine
 from attnprof.machine.library_versions import (
-    FlashAttention3,
-    find_flash_attention_3,
+    find_installed,
     installed_version,
     version_to_predict,
     versions,
@@ -60,7 +60,7 @@ def test_a_build_is_told_by_its_interface_not_by_its_name(
     site: Path, commit: str, package: str, called: str, version: str, note: str
 ) -> None:
     install_flash_attn_3(site, commit, package, called)
-    assert find_flash_attention_3() == FlashAttention3(version, called, note)
+    assert find_installed("flash_attn_3") == InstalledLibrary(version, called, note)
     assert "flash_attn_interface" not in sys.modules
 
 
@@ -91,22 +91,22 @@ def test_an_old_flash_attn_3_is_not_taken_for_flash_attn_whose_name_it_bore(
 )
 def test_an_interface_that_is_none_is_of_no_known_version(site: Path, content: bytes) -> None:
     install_flash_attn_3(site, V3_0_0, "flash_attn_3", "3.0.0").write_bytes(content)
-    found = find_flash_attention_3()
-    assert found == FlashAttention3(
+    found = find_installed("flash_attn_3")
+    assert found == InstalledLibrary(
         "unknown", "3.0.0", "flash_attn_3 3.0.0 is not modelled: it has the interface of no known version"
     )
 
 
 def test_a_package_without_interface_and_an_interface_without_package_are_found(site: Path) -> None:
     install_package(site, "flash_attn_3", "3.0.0")
-    found = find_flash_attention_3()
+    found = find_installed("flash_attn_3")
     assert found is not None
     assert found.note == "flash_attn_3 3.0.0 is not modelled: it has no flash_attn_interface.py"
     install_flash_attn_3(site, V3_0_0, "flash_attn_3", "3.0.0")
     for file in (site / "flash_attn_3-3.0.0.dist-info").iterdir():
         file.unlink()
     (site / "flash_attn_3-3.0.0.dist-info").rmdir()
-    assert find_flash_attention_3() == FlashAttention3(
+    assert find_installed("flash_attn_3") == InstalledLibrary(
         "3.0.0", None, "flash_attn_3 has the interface of 3.0.0: predicted as 3.0.0"
     )
 
@@ -116,20 +116,20 @@ def test_what_a_build_left_out_is_said(site: Path) -> None:
     flags = {"BACKWARD": True, "SPLIT": True, "HDIM96": True, "LOCAL": False}
     named = {f"FLASHATTENTION_DISABLE_{name}": value for name, value in flags.items()}
     config.write_text(f"CONFIG = {{'build_flags': {named!r}}}\ndef show():\n    pass\n")
-    found = find_flash_attention_3()
+    found = find_installed("flash_attn_3")
     assert found is not None
     assert found.note == (
         "flash_attn_3 3.0.0 was built without SPLIT, HDIM96: predicted as a full build of 3.0.0"
     )
     config.write_text("CONFIG = build()")
-    assert find_flash_attention_3() == FlashAttention3("3.0.0", "3.0.0", "")
+    assert find_installed("flash_attn_3") == InstalledLibrary("3.0.0", "3.0.0", "")
 
 
 def test_a_build_of_july_2026_or_later_may_combine_on_another_grid(site: Path) -> None:
     install_flash_attn_3(site, "0f82fead", "flash_attn_3", "3.0.0")
     (site / "flash_attn_3").mkdir()
     (site / "flash_attn_3" / "__init__.py").touch()
-    found = find_flash_attention_3()
+    found = find_installed("flash_attn_3")
     assert found is not None
     assert (found.version, "may combine packed queries on another grid" in found.note) == ("3.0.0", True)
 

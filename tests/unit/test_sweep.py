@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprof.analysis.sweep import Setting, invariance, stretches, sweep
-from attnprof.dispatch import default_version, flash_attn2, predict, torch_sdpa
+from attnprof.dispatch import default_version, predict
+from attnprof.dispatch.flash_attn2 import versions as flash_attn2
 from attnprof.dispatch.flash_attn2.array import split_counts
 from attnprof.dispatch.heuristic import num_splits_heuristic
+from attnprof.dispatch.torch_sdpa import versions as torch_sdpa
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 from tests.support.command import attnprof

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from attnprof.dispatch import torch_sdpa
-from attnprof.dispatch.predict import predict
-from attnprof.dispatch.torch_sdpa import RELEASES, rules_for, torch_versions_of
+from attnprof.dispatch import predict
+from attnprof.dispatch.torch_sdpa import versions as torch_sdpa
+from attnprof.dispatch.torch_sdpa.versions import RELEASES, rules_for, torch_versions_of
 from attnprof.dispatch.versions import parse_version
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name

@@ -6,12 +6,13 @@ Source: as ``flash_attn2_dispatch``, of which this is the part that leads to num
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
 from attnprof.dispatch.flash_attn2.rules import SPLIT_BLOCK_M, Rules
 from attnprof.dispatch.heuristic import MAX_SPLITS, num_splits_array
+from attnprof.dispatch.library import NO_PREDICTION, SplitCounter, SplitCounts
 from attnprof.model import AttentionCall, Gpu
 
 if TYPE_CHECKING:
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
 
 VARIED = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
-NO_PREDICTION = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SplitCounts:
-    """Per call: ``num_splits``, and the thread blocks (of 64 queries, before splitting) that it follows from.
-
-    ``num_splits`` is NO_PREDICTION where the call is refused or launches nothing.
-    """
-
-    num_splits: npt.NDArray[np.int32]
-    thread_blocks: Ints
 
 
 def split_counts(
@@ -75,6 +64,7 @@ def split_counts(
     # varlen_fwd asks after folding only, or of a paged cache where its version does.
     paged = call.page_block_size is not None and rules.paged_varlen_splits
     asks = swap if call.entry == "varlen_fwd" and not paged else np.True_
+    slots = gpu.num_sms * rules.slots_per_sm
     given = 0 if call.entry == "fwd" else call.num_splits
     if given > MAX_SPLITS and not dropout:
         accepted = accepted & ~asks
@@ -83,12 +73,20 @@ def split_counts(
     else:
         padded = _ceil_div(head_dim, 8) * 8
         keys = np.where(padded <= 64, 256, np.where(padded <= 128, 128, 64))
-        slots = gpu.num_sms * rules.slots_per_sm
         chosen = num_splits_array(thread_blocks, slots, _ceil_div(seqlen_k, keys), max_splits)
     chosen = np.where(asks, chosen, np.int32(1))
     shape = np.broadcast(thread_blocks, accepted, chosen, seqlen_k, head_dim).shape
     num_splits = np.where(accepted, chosen, np.int32(NO_PREDICTION)).astype(np.int32)
-    return SplitCounts(np.broadcast_to(num_splits, shape), np.broadcast_to(thread_blocks, shape))
+    return SplitCounts(np.broadcast_to(num_splits, shape), np.broadcast_to(thread_blocks, shape), slots)
+
+
+def counter_of(rules: Rules) -> SplitCounter:
+    """num_splits over arrays of calls under some rules."""
+
+    def count(call: AttentionCall, gpu: Gpu, varied: Mapping[str, Any], max_splits: Any) -> SplitCounts:
+        return split_counts(call, gpu, rules, varied, max_splits)
+
+    return count
 
 
 def _accepted(

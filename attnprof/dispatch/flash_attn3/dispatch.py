@@ -25,13 +25,9 @@ from attnprof.dispatch.flash_attn3.rules import (
     split_choice,
 )
 from attnprof.dispatch.heuristic import SplitChoice, ceil_div
+from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 
-_FUNCTIONS = {
-    "fwd": "flash_attn_func",
-    "varlen_fwd": "flash_attn_varlen_func",
-    "fwd_kvcache": "flash_attn_with_kvcache",
-}
 _V_HEAD_DIMS = (
     "If V headdim is different from Q/K dim, we only support Q/K headdim in (128, 192] and V headdim in "
     "(96, 128], or (Q/K <= 64 and V <= 512)."
@@ -105,7 +101,7 @@ class _Dispatch:
         """What the Python functions have no argument for."""
         given = [("dropout_p", self.call.dropout_p > 0), ("alibi_slopes", self.call.alibi)]
         for name, passed in given:
-            function = _FUNCTIONS[self.call.entry]
+            function = FLASH_ATTN_FUNCTIONS[self.call.entry]
             self.require(not passed, f"{function}() got an unexpected keyword argument '{name}'")
 
     def check_device_and_dtype(self) -> None:

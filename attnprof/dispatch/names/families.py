@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import cast
+
+from attnprof.dispatch.libraries import kernel_families
 
 NOT_ATTENTION = "not_attention"
 _LONGEST = 1024  # characters of an attention kernel's own name
@@ -115,4 +118,5 @@ def family_of(kernel_name: str) -> Family | None:
     """The first row that a name matches."""
     if not _HINT.search(kernel_name):
         return None
-    return next((family for family in FAMILIES if family.matches(kernel_name)), None)
+    families = (*FAMILIES, *cast("tuple[Family, ...]", kernel_families()))
+    return next((family for family in families if family.matches(kernel_name)), None)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from attnprof.dispatch.flash_attn3 import names
-from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch import libraries
 
 
 @lru_cache(maxsize=4096)
@@ -14,8 +13,7 @@ def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:
 
     None of kernels that are not modelled, of cut names, and of argument lists that no known version has.
     """
-    signature = parse_kernel_name(kernel)
-    return signature.template() if signature.head_dim is not None else names.template_fields(kernel)
+    return libraries.template_fields(kernel)
 
 
 def template_difference(predicted: str, observed: str) -> str:

@@ -1,0 +1,49 @@
+"""FlashAttention-3 as the registry knows it."""
+
+from __future__ import annotations
+
+from attnprof.dispatch.flash_attn3 import installed
+from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice
+from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, AttentionLibrary, Evidence, InstalledLibrary
+from attnprof.model import AttentionCall, Gpu, Prediction
+
+
+class FlashAttention3(AttentionLibrary):
+    """What ``hopper/`` of flash_attn's repository builds."""
+
+    functions = FLASH_ATTN_FUNCTIONS
+    packages = installed.PACKAGES
+    module = installed.MODULE
+    files = installed.FILES
+
+    @property
+    def default_version(self) -> str:
+        from attnprof.dispatch.flash_attn3.versions import DEFAULT_VERSION
+
+        return DEFAULT_VERSION
+
+    def check_version(self, version: str) -> None:
+        from attnprof.dispatch.flash_attn3.versions import rules_for
+
+        rules_for(version)
+
+    def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
+        from attnprof.dispatch.flash_attn3.versions import predict
+
+        return predict(call, gpu, version, explain=explain)
+
+    def installed(self, evidence: Evidence) -> InstalledLibrary | None:
+        return installed.judge(evidence)
+
+    def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
+        from attnprof.dispatch.flash_attn3.rules import split_choice
+
+        return split_choice(thread_blocks, slots, key_blocks, 0, 0, False, MAX_SPLITS, False)
+
+    def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
+        from attnprof.dispatch.flash_attn3.names import template_fields
+
+        return template_fields(kernel)
+
+
+LIBRARY = FlashAttention3()

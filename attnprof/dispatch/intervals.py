@@ -1,0 +1,70 @@
+"""Sets of whole numbers as intervals: the KV lengths that what ran allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Integers from ``low`` to ``high``, both included; ``high`` is None where there is no upper bound."""
+
+    low: int
+    high: int | None
+
+    def __contains__(self, value: int) -> bool:
+        return self.low <= value and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"≥{self.low}"
+        return str(self.low) if self.low == self.high else f"{self.low}–{self.high}"
+
+
+Intervals = tuple[Interval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferredCall:
+    """What the launches of one attention call say.
+
+    ``batch_heads``: batch x heads of the grid (KV heads where query heads were folded).  ``query_blocks``:
+    blocks of 64 queries, every possible value.  ``seqlen_k``: the KV lengths in tokens (the capacity, for
+    fwd_kvcache) for which the library would choose ``num_splits``; empty where no length does.
+    """
+
+    num_splits: int
+    batch_heads: int
+    query_blocks: tuple[int, ...]
+    seqlen_k: Intervals
+
+
+def union(groups: Iterable[Intervals]) -> Intervals:
+    """All values of any of the groups, as ascending disjoint intervals."""
+    merged: list[Interval] = []
+    for interval in sorted((i for group in groups for i in group), key=lambda i: i.low):
+        last = merged[-1] if merged else None
+        if last is not None and (last.high is None or interval.low <= last.high + 1):
+            high = None if last.high is None or interval.high is None else max(last.high, interval.high)
+            merged[-1] = Interval(last.low, high)
+        else:
+            merged.append(interval)
+    return tuple(merged)
+
+
+def intersect(left: Intervals, right: Intervals) -> Intervals:
+    """The values in both."""
+    common = []
+    for a in left:
+        for b in right:
+            low = max(a.low, b.low)
+            high = min((h for h in (a.high, b.high) if h is not None), default=None)
+            if high is None or low <= high:
+                common.append(Interval(low, high))
+    return tuple(sorted(common, key=lambda i: i.low))
+
+
+def shift(lengths: Intervals, by: int) -> Intervals:
+    """Every value ``by`` more, below 1 too."""
+    return tuple(Interval(i.low + by, None if i.high is None else i.high + by) for i in lengths)

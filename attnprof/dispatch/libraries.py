@@ -1,0 +1,103 @@
+"""The registry of attention libraries: the one place that lists them.
+
+A library is a folder with a ``library.py`` whose ``LIBRARY`` is an AttentionLibrary; a ``names.py`` beside it
+may hold FAMILIES, how its kernels are called. To add one, write its folder and one line here. Its rules are
+imported when it is asked for a prediction.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from attnprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.intervals import InferredCall
+    from attnprof.dispatch.library import AttentionLibrary
+    from attnprof.model import AttentionCall, Gpu, Prediction
+
+LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
+    "flash_attn": "attnprof.dispatch.flash_attn2",
+    "torch": "attnprof.dispatch.torch_sdpa",
+    "flash_attn_3": "attnprof.dispatch.flash_attn3",
+    "vllm_flash_attn": "attnprof.dispatch.vllm_flash_attn",
+}
+DEFAULT_LIBRARY = "flash_attn"  # what a call is predicted for where nobody says, and none was observed
+
+
+def library(name: str) -> AttentionLibrary:
+    """The library called ``name``. Raises UsageError where it is not modelled."""
+    if name not in LIBRARIES:
+        known = ", ".join(sorted(LIBRARIES))
+        raise UsageError(f"attention library {name!r} is not modelled", hint=f"modelled: {known}")
+    return _library(LIBRARIES[name])
+
+
+@lru_cache(maxsize=64)
+def _library(folder: str) -> AttentionLibrary:
+    found: AttentionLibrary = import_module(f"{folder}.library").LIBRARY
+    return found
+
+
+def all_libraries() -> dict[str, AttentionLibrary]:
+    """Every library by name."""
+    return {name: library(name) for name in LIBRARIES}
+
+
+def kernel_families() -> tuple[object, ...]:
+    """The FAMILIES of every library that keeps them in its folder."""
+    return _families(tuple(LIBRARIES.values()))
+
+
+@lru_cache(maxsize=8)
+def _families(folders: tuple[str, ...]) -> tuple[object, ...]:
+    from importlib.util import find_spec
+
+    modules = [f"{folder}.names" for folder in folders]
+    named = [import_module(module) for module in modules if find_spec(module)]
+    return tuple(family for module in named for family in getattr(module, "FAMILIES", ()))
+
+
+def default_version(name: str) -> str:
+    """The version predicted for where none is given or installed."""
+    return library(name).default_version
+
+
+def rules_known(name: str, version: str) -> bool:
+    """Whether this version of a modelled library can be predicted."""
+    try:
+        library(name).check_version(version)
+    except UsageError:
+        return False
+    return True
+
+
+def predict(
+    call: AttentionCall, gpu: Gpu, version: str | None = None, *, explain: bool = False
+) -> Prediction:
+    """What ``call.library`` launches for ``call`` on ``gpu``.
+
+    Raises UsageError for a library or version whose rules are not known.
+    """
+    asked = library(call.library)
+    return asked.predict(call, gpu, version or asked.default_version, explain=explain)
+
+
+def read_back(kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
+    """What the launch of a main kernel says of its call, read by the library whose kernel it is."""
+    answers = (each.read_back(kernel, grid, num_sms) for each in all_libraries().values())
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:
+    """The template arguments of a kernel by the names its source gives them; None where nobody reads it."""
+    answers = (each.template_fields(kernel) for each in all_libraries().values())
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def versions_spelling(kernel: str) -> dict[str, tuple[str, ...]]:
+    """For each library, the versions that spell a main kernel so, where its name tells."""
+    told = {name: each.versions_spelling(kernel) for name, each in all_libraries().items()}
+    return {name: versions for name, versions in told.items() if versions}

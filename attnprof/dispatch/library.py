@@ -1,0 +1,130 @@
+"""What a folder of ``dispatch/`` says of the attention library it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attnprof.dispatch.heuristic import SplitChoice
+from attnprof.dispatch.intervals import InferredCall
+from attnprof.model import AttentionCall, Entry, Gpu, Prediction
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+NO_PREDICTION = 0
+FLASH_ATTN_FUNCTIONS: Mapping[Entry, str] = {
+    "fwd": "flash_attn_func",
+    "varlen_fwd": "flash_attn_varlen_func",
+    "fwd_kvcache": "flash_attn_with_kvcache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCounts:
+    """Per call: ``num_splits``, and the thread blocks (of 64 queries, before splitting) that it follows from.
+
+    ``num_splits`` is NO_PREDICTION where the call is refused or launches nothing. ``slots`` are the thread
+    blocks that the library counts as resident at once.
+    """
+
+    num_splits: npt.NDArray[np.int32]
+    thread_blocks: npt.NDArray[np.int64]
+    slots: int
+
+
+# (call, GPU, integer arrays that replace some of the call's fields, most splits) -> num_splits of each
+SplitCounter = Callable[[AttentionCall, Gpu, Mapping[str, Any], Any], SplitCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What lies here under the names that a library goes by.
+
+    ``packages``: the versions of each of its distributions.  ``module``: the text of its module.
+    ``files``: that of each file beside the module.  A text is None where there is no file, "" where it cannot
+    be read.
+    """
+
+    packages: Mapping[str, tuple[str, ...]]
+    module: str | None = None
+    files: Mapping[str, str | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledLibrary:
+    """An installed library.
+
+    ``version`` is the one whose rules hold, ``package`` what the package calls itself, None without one.
+    ``note`` says in one sentence what is not as the package's version tells, "" where nothing is.
+    """
+
+    version: str
+    package: str | None
+    note: str = ""
+
+
+class AttentionLibrary(Protocol):
+    """A library whose launches are predicted. What has a body here is what most libraries do: inherit it.
+
+    Nothing here is imported to read a kernel's name or to list the libraries: a method imports its rules.
+    """
+
+    entries: tuple[Entry, ...] = ("fwd", "varlen_fwd", "fwd_kvcache")
+    functions: Mapping[Entry, str] = {}  # what people call it by, for sentences
+    packages: tuple[str, ...] = ()  # its distributions on PyPI, the present name first
+    module: str = ""  # a top-level module whose text tells the version better than its package
+    files: tuple[str, ...] = ()  # files beside that module which tell more
+    modelled: str = "its launches are modelled"
+    when_absent: str = ""  # what to say where it is not installed, if anything
+
+    @property
+    def default_version(self) -> str:
+        """The version predicted for where none is given or installed."""
+        ...
+
+    def check_version(self, version: str) -> None:
+        """Raises UsageError for a version whose rules are not known."""
+        ...
+
+    def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
+        """What it launches for ``call`` on ``gpu``; with ``explain``, every step that leads there.
+
+        Raises UsageError for a version whose rules are not known.
+        """
+        ...
+
+    def installed(self, evidence: Evidence) -> InstalledLibrary | None:
+        """Which version lies here; None where there is none."""
+        found = [version for package in self.packages for version in evidence.packages.get(package, ())]
+        return InstalledLibrary(found[0], found[0]) if found else None
+
+    def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
+        """The split counts its heuristic weighs for these; None where that cannot be laid open."""
+        return None
+
+    def key_block(self, call: AttentionCall) -> int | None:
+        """Keys per block: num_splits can change only where one begins. None where that is not known."""
+        return None
+
+    def cache_block(self, call: AttentionCall) -> int | None:
+        """Keys per block in which the splits share out a cache's capacity; None where they do not."""
+        return None
+
+    def split_counter(self, version: str) -> SplitCounter | None:
+        """num_splits over arrays of calls; None where it is predicted call by call."""
+        return None
+
+    def versions_spelling(self, kernel: str) -> tuple[str, ...]:
+        """The versions whose main kernels are spelled so, ascending; empty where the name does not tell."""
+        return ()
+
+    def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
+        """The template arguments of one of its kernels by name; None where the name cannot be read."""
+        return None
+
+    def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
+        """What the launch of a main kernel says of its call; None where it is not its kernel, or is cut."""
+        return None

@@ -1,0 +1,63 @@
+"""PyTorch's flash backend as the registry knows it."""
+
+from __future__ import annotations
+
+from attnprof.dispatch.flash_attn2.library import read_back, template_fields
+from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
+from attnprof.dispatch.intervals import InferredCall
+from attnprof.dispatch.library import AttentionLibrary, SplitCounter
+from attnprof.model import AttentionCall, Gpu, Prediction
+
+_KERNELS = "pytorch-bundled-flash"
+
+
+class TorchSdpa(AttentionLibrary):
+    """The copy of FlashAttention-2 inside torch."""
+
+    entries = ("fwd", "varlen_fwd")
+    packages = ("torch",)
+    modelled = "the launches of its flash backend are modelled"
+
+    @property
+    def default_version(self) -> str:
+        from attnprof.dispatch.torch_sdpa.versions import DEFAULT_VERSION
+
+        return DEFAULT_VERSION
+
+    def check_version(self, version: str) -> None:
+        from attnprof.dispatch.torch_sdpa.versions import rules_for
+
+        rules_for(version)
+
+    def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
+        from attnprof.dispatch.torch_sdpa.versions import predict
+
+        return predict(call, gpu, version, explain=explain)
+
+    def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
+        return split_choice(thread_blocks, slots, key_blocks, MAX_SPLITS)
+
+    def key_block(self, call: AttentionCall) -> int | None:
+        from attnprof.dispatch.flash_attn2.rules import block_n
+
+        return block_n(call.head_dim)
+
+    def split_counter(self, version: str) -> SplitCounter | None:
+        from attnprof.dispatch.flash_attn2.array import counter_of
+        from attnprof.dispatch.torch_sdpa.versions import rules_for
+
+        return counter_of(rules_for(version))
+
+    def versions_spelling(self, kernel: str) -> tuple[str, ...]:
+        from attnprof.dispatch.torch_sdpa.versions import torch_versions_of
+
+        return torch_versions_of(kernel)
+
+    def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
+        return template_fields(kernel, _KERNELS)
+
+    def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
+        return read_back(kernel, grid, num_sms, _KERNELS)
+
+
+LIBRARY = TorchSdpa()

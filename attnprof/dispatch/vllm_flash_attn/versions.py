@@ -1,0 +1,176 @@
+"""vLLM's fork of FlashAttention: the extensions ``_vllm_fa2_C`` and ``_vllm_fa3_C``, against upstream.
+
+Modelled is the fork as of commit 617264c1 (2026-08-06) and what vLLM calls of it: ``flash_attn_varlen_func``
+over packed queries, with a block table and seqused_k or with cu_seqlens_k. The FA3 rules have held since
+3292b778 (2026-05-05), the FA2 ones since 3286005c (2026-07-13); before these, tiles, templates and num_splits
+were others. FA3 agrees with the fork's compiled host code (tests/data/golden, fa3); FA2 rests on reading.
+
+Not modelled: FlashAttention-4 (``cute``, what vLLM prefers on Blackwell), the sparse entries, fwd_kvcache,
+which vLLM no longer calls, context parallelism (cp_world_size > 1), and what vLLM decides before the
+call: num_splits, page size, splitting a batch. Kernel names are upstream's, in namespace ``flash``; FA3's
+main and prepare kernels have more template arguments.
+
+Source: vllm-project/flash-attention csrc/flash_attn/flash_api.cpp, hopper/flash_api.cpp, hopper/tile_size.h,
+hopper/flash_fwd_launch_template.h, CMakeLists.txt; vllm-project/vllm
+vllm/vllm_flash_attn/flash_attn_interface.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attnprof.dispatch.flash_attn2.dispatch import _Dispatch as _FlashAttention2
+from attnprof.dispatch.flash_attn2.versions import rules_for
+from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
+from attnprof.dispatch.flash_attn3.rules import Rules, Tile, TileQuery, sm90, tile_sm90
+from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu, Prediction, Reason
+
+DEFAULT_VERSION = "auto"
+COMMIT = "617264c1"
+_AUTOMATIC = -1  # 0 is upstream's default of one split in its varlen function
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One compiled extension of the fork, and the operator that ``flash_attn_varlen_func`` reaches in it.
+
+    ``others``: its operators that are not modelled.
+    """
+
+    name: str
+    operator: str
+    others: tuple[str, ...]
+
+
+EXTENSIONS = {
+    "fa2": Extension("_vllm_fa2_C", "varlen_fwd", ("fwd_kvcache", "fwd_sparse", "varlen_fwd_sparse")),
+    "fa3": Extension("_vllm_fa3_C", "fwd", ("get_scheduler_metadata",)),
+}
+
+
+def tile_sm90_of_fork(query: TileQuery) -> Tile:
+    """Source: tile_size_fwd_sm90 of the fork, built with two-level FP8 accumulation."""
+    head_dim, causal, local, paged = query.head_dim, query.causal, query.local, query.paged
+    if query.fp8:
+        return _tile_fp8(query)
+    if head_dim <= 64 and query.head_dim_v not in (256, 512):
+        if query.one_mma_group:
+            return sm90(64, 192)
+        keys = 128 if causal else 160 if local or paged else 192
+        return sm90(192, keys, causal or local, not local)
+    if 96 < head_dim <= 128:
+        masked = causal or local or paged
+        if query.one_mma_group:
+            return sm90(64, 128 if masked else 176)
+        return sm90(128, 128 if masked else 160)
+    if 128 < head_dim <= 192 and query.head_dim_v > 128:
+        return sm90(128, 96)
+    return tile_sm90(query)
+
+
+def _tile_fp8(query: TileQuery) -> Tile:
+    head_dim = query.head_dim
+    if query.one_mma_group:
+        return sm90(64, 128 if head_dim <= 96 else 96)
+    if head_dim <= 64:
+        return sm90(192, 128)
+    if head_dim <= 192:
+        return sm90(128, 128 if head_dim <= 96 else 192 if head_dim <= 128 else 96)
+    return sm90(128, 64 if query.local else 128, True, not query.paged)
+
+
+FA3_RULES = Rules(
+    tile=tile_sm90_of_fork,
+    attention_chunk=False,
+    local_tma=False,
+    sorts_batches=False,
+    one_mma_group=True,
+    always_packs=True,
+    head_blocks=True,
+    varlen_only=True,
+    appends=False,
+    one_split_past_planned=True,
+    sparse_combine=True,
+)
+
+
+class _FlashAttention2OfFork(_FlashAttention2):
+    """Upstream's dispatch with pages of 16, and a num_splits that counts for every paged batch."""
+
+    def check_page_size(self, page_block_size: int) -> None:
+        self.require(page_block_size % 16 == 0, "Paged KV cache block size must be divisible by 16")
+
+    def varlen_fwd(self) -> None:
+        super().varlen_fwd()
+        if self.num_splits == 0 and self.call.page_block_size is not None:
+            self.num_splits = self.call.num_splits
+
+
+def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION) -> str:
+    """ "fa2" or "fa3": the one asked for, or the one vLLM prefers on the GPU.
+
+    Raises UsageError for another version, and where vLLM prefers FlashAttention-4.
+    """
+    if version in EXTENSIONS:
+        return version
+    if version != DEFAULT_VERSION:
+        raise UsageError(
+            f"vllm_flash_attn {version} is not modelled: the rules known are those of commit {COMMIT}",
+            hint="give --version fa2, fa3 or auto",
+        )
+    if gpu.sm_major in (10, 11):
+        raise UsageError(
+            f"on {gpu.name} vLLM prefers FlashAttention-4, which is not modelled",
+            hint="give --version fa2 to predict FlashAttention-2 there",
+        )
+    return "fa3" if gpu.sm_major == 9 else "fa2"
+
+
+def predict(
+    call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION, *, explain: bool = False
+) -> Prediction:
+    """What vLLM's extension launches for a call of its ``flash_attn_varlen_func`` on ``gpu``.
+
+    version: "fa2", "fa3", or "auto" for the one vLLM prefers there. ``page_block_size`` stands for a block
+    table; ``seqlen_k`` is max_seqlen_k with or without one; ``num_splits`` 0 is automatic.
+    Raises UsageError for entries that vLLM does not call.
+    """
+    chosen = extension_for(gpu, version)
+    extension = EXTENSIONS[chosen]
+    if call.entry != "varlen_fwd":
+        reached = f"flash_attn_varlen_func alone, which is {extension.name}.{extension.operator}"
+        raise UsageError(
+            f"{call.entry} of vLLM's fork is not modelled: vLLM calls {reached}",
+            hint="give --entry varlen_fwd",
+        )
+    if chosen == "fa2":
+        prediction = _predict_fa2(call, gpu, explain)
+    else:
+        prediction = _predict_fa3(call, gpu, explain)
+    if not explain:
+        return prediction
+    operator = f"torch.ops.{extension.name}.{extension.operator}"
+    reason = Reason("operator", operator, f"what vLLM's flash_attn_varlen_func calls of {chosen.upper()}")
+    return replace(prediction, reasons=(reason, *prediction.reasons))
+
+
+def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool) -> Prediction:
+    if call.num_splits > 1:
+        return Prediction(error="FA2 does not support num_splits > 1")
+    rules = rules_for("2.8.3")
+    rules = replace(rules, takes=rules.takes | {"varlen_num_splits"}, one_split_narrows=True)
+    return _FlashAttention2OfFork(call, gpu, rules, explain).run()
+
+
+def _predict_fa3(call: AttentionCall, gpu: Gpu, explain: bool) -> Prediction:
+    if call.alibi:
+        return Prediction(error="Alibi is not supported in FA3")
+    if call.page_block_size is not None:
+        # seqused_k stands in for cu_seqlens_k: upstream's kvcache call, with packed queries.
+        total_q = call.batch * call.seqlen_q if call.total_q is None else call.total_q
+        call = replace(call, entry="fwd_kvcache", cache_seqlens=True, total_q=total_q)
+    elif call.num_splits == 0:
+        call = replace(call, num_splits=_AUTOMATIC)
+    # vLLM's function takes a dropout probability and does not pass it on.
+    return dispatch_flash_attn3(replace(call, dropout_p=0.0), gpu, FA3_RULES, explain=explain)
