@@ -26,8 +26,8 @@ from attnprof.commands import (
     runs,
     sweep,
 )
-from attnprof.config import default_map, origins
 from attnprof.errors import EXIT_USAGE, AttnprofError, ConfigError
+from attnprof.machine.configuration import default_map, origins
 from attnprof.safety.printable import guarded_output
 from attnprof.version import __version__
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from itertools import product
 from math import prod
@@ -210,6 +209,8 @@ def _write_changes(result: Sweep, output_format: TableFormat, plot: Path | None)
 
     found = list(stretches(result))
     if output_format is TableFormat.TABLE:
+        import shlex
+
         again = shlex.join(["attnprof", *sys.argv[1:]])
         print_sweep(result, found, "" if plot else f"{again} --plot splits.png")
     else:

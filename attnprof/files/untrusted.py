@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import re
@@ -75,6 +74,8 @@ def read_json(path: Path) -> Any:
 def parse_json(text: bytes) -> Any:
     """The same of its bytes. Raises ValueError."""
     plain = text.isascii() and b"\\" not in text and b"\x7f" not in text
+    import json
+
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         return value if plain else all_printable(value)

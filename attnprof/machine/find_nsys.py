@@ -10,7 +10,7 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
-from attnprof.config import setting
+from attnprof.machine.configuration import setting
 
 _PREFIXES = (  # where installers put it without touching PATH; the newest version wins within a line
     "/opt/nvidia/nsight-systems/*/bin/nsys",

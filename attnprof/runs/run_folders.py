@@ -12,10 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from attnprof.config import setting
 from attnprof.errors import RunError
 from attnprof.files import durable
 from attnprof.files.untrusted import read_json
+from attnprof.machine.configuration import setting
 from attnprof.runs import unfinished_folders
 from attnprof.runs.schema import SCHEMA, read_config, upgraded
 from attnprof.safety.printable import all_printable

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.config import default_map, setting
+from attnprof.machine.configuration import default_map, setting
 from attnprof.machine.find_nsys import find_nsys
 from attnprof.runs import run_folders
 from tests.support.command import attnprof

@@ -19,7 +19,6 @@ import pytest
 from attnprof.analysis.kernel_groups import kernel_group
 from attnprof.calls.call_files import read_json_lines
 from attnprof.capture.nsys_messages import explain, last_words
-from attnprof.config import setting
 from attnprof.dispatch.flash_attn3.names import template_fields as flash_attn3_fields
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.template import template_difference
@@ -27,6 +26,7 @@ from attnprof.dispatch.versions import parse_version
 from attnprof.errors import AttnprofError
 from attnprof.files.untrusted import parse_json, written_lines
 from attnprof.gpus import gpu_by_name
+from attnprof.machine.configuration import setting
 from attnprof.report.tables import Column, Table, make_console, table_text, to_csv, to_markdown
 from attnprof.report.text import labelled
 from attnprof.runs.run import load

@@ -20,10 +20,10 @@ MOST_LOOSE_FILES = 10
 # folder -> (what it holds, what it may import); "ground" is the loose files other than DOORS
 ROOMS: dict[str, tuple[str, str]] = {
     "safety": ("what anybody may have written: printed and redacted", ""),
-    "ground": ("the values that travel, errors, arrays, GPUs, configuration", "safety"),
+    "ground": ("the values that travel, errors, arrays, GPUs", "safety"),
     "files": ("files, written whole and read with limits", "safety ground"),
     "dispatch": ("pure: a call and a GPU to launches, and back; a folder per library", "ground"),
-    "machine": ("what is installed here, and its processes", "ground dispatch"),
+    "machine": ("what is installed and configured here, and its processes", "ground files dispatch"),
     "trace": ("recorded traces, read into one timeline", "safety ground files machine"),
     "calls": ("attention calls as recorded, and as files", "ground files trace"),
     "check": ("observed against predicted: a verdict per call", "ground dispatch trace calls"),
@@ -34,7 +34,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "capture": ("recording a program with a profiler", "safety ground machine instrument workloads"),
     "runs": (
         "runs: made, kept, found, opened, exported",
-        "safety ground files dispatch trace calls check analysis report workloads capture",
+        "safety ground files dispatch machine trace calls check analysis report workloads capture",
     ),
     "doctor": (
         "can this machine record, can this trace be believed",
@@ -118,12 +118,17 @@ def test_no_module_reaches_itself_through_what_it_imports() -> None:
 
 def test_an_import_inside_a_function_or_for_type_checking_counts() -> None:
     source = (
-        "import attnprof.config\n"
+        "import attnprof.model\n"
         "def f() -> None:\n    from attnprof import runs\n    from attnprof.runs.run import Run\n"
         "if TYPE_CHECKING:\n    from attnprof.check import target\n"
     )
     found = {*imports(source, modules())}
-    assert found == {"attnprof.config", "attnprof.runs", "attnprof.runs.run", "attnprof.check.target"}
+    assert found == {
+        "attnprof.machine.configuration",
+        "attnprof.runs",
+        "attnprof.runs.run",
+        "attnprof.check.target",
+    }
 
 
 def test_the_document_shows_the_table() -> None:
