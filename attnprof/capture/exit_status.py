@@ -10,6 +10,7 @@ from typing import Any
 
 from attnprof.capture.saved_calls import Kept, Memory
 from attnprof.machine.library_versions import versions
+from attnprof.safety.next_command import shell_word
 from attnprof.workloads.child import CALLS_FILE, WORKLOAD_FILE
 
 
@@ -50,7 +51,7 @@ def how_it_ended(folder: Path, exit_code: int | None, memory: Memory) -> End:
     if replaced:
         notes.append(
             f"the program replaced itself by {replaced} (exec): attention calls after that are not recorded;"
-            f" record it by itself: attnprof run -- {replaced} ..."
+            f" record it by itself: attnprof run -- {shell_word(replaced)} ..."
         )
     elif code:
         notes.append(f"its {len(kept.calls)} attention calls up to there are kept" if kept.calls else _NONE)

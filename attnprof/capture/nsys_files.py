@@ -14,6 +14,7 @@ from attnprof.capture.nsys_messages import explain, last_words
 from attnprof.capture.process import Outcome
 from attnprof.errors import CaptureError
 from attnprof.machine.find_nsys import find_importer, is_whole_export
+from attnprof.safety.next_command import next_command
 
 REPORT = "trace.nsys-rep"
 EXPORT = "trace.sqlite"
@@ -53,7 +54,7 @@ def require_report(nsys: Path, made: Path, scratch: Path, folder: Path, log: Pat
         kept = _keep(stream, folder)
         raise CaptureError(
             f"nsys left no report: QdstrmImporter, which makes it, is not beside {nsys}; its events are kept",
-            hint=f"attnprof import {kept}, where Nsight Systems of this version is whole",
+            hint=f"{next_command('import', kept)}, where Nsight Systems of this version is whole",
         )
     import_log = scratch / "import.log"
     with suppress(OSError):
@@ -63,9 +64,10 @@ def require_report(nsys: Path, made: Path, scratch: Path, folder: Path, log: Pat
     said = explain(import_log)
     if "incomplete" in last_words(import_log):
         raise CaptureError(f"nsys left no report: {said.cause}", hint=said.fix)
+    kept = _keep(stream, folder)
     raise CaptureError(
         f"nsys left no report, and QdstrmImporter makes none of its events: {said.cause}; they are kept",
-        hint=f"attnprof import {_keep(stream, folder)}, where Nsight Systems of this version is whole",
+        hint=f"{next_command('import', kept)}, where Nsight Systems of this version is whole",
     )
 
 
@@ -83,7 +85,7 @@ def export_report(nsys: Path, made: Path, target: Path, scratch: Path, run: Run)
         kept = _keep(made / REPORT, target.parent)
         raise CaptureError(
             f"nsys recorded the run but cannot export it: {said.cause}; its report is kept",
-            hint=f"attnprof import {kept}" + (f"; {said.fix}" if said.fix else ""),
+            hint=next_command("import", kept) + (f"; {said.fix}" if said.fix else ""),
         )
     try:
         copy_without_environments(made / EXPORT, target)
@@ -92,7 +94,7 @@ def export_report(nsys: Path, made: Path, target: Path, scratch: Path, run: Run)
         kept = _keep(made / REPORT, target.parent)
         raise CaptureError(
             f"nsys exported the run, but {target.name} cannot be written: {error}; its report is kept",
-            hint=f"attnprof import {kept}, when there is space on this disk",
+            hint=f"{next_command('import', kept)}, when there is space on this disk",
         ) from error
 
 

@@ -60,6 +60,7 @@ def diff(
     from attnprof.report.diff_tables import csv_table
     from attnprof.report.tables import print_json, to_csv
     from attnprof.runs.run import gpu_from_options, load
+    from attnprof.safety.next_command import next_command
 
     if phase not in (None, "prefill", "decode"):
         raise UsageError(f"--phase {phase} is none of prefill, decode")
@@ -73,7 +74,7 @@ def diff(
     if any(g.passed is False for g in gates):
         exit_code = EXIT_CHECK_FAILED
     if output_format is TableFormat.TABLE:
-        print_diff(comparison, gates, f"attnprof report {b}")
+        print_diff(comparison, gates, next_command("report", b))
     elif output_format is TableFormat.CSV:
         print(to_csv(csv_table(comparison)), end="")
     elif output_format is TableFormat.JSON:

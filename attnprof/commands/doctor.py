@@ -43,6 +43,7 @@ def doctor(
     from attnprof.doctor.machine import examine_machine
     from attnprof.doctor.printed_findings import findings_table, print_finding, verdict
     from attnprof.report.tables import make_console, write_table
+    from attnprof.safety.next_command import next_command
 
     if trace is None:
         examined = examine_machine(nsys, try_capture=lambda program: try_capture(program, limit_s=timeout))
@@ -58,8 +59,9 @@ def doctor(
             print_finding(finding, console)
     code = exit_code(findings, strict=strict)
     if output_format is TableFormat.TABLE:
-        ready = "attnprof run --max-new-tokens 512" if trace is None else f"attnprof report {trace}"
-        again = f"mend what fails, then attnprof doctor {trace or ''}".rstrip()
+        ready = "attnprof run --max-new-tokens 512" if trace is None else next_command("report", trace)
+        doctor_again = "attnprof doctor" if trace is None else next_command("doctor", trace)
+        again = f"mend what fails, then {doctor_again}"
         console.out(f"\nverdict   {verdict(findings)}\nnext      {again if code else ready}", highlight=False)
     else:
         write_table(findings_table(findings), output_format.value)

@@ -85,6 +85,7 @@ def _of_run(seq: int, name: str | None, flags: dict[str, Any], live_seqlen: int 
     """The explanation of one call of a run, with what was observed of it."""
     from attnprof.analysis.explain import explain as explain_call
     from attnprof.runs.run import gpu_from_options, load
+    from attnprof.safety.next_command import next_command
 
     if flags["seqlen_k"] is not None:
         raise UsageError("--call and --seqlen-k describe two calls", hint="give one of them")
@@ -101,7 +102,7 @@ def _of_run(seq: int, name: str | None, flags: dict[str, Any], live_seqlen: int 
         known = [record.seq for record in loaded.records]
         raise UsageError(
             f"{loaded.name} has no call {seq}: its calls are {known[0]} to {known[-1]}",
-            hint=f"attnprof check {name or loaded.name} --format csv lists them",
+            hint=f"{next_command('check', name or loaded.name, '--format', 'csv')} lists them",
         )
     if checked.call is None or result.gpu is None or result.version is None:
         raise CannotTellError(

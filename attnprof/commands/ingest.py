@@ -41,6 +41,7 @@ def import_(
     from attnprof.machine.process_guard import guarded
     from attnprof.runs.ingest import import_trace
     from attnprof.runs.run import gpu_from_options
+    from attnprof.safety.next_command import next_command
 
     if output is not None and len(traces) > 1:
         raise UsageError("-o names one run, but several traces are given", hint="import them one by one")
@@ -52,4 +53,4 @@ def import_(
         print(f"{folder}: {len(trace.kernels):,} kernels, {len(trace.ranges):,} ranges, from {source}")
         for note in trace.info.notes:
             print(f"  note: {note}")
-        print(f"next: attnprof report {folder.name}")
+        print(f"next: {next_command('report', folder.name)}")

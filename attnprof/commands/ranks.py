@@ -28,6 +28,7 @@ def report_ranks(
     from attnprof.report.job import job_sentences, job_tables, print_job
     from attnprof.report.tables import print_json, to_markdown, write_csv
     from attnprof.runs.rank_traces import find_traces, say_how, summarise_all
+    from attnprof.safety.quoting import markdown_words
     from attnprof.safety.redact import redact
 
     paths = find_traces(folder)
@@ -46,9 +47,9 @@ def report_ranks(
         answer = [f"{label}: {sentence}" for label, sentence in job_sentences(job)]
         print_json({"answer": answer, **content, "phases_per_rank": phases})
     else:
-        print(redact(f"# attnprof report: {folder}\n"))
-        sentences = "\n".join(f"- {label}: {sentence}" for label, sentence in job_sentences(job))
-        print(redact(sentences), end="\n\n")
+        print(f"# attnprof report: {markdown_words(redact(str(folder)))}\n")
+        said = [f"- {label}: {markdown_words(redact(sentence))}" for label, sentence in job_sentences(job)]
+        print("\n".join(said), end="\n\n")
         for name, part in tables.items():
             if part.rows:
                 print(f"## {name}\n\n{to_markdown(part)}")

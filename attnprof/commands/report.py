@@ -142,6 +142,7 @@ def report(
     from attnprof.report.summary import summarise
     from attnprof.report.tables import print_json, to_csv, to_markdown
     from attnprof.runs.run import gpu_from_options, load
+    from attnprof.safety.quoting import markdown_words
     from attnprof.safety.redact import redact
 
     loaded = load(run)
@@ -168,9 +169,10 @@ def report(
         }
         print_json(content)
     else:
-        print(f"# attnprof report: {redact(summary.name)}\n")
-        print("\n".join(f"- {label}: {redact(text)}" for label, text in summary.facts), end="\n\n")
-        print(redact("\n".join(summary.story)), end="\n\n")
+        print(f"# attnprof report: {markdown_words(redact(summary.name))}\n")
+        facts = [f"- {label}: {markdown_words(redact(text))}" for label, text in summary.facts]
+        print("\n".join(facts), end="\n\n")
+        print("\n".join(markdown_words(redact(text)) for text in summary.story), end="\n\n")
         for name, part in summary.tables.items():
             if part.rows:
                 print(f"## {name}\n\n{to_markdown(part)}")

@@ -139,6 +139,7 @@ def run(
     from attnprof.machine.process_guard import guarded
     from attnprof.runs import run_folders
     from attnprof.runs.run_builder import new_run, unused_name
+    from attnprof.safety.next_command import next_command
     from attnprof.safety.redact import redact_arguments
 
     given = {
@@ -177,7 +178,7 @@ def run(
             folder = _finish(builder, captured, begun)
         except SystemExit:
             if not builder.finished:
-                _say(f"what was recorded is kept: attnprof runs --resume {builder.folder.name}")
+                _say(f"what was recorded is kept: {next_command('runs', builder.folder.name, '--resume')}")
             raise
     _summarise(folder, builder.folder, captured)
     raise typer.Exit(captured.shown_exit_code)
@@ -204,10 +205,12 @@ def _workload(
         stem = preset_name(options.model) if find_preset(options.model) else Path(options.model).name
         return options, (), stem
     if given:
-        flag = _flag(next(iter(given)))
+        from attnprof.safety.next_command import shell_word
+
+        flag, named = _flag(next(iter(given))), shell_word(program[0])
         raise UsageError(
             f"{flag} is an option of the built-in workload, and {program[0]} is given to run",
-            hint=f"an option of the program goes after it: attnprof run -- {program[0]} … {flag} …",
+            hint=f"an option of the program goes after it: attnprof run -- {named} … {flag} …",
         )
     parsed, notes = parse_program(program)
     return parsed, notes, Path(parsed.target).stem if parsed.mode != "command" else "command"
@@ -307,6 +310,8 @@ def _finish(builder: RunBuilder, captured: CaptureResult, begun: dict[str, Any])
 
 
 def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:
+    from attnprof.safety.next_command import next_command
+
     work = captured.workload
     steps = [step["phase"] for step in work.get("steps", ())]
     parts = [f"{work['num_calls']} attention calls"]
@@ -321,7 +326,7 @@ def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:
     if captured.interrupted is not None:
         _say(f"note: {captured.interrupted_at}")
     print(f"{folder}: {', '.join(parts)}")
-    print(f"next: attnprof report {folder.name}")
+    print(f"next: {next_command('report', folder.name)}")
 
 
 def _say(sentence: str) -> None:

@@ -68,13 +68,14 @@ def _remove(names: list[str]) -> None:
 def _resume(names: list[str]) -> None:
     from attnprof.runs.run_folders import read_run
     from attnprof.runs.unfinished_runs import resume
+    from attnprof.safety.next_command import next_command
 
     for name in names:
         for folder, status in resume(name):
             for note in (read_run(folder).config.get("capture") or {}).get("notes") or ():
                 print(f"note: {note}", file=sys.stderr)
             print(f"{folder}: {status}")
-            print(f"next: attnprof report {folder.name}")
+            print(f"next: {next_command('report', folder.name)}")
 
 
 def _migrate(names: list[str]) -> None:
@@ -94,6 +95,7 @@ def _list(names: list[str], output_format: str) -> None:
     from attnprof.runs import unfinished_folders
     from attnprof.runs.run_folders import list_runs, runs_root
     from attnprof.runs.unfinished_runs import leftover
+    from attnprof.safety.next_command import next_command
 
     entries = list_runs()
     if names:
@@ -115,20 +117,22 @@ def _list(names: list[str], output_format: str) -> None:
     for entry in left:
         print(f"  {entry.folder}: {leftover(entry.folder).text}", file=sys.stderr)
         if leftover(entry.folder).resumable:
-            print(f"    make a run of it: attnprof runs --resume {entry.name}", file=sys.stderr)
-        print(f"    remove it: attnprof runs --remove {entry.name}", file=sys.stderr)
+            resume = next_command("runs", entry.name, "--resume")
+            print(f"    make a run of it: {resume}", file=sys.stderr)
+        print(f"    remove it: {next_command('runs', entry.name, '--remove')}", file=sys.stderr)
 
 
 def _row(entry: RunEntry) -> tuple[str, ...]:
     from attnprof.runs.run_folders import ending
     from attnprof.runs.schema import SCHEMA
+    from attnprof.safety.next_command import next_command
 
     config = entry.config.get("config") or entry.config  # of a run that is not finished, or of one that is
     note = config.get("error", "")
     if entry.status == "running":
         note = f"process {entry.config.get('pid')}"
     elif entry.schema < SCHEMA:
-        note = f"schema {entry.schema}: attnprof runs --migrate {entry.name}"
+        note = f"schema {entry.schema}: {next_command('runs', entry.name, '--migrate')}"
     elif (how := ending(entry.status, config)) != entry.status:
         note = how.removeprefix("failed: ")
     return (

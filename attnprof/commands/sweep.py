@@ -238,12 +238,13 @@ def _write_points(result: Sweep, output_format: TableFormat) -> None:
 
     from attnprof.report.sweep import points, points_columns
     from attnprof.report.tables import Column, Table, write_table
+    from attnprof.safety.quoting import csv_cell
 
     columns = points_columns(result.along)
     if output_format is TableFormat.CSV:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(points(result))
+        writer.writerows(map(csv_cell, row) for row in points(result))
         return
     size = result.num_splits.size
     if output_format is not TableFormat.JSON and size > _MOST_LINES:

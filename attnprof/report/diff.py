@@ -18,6 +18,7 @@ from attnprof.report.diff_tables import (
 from attnprof.report.run_tables import spans
 from attnprof.report.tables import duration, make_console, to_markdown
 from attnprof.report.text import labelled, print_titled
+from attnprof.safety.quoting import markdown_words
 from attnprof.safety.redact import redact
 
 if TYPE_CHECKING:
@@ -273,8 +274,13 @@ def _side(side: OneSided) -> dict[str, Any]:
 
 def to_document(comparison: Comparison, gates: Sequence[Gate]) -> str:
     """The comparison in Markdown."""
-    parts = [f"# attnprof diff: {comparison.a} against {comparison.b}\n\n"]
-    parts += [f"- {label}: {sentence}\n" for label, sentence in dispatch_sentences(comparison)]
-    parts += [f"- gate {gate.name}: {gate.why}\n" for gate in gates]
-    parts += [f"\n## {table.title}\n\n{to_markdown(table)}" for table in tables(comparison)]
-    return redact("".join(parts))
+    said = [(label, sentence) for label, sentence in dispatch_sentences(comparison)]
+    said += [(f"gate {gate.name}", gate.why) for gate in gates]
+    parts = [f"# attnprof diff: {_literal(comparison.a)} against {_literal(comparison.b)}\n\n"]
+    parts += [f"- {_literal(label)}: {_literal(sentence)}\n" for label, sentence in said]
+    parts += [f"\n## {_literal(table.title)}\n\n{to_markdown(table)}" for table in tables(comparison)]
+    return "".join(parts)
+
+
+def _literal(text: str) -> str:
+    return markdown_words(redact(text))

@@ -10,6 +10,7 @@ from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import AttentionCall, KernelLaunch
 from attnprof.report.tables import Column, Table, duration, make_console, percent, print_table, to_markdown
 from attnprof.report.text import labelled
+from attnprof.safety.quoting import markdown_words
 
 _CHOSEN, _BEST = "chosen", "best"
 
@@ -198,8 +199,8 @@ def markdown(explained: Explanation) -> str:
     """The same as Markdown."""
     parts = [
         f"# {call_in_words(explained.call, explained.version)}",
-        f"{explained.gpu.name}, {explained.gpu.num_sms} SMs",
-        " ".join(in_words(explained)),
+        f"{markdown_words(explained.gpu.name)}, {explained.gpu.num_sms} SMs",
+        markdown_words(" ".join(in_words(explained))),
     ]
     parts += [
         f"## {table.title}\n\n{to_markdown(table).rstrip()}" for table in _tables(explained) if table.rows

@@ -9,6 +9,7 @@ from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.report.run_tables import spans, splits_table
 from attnprof.report.tables import Column, Table, duration, make_console, percent
 from attnprof.report.text import labelled, print_titled
+from attnprof.safety.next_command import next_command
 
 if TYPE_CHECKING:
     from attnprof.analysis.job import Job, Straggler
@@ -194,4 +195,4 @@ def print_job(job: Job, folder: str) -> None:
     for label, sentence in job_sentences(job):
         labelled(console, label, sentence)
     console.print()
-    console.out(f"next       attnprof report {folder} --format csv", highlight=False)
+    console.out(f"next       {next_command('report', folder, '--format', 'csv')}", highlight=False)

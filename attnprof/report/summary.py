@@ -23,6 +23,7 @@ from attnprof.report.run_tables import (
     verdicts_table,
 )
 from attnprof.report.tables import Table
+from attnprof.safety.next_command import next_command
 
 if TYPE_CHECKING:
     from attnprof.check.recording import Recording
@@ -249,7 +250,7 @@ def _notes(run: Recording, result: CheckResult) -> tuple[str, ...]:
 
 def _next_command(name: str, result: CheckResult, splits: list[SplitRow]) -> str:
     if result.failures:
-        return f"attnprof check {name}"
+        return next_command("check", name)
     if any(row.phase == "decode" and row.steps for row in splits):
-        return f"attnprof report {name} --plot splits.png"
-    return f"attnprof check {name} --format csv" if result.calls else f"attnprof report {name} --format csv"
+        return next_command("report", name, "--plot", "splits.png")
+    return next_command("check" if result.calls else "report", name, "--format", "csv")

@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from attnprof.safety.printable import printable
+from attnprof.safety.quoting import csv_cell, markdown
 from attnprof.safety.redact import redact, redact_all, redact_rows
 
 if TYPE_CHECKING:
@@ -74,10 +75,10 @@ def to_csv(table: Table) -> str:
 
 
 def write_csv(table: Table, out: TextIO) -> None:
-    """The same, row by row into a file."""
+    """The same, row by row into a file; no spreadsheet takes a text for a formula."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(column.key for column in table.columns)
-    writer.writerows(redact_rows(table.rows))
+    writer.writerows([csv_cell(value) for value in row] for row in redact_rows(table.rows))
 
 
 def write_json(table: Table, out: TextIO) -> None:
@@ -114,7 +115,7 @@ _NEXT, _END = "\n ", "\n}"  # where a value begins, and where the object ends
 
 
 def to_markdown(table: Table) -> str:
-    """A Markdown table; pipes in values are escaped."""
+    """A Markdown table, every value shown as it is."""
     text = io.StringIO()
     write_markdown(table, text)
     return text.getvalue()
@@ -123,13 +124,13 @@ def to_markdown(table: Table) -> str:
 def write_markdown(table: Table, out: TextIO) -> None:
     """The same, row by row into a file."""
 
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |\n"
 
     out.write(line([column.title for column in table.columns]))
     out.write(line(["---:" if column.right else "---" for column in table.columns]))
     rows = ([_text(value) for value in row] for row in table.rows) if table.shown is None else table.shown
-    out.writelines(map(line, redact_rows(rows)))
+    out.writelines(line(map(markdown, row)) for row in redact_rows(rows))
 
 
 def make_console() -> Console:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from attnprof.report.tables import Column, Table, make_console, print_table
+from attnprof.safety.next_command import next_command
 from attnprof.safety.printable import printable
 from attnprof.safety.redact import redact
 
@@ -48,7 +49,7 @@ def print_titled(table: Table, console: Console, target: str = "") -> None:
         print_table(table, console)
         return
     print_table(table.first(_ROWS_SHOWN), console)
-    every = f"attnprof report {target} --table {table.name} --format csv"
+    every = next_command("report", target, "--table", table.name, "--format", "csv")
     console.out(f"and {more:,} more rows: {every}", highlight=False)
 
 
@@ -91,7 +92,8 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
         labelled(console, finding.label, f"{where}: {finding.detail}" if where else finding.detail)
     if len(findings) > _FINDINGS_SHOWN:
         more = len(findings) - _FINDINGS_SHOWN
-        labelled(console, "", f"and {more} more: attnprof check {target} --format csv")
+        every = next_command("check", target, "--format", "csv")
+        console.out(f"{'':<{_LABEL_WIDTH}} and {more} more: {every}", highlight=False)
     calls = f"{judgement.calls} attention calls"
     if findings:
         count = sum(finding.calls for finding in findings if finding.call) or "none"

@@ -20,6 +20,7 @@ from attnprof.report.redacted import redacted
 from attnprof.runs.database import write_database
 from attnprof.runs.dataframes import calls_frame, kernels_frame, ranges_frame
 from attnprof.runs.ingest import ENDINGS
+from attnprof.safety.quoting import csv_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +148,10 @@ def _write_csv(path: Path, length: int, part: _Part) -> None:
     with path.open("w", encoding="utf-8", newline="") as out:
         csv.writer(out, lineterminator="\n").writerow(part(slice(0, 0)).columns)
         for first in range(0, length, _AT_ONCE):
-            part(slice(first, first + _AT_ONCE)).to_csv(out, header=False, index=False, lineterminator="\n")
+            rows = part(slice(first, first + _AT_ONCE))
+            for name in rows.select_dtypes(exclude=["number", "bool"]).columns:
+                rows[name] = rows[name].map(csv_cell)
+            rows.to_csv(out, header=False, index=False, lineterminator="\n")
 
 
 def _write_parquet(path: Path, length: int, part: _Part) -> None:

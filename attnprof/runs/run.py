@@ -167,13 +167,21 @@ class Run:
         return None
 
     @cached_property
+    def _argument(self) -> str:
+        """What a command takes for it."""
+        if self.folder is None:
+            return str(self._trace_path)
+        by_name = run_folders.run_folder(self.folder.name).absolute() == self.folder.absolute()
+        return self.folder.name if by_name else str(self.folder)
+
+    @cached_property
     def recording(self) -> Recording:
         """What this run holds, as the check, the analyses and the reports take it."""
         from attnprof.check.recording import Recording
 
         return Recording(
             self.name,
-            self.name if self.folder else str(self.trace.info.path),
+            self._argument,
             self.ending,
             self.folder is not None,
             self.timeline,

@@ -19,6 +19,7 @@ from attnprof.files import durable
 from attnprof.runs import unfinished_folders
 from attnprof.runs.run_folders import delete, is_run, now, run_folder, write_config
 from attnprof.runs.schema import SCHEMA
+from attnprof.safety.next_command import next_command
 
 
 class RunBuilder:
@@ -109,7 +110,8 @@ def new_run(
             yield builder
     except AttnprofError as error:
         if builder.kept and builder.folder.exists():
-            error.hint += f"; then make a run of what is there: attnprof runs --resume {builder.folder.name}"
+            again = next_command("runs", builder.folder.name, "--resume")
+            error.hint += f"; then make a run of what is there: {again}"
         raise
     finally:
         builder.close()

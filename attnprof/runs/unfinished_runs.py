@@ -13,6 +13,7 @@ from attnprof.runs import run_folders, unfinished_folders
 from attnprof.runs.ingest import DERIVED, finish, finish_recorded, no_trace
 from attnprof.runs.run_builder import RunBuilder, reopened
 from attnprof.runs.schema import SHAPE
+from attnprof.safety.next_command import next_command
 
 if TYPE_CHECKING:
     from attnprof.trace.tables import Trace
@@ -99,7 +100,7 @@ def resume(name: str) -> list[tuple[Path, str]]:
     for folder in _meant(name):
         if unfinished_folders.intended_name(folder) is None:
             raise RunError(
-                f"{folder} is finished: there is nothing to resume", hint="attnprof report " + name
+                f"{folder} is finished: there is nothing to resume", hint=next_command("report", name)
             )
         with reopened(folder) as builder:
             done = _finish(builder)
@@ -129,7 +130,8 @@ def _finish(builder: RunBuilder) -> Path:
     left = leftover(folder)
     if not left.resumable:
         raise RunError(
-            f"{folder.name} cannot be resumed: {left.text}", hint=f"attnprof runs --remove {folder.name}"
+            f"{folder.name} cannot be resumed: {left.text}",
+            hint=next_command("runs", folder.name, "--remove"),
         )
     if (folder / run_folders.RUN_JSON).exists():
         return builder.publish()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from attnprof.safety.quoting import quoted
 
 REDACTED = "<redacted>"
 
@@ -252,11 +253,4 @@ def _redact_values(value: Any) -> Any:
 def redact_command(arguments: Sequence[str]) -> str:
     """A command line that can be read and shared: its arguments redacted, and home folders as ``~``."""
     parts = [_without_homes(part) for part in redact_arguments(arguments)]
-    return " ".join(part if part.endswith(REDACTED) else _quoted(part) for part in parts)
-
-
-def _quoted(argument: str) -> str:
-    """The argument as a shell takes it; a leading ~ stays outside the quotes."""
-    if argument.startswith("~/"):
-        return "~/" + shlex.quote(argument[2:]) if len(argument) > 2 else argument
-    return shlex.quote(argument)
+    return " ".join(part if part.endswith(REDACTED) else quoted(part) for part in parts)

@@ -16,6 +16,7 @@ from typing import IO
 from attnprof.errors import TraceError
 from attnprof.files.compressed import readable, temporary_errors, temporary_folder, unpacked, unpacked_head
 from attnprof.machine.find_nsys import find_importer, find_nsys, nsys_version
+from attnprof.safety.next_command import next_command
 from attnprof.trace.companion_files import (
     BrokenExportError,
     ago,
@@ -68,7 +69,7 @@ def _read_report_instead(path: Path, nsys: str | None, details: bool, broken: Br
     if report is None:
         raise broken
     if find_nsys(nsys) is None:
-        hint = f"its report is beside it: attnprof import {report}, where nsys is"
+        hint = f"its report is beside it: {next_command('import', report)}, where nsys is"
         raise BrokenExportError(broken.message, hint=hint) from broken
     trace = in_time(_read(report, nsys, details))
     return _noted(trace, f"{broken.message}; {report.name} was read instead")
