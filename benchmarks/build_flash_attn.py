@@ -13,6 +13,7 @@ of Python must be the same. What was built is loaded, and its kernels are held a
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from time import monotonic
 VERSION = "2.8.3.post2"
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
 DTYPES = {"bf16": "cutlass::bfloat16_t", "fp16": "cutlass::half_t"}
+BUILT = "flash_attn_built.json"  # beside the package: the head dims and data types it holds
 _EXTENSION = "flash_attn_2_cuda"
 # What flash_attn's setup.py passes to nvcc.
 _NVCC = (
@@ -92,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wanted = [(dtype, int(head_dim)) for dtype in dtypes for head_dim in head_dims]
             library = build(source, work, wanted, arch=options.arch, jobs=options.jobs, nvcc=options.nvcc)
             install(source, library, options.out, options.version)
+            built = {"head_dims": [int(d) for d in head_dims], "dtypes": dtypes}
+            (options.out / BUILT).write_text(json.dumps(built) + "\n")
             size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
             print(f"built in {monotonic() - began:.0f} s: {options.out}, {size / 1e6:.1f} MB")
         from benchmarks.flash_attn_kernels import check_built

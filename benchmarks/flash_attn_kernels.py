@@ -7,14 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from attnprof.dispatch import predict
 from attnprof.gpus import gpu_by_name
 from benchmarks.gpu_evidence.calls import matrix
-from benchmarks.gpu_evidence.package import with_caches
+from benchmarks.gpu_evidence.package import with_caches, within
 
 _CALLS = 20_000
 _FUNCTION = re.compile(r"^ *Function (\S+):\s*$")
@@ -83,7 +82,7 @@ def predicted_kernels(version: str, head_dims: Sequence[int], dtypes: Sequence[s
     """The kernels of many calls at every boundary, of these head dims and data types, on an H100."""
     gpu = gpu_by_name("H100")
     found: set[str] = set()
-    for number, call in enumerate(with_caches(matrix(_CALLS, "flash_attn", seed=5))):
-        call = replace(call, head_dim=head_dims[number % len(head_dims)], dtype=dtypes[number % len(dtypes)])
+    part = {"head_dims": list(head_dims), "dtypes": list(dtypes)}
+    for call in within(part, with_caches(matrix(_CALLS, "flash_attn", seed=5))):
         found.update(as_predicted(launch.kernel) for launch in predict(call, gpu, version).launches)
     return found

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from attnprof.dispatch import default_version
 from attnprof.machine.library_versions import versions
 from attnprof.model import AttentionCall, Library
+from benchmarks.build_flash_attn import BUILT
 from benchmarks.gpu_evidence.calls import cumulative, matrix, shapes
 from benchmarks.gpu_evidence.evidence import Evidence
 from benchmarks.gpu_evidence.matrix import observe_matrix
@@ -34,7 +38,32 @@ def run(evidence: Evidence) -> None:
         version = installed[library]
         if version is not None:
             calls = with_caches(matrix(evidence.scale.matrix_calls, library, seed=seed))
+            if library == "flash_attn":
+                calls = within(built(), calls)
             observe_matrix(evidence, "flash_attn", library, version, calls, thunk)
+
+
+def built() -> dict[str, list[Any]]:
+    """The head dims and data types of a flash_attn that was built in part; empty for a whole one."""
+    package = find_spec("flash_attn")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        note = Path(folder).parent / BUILT
+        if note.exists():
+            found: dict[str, list[Any]] = json.loads(note.read_text())
+            return found
+    return {}
+
+
+def within(part: dict[str, list[Any]], calls: list[AttentionCall]) -> list[AttentionCall]:
+    """The calls with head dims and data types that were built, in turn, each once."""
+    head_dims, dtypes = part.get("head_dims"), part.get("dtypes")
+    if not head_dims or not dtypes:
+        return calls
+    fitted = (
+        replace(call, head_dim=head_dims[number % len(head_dims)], dtype=dtypes[number % len(dtypes)])
+        for number, call in enumerate(calls)
+    )
+    return list(dict.fromkeys(fitted))
 
 
 def version_at_hand() -> str:

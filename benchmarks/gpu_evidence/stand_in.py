@@ -1,6 +1,6 @@
 """A stand-in for the GPU: nothing is launched, and every line that a GPU would run is gone through.
 
-For a rehearsal only. Tensors "on cuda" lie on the CPU, large ones as one element seen many times; the kernels
+For a rehearsal only. Tensors "on cuda" lie on the CPU, large ones as one row seen many times; the kernels
 that appear in the trace of an attention call are made up from the prediction. So whatever is compared agrees
 by construction: a rehearsal shows that the program runs, and is evidence of nothing else.
 """
@@ -33,7 +33,7 @@ from benchmarks.gpu_evidence.made_up_trace import GRAPH, LAUNCH, MadeUpProfile
 
 NAME = "stand-in for a rehearsal, no GPU"
 _CUDA = torch.device("cuda", 0)
-# Elements; a tensor of more is one element seen many times. Weights are made by empty, and written to.
+# Elements; a tensor of more is one row seen many times. Weights are made by empty, and written to.
 _LARGE = {"randn": 1 << 20, "rand": 1 << 20, "randint": 1 << 20, "empty": 1 << 26}
 
 
@@ -86,7 +86,7 @@ class StandIn(TorchFunctionMode):
             return args[0]
         sizes = args[2:] if name == "randint" else args
         if name in _LARGE and _elements(sizes) > _LARGE[name]:
-            return torch.zeros((), dtype=kwargs.get("dtype")).expand(*sizes)
+            return _large(sizes, kwargs.get("dtype"))
         if name == "empty_like" and 0 in args[0].stride():
             return args[0]
         return func(*args, **kwargs)
@@ -159,7 +159,8 @@ class StandIn(TorchFunctionMode):
                 inert = SimpleNamespace(__name__="flash_attn_2_cuda", **{name: lambda *_: None})
                 getattr(hook.ExtensionProxy(inert, noted), name)(*args)
                 out = torch.zeros(args[0].shape, dtype=args[0].dtype)
-                return (out, out) if name == "fwd_kvcache" else (out, out, None, None)
+                others = 1 if name == "fwd_kvcache" else 3  # softmax_lse; the mask and the random state
+                return (out, *(torch.zeros(1) for _ in range(others)))
 
             return forward
 
@@ -229,7 +230,11 @@ def standing_in(torch_version: str, flash_attn_version: str) -> Iterator[StandIn
     def profiler(**options: Any) -> MadeUpProfile:
         return MadeUpProfile(device, real, **options)
 
-    real = torch.profiler.profile
+    def custom_op(*args: Any, **options: Any) -> Any:
+        """flash_attn's operators, registered for tensors on the CPU too."""
+        return operator(*args, **{**options, "device_types": None})
+
+    real, operator = torch.profiler.profile, torch.library.custom_op
     nothing = {"init": lambda: None, "synchronize": lambda *_: None, "empty_cache": lambda: None}
     cuda = {
         **nothing,
@@ -248,6 +253,7 @@ def standing_in(torch_version: str, flash_attn_version: str) -> Iterator[StandIn
         for name, value in cuda.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch.profiler, "profile", profiler))
+        stack.enter_context(mock.patch.object(torch.library, "custom_op", custom_op))
         modules = {"flash_attn_2_cuda": device.extension()}
         stack.enter_context(mock.patch.dict(sys.modules, modules))
         stack.enter_context(device)
@@ -261,6 +267,12 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, str):
         return "cpu" if value == "cuda" or value.startswith("cuda:") else value
     return tuple(map(_on_cpu, value)) if type(value) is tuple else value
+
+
+def _large(sizes: Any, dtype: Any) -> Any:
+    """A tensor of these sizes that holds its last dimension once: contiguous there, as libraries ask."""
+    sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+    return torch.zeros(sizes[-1] if len(sizes) > 1 else (), dtype=dtype).expand(*sizes)
 
 
 def _elements(sizes: Any) -> int:

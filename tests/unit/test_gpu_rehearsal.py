@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import gzip
 import json
 import sys
 from collections import defaultdict
@@ -96,6 +97,11 @@ def test_it_says_that_it_is_evidence_of_nothing_and_fails_where_a_step_breaks(
     assert set(results["steps"]) >= {"story", "matrix", "flash_attn", "splitting", "graphs", "numerics"}
     assert not any("error" in step or "skipped" in step for step in results["steps"].values())
     assert results["steps"]["flash_attn"]["verdicts"]
+    with gzip.open(out / "observed_flash_attn.jsonl.gz", "rt") as rows:
+        calls = [json.loads(row)["call"] for row in rows]
+    # What was left out of the package's build is not called.
+    assert {(call["head_dim"], call["dtype"]) for call in calls} == {(128, "bf16")}
+    assert {call["entry"] for call in calls} == {"fwd", "varlen_fwd", "fwd_kvcache"}
     assert results["steps"]["story"]["splits_108"][1] == {"step": 104, "seqlen_k": 129, "num_splits": 2}
 
 
