@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 
 from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
+from attnprof.check.verdict_wording import MEANINGS
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.model import AttentionCall, Prediction
 from attnprof.trace.timeline import PHASE_NAMES
@@ -39,24 +40,9 @@ class Verdict(str, Enum):
 
     @property
     def meaning(self) -> str:
-        return _MEANINGS[self]
+        return MEANINGS[self.value]
 
 
-_MEANINGS = {
-    Verdict.MATCH: "kernels, template arguments, grids and num_splits are those predicted",
-    Verdict.EXPLAINED: "no call was recorded; some KV length makes the library launch exactly this",
-    Verdict.WRONG_KERNEL: "another kernel than predicted ran",
-    Verdict.WRONG_NUM_SPLITS: "the predicted kernels ran with another split count",
-    Verdict.WRONG_TEMPLATE: "the predicted kernel ran with other template arguments",
-    Verdict.WRONG_GRID: "the predicted kernel ran with another grid or block",
-    Verdict.MISSING: "a recorded call has no kernel in a trace that holds kernels",
-    Verdict.UNEXPECTED: "an attention kernel ran that no recorded call accounts for",
-    Verdict.UNEXPLAINED: "no KV length makes the library choose this split count",
-    Verdict.FROZEN: "a CUDA graph replays a split count chosen for another KV length",
-    Verdict.NOT_READ: "a kernel's name, grid or block cannot be read; nothing that can contradicts the rules",
-    Verdict.NOT_MODELLED: "another library or backend, whose launches attnprof does not predict",
-    Verdict.NOT_OBSERVED: "predicted only: the trace holds no GPU kernels",
-}
 FAILED = frozenset({
     Verdict.WRONG_KERNEL, Verdict.WRONG_NUM_SPLITS, Verdict.WRONG_TEMPLATE, Verdict.WRONG_GRID,
     Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED, Verdict.FROZEN,

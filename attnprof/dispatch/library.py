@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnprof.dispatch.heuristic import SplitChoice
@@ -128,3 +129,24 @@ class AttentionLibrary(Protocol):
     def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
         """What the launch of a main kernel says of its call; None where it is not its kernel, or is cut."""
         return None
+
+
+class LibraryOfVersions(AttentionLibrary):
+    """A library whose folder has a ``versions.py`` with DEFAULT_VERSION, rules_for and predict."""
+
+    folder: str  # as a module
+
+    def _versions(self) -> Any:
+        return import_module(f"{self.folder}.versions")
+
+    @property
+    def default_version(self) -> str:
+        version: str = self._versions().DEFAULT_VERSION
+        return version
+
+    def check_version(self, version: str) -> None:
+        self._versions().rules_for(version)
+
+    def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
+        prediction: Prediction = self._versions().predict(call, gpu, version, explain=explain)
+        return prediction

@@ -14,7 +14,7 @@ import sqlite_utils
 from attnprof.check.call_rows import CALL_COLUMNS, call_row
 from attnprof.errors import RunError
 from attnprof.files import durable
-from attnprof.runs import run_folders
+from attnprof.runs import full_disk, run_folders
 from attnprof.runs.dataframes import Column, kernel_columns, range_columns
 from attnprof.runs.schema import SCHEMA
 
@@ -90,7 +90,7 @@ def bring_up_to_date(folder: Path, write: Callable[[Path], None]) -> Path:
     if found < SCHEMA:
         unnamed = path.with_name(f".{run_folders.DATABASE}.{os.getpid()}.part")
         try:
-            with durable.writing(folder):
+            with full_disk.writing(folder):
                 write(unnamed)
                 durable.sync(unnamed)
                 unnamed.replace(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 from attnprof.errors import AttnprofError, RunError
 from attnprof.files import durable
-from attnprof.runs import unfinished_folders
+from attnprof.runs import folder_lock, full_disk, unfinished_folders
 from attnprof.runs.run_folders import delete, is_run, now, run_folder, write_config
 from attnprof.runs.schema import SCHEMA
 from attnprof.safety.next_command import next_command
@@ -60,7 +60,7 @@ class RunBuilder:
         """
         self.kept, root = True, self.final.parent
         with durable.undisturbed():
-            with durable.held(root):
+            with folder_lock.held(root):
                 replaced = self._take_name()
                 (self.final / unfinished_folders.BUILDING).unlink(missing_ok=True)
             self.finished = True
@@ -106,7 +106,7 @@ def new_run(
     _refuse_name(name)
     builder = _begin(run_folder(name), force, numbered, known or {})
     try:
-        with durable.writing(builder.folder, builder.final.parent):
+        with full_disk.writing(builder.folder, builder.final.parent):
             yield builder
     except AttnprofError as error:
         if builder.kept and builder.folder.exists():
@@ -121,12 +121,12 @@ def _begin(final: Path, force: bool, numbered: bool, known: dict[str, Any]) -> R
     root = final.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with durable.undisturbed(), durable.held(root):
+        with durable.undisturbed(), folder_lock.held(root):
             if numbered:
                 final = _unused(final)
             else:
                 _refuse_taken(final, force)
-            with durable.writing(root):
+            with full_disk.writing(root):
                 folder = unfinished_folders.new_folder(final)
                 folder.mkdir()
                 return _claimed(folder, final, force, known)
@@ -165,7 +165,7 @@ def reopened(folder: Path) -> Iterator[RunBuilder]:
         raise RunError(f"{folder} is still being written", hint="wait until it has ended, or end it")
     builder = RunBuilder(folder, folder.with_name(name), lock=lock, kept=True)
     try:
-        with durable.writing(folder, folder.parent):
+        with full_disk.writing(folder, folder.parent):
             yield builder
     finally:
         builder.close()

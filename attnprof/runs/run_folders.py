@@ -16,7 +16,7 @@ from attnprof.errors import RunError
 from attnprof.files import durable
 from attnprof.files.untrusted import read_json
 from attnprof.machine.configuration import setting
-from attnprof.runs import unfinished_folders
+from attnprof.runs import folder_lock, unfinished_folders
 from attnprof.runs.schema import SCHEMA, read_config, upgraded
 from attnprof.safety.printable import all_printable
 
@@ -105,7 +105,7 @@ def remove_run(folder: Path) -> None:
         raise RunError(f"{folder} is no attnprof run: it is not removed", hint="attnprof runs lists the runs")
     try:
         with durable.undisturbed():
-            with durable.held(folder.parent):
+            with folder_lock.held(folder.parent):
                 aside = folder.rename(unfinished_folders.new_folder(folder))
             delete(aside)
     except OSError as error:
@@ -163,7 +163,7 @@ def list_runs() -> list[RunEntry]:
     """
     root, found = runs_root(), []
     try:
-        with durable.held(root, fcntl.LOCK_SH, wait_s=1.0):
+        with folder_lock.held(root, fcntl.LOCK_SH, wait_s=1.0):
             for folder in root.iterdir():
                 with suppress(FileNotFoundError):  # renamed or removed since
                     found.append((folder.stat().st_mtime_ns, _entry(folder)))

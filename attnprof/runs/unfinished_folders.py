@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from attnprof.files import durable
 from attnprof.files.untrusted import parse_json, read_whole, require_shape
+from attnprof.runs import folder_lock
 from attnprof.runs.schema import SHAPE
 
 BUILDING = "building.jsonl"
@@ -64,7 +64,7 @@ def claim(folder: Path, *, begin: bool = False) -> int | None:
         descriptor = os.open(folder / BUILDING, os.O_RDWR | os.O_APPEND)
     else:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    if durable.lock(descriptor, fcntl.LOCK_EX, wait_s=_WAIT_S):
+    if folder_lock.lock(descriptor, fcntl.LOCK_EX, wait_s=_WAIT_S):
         return descriptor
     os.close(descriptor)
     return None

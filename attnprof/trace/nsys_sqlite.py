@@ -8,67 +8,48 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attnprof.arrays import Narrow, coded_rows, mapped, narrowest, occurring, taken
+from attnprof.arrays import Narrow, coded_rows, occurring
 from attnprof.errors import TraceError
 from attnprof.safety.printable import printable
 from attnprof.trace.nsys_details import KERNEL_DETAILS, read_details
-from attnprof.trace.nsys_devices import assign, physical_devices, pid_of, read_devices, to_int32
+from attnprof.trace.nsys_devices import physical_devices, pid_of, read_devices, to_int32
 from attnprof.trace.nsys_graphs import read_graph_nodes
 from attnprof.trace.nsys_parquet import ParquetFolder
 from attnprof.trace.nsys_tables import (
     COPIES,
-    DOMAIN,
     GRAPH,
     KERNEL,
     NVTX,
-    PUSH_POP,
     RUNTIME,
-    START_END,
-    STRINGS,
 )
+from attnprof.trace.nsys_texts import Texts, as_text
+from attnprof.trace.nvtx_ranges import read_ranges
 from attnprof.trace.sqlite_columns import Database
 from attnprof.trace.tables import (
     ApiCalls,
     Copies,
-    Int32,
-    Int64,
     Kernels,
-    Ranges,
     Trace,
     TraceInfo,
     in_time_order,
-    rows_in_order,
 )
 
 _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")
 
-_OPEN = -1  # end of a range that was never closed
-_NULL = -(1 << 63)
-_PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
 _SHAPE = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
 
 # What is read of each table: a column and what stands for NULL or for its absence; None makes it required.
 _LAUNCHED = {"start": None, "end": None, "deviceId": 0, "streamId": 0, "correlationId": -1, "globalPid": 0}
 _KERNEL = {**_LAUNCHED, "demangledName": None, "graphNodeId": 0, **dict.fromkeys(_SHAPE, 0)}
 _RUNTIME = {"start": None, "end": None, "globalTid": 0, "correlationId": -1, "nameId": -1}
-_RANGE = {
-    "start": None,
-    "end": _OPEN,
-    "eventType": None,
-    "globalTid": 0,
-    "textId": -1,
-    "domainId": 0,
-    **dict.fromkeys(_PAYLOADS, _NULL),
-}
-READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, NVTX: _RANGE, **dict.fromkeys(COPIES, _LAUNCHED)}
+_READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, **dict.fromkeys(COPIES, _LAUNCHED)}
 
 # Warnings of the recorder that bear on what a trace can answer; the others are about sampling, OpenGL, …
 _WORTH_SHOWING = re.compile(
@@ -107,10 +88,10 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
             f"an SQLite file, but no nsys export (its tables: {some})",
             hint="make one with: nsys export --type sqlite REPORT.nsys-rep",
         )
-    texts = _Texts(db)
+    texts = Texts(db)
     kernels, of_kernels = _read_kernels(db, texts, with_details)
     calls = _read_calls(db, texts)
-    ranges, domains, lost = _read_ranges(db, texts)
+    ranges, domains, lost = read_ranges(db, texts)
     exporter, schema = _versions(db)
     graphs = 0
     if GRAPH in db.tables:
@@ -151,61 +132,13 @@ def _only(texts: list[str], *used: Narrow) -> list[str]:
     return named
 
 
-def _as_text(value: object) -> str:
-    """A text column's value, which may have any type in SQLite."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return "" if value is None else str(value)
-
-
-class _Texts:
-    """StringIds as a list, and the texts found elsewhere behind it; index 0 is the empty string."""
-
-    def __init__(self, db: Database) -> None:
-        rows = []
-        if {"id", "value"} <= db.columns(STRINGS).keys():
-            select = f"SELECT id, value FROM {STRINGS} WHERE typeof(id) = 'integer' ORDER BY id"
-            rows = db.rows(STRINGS, select).fetchall()
-        self._ids = np.fromiter((i for i, _ in rows), np.int64, count=len(rows))
-        if np.any(self._ids[1:] < self._ids[:-1]):  # SQLite takes keys to be in order
-            raise sqlite3.DatabaseError(f"the keys of {STRINGS} are damaged")
-        self.all = ["", *(_as_text(value) for _, value in rows)]
-        self._dense: Int32 | None = None  # the index of every id from the first to the last, then 0
-        span = int(self._ids[-1]) - int(self._ids[0]) + 1 if rows else 0
-        if rows and span <= 4 * len(self._ids) + 1024:
-            self._dense = np.zeros(span + 1, np.int32)
-            self._dense[self._ids - self._ids[0]] = np.arange(1, len(self._ids) + 1)
-
-    def index(self, ids: Narrow) -> Narrow:
-        """Index into ``all`` per StringIds id; 0 where there is no such id."""
-        return mapped(ids, self._index, narrowest(0, len(self._ids)))
-
-    def _index(self, ids: Int64) -> Int64 | Int32:
-        if not len(self._ids):
-            return np.zeros(len(ids), np.int32)
-        if self._dense is not None:
-            low, span = int(self._ids[0]), len(self._dense) - 1
-            return self._dense[np.where((ids >= low) & (ids < low + span), ids - low, span)]
-        at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[at] == ids, at + 1, 0)
-
-    def add(self, texts: Iterable[object]) -> Int32:
-        """Indices of texts, each appended once; -1 for None."""
-        added: dict[str, int] = defaultdict(lambda: len(self.all) + len(added))
-        found = np.fromiter((-1 if t is None else added[_as_text(t)] for t in texts), np.int32)
-        self.all += added
-        return found
-
-
 def _columns(db: Database, table: str, more: Mapping[str, int | None] | None = None) -> dict[str, Any]:
     """What is read of a table, and ``more``; times are int64."""
-    c = db.integers(table, {**READ[table], **(more or {})})
+    c = db.integers(table, {**_READ[table], **(more or {})})
     return c | {time: c[time].astype(np.int64, copy=False) for time in ("start", "end")}
 
 
-def _read_kernels(db: Database, texts: _Texts, with_details: bool) -> tuple[Kernels, dict[str, Narrow]]:
+def _read_kernels(db: Database, texts: Texts, with_details: bool) -> tuple[Kernels, dict[str, Narrow]]:
     """The kernels, and the columns KERNEL_DETAILS of them."""
     more = KERNEL_DETAILS if with_details else {}
     c = in_time_order(_columns(db, KERNEL, more))
@@ -238,7 +171,7 @@ def _read_copies(db: Database) -> Copies:
     )
 
 
-def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
+def _read_calls(db: Database, texts: Texts) -> ApiCalls:
     c = in_time_order(_columns(db, RUNTIME))
     return ApiCalls(
         start=c["start"],
@@ -250,60 +183,6 @@ def _read_calls(db: Database, texts: _Texts) -> ApiCalls:
     )
 
 
-def _read_ranges(db: Database, texts: _Texts) -> tuple[Ranges, tuple[str, ...], bool]:
-    """The ranges, the names of their domains, and whether domains exist whose ranges never arrived."""
-    events = _columns(db, NVTX)
-    kind = events.pop("eventType")
-    kept = np.flatnonzero((kind == PUSH_POP) | (kind == START_END))
-    c = {column: taken(values, kept) for column, values in events.items()}
-    name = texts.index(c["textId"])
-    if "text" in db.columns(NVTX):
-        inline = f"SELECT text FROM {NVTX} NOT INDEXED WHERE eventType IN ({PUSH_POP}, {START_END})"
-        if db.rows(NVTX, f"{inline} AND text IS NOT NULL LIMIT 1").fetchone():
-            own = texts.add(text for (text,) in db.rows(NVTX, f"{inline} ORDER BY rowid"))
-            name = np.where(own >= 0, own, name)
-    pid = pid_of(c["globalTid"])
-    domain, names, created = _domains(db, texts, pid, c["domainId"])
-    end, payload = c["end"], np.full(len(kept), _NULL)
-    if len(kept) and end.min() == _OPEN:
-        end = np.where(end == _OPEN, max(int(end.max()), int(c["start"].max())), end)
-    for column in _PAYLOADS:
-        payload = np.where(payload == _NULL, c[column], payload)
-    ranges = Ranges(
-        start=c["start"],
-        end=end,
-        name=name,
-        domain=domain,
-        thread=c["globalTid"].astype(np.int64, copy=False),
-        pid=pid,
-        payload=np.where(payload == _NULL, 0, payload),
-        has_payload=payload != _NULL,
-        nested=kind[kept] == PUSH_POP,
-    )
-    return rows_in_order(ranges), names, created and not len(kept)
-
-
-def _domains(db: Database, texts: _Texts, pid: Int32, number: Narrow) -> tuple[Int32, tuple[str, ...], bool]:
-    """Text index of each range's domain, the domains' names, and whether any was created.
-
-    A domain number belongs to its process; 0 is the default domain, which has no name.
-    """
-    domain = np.zeros(len(pid), np.int32)
-    if not {"text", "globalTid", "domainId"} <= db.columns(NVTX).keys():
-        return domain, (), False
-    select = f"SELECT globalTid, domainId, text FROM {NVTX} WHERE eventType = {DOMAIN}"
-    created = db.rows(NVTX, select).fetchall()
-    names = [_as_text(text) for *_, text in created]
-    index = texts.add(names).tolist()
-    named = {
-        ((thread or 0) >> 24 & 0xFFFFFF, one): at
-        for (thread, one, _), at in zip(created, index, strict=True)
-        if isinstance(thread or 0, int) and isinstance(one, int)
-    }
-    assign(domain, pid, number, named)
-    return domain, tuple(dict.fromkeys(printable(name) for name in names if name)), bool(created)
-
-
 def _versions(db: Database) -> tuple[str | None, str | None]:
     """The exporter, as "nsys 2024.2.3.38", and the schema, as "3.11.1"."""
     known: dict[object, object] = {}
@@ -311,7 +190,7 @@ def _versions(db: Database) -> tuple[str | None, str | None]:
         if {"name", "value"} <= db.columns(table).keys():
             known.update(db.rows(table, f"SELECT name, value FROM {table} WHERE name LIKE 'EXPORT%VERSION'"))
     product, schema = (
-        printable(_as_text(known.get(f"EXPORT_{which}_VERSION"))) for which in ("PRODUCT", "SCHEMA")
+        printable(as_text(known.get(f"EXPORT_{which}_VERSION"))) for which in ("PRODUCT", "SCHEMA")
     )
     return f"nsys {product}" if product else None, schema or None
 
@@ -322,5 +201,5 @@ def _warnings(db: Database) -> list[str]:
     if "text" not in db.columns(table):
         return []
     texts = db.rows(table, f"SELECT DISTINCT text FROM {table}")
-    lines = (" ".join(_as_text(text).split())[:300] for (text,) in texts)
+    lines = (" ".join(as_text(text).split())[:300] for (text,) in texts)
     return [f"nsys says: {printable(line)}" for line in lines if _WORTH_SHOWING.search(line)]

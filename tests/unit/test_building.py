@@ -16,7 +16,7 @@ import pytest
 
 from attnprof.errors import CaptureError, RunError, UsageError
 from attnprof.files import durable
-from attnprof.runs import run_folders, unfinished_folders
+from attnprof.runs import folder_lock, full_disk, run_folders, unfinished_folders
 from attnprof.runs.run_builder import RunBuilder, new_run, unused_name
 
 MADE = {"status": "complete", "kind": "run"}
@@ -186,7 +186,7 @@ def test_a_folder_removed_while_it_is_written_is_one_error():
 
 
 def test_a_recorder_that_fails_on_a_full_disk_is_told_with_the_disk(monkeypatch):
-    monkeypatch.setattr(durable, "_free", lambda folder: 1000)
+    monkeypatch.setattr(full_disk, "_free", lambda folder: 1000)
     with (
         pytest.raises(RunError, match=r"no space is left .*\(nsys ended\); 1 kB are free") as told,
         new_run("one"),
@@ -213,13 +213,13 @@ def test_a_file_past_the_size_limit_is_one_error_and_leaves_nothing():
 
 
 def test_who_holds_the_folder_for_long_is_not_waited_for_for_ever(tmp_path):
-    with durable.held(tmp_path):
+    with folder_lock.held(tmp_path):
         with (
             pytest.raises(RunError, match=r"another attnprof has held .* for 0 s"),
-            durable.held(tmp_path, wait_s=0.1),
+            folder_lock.held(tmp_path, wait_s=0.1),
         ):
             pass
-        with durable.held(tmp_path, fcntl.LOCK_SH, wait_s=0.0):  # who only reads goes on without
+        with folder_lock.held(tmp_path, fcntl.LOCK_SH, wait_s=0.0):  # who only reads goes on without
             pass
 
 

@@ -124,7 +124,7 @@ def test_an_import_inside_a_function_or_for_type_checking_counts() -> None:
     )
     found = {*imports(source, modules())}
     assert found == {
-        "attnprof.machine.configuration",
+        "attnprof.model",
         "attnprof.runs",
         "attnprof.runs.run",
         "attnprof.check.target",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from attnprof.dispatch import predict
-from attnprof.dispatch.flash_attn3.rules import TileQuery
+from attnprof.dispatch.flash_attn3.tiles import TileQuery
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.vllm_flash_attn.versions import EXTENSIONS, tile_sm90_of_fork
 from attnprof.errors import UsageError

@@ -8,39 +8,24 @@ from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.library import (
     FLASH_ATTN_FUNCTIONS,
-    AttentionLibrary,
     Evidence,
     InstalledLibrary,
+    LibraryOfVersions,
     SplitCounter,
 )
-from attnprof.model import AttentionCall, Gpu, Prediction
+from attnprof.model import AttentionCall
 
 _FLASH_ATTN_3 = re.compile(r"3\.0\.0\.?b")  # which bore the same name before 2.8.0
 _KERNELS = "flash-attn"
 
 
-class FlashAttention2(AttentionLibrary):
+class FlashAttention2(LibraryOfVersions):
     """The PyPI package flash-attn."""
 
+    folder = "attnprof.dispatch.flash_attn2"
     functions = FLASH_ATTN_FUNCTIONS
     packages = ("flash-attn",)
     when_absent = "not installed (optional): runs use scaled_dot_product_attention"
-
-    @property
-    def default_version(self) -> str:
-        from attnprof.dispatch.flash_attn2.versions import DEFAULT_VERSION
-
-        return DEFAULT_VERSION
-
-    def check_version(self, version: str) -> None:
-        from attnprof.dispatch.flash_attn2.versions import rules_for
-
-        rules_for(version)
-
-    def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
-        from attnprof.dispatch.flash_attn2.versions import predict
-
-        return predict(call, gpu, version, explain=explain)
 
     def installed(self, evidence: Evidence) -> InstalledLibrary | None:
         (package,) = self.packages

@@ -10,15 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnprof.dispatch.flash_attn3.names import PREPARE_KERNEL, MainKernel, combine_kernel, prepare_kernel
-from attnprof.dispatch.flash_attn3.rules import (
-    HEAD_DIMS_V,
-    MAX_PLANNED_BATCH,
-    Rules,
-    Tile,
-    TileQuery,
-    head_dim_bucket,
-    tile_sm8x,
-)
+from attnprof.dispatch.flash_attn3.rules import HEAD_DIMS_V, MAX_PLANNED_BATCH, Rules, head_dim_bucket
+from attnprof.dispatch.flash_attn3.tiles import Tile, TileQuery, tile_sm8x
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.model import AttentionCall, KernelLaunch
 

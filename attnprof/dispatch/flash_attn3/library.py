@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from attnprof.dispatch.flash_attn3 import installed
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice
-from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, AttentionLibrary, Evidence, InstalledLibrary
-from attnprof.model import AttentionCall, Gpu, Prediction
+from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, Evidence, InstalledLibrary, LibraryOfVersions
 
 
-class FlashAttention3(AttentionLibrary):
+class FlashAttention3(LibraryOfVersions):
     """What ``hopper/`` of flash_attn's repository builds."""
 
+    folder = "attnprof.dispatch.flash_attn3"
     functions = FLASH_ATTN_FUNCTIONS
     packages = installed.PACKAGES
     module = installed.MODULE
     files = installed.FILES
-
-    @property
-    def default_version(self) -> str:
-        from attnprof.dispatch.flash_attn3.versions import DEFAULT_VERSION
-
-        return DEFAULT_VERSION
-
-    def check_version(self, version: str) -> None:
-        from attnprof.dispatch.flash_attn3.versions import rules_for
-
-        rules_for(version)
-
-    def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
-        from attnprof.dispatch.flash_attn3.versions import predict
-
-        return predict(call, gpu, version, explain=explain)
 
     def installed(self, evidence: Evidence) -> InstalledLibrary | None:
         return installed.judge(evidence)

@@ -15,15 +15,8 @@ from typing import Any
 
 from attnprof.dispatch.flash_attn3.dispatch import dispatch
 from attnprof.dispatch.flash_attn3.installed import NEWEST, NOT_MODELLED
-from attnprof.dispatch.flash_attn3.rules import (
-    MAX_SPLITS_AUTOMATIC,
-    Rules,
-    packs_gqa,
-    split_choice,
-    tile_sm90,
-    tile_sm90_2_7,
-    tile_sm90_2_8,
-)
+from attnprof.dispatch.flash_attn3.rules import MAX_SPLITS_AUTOMATIC, Rules, packs_gqa, split_choice
+from attnprof.dispatch.flash_attn3.tiles import tile_sm90, tile_sm90_2_7, tile_sm90_2_8
 from attnprof.dispatch.versions import parse_version
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction

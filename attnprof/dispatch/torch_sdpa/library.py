@@ -5,34 +5,19 @@ from __future__ import annotations
 from attnprof.dispatch.flash_attn2.library import read_back, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
 from attnprof.dispatch.intervals import InferredCall
-from attnprof.dispatch.library import AttentionLibrary, SplitCounter
-from attnprof.model import AttentionCall, Gpu, Prediction
+from attnprof.dispatch.library import LibraryOfVersions, SplitCounter
+from attnprof.model import AttentionCall
 
 _KERNELS = "pytorch-bundled-flash"
 
 
-class TorchSdpa(AttentionLibrary):
+class TorchSdpa(LibraryOfVersions):
     """The copy of FlashAttention-2 inside torch."""
 
+    folder = "attnprof.dispatch.torch_sdpa"
     entries = ("fwd", "varlen_fwd")
     packages = ("torch",)
     modelled = "the launches of its flash backend are modelled"
-
-    @property
-    def default_version(self) -> str:
-        from attnprof.dispatch.torch_sdpa.versions import DEFAULT_VERSION
-
-        return DEFAULT_VERSION
-
-    def check_version(self, version: str) -> None:
-        from attnprof.dispatch.torch_sdpa.versions import rules_for
-
-        rules_for(version)
-
-    def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
-        from attnprof.dispatch.torch_sdpa.versions import predict
-
-        return predict(call, gpu, version, explain=explain)
 
     def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
         return split_choice(thread_blocks, slots, key_blocks, MAX_SPLITS)

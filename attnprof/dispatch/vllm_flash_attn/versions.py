@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from attnprof.dispatch.flash_attn2.dispatch import _Dispatch as _FlashAttention2
 from attnprof.dispatch.flash_attn2.versions import rules_for
 from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
-from attnprof.dispatch.flash_attn3.rules import Rules, Tile, TileQuery, sm90, tile_sm90
+from attnprof.dispatch.flash_attn3.rules import Rules
+from attnprof.dispatch.flash_attn3.tiles import Tile, TileQuery, sm90, tile_sm90
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 
