@@ -11,6 +11,7 @@ from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.sweep import launched
 from attnprof.dispatch.heuristic import SplitChoice, ceil_div
 from attnprof.dispatch.libraries import library, predict
+from attnprof.dispatch.limits import GRID_REFUSAL
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
@@ -129,6 +130,10 @@ def in_words(explained: Explanation) -> list[str]:
     """Which kernel and why, how full the GPU gets and when it changes, in plain sentences."""
     prediction = explained.prediction
     named = f"{explained.call.library} {explained.version}"
+    if prediction.error == GRID_REFUSAL:
+        rule = explained.rule("grid")
+        why = f"{rule[1]}. " if rule else ""
+        return [f"This call cannot be launched: {why}{named} ends in {prediction.error}."]
     if prediction.error is not None:
         return [f"{named} refuses this call, so nothing is launched: {prediction.error}"]
     if not prediction.launches:

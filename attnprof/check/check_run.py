@@ -23,8 +23,8 @@ from attnprof.check.observed_calls import ObservedCalls, ObservedShape, first_un
 from attnprof.check.recording import Recording
 from attnprof.check.target import Target, choose_target
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
-from attnprof.dispatch.infer import is_grid
 from attnprof.dispatch.libraries import read_back
+from attnprof.dispatch.limits import is_grid
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
 from attnprof.model import Gpu, Library, Prediction
 

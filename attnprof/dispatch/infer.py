@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from attnprof.dispatch.flash_attn2.rules import SPLIT_BLOCK_M, block_n
 from attnprof.dispatch.heuristic import MAX_SPLITS, num_splits_array
 from attnprof.dispatch.intervals import InferredCall, Interval, Intervals, intersect, shift, union
+from attnprof.dispatch.limits import is_grid
 from attnprof.dispatch.names.kernel_names import KernelSignature
 
 if TYPE_CHECKING:
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 
 # From MAX_SPLITS * (MAX_SPLITS - 1) key blocks on, every split count is eligible and the choice is constant.
 _ALL_ELIGIBLE = MAX_SPLITS * (MAX_SPLITS - 1)
-_LARGEST_GRID = ((1 << 31) - 1, 65_535, 65_535)  # CUDA's own limits
-
-
-def is_grid(grid: tuple[int, int, int]) -> bool:
-    """Whether a GPU takes a launch of this grid."""
-    return all(0 < size <= most for size, most in zip(grid, _LARGEST_GRID, strict=True))
 
 
 def infer_call(signature: KernelSignature, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:

@@ -62,14 +62,15 @@ RELEASE_BY_READING = {
     "2.3.0", "2.3.1", "2.3.5", "2.4.0", "2.4.1", "2.4.3", "2.5.0", "2.5.7",
     "2.6.0", "2.6.2", "2.7.4", "2.8.0",
 }  # fmt: skip
+NOT_RELEASED = {"2.8.4"}  # main's name for itself, read at 0251105a
 
 
 def test_every_other_change_is_recorded_in_its_own_release() -> None:
     recorded = {version_of(name) for name in FILES if name.startswith("fa2")}
     changes = {version for version, _ in flash_attn2._CHANGES}
-    assert changes - recorded == RELEASE_BY_READING
+    assert changes - recorded - NOT_RELEASED == RELEASE_BY_READING
     newest = max(parse_version(version) for version in recorded)
-    assert all(parse_version(change) <= newest for change in changes)
+    assert all(parse_version(change) <= newest for change in changes - NOT_RELEASED)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -90,7 +90,7 @@ def test_a_call_that_the_library_refuses_says_why() -> None:
         (["--seqlen-k", "1", "--sms", "10"], "--sms and --sm go together"),
         (["--seqlen-k", "1", "--sms", "10", "--sm", "nine"], "no compute capability"),
         (["--seqlen-k", "1", "--version", "1.0"], "flash_attn 1.0 is not modelled: the oldest version"),
-        (["--seqlen-k", "1", "--version", "3.0"], "the newest version with known rules is 2.8.3.post2"),
+        (["--seqlen-k", "1", "--version", "3.0"], "the newest version with known rules is 2.8.4"),
         (["--seqlen-k", "1", "--library", "triton"], "attention library 'triton' is not modelled"),
     ],
 )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
 from attnprof.dispatch.flash_attn2.rules import SPLIT_BLOCK_M, Rules
-from attnprof.dispatch.heuristic import MAX_SPLITS, num_splits_array
+from attnprof.dispatch.heuristic import MAX_SPLITS, float32, num_splits_array
 from attnprof.dispatch.library import NO_PREDICTION, SplitCounter, SplitCounts
+from attnprof.dispatch.limits import LARGEST_GRID
 from attnprof.model import AttentionCall, Gpu
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def split_counts(
 
     batch, seqlen_q, seqlen_k, num_heads, num_heads_k, head_dim = map(field, VARIED)
     kvcache = call.entry == "fwd_kvcache"
-    dropout = call.dropout_p > 0 and not kvcache
+    dropout = float32(call.dropout_p) > 0 and not kvcache
     folds = rules.varlen_folds or call.entry != "varlen_fwd"
 
     window_left, window_right = map(np.asarray, call.window)
@@ -66,6 +67,8 @@ def split_counts(
     asks = swap if call.entry == "varlen_fwd" and not paged else np.True_
     slots = gpu.num_sms * rules.slots_per_sm
     given = 0 if call.entry == "fwd" else call.num_splits
+    if call.entry == "varlen_fwd" and call.page_block_size is not None and given > 1:
+        accepted = accepted & (swap | (not rules.paged_varlen_passes_splits))
     if given > MAX_SPLITS and not dropout:
         accepted = accepted & ~asks
     if given >= 1 or dropout or not asks.any():
@@ -75,6 +78,10 @@ def split_counts(
         keys = np.where(padded <= 64, 256, np.where(padded <= 128, 128, 64))
         chosen = num_splits_array(thread_blocks, slots, _ceil_div(seqlen_k, keys), max_splits)
     chosen = np.where(asks, chosen, np.int32(1))
+    most = LARGEST_GRID[2]  # of batch and heads along y and z, or of both along z
+    split_fits = batch * heads <= most
+    fits = (queries > 0) & np.where(chosen > 1, split_fits, (batch <= most) & (heads <= most))
+    accepted = accepted & fits
     shape = np.broadcast(thread_blocks, accepted, chosen, seqlen_k, head_dim).shape
     num_splits = np.where(accepted, chosen, np.int32(NO_PREDICTION)).astype(np.int32)
     return SplitCounts(np.broadcast_to(num_splits, shape), np.broadcast_to(thread_blocks, shape), slots)
@@ -95,8 +102,9 @@ def _accepted(
 ) -> npt.NDArray[np.bool_]:  # fmt: skip
     """Whether the library takes the call; what does not depend on sizes is asked of the dispatch itself."""
     plain = replace(
-        call, batch=1, seqlen_q=1, seqlen_k=2**30, num_heads=1, num_heads_k=1, head_dim=64, total_q=None
-    )
+        call, batch=1, seqlen_q=1, seqlen_k=2**30, num_heads=1, num_heads_k=1, head_dim=64, total_q=None,
+        num_splits=min(call.num_splits, 1),
+    )  # fmt: skip
     divides: Any = num_heads % num_heads_k == 0
     accepted: Any = (batch > 0) & (head_dim <= 256) & (dispatch(plain, gpu, rules).error is None)
     if rules.head_dim_multiple_message and call.entry != "fwd_kvcache":

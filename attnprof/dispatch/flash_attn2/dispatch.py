@@ -16,13 +16,14 @@ from attnprof.dispatch.flash_attn2.rules import (
     head_dim_bucket,
     kernel_name,
     narrow_block_n,
+    optional_arguments,
 )
-from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div, choice_in_words, split_choice
+from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div, choice_in_words, float32, split_choice
+from attnprof.dispatch.limits import DROPOUT_REFUSAL, GRID_REFUSAL, drops_out, impossible_grid
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
-_SPLIT_WARPS = 4
+_SPLIT_WARPS, _ELEMENT_BYTES = 4, 2
 _ELEMENT = {"bf16": "cutlass::bfloat16_t", "fp16": "cutlass::half_t"}
-_ELEMENT_BYTES = 2
 
 
 class _RefusedError(Exception):
@@ -41,15 +42,12 @@ class _Dispatch:
         self.call, self.gpu, self.rules, self.explain = call, gpu, rules, explain
         self.reasons: list[Reason] = []
         self.seqlen_q, self.num_heads = call.seqlen_q, call.num_heads
-        self.head_dim = ceil_div(call.head_dim, 8) * 8
-        self.causal = call.causal
+        self.head_dim, self.causal = ceil_div(call.head_dim, 8) * 8, call.causal
         self.window_left, self.window_right = call.window
         # The kvcache entry takes neither.
-        self.dropout_p = 0.0 if call.entry == "fwd_kvcache" else call.dropout_p
+        self.dropout_p = 0.0 if call.entry == "fwd_kvcache" else float32(call.dropout_p)
         self.return_softmax = call.return_softmax and call.entry != "fwd_kvcache"
-        self.num_splits = 0
-        self.force_split = False
-        self.cu_seqlens = False
+        self.num_splits, self.force_split, self.cu_seqlens = 0, False, False
 
     def run(self) -> Prediction:
         try:
@@ -64,12 +62,14 @@ class _Dispatch:
             return Prediction(error=str(refusal), reasons=tuple(self.reasons))
         empty_batch = self.call.batch == 0 and self.rules.skips_empty_batch
         if empty_batch or (self.call.seqlen_k == 0 and self.call.entry in self.rules.skips_empty):
-            what = "queries" if empty_batch else "keys"
-            self.say("launches", "none", f"there are no {what}: other kernels fill the output")
+            self.say("launches", "none", f"no {'queries' if empty_batch else 'keys'}: others fill the output")
             return Prediction(reasons=tuple(self.reasons))
         self.settle_windows()
         split = self.num_splits > 1 or self.force_split
         launches = self.split_launches() if split else (self.plain_launch(),)
+        if impossible := impossible_grid(launches):
+            self.say("grid", "impossible", impossible)
+            return Prediction(error=GRID_REFUSAL, reasons=tuple(self.reasons))
         for launch in launches:
             name = launch.kernel.partition("<")[0].removeprefix("void ").rpartition("::")[2]
             self.say("launch", name, f"grid {launch.grid}, block {launch.block}")
@@ -116,6 +116,10 @@ class _Dispatch:
         self.force_split = call.page_block_size is not None
         if swapped or (self.force_split and self.rules.paged_varlen_splits):
             self.choose_num_splits(asked=call.num_splits)
+        elif self.force_split and self.rules.paged_varlen_passes_splits:
+            self.require(call.num_splits <= 1, "num_splits > 1 is not supported for varlen paged KV")
+            self.num_splits = call.num_splits
+            self.say("num_splits", call.num_splits, "given by the caller; 0 is one split too")
         else:
             why = "the varlen entry asks the heuristic only after folding query heads"
             self.say("num_splits", "not chosen", why)
@@ -158,17 +162,12 @@ class _Dispatch:
 
     def check_arguments_exist(self) -> None:
         """An argument that the version's entry does not take: no call with it can be made."""
-        call, takes = self.call, self.rules.takes
+        call = self.call
         self.require(call.entry in self.rules.entries, f"there is no entry {call.entry}")
-        paged = "kvcache_paged" if call.entry == "fwd_kvcache" else "varlen_paged"
-        for given, name, words in (
-            (call.window != (-1, -1), "window", "window_size"),
-            (call.alibi, "alibi", "alibi_slopes"),
-            (call.softcap > 0, "softcap", "softcap"),
-            (call.page_block_size is not None, paged, "block_table"),
-            (call.entry == "varlen_fwd" and call.num_splits > 0, "varlen_num_splits", "num_splits"),
-        ):
-            self.require(not given or name in takes, f"this version's {call.entry} takes no {words}")
+        for given, name, words in optional_arguments(call):
+            self.require(
+                not given or name in self.rules.takes, f"this version's {call.entry} takes no {words}"
+            )
             if given:
                 self.refuse(name)
 
@@ -219,6 +218,7 @@ class _Dispatch:
     def check_return_softmax(self) -> None:
         if self.return_softmax:
             self.require(self.dropout_p > 0, "return_softmax is only supported when p_dropout > 0.0")
+        self.require(self.dropout_p < 1, DROPOUT_REFUSAL)
 
     def check_packed_reshape(self) -> None:
         """Folding query heads reshapes q: that needs one query per sequence and whole groups."""
@@ -343,7 +343,7 @@ class _Dispatch:
     def plain_launch(self) -> KernelLaunch:
         call, rules = self.call, self.rules
         bucket = head_dim_bucket(self.head_dim, rules.tiles)
-        dropout = self.dropout_p > 0
+        dropout = drops_out(self.dropout_p)
         tile = rules.tiles[bucket](self.causal, dropout, self.gpu)
         softcap = call.softcap > 0
         even_mn, even_k = self.even(bucket, tile)

@@ -5,12 +5,12 @@ The version tables built from these live in ``flash_attn2.py`` and ``torch_sdpa.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from attnprof.dispatch.versions import Version, parse_version
-from attnprof.model import Gpu
+from attnprof.model import AttentionCall, Gpu
 
 SPLIT_BLOCK_M = 64
 OPTIONAL_TEMPLATES = frozenset({"Is_local", "Has_alibi", "Is_softcap"})
@@ -43,6 +43,7 @@ class Rules:
     ``refusals``: what the build refuses though the entry takes it (an argument, or "fold" and the entry),
     with its message.
     ``paged_varlen_splits``: varlen_fwd asks for splits of a paged cache too, not only after folding.
+    ``paged_varlen_passes_splits``: of a paged cache varlen_fwd takes the caller's num_splits as it is.
     ``one_split_narrows``: the split kernel with exactly one split takes half as many keys per block.
     """
 
@@ -64,6 +65,7 @@ class Rules:
     skips_empty: frozenset[str] = frozenset({"fwd", "varlen_fwd"})
     skips_empty_batch: bool = False
     paged_varlen_splits: bool = False
+    paged_varlen_passes_splits: bool = False
     one_split_narrows: bool = False
     batch_idx_forces_split: bool = True
     local_excludes_causal: bool = True
@@ -84,6 +86,16 @@ def rules_at(wanted: Version, oldest: Rules, changes: Sequence[tuple[str, dict[s
             added = {name: getattr(rules, name) | changed[name] for name in _ADDING if name in changed}
             rules = replace(rules, **{**changed, **added})
     return rules
+
+
+def optional_arguments(call: AttentionCall) -> Iterator[tuple[bool, str, str]]:
+    """(given, its name in ``takes``, the library's word) of each argument that not every version takes."""
+    paged = "kvcache_paged" if call.entry == "fwd_kvcache" else "varlen_paged"
+    yield call.window != (-1, -1), "window", "window_size"
+    yield call.alibi, "alibi", "alibi_slopes"
+    yield call.softcap > 0, "softcap", "softcap"
+    yield call.page_block_size is not None, paged, "block_table"
+    yield call.entry == "varlen_fwd" and call.num_splits > 0, "varlen_num_splits", "num_splits"
 
 
 def block_n(head_dim: int) -> int:

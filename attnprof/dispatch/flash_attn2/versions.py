@@ -87,8 +87,13 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("2.7.4", {"kernel_namespace": "flash::"}),  # namespace_config.h
     # launch:65, 108; HEADDIM_SWITCH without 160
     ("2.8.0", {"tiles": _TILES_2_8_0, "alibi_clears_even": True, "softmax_clears_even_k": True}),
-]
-OLDEST, NEWEST = "2.2.4", "2.8.3.post2"  # post2's forward sources are post1's, byte for byte
+    # main as of 0251105a, which calls itself 2.8.4. api:735-737: varlen_fwd takes num_splits, of which a
+    # paged batch may have one; launch:175-190: with one split the split kernel is narrower
+    ("2.8.4", {
+        "takes": {"varlen_num_splits"}, "one_split_narrows": True, "paged_varlen_passes_splits": True,
+    }),
+]  # fmt: skip
+OLDEST, NEWEST = "2.2.4", "2.8.4"  # 2.8.3.post2's forward sources are post1's, byte for byte
 
 
 @lru_cache(maxsize=64)

@@ -26,6 +26,7 @@ from attnprof.dispatch.flash_attn3.rules import (
 )
 from attnprof.dispatch.heuristic import SplitChoice, ceil_div
 from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS
+from attnprof.dispatch.limits import GRID_REFUSAL, impossible_grid
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 
 _V_HEAD_DIMS = (
@@ -82,6 +83,9 @@ class _Dispatch:
             self.say("launches", "none", empty)
             return Prediction(reasons=tuple(self.reasons))
         found = launches(self.settled)
+        if impossible := impossible_grid(found):
+            self.say("grid", "impossible", impossible)
+            return Prediction(error=GRID_REFUSAL, reasons=tuple(self.reasons))
         self.explain_launches()
         for launch in found:
             self.say("launch", kernel_kind(launch.kernel), f"grid {launch.grid}, block {launch.block}")

@@ -97,15 +97,10 @@ FA3_RULES = Rules(
 
 
 class _FlashAttention2OfFork(_FlashAttention2):
-    """Upstream's dispatch with pages of 16, and a num_splits that counts for every paged batch."""
+    """Upstream's dispatch with pages of 16."""
 
     def check_page_size(self, page_block_size: int) -> None:
         self.require(page_block_size % 16 == 0, "Paged KV cache block size must be divisible by 16")
-
-    def varlen_fwd(self) -> None:
-        super().varlen_fwd()
-        if self.num_splits == 0 and self.call.page_block_size is not None:
-            self.num_splits = self.call.num_splits
 
 
 def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION) -> str:
@@ -160,7 +155,12 @@ def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool) -> Prediction:
     if call.num_splits > 1:
         return Prediction(error="FA2 does not support num_splits > 1")
     rules = rules_for("2.8.3")
-    rules = replace(rules, takes=rules.takes | {"varlen_num_splits"}, one_split_narrows=True)
+    rules = replace(
+        rules,
+        takes=rules.takes | {"varlen_num_splits"},
+        one_split_narrows=True,
+        paged_varlen_passes_splits=True,
+    )
     return _FlashAttention2OfFork(call, gpu, rules, explain).run()
 
 
