@@ -3,12 +3,14 @@
 SM counts and L2: what ``cudaGetDeviceProperties`` prints, in traces or public logs, where one was found
 ("device properties"), else NVIDIA's architecture whitepapers and product data sheets. Memory: data sheets.
 Limits per SM: CUDA C++ Programming Guide, table of technical specifications per compute capability.
+AMD GPUs: CDNA 2, 3 and 4 whitepapers and Instinct data sheets; an MI250X is two devices, each a row's.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from attnprof.errors import UsageError
 from attnprof.model import Gpu
@@ -30,6 +32,13 @@ _LIMITS = {
     (12, 0): (100, 99, 1536, 24),
     (12, 1): (100, 99, 1536, 24),
 }
+# The same of AMD's gfx90a, gfx942 and gfx950, with LDS. A compute unit holds 32 waves of 64 threads.
+_AMD_LIMITS = {
+    (9, 0): (64, 64, 2048, 32),
+    (9, 4): (64, 64, 2048, 32),
+    (9, 5): (160, 160, 2048, 32),
+}
+_AMD_NAME = re.compile(r"\bAMD\b|\bInstinct\b|\bRadeon\b|\bMI[0-9]{2,3}[AXP]?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class GpuModel:
 
 
 _GA102, _AD102, _GB202 = "GA102 whitepaper", "Ada whitepaper", "Blackwell whitepaper"
+_CDNA2, _CDNA3, _CDNA4 = "CDNA 2 whitepaper", "CDNA 3 whitepaper", "CDNA 4 whitepaper"
 _SHEET, _QUERIED = "product data sheet", "device properties"
 
 GPUS: tuple[GpuModel, ...] = (
@@ -139,6 +149,11 @@ GPUS: tuple[GpuModel, ...] = (
     GpuModel("GeForce RTX 5080", (12, 0), 84, 16, 960, 64, _QUERIED, ("5080",)),
     GpuModel("GeForce RTX 5090", (12, 0), 170, 32, 1792, 96, _QUERIED, ("5090",)),
     GpuModel("GB10", (12, 1), 48, 128, 273, 24, _QUERIED, ("dgx-spark",)),
+    GpuModel("AMD Instinct MI210", (9, 0), 104, 64, 1638, 8, _CDNA2, ("mi210",)),
+    GpuModel("AMD Instinct MI250X", (9, 0), 110, 64, 1638, 8, _CDNA2, ("mi250x", "mi250x gcd")),
+    GpuModel("AMD Instinct MI300X", (9, 4), 304, 192, 5300, 4, _QUERIED, ("mi300x", "mi300x vf")),
+    GpuModel("AMD Instinct MI325X", (9, 4), 304, 256, 6000, 4, _CDNA3, ("mi325x", "mi325x vf")),
+    GpuModel("AMD Instinct MI355X", (9, 5), 256, 288, 8000, 4, _CDNA4, ("mi355x", "mi355x vf")),
 )  # fmt: skip
 
 
@@ -147,6 +162,8 @@ def _key(name: str) -> str:
     return (
         re.sub(r"[^a-z0-9]", "", name.lower())
         .removeprefix("nvidia")
+        .removeprefix("amd")
+        .removeprefix("instinct")
         .removeprefix("geforce")
         .removeprefix("tesla")
     )
@@ -155,21 +172,38 @@ def _key(name: str) -> str:
 _BY_KEY = {_key(spelling): gpu for gpu in GPUS for spelling in (gpu.name, *gpu.aliases)}
 
 
-def _limits(sm_major: int, sm_minor: int) -> tuple[int, int, int, int]:
+def _limits(sm_major: int, sm_minor: int, vendor: str = "nvidia") -> tuple[int, int, int, int]:
     """The row of a compute capability, or of the nearest known one below it."""
-    known = [sm for sm in _LIMITS if sm <= (sm_major, sm_minor)] or [min(_LIMITS)]
-    return _LIMITS[max(known)]
+    limits = _AMD_LIMITS if vendor == "amd" else _LIMITS
+    known = [sm for sm in limits if sm <= (sm_major, sm_minor)] or [min(limits)]
+    return limits[max(known)]
 
 
 def make_gpu(name: str, sm_major: int, sm_minor: int, num_sms: int) -> Gpu:
-    """A Gpu whose shared memory follows from its compute capability (the nearest known one below it)."""
-    per_sm, per_block, _, _ = _limits(sm_major, sm_minor)
-    return Gpu(name, sm_major, sm_minor, num_sms, per_sm * 1024, per_block * 1024)
+    """A Gpu whose shared memory follows from its compute capability (the nearest known one below it).
+
+    Whose it is, the name tells: gfx90a calls itself 9.0, as Hopper does.
+    """
+    vendor: Literal["nvidia", "amd"] = "amd" if _AMD_NAME.search(name) else "nvidia"
+    per_sm, per_block, _, _ = _limits(sm_major, sm_minor, vendor)
+    return Gpu(name, sm_major, sm_minor, num_sms, per_sm * 1024, per_block * 1024, vendor)
+
+
+def described_gpu(name: str, sm: tuple[int, int] | None, num_sms: int) -> Gpu | None:
+    """The Gpu that a trace describes, whose capability ``sm`` is told by its name where the trace lacks it.
+
+    None where neither tells; an AMD GPU that the table lacks is made all the same, for what it is not.
+    """
+    model = find_model(name)
+    known = sm or (model.sm if model else None)
+    if known is None and not _AMD_NAME.search(name):
+        return None
+    return make_gpu(name, *(known or (0, 0)), num_sms)
 
 
 def resident_limits(gpu: Gpu) -> tuple[int, int]:
     """(threads, thread blocks) that can be resident on one SM at once, whatever the kernel."""
-    _, _, threads, blocks = _limits(gpu.sm_major, gpu.sm_minor)
+    _, _, threads, blocks = _limits(gpu.sm_major, gpu.sm_minor, gpu.vendor)
     return threads, blocks
 
 

@@ -15,7 +15,8 @@ Phase = Literal["prefill", "decode", "other"]
 class Gpu:
     """What dispatch needs to know of a GPU.
 
-    ``num_sms`` counts streaming multiprocessors; shared memory is in bytes, per SM and per block (opt-in).
+    ``num_sms`` counts streaming multiprocessors, or compute units of an AMD GPU, whose compute capability is
+    its gfx number's first two; shared memory (LDS) is in bytes, per SM and per block (opt-in).
     """
 
     name: str
@@ -24,15 +25,21 @@ class Gpu:
     num_sms: int
     smem_per_sm: int
     smem_per_block_optin: int
+    vendor: Literal["nvidia", "amd"] = "nvidia"
 
     def __post_init__(self) -> None:
         if self.num_sms < 1:
             raise ValueError(f"num_sms must be at least 1, not {self.num_sms}")
 
     @property
+    def units(self) -> str:
+        """What ``num_sms`` counts, as the vendor calls it."""
+        return "CUs" if self.vendor == "amd" else "SMs"
+
+    @property
     def is_sm8x(self) -> bool:
         """Ampere or Ada without the A100's shared memory: sm 8.x with x > 0."""
-        return self.sm_major == 8 and self.sm_minor > 0
+        return self.vendor == "nvidia" and self.sm_major == 8 and self.sm_minor > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from attnprof.trace.tables import Trace
 class KernelTotal:
     """All executions of one kernel name; times in ns, ``share`` of the GPU time of all kernels (0 to 1).
 
-    ``family`` is the attention family, "" for other kernels. ``std_ns`` is the sample standard deviation.
+    ``family`` is that of an attention library's kernel, planning ones too; "" for other kernels.
+    ``std_ns`` is the sample standard deviation.
     """
 
     name: str
@@ -53,7 +54,7 @@ def kernel_totals(trace: Trace) -> list[KernelTotal]:
             KernelTotal(
                 name=name,
                 short=signature.kernel,
-                family=signature.family if signature.is_attention else "",
+                family=signature.family if signature.library else "",
                 library=signature.library,
                 instances=count,
                 total_ns=total,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
-from attnprof.dispatch.names.kernel_names import KernelSignature, is_attention_kernel, parse_kernel_name
+from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.timeline import Timeline
 
@@ -24,7 +24,7 @@ Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
 _BEFORE, _MAIN, _AFTER = 0, 1, 2
-_AFTER_ENDINGS = ("_combine", "_reduce", "merge_states")
+_ROLES = {"scheduler": _BEFORE, "combine": _AFTER}
 NO_KERNEL = -1
 
 
@@ -84,12 +84,14 @@ class ObservedCalls:
 
 
 def attention_names(strings: list[str], used: Narrow) -> dict[int, KernelSignature]:
-    """String index to signature, for the attention kernels among the names in use."""
-    return {
-        index: parse_kernel_name(strings[index])
-        for index in occurring(used, len(strings)).tolist()
-        if is_attention_kernel(strings[index])
+    """String index to signature, for the kernels of attention calls among the names in use.
+
+    What plans one call is part of it; metadata is shared by the calls of a step.
+    """
+    signatures = {
+        index: parse_kernel_name(strings[index]) for index in occurring(used, len(strings)).tolist()
     }
+    return {i: one for i, one in signatures.items() if one.is_attention or one.role == "scheduler"}
 
 
 def first_unrecorded(timeline: Timeline, observed: ObservedCalls) -> int | None:
@@ -108,9 +110,7 @@ def first_unrecorded(timeline: Timeline, observed: ObservedCalls) -> int | None:
 
 
 def _role(signature: KernelSignature) -> int:
-    if signature.family == "scheduler_aux":
-        return _BEFORE
-    return _AFTER if signature.family.endswith(_AFTER_ENDINGS) else _MAIN
+    return _ROLES.get(signature.role, _MAIN)
 
 
 def observe(timeline: Timeline) -> ObservedCalls:

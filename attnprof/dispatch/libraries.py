@@ -24,6 +24,8 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn_3": "attnprof.dispatch.flash_attn3",
     "vllm_flash_attn": "attnprof.dispatch.vllm_flash_attn",
 }
+_VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
+_ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"
 DEFAULT_LIBRARY = "flash_attn"  # what a call is predicted for where nobody says, and none was observed
 
 
@@ -82,6 +84,11 @@ def predict(
     Raises UsageError for a library or version whose rules are not known.
     """
     asked = library(call.library)
+    if gpu.vendor != asked.vendor:
+        raise UsageError(
+            f"{call.library} is not predicted on {gpu.name}: its rules are those of {_VENDORS[asked.vendor]} GPUs",
+            hint=_ON_AMD if gpu.vendor == "amd" else "give an AMD GPU, such as --gpu mi300x",
+        )
     return asked.predict(call, gpu, version or asked.default_version, explain=explain)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from attnprof.dispatch.heuristic import SplitChoice
 from attnprof.dispatch.intervals import InferredCall
@@ -79,6 +79,7 @@ class AttentionLibrary(Protocol):
     module: str = ""  # a top-level module whose text tells the version better than its package
     files: tuple[str, ...] = ()  # files beside that module which tell more
     modelled: str = "its launches are modelled"
+    vendor: Literal["nvidia", "amd"] = "nvidia"  # whose GPUs its rules are of
     when_absent: str = ""  # what to say where it is not installed, if anything
 
     @property

@@ -168,4 +168,5 @@ def _gpu(run: Run) -> Iterator[Finding]:
             "give --gpu NAME, or --sms N --sm X.Y, to check and report",
         )
     else:
-        yield ok("gpu", f"{gpu.name}, {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
+        capability = "" if gpu.vendor == "amd" else f", sm {gpu.sm_major}.{gpu.sm_minor}"
+        yield ok("gpu", f"{gpu.name}, {gpu.num_sms} {gpu.units}{capability}")

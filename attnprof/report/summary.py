@@ -94,16 +94,16 @@ def _facts(run: Recording, result: CheckResult, phases: list[PhaseTotal]) -> lis
         names = {device.index: device.name for device in info.devices}
         used = distinct(run.trace.kernels.device).tolist()
         label = observed.name if observed else names.get(used[0]) or "a GPU the trace does not name"
-        sms = f", {observed.num_sms} SMs" if observed else ""
+        sms = f", {observed.num_sms} {observed.units}" if observed else ""
         more = f" (and {len(used) - 1} more)" if len(used) > 1 else ""
         facts.append(("gpu", f"{label}{sms}{more}"))
     else:
         facts.append(("gpu", "none: no GPU kernel was observed"))
     if why := time_sentences(phases):
         facts.append(("time", " ".join(why)))
-    if result.library and result.gpu:
+    if result.library and result.gpu and any(call.predicted for call in result.calls):
         through = _entries(result)
-        target = f"{result.gpu.name} ({result.gpu.num_sms} SMs)"
+        target = f"{result.gpu.name} ({result.gpu.num_sms} {result.gpu.units})"
         facts.append(("predicted", f"for {target}, {result.library} {result.version}{through}"))
     return facts
 

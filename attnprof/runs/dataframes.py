@@ -71,7 +71,7 @@ def kernel_columns(timeline: Timeline, rows: slice = _EVERY) -> dict[str, Column
     which = np.searchsorted(used, kernels.name[rows])
     names = [trace.strings[index] for index in used.tolist()]
     signatures = [parse_kernel_name(text) for text in names]
-    families = [one.family if one.is_attention else "" for one in signatures]
+    families = [one.family if one.library else "" for one in signatures]
     shapes = kernels.shapes[kernels.shape[rows]]
     return {
         "start_ns": Column(kernels.start[rows]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attnprof.errors import RunError, UsageError
 from attnprof.files.compressed import readable
-from attnprof.gpus import gpu_by_name, make_gpu
+from attnprof.gpus import described_gpu, gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
 from attnprof.runs import run_folders
 from attnprof.runs.folder_reading import OpenFolder
@@ -153,18 +153,28 @@ class Run:
     @property
     def sms_of_devices(self) -> dict[int, int]:
         """SMs of each GPU that the trace describes."""
-        return {device.index: device.num_sms for device in self.trace.info.devices if device.num_sms}
+        info = self.trace.info
+        described = {device.index: device for device in info.devices}
+        described |= {index: found for index in self._devices_used if (found := info.device(index))}
+        return {index: device.num_sms for index, device in described.items() if device.num_sms}
+
+    @cached_property
+    def _devices_used(self) -> list[int]:
+        from attnprof.arrays import distinct
+
+        used: list[int] = distinct(self.trace.kernels.device).tolist()
+        return used
 
     @cached_property
     def observed_gpu(self) -> Gpu | None:
         """The GPU the kernels ran on, as far as the trace says; None without kernels or SM count."""
         kernels = self.trace.kernels
         used = int(kernels.device[0]) if len(kernels) else None
-        for device in self.trace.info.devices:
-            if device.index == used and device.num_sms and device.sm_major is not None:
-                name = device.name or f"GPU {used}"
-                return make_gpu(name, device.sm_major, device.sm_minor or 0, device.num_sms)
-        return None
+        device = None if used is None else self.trace.info.device(used)
+        if device is None or not device.num_sms:
+            return None
+        sm = None if device.sm_major is None else (device.sm_major, device.sm_minor or 0)
+        return described_gpu(device.name or f"GPU {used}", sm, device.num_sms)
 
     @cached_property
     def _argument(self) -> str:

@@ -18,7 +18,7 @@ Config = dict[str, Any]
 
 _GPU = {
     "name": str, "sm_major": int, "sm_minor": int, "num_sms": int, "smem_per_sm": int,
-    "smem_per_block_optin": int,
+    "smem_per_block_optin": int, "vendor": str,
 }  # fmt: skip
 SHAPE = {  # of what is read of run.json
     "schema": int, "status": str, "kind": str, "created": str, "attnprof": str, "error": str,

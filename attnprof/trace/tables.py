@@ -53,6 +53,16 @@ class TraceInfo:
     nvtx_domains: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def device(self, index: int) -> Device | None:
+        """The GPU that kernels name by ``index``: the one so described, or any where all are alike.
+
+        ROCm numbers a machine's CPUs among its devices, so a kernel's index may be none that is described.
+        """
+        exact = next((device for device in self.devices if device.index == index), None)
+        if exact is None and len({replace(device, index=0) for device in self.devices}) == 1:
+            return replace(self.devices[0], index=index)
+        return exact
+
 
 @dataclass(frozen=True, slots=True)
 class Kernels:

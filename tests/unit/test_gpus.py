@@ -84,12 +84,14 @@ def test_the_table_agrees_with_the_device_properties_in_a_trace(path: Path) -> N
     for device in open_trace(path).info.devices:
         model = find_model(device.name or "")
         if model is not None and device.num_sms:
-            assert (model.num_sms, model.sm) == (device.num_sms, (device.sm_major, device.sm_minor))
+            assert model.num_sms == device.num_sms
+            if not model.name.startswith("AMD"):  # a trace's capability of an AMD GPU is not taken for one
+                assert model.sm == (device.sm_major, device.sm_minor)
 
 
 def test_numbers_are_of_the_size_such_gpus_have() -> None:
     for model in GPUS:
-        assert 8 <= model.num_sms <= 192
+        assert 8 <= model.num_sms <= (304 if model.name.startswith("AMD") else 192)
         assert 8 <= model.memory_gb <= 288
         assert 100 <= model.bandwidth_gb_s <= 8000
         assert model.l2_mb is None or 2 <= model.l2_mb <= 128
@@ -139,3 +141,57 @@ def test_the_list_fits_a_terminal_and_is_data_too() -> None:
     rows = json.loads(attnprof("gpus", "--format", "json").out)
     assert len(rows) == len(GPUS)
     assert all(row["num_sms"] > 0 and math.isfinite(row["bandwidth_gb_s"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "lds_kib", "bandwidth"),
+    [
+        ("AMD Instinct MI210", 104, 64, 1638),
+        ("AMD Instinct MI250X", 110, 64, 1638),
+        ("AMD Instinct MI300X", 304, 64, 5300),
+        ("AMD Instinct MI325X", 304, 64, 6000),
+        ("AMD Instinct MI355X", 256, 160, 8000),
+    ],
+)
+def test_amd_gpus_have_compute_units_and_lds(name: str, units: int, lds_kib: int, bandwidth: int) -> None:
+    gpu, model = gpu_by_name(name), find_model(name)
+    assert model is not None
+    assert (gpu.vendor, gpu.units, gpu.num_sms, gpu.smem_per_sm) == ("amd", "CUs", units, lds_kib * 1024)
+    assert model is not None
+    assert model.bandwidth_gb_s == bandwidth
+    assert find_model(name.removeprefix("AMD Instinct ")) is model
+
+
+def test_gfx90a_is_no_hopper() -> None:
+    assert make_gpu("AMD Instinct MI210", 9, 0, 104).vendor == "amd"
+    assert make_gpu("NVIDIA H100 80GB HBM3", 9, 0, 132).vendor == "nvidia"
+
+
+@pytest.mark.parametrize("library", ["flash_attn", "flash_attn_3", "torch", "vllm_flash_attn"])
+def test_libraries_of_nvidia_gpus_are_refused_on_amd_ones_in_a_sentence(library: str) -> None:
+    call = ("--entry", "varlen_fwd", "--seqlen-k", "4096")
+    done = attnprof("predict", "--library", library, "--gpu", "mi300x", *call)
+    assert done.code == 2
+    assert f"{library} is not predicted on AMD Instinct MI300X" in done.err
+
+
+@pytest.mark.parametrize("command", ["report", "doctor", "check"])
+def test_an_amd_gpu_is_known_whatever_index_its_kernels_carry(command: str) -> None:
+    done = attnprof(command, str(TRACES / "torch_mi300x_aotriton.json"))
+    assert "H100" not in done.out + done.err
+    if command != "check":
+        assert "AMD Instinct MI300X, 304 CUs" in done.out
+    if command == "report":
+        told = " ".join(done.out.split())
+        assert "100.0 % of its GPU time" in told
+        assert "aotriton" in told
+        assert "torch is not predicted on AMD Instinct MI300X" in told
+        assert "predicted for" not in told
+
+
+def test_a_gpu_is_not_guessed_where_two_kinds_are_described(tmp_path: Path) -> None:
+    trace = json.loads((TRACES / "torch_mi300x_aotriton.json").read_text())
+    trace["deviceProperties"].append({"id": 1, "name": "AMD Instinct MI210", "numSms": 104})
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(trace))
+    assert "the trace does not name" in attnprof("report", str(path)).out

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from attnprof.dispatch.names.kernel_names import _literal, _template_arguments
+from attnprof.dispatch.names.arguments import literal, template_arguments
 
 _PREPARE = "flash::prepare_varlen_num_blocks_kernel"
 _PREPARE_PARAMETERS = (
@@ -207,7 +207,7 @@ def parse_main_kernel(name: str) -> MainTemplate | None:
     None for other kernels, for names that are cut, and for argument lists that no known version has.
     """
     parts = _functor_arguments(name)
-    arguments = _template_arguments(parts[0]) or [] if len(parts) >= 3 else []
+    arguments = template_arguments(parts[0]) or [] if len(parts) >= 3 else []
     if "float" not in arguments:
         return None
     accumulator = arguments.index("float")
@@ -219,11 +219,11 @@ def parse_main_kernel(name: str) -> MainTemplate | None:
     if dtype is None or names is None or not shapes or any(len(shape) != 3 for shape in shapes):
         return None
     block_m, block_n, head_dim = shapes[-1]
-    named_v = _literal(arguments[accumulator - 2])
+    named_v = literal(arguments[accumulator - 2])
     hopper = mainloop.endswith("Sm90")
-    warps, stages = (0, _literal(arguments[0])) if hopper else map(_literal, arguments[:2])
-    epilogue = _template_arguments(parts[1]) or []
-    threads = next((value for value in map(_literal, epilogue[4:]) if value is not None), (warps or 0) * 32)
+    warps, stages = (0, literal(arguments[0])) if hopper else map(literal, arguments[:2])
+    epilogue = template_arguments(parts[1]) or []
+    threads = next((value for value in map(literal, epilogue[4:]) if value is not None), (warps or 0) * 32)
     flags = [*zip(names, booleans, strict=True), *_plan_flags(parts[2])]
     if not hopper:
         flags.append(("Q_in_regs", arguments[2]))
@@ -231,7 +231,7 @@ def parse_main_kernel(name: str) -> MainTemplate | None:
         head_dim, head_dim if named_v is None else named_v, block_m, block_n, dtype, stages or 0,
         shapes[0][0] if hopper else 1, threads + 128 if hopper else threads,
         parts[2].partition("<")[0].rpartition("::")[2],
-        tuple((flag, bool(_literal(value))) for flag, value in flags),
+        tuple((flag, bool(literal(value))) for flag, value in flags),
     )  # fmt: skip
 
 
@@ -240,13 +240,13 @@ def _functor_arguments(name: str) -> list[str]:
     functor = name
     for _ in range(_WRAPPERS):
         if re.match(r"(?:flash::)?FlashAttnFwdSm[89]0<", functor):
-            return _template_arguments(functor) or []
-        functor = next(iter(_template_arguments(functor) or []), "")
+            return template_arguments(functor) or []
+        functor = next(iter(template_arguments(functor) or []), "")
     return []
 
 
 def _plan_flags(scheduler: str) -> list[tuple[str, str]]:
-    arguments = _template_arguments(scheduler) or []
+    arguments = template_arguments(scheduler) or []
     return list(zip(_PLAN_FLAGS, arguments[7:], strict=True)) if len(arguments) == 10 else []
 
 
@@ -264,18 +264,18 @@ def template_fields(name: str) -> Fields | None:
 
 def _combine_fields(name: str) -> Fields | None:
     found = re.search(r"FlashAttnFwdCombine<", name)
-    arguments = _template_arguments(name[found.end() - 1 :]) if found else None
+    arguments = template_arguments(name[found.end() - 1 :]) if found else None
     if not arguments or len(arguments) != _COMBINE_ARGUMENTS:
         return None
     shape, log_max_splits, _, _, _, varlen, element = arguments[:7]
     tile, dtype = _cute_shape(shape), _dtype_of(element, OUTPUTS)
-    if len(tile) != 2 or dtype is None or _literal(log_max_splits) is None:
+    if len(tile) != 2 or dtype is None or literal(log_max_splits) is None:
         return None
     return (
         ("combine_block_m", tile[0]),
         ("combine_block_k", tile[1]),
-        ("log_max_splits", _literal(log_max_splits)),
-        ("Varlen", bool(_literal(varlen))),
+        ("log_max_splits", literal(log_max_splits)),
+        ("Varlen", bool(literal(varlen))),
         ("dtype", dtype),
     )
 
@@ -290,4 +290,4 @@ def _cute_shape(text: str) -> list[int]:
 
 
 def _is_literal(argument: str) -> bool:
-    return _literal(argument) is not None
+    return literal(argument) is not None

@@ -7,10 +7,13 @@ with namespaces dropped; nsys's mangledName the symbol itself.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from attnprof.dispatch.names.families import NOT_ATTENTION, family_of, own_name
+from attnprof.dispatch.names.arguments import literal, template_arguments
+from attnprof.dispatch.names.families import NOT_ATTENTION, family_of, short_spelling, stated
+from attnprof.dispatch.names.family import PLANNING, Role
+from attnprof.dispatch.names.symbols import own_name
 
 _PLAIN_FLAGS = (
     "Is_dropout",
@@ -47,8 +50,9 @@ _DTYPES = {"half_t": "fp16", "bfloat16_t": "bf16"}
 class KernelSignature:
     """What a kernel's name says.
 
-    ``family`` and ``library`` as in ``families.py``; ``modelled`` where attnprof predicts this library's
-    launches. The template fields are None where the name is cut or is no FlashAttention-2 forward kernel.
+    ``family``, ``library`` and ``role`` as in ``families.py``; ``modelled`` where attnprof predicts this
+    library's launches. ``stated`` is what a name of another library says, field by field. The template fields
+    are None where the name is cut or is no FlashAttention-2 forward kernel.
     """
 
     library: str
@@ -62,10 +66,13 @@ class KernelSignature:
     flags: tuple[tuple[str, bool], ...] | None = None
     combine_block_m: int | None = None
     log_max_splits: int | None = None
+    role: Role = ""
+    stated: tuple[tuple[str, object], ...] = ()
 
     @property
     def is_attention(self) -> bool:
-        return self.family != NOT_ATTENTION
+        """Whether it attends, forward or backward: what plans attention is of a library, and no attention."""
+        return self.family != NOT_ATTENTION and self.role not in PLANNING
 
     @property
     def modelled(self) -> bool:
@@ -87,15 +94,15 @@ def parse_kernel_name(name: str) -> KernelSignature:
     family = family_of(name)
     if family is None:
         return KernelSignature("", NOT_ATTENTION, _base_name(name, None))
-    kernel = _base_name(name, family.pattern)
+    kernel = short_spelling(family, name) or _base_name(name, family.pattern)
     if family.name in ("fwd", "fwd_splitkv", "fwd_splitkv_combine"):
-        return _flash_attention_2(name, family.library, family.name, kernel)
-    return KernelSignature(family.library, family.name, kernel)
+        return replace(_flash_attention_2(name, family.library, family.name, kernel), role=family.role)
+    return KernelSignature(family.library, family.name, kernel, role=family.role, stated=stated(family, name))
 
 
 def is_attention_kernel(name: str) -> bool:
-    """Whether a kernel name belongs to an attention library."""
-    return family_of(name) is not None
+    """Whether a kernel of this name attends."""
+    return parse_kernel_name(name).is_attention
 
 
 def short_name(name: str) -> str:
@@ -104,9 +111,8 @@ def short_name(name: str) -> str:
 
 
 def _base_name(name: str, pattern: re.Pattern[str] | None) -> str:
-    if name.startswith("_Z"):
-        found = pattern.search(name) if pattern else None
-        return found.group(0) if found else name
+    if pattern is None and name.startswith("_Z"):
+        return name
     wrapped = own_name(name) if pattern else name.strip().removeprefix("void ")
     head = re.split(r"[<(]", wrapped, maxsplit=1)[0].strip()
     return head.rpartition("::")[2] or name
@@ -141,14 +147,14 @@ _Literals = tuple[tuple[int, int, int, int], str, list[int]]
 
 def _template_literals(name: str) -> _Literals | None:
     """(head_dim, block_m, block_n, warps), dtype and the arguments after the traits, of a demangled name."""
-    arguments = _template_arguments(name)
+    arguments = template_arguments(name)
     if not arguments:
         return None
-    traits = _template_arguments(arguments[0])
-    rest = [_literal(argument) for argument in arguments[1:]]
+    traits = template_arguments(arguments[0])
+    rest = [literal(argument) for argument in arguments[1:]]
     if traits is None or len(traits) < 7:
         return None
-    shape = [_literal(argument) for argument in traits[:4]]
+    shape = [literal(argument) for argument in traits[:4]]
     dtype = _DTYPES.get(traits[6].rpartition("::")[2].strip())
     if None in rest or None in shape or dtype is None:
         return None
@@ -165,32 +171,3 @@ def _mangled_literals(name: str) -> _Literals | None:
         return None
     head_dim, block_m, block_n, warps = literals[:4]
     return (head_dim, block_m, block_n, warps), dtype, literals[10:]
-
-
-def _literal(text: str) -> int | None:
-    """The integer or boolean that a template argument spells."""
-    text = re.sub(r"^\((?:int|bool|unsigned int)\)", "", text.strip())
-    if text in ("true", "false"):
-        return int(text == "true")
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
-
-
-def _template_arguments(name: str) -> list[str] | None:
-    """The top-level template arguments of the first ``<…>``; None where there is none or it is cut."""
-    start = name.find("<")
-    if start < 0:
-        return None
-    arguments, depth, begin = [], 0, start + 1
-    for position in range(start, len(name)):
-        character = name[position]
-        if character in "<(":
-            depth += 1
-        elif character in ">)":
-            depth -= 1
-            if depth == 0:
-                arguments.append(name[begin:position].strip())
-                return arguments
-        elif character == "," and depth == 1:
-            arguments.append(name[begin:position].strip())
-            begin = position + 1
-    return None

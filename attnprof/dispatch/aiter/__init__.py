@@ -1,0 +1,1 @@
+"""AITER, Composable Kernel and AOTriton: attention on AMD GPUs."""

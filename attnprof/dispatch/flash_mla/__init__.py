@@ -1,0 +1,1 @@
+"""FlashMLA and the MLA kernels of CUTLASS."""

@@ -1,0 +1,1 @@
+"""FlashInfer, and the TensorRT-LLM kernels that it ships."""

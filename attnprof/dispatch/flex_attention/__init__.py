@@ -1,0 +1,1 @@
+"""FlexAttention, which Inductor compiles."""

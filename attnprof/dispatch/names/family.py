@@ -1,0 +1,39 @@
+"""A family of kernels: which library ships it, what part it plays, and how its names read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from attnprof.dispatch.names.symbols import own_name
+
+Role = Literal["main", "combine", "scheduler", "metadata", "backward", ""]
+# What plans attention but attends to nothing: its time is no attention time.
+PLANNING: frozenset[Role] = frozenset({"scheduler", "metadata"})
+_LONGEST = 1024  # characters of an attention kernel's own name
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A row matches the kernel's own name, or anything in it where the row says ``anywhere``.
+
+    ``role``: "main" attends, "combine" adds up partial results, "scheduler" plans one call, "metadata" all
+    calls of a step, "backward" is anything of a backward pass.
+    """
+
+    library: str
+    name: str
+    pattern: re.Pattern[str]
+    role: Role = "main"
+    anywhere: bool = False
+
+    def matches(self, kernel_name: str) -> bool:
+        text = kernel_name if self.anywhere else own_name(kernel_name)
+        # A pattern may look at every pair of characters, so a name made to be long would take minutes.
+        return (self.anywhere or len(text) <= _LONGEST) and self.pattern.search(text) is not None
+
+
+def row(library: str, name: str, pattern: str, role: Role = "main", *, anywhere: bool = False) -> Family:
+    """A row of a table of families."""
+    return Family(library, name, re.compile(pattern), role, anywhere)
