@@ -292,7 +292,7 @@ def _strangers(timeline: Timeline) -> dict[int, tuple[str, ...]]:
     odd = np.zeros(len(strings) + 1, np.bool_)
     for index in occurring(kernels.name[inside], len(strings)).tolist():
         name = strings[index]
-        odd[index] = not is_attention_kernel(name) and not _HELPERS.search(name)
+        odd[index] = not parse_kernel_name(name).library and not _HELPERS.search(name)
     inside = inside[odd[kernels.name[inside]]]
     seqs = _call_ids(timeline, inside)
     found: dict[int, dict[str, None]] = {}

@@ -22,7 +22,6 @@ _GIVEN_UP_S = 1.5
 
 # Patterns whose callers never give them a longer text; a file name has 255 bytes at most.
 _SHORTER = {
-    "attnprof.dispatch.names.families.FAMILIES": 1024,
     "attnprof.trace.torch_json._ATTENTION_OP": 1024,
     "attnprof.trace.range_names.": 4096,
     "attnprof.analysis.ranks.": 255,
@@ -34,6 +33,7 @@ _SHORT_S = 0.03  # the longest that one text of that length may take
 # Made from others, which are measured where they are kept; or, of the last, a literal and one sign.
 _COMPUTED = {
     "capture/nsys_messages.py: pattern",
+    "dispatch/names/family.py: pattern",
     "safety/redact.py: re.escape(home) + '(?=[/\\\\s\\\\\"\\':,;)]|$)'",
 }
 

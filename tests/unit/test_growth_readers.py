@@ -58,7 +58,8 @@ _SECRETS = (
 )
 _NAMES = (
     "<", "(", ">", ",", "::", "void ", "_Z", "I", "L", "flash_fwd_kernel", "Flash", "FlashAttnFwdCombine<",
-    "device_kernel<", "enable_", "cudnn_generated_", "sdpa", "C<(int)", "true",
+    "device_kernel<", "enable_", "cudnn_generated_", "sdpa", "C<(int)", "true", "fmhaSm100fKernel_QkvE4m3",
+    "kernel_cutlass_", "Attention", "N1a", "_fwd_kernel", "KernelTraits<(MaskMode)1, ", "flashinfer::", "1, ",
 )  # fmt: skip
 _JSON = ("[", "]", "{", "}", ",", '"', "\\", ":", "1", "e9", " ", "null", '{"a":', "[[", '"a",')
 _TOML = ("a", ".", "=", "[", "]", '"', "'", "#", "\n", "a.b=1\n", "[[a]]\n", "{", "a=[", "\\", '"""')
@@ -156,9 +157,18 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
     "an event's text": (partial(_events, '[{"name": "', '"}]'), _JSON, ("trace/json_stream.py",)),
     "an event's name": (_event_named, (*_NAMES, *_RANGES), ("trace/torch_json.py",)),
     "a range's name": (_range_named, (*_NAMES, *_RANGES), ("trace/range_names.py", "trace/nsys_sqlite.py")),
-    "kernel": (parse_kernel_name, _NAMES, ("dispatch/names/families.py", "dispatch/names/kernel_names.py")),
+    "kernel": (
+        parse_kernel_name, _NAMES,
+        tuple(
+            f"dispatch/names/{module}.py"
+            for module in ("families", "family", "kernel_names", "others", "symbols", "arguments")
+        ),
+    ),
     "kernel group": (kernel_group, _NAMES, ()),
-    "template": (lambda text: template_difference(text, f"{text}x"), _NAMES, ("dispatch/names/template.py",)),
+    "template": (
+        lambda text: template_difference(text, f"{text}x"), _NAMES,
+        ("dispatch/names/template.py", "dispatch/names/spelling.py"),
+    ),
     "flash_attn 3 template": (flash_attn3_fields, _NAMES, ()),
     "a version": (parse_version, ("1", ".", "post", "+", "v", "a", "\n"), ()),
     "a GPU": (gpu_by_name, ("a", "1", " ", "-", "h100"), ()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from attnprof.dispatch.names.family import Family, row
+from attnprof.dispatch.names.family import Family, bounded, row
 
 LIBRARY = "aiter"
 FAMILIES: tuple[Family, ...] = (
@@ -35,26 +35,26 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 _DTYPES = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
-_FMHA = re.compile(
+_FMHA = bounded(
     r"fmha_(?:fwd|bwd)_hd(?P<head_dim>\d+)(?:_hd(?P<head_dim_v>\d+))?_(?P<dtype>bf16|fp16|fp8\w*?)(?=_|$)(?P<rest>\w*)"
 )
-_MLA = re.compile(
+_MLA = bounded(
     r"mla_(?:dec_stage1_|pfl_)?(?:(?P<dtype>bf16|fp16)_)?a(?P<q_bits>\d+)w(?P<kv_bits>\d+)(?P<rest>\w*)"
 )
 _MLA_PARTS = (
-    ("heads", re.compile(r"_qh(\d+)")), ("queries", re.compile(r"_qseqlen(\d+)")),
-    ("group_size", re.compile(r"_(?:gqaratio|mqa)(\d+)")), ("block_m", re.compile(r"_m(\d+)x")),
-    ("block_n", re.compile(r"_n(\d+)x")), ("mask", re.compile(r"_(?:mask|msk)(\d)")),
+    ("heads", bounded(r"_qh(\d+)")), ("queries", bounded(r"_qseqlen(\d+)")),
+    ("group_size", bounded(r"_(?:gqaratio|mqa)(\d+)")), ("block_m", bounded(r"_m(\d+)x")),
+    ("block_n", bounded(r"_n(\d+)x")), ("mask", bounded(r"_(?:mask|msk)(\d)")),
 )  # fmt: skip
-_PA = re.compile(
+_PA = bounded(
     r"pa_(?P<dtype>bf16|fp16)_(?P<kv>noquant|\w*?(?:Fp8|Int8))_gqa(?P<group_size>\d+)_(?P<groups>\d+)tg_(?P<waves>\d+)w"
 )
-_CK_TILE = re.compile(
+_CK_TILE = bounded(
     r"TileFmhaShape(?:<ck_tile::sequence<|INS_8sequenceIJ)(?:\(int\)|Li)?(\d+)E?(?:, |)(?:\(int\)|Li)?(\d+)"
     r"E?(?:, |)(?:\(int\)|Li)?(\d+)E?(?:, |)(?:\(int\)|Li)?(\d+)"
 )
 _CK_ELEMENTS = (("DF16b", "bf16"), ("DF16_", "fp16"), ("__bf16", "bf16"), ("_Float16", "fp16"))
-_LL4MI = re.compile(r"ll4mi_QKV\w*<[^<>]*?KVCacheDataType\)\d, (\d+), (\d+), (\d+)")
+_LL4MI = bounded(r"ll4mi_QKV\w*<[^<>]*?KVCacheDataType\)\d, (\d+), (\d+), (\d+)")
 Fields = tuple[tuple[str, object], ...]
 
 

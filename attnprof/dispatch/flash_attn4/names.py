@@ -8,9 +8,7 @@ tile and the flags in front. Source: the classes of flash_attn/cute in flash-att
 
 from __future__ import annotations
 
-import re
-
-from attnprof.dispatch.names.family import Family, row
+from attnprof.dispatch.names.family import Family, bounded, row
 
 LIBRARY = "flash-attn-4"
 
@@ -38,16 +36,16 @@ FAMILIES: tuple[Family, ...] = (
         r"|(?:cute|fa4)sm100_hd256_2cta_fmha_forward\w*",
     ),
 )
-_CLASS = re.compile(
+_CLASS = bounded(
     r"(FlashAttention\w+?|FlashPrepareScheduler|BlackwellFusedMultiHeadAttention(?:Forward|Backward)\w*?)"
     r"(?=_object_at_|_\d|$)"
 )
-_ARCH = re.compile(r"[Ss]m_?(\d{2,3})(?=\D|$)")
-_PROPOSED = re.compile(
+_ARCH = bounded(r"[Ss]m_?(\d{2,3})(?=\D|$)")
+_PROPOSED = bounded(
     r"^flash_(?:fwd|bwd)_sm\d+_(?P<dtype>bf16|fp16|fp8\w*?)_head_dim(?P<head_dim>\d+)(?:_head_dim_v(?P<head_dim_v>\d+))?"
     r"_tile(?P<block_m>\d+)x(?P<block_n>\d+)"
 )
-_THREADS = re.compile(r"_threads(\d+)")
+_THREADS = bounded(r"_threads(\d+)")
 
 
 def short(name: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from attnprof.dispatch.names.arguments import numbers
-from attnprof.dispatch.names.family import Family, row
+from attnprof.dispatch.names.family import Family, bounded, row
 
 LIBRARY = "flashmla"
 FAMILIES: tuple[Family, ...] = (
@@ -27,9 +27,9 @@ FAMILIES: tuple[Family, ...] = (
     row("cutlass", "fmha_bwd", r"Sm\d+Fmha(?:Mla)?Bwd\w*$|Sm\d+FmhaBwd\w*$|FmhaKernelBwd\w*$", "backward"),
     row("cutlass", "fmha", r"Sm\d+Fmha\w*Kernel\w*$|(?:^|::)FmhaKernel(?:Tma\w*)?$"),
 )
-_DTYPE = re.compile(r"bfloat16_t|half_t|float_e4m3_t")
+_DTYPE = bounded(r"bfloat16_t|half_t|float_e4m3_t")
 _DTYPES = {"bfloat16_t": "bf16", "half_t": "fp16", "float_e4m3_t": "fp8"}
-_SHAPE = re.compile(r"(?:C<|CILi|C<\(int\))(\d{1,5})")
+_SHAPE = bounded(r"(?:C<|CILi|C<\(int\))(\d{1,5})")
 Fields = tuple[tuple[str, object], ...]
 
 

@@ -5,11 +5,9 @@ Source: the ``__global__`` functions and CuTe classes of the flashinfer-python 0
 
 from __future__ import annotations
 
-import re
-
 from attnprof.dispatch.flashinfer import trtllm_gen
 from attnprof.dispatch.names.arguments import numbers
-from attnprof.dispatch.names.family import Family, row
+from attnprof.dispatch.names.family import Family, bounded, row
 
 LIBRARY = "flashinfer"
 FAMILIES: tuple[Family, ...] = (
@@ -88,9 +86,9 @@ FAMILIES: tuple[Family, ...] = (
     *trtllm_gen.FAMILIES,
 )  # fmt: skip
 _MASK_MODES = {0: "dense", 1: "causal", 2: "custom", 3: "multi-item"}
-_MASK_MODE = re.compile(r"MaskMode\)?(?:E)?(\d)")
-_TRAITS = re.compile(r"KernelTraits(?:<|I)")
-_VARIANT = re.compile(r"DefaultAttention(?:<|I)")
+_MASK_MODE = bounded(r"MaskMode\)?(?:E)?(\d)")
+_TRAITS = bounded(r"KernelTraits(?:<|I)")
+_VARIANT = bounded(r"DefaultAttention(?:<|I)")
 _MMA = 16  # rows and columns of a tensor core fragment
 Fields = tuple[tuple[str, object], ...]
 

@@ -5,9 +5,7 @@ Grammar read off the 13,452 names of flashinfer-cubin 0.6.13; a test reads all t
 
 from __future__ import annotations
 
-import re
-
-from attnprof.dispatch.names.family import Family, row
+from attnprof.dispatch.names.family import Family, bounded, row
 
 LIBRARY = "trtllm-gen"
 FAMILIES: tuple[Family, ...] = (
@@ -19,7 +17,7 @@ _DTYPES = {
     "Bfloat16": "bf16", "Fp16": "fp16", "E4m3": "fp8", "E2m1": "nvfp4", "Fp32": "fp32", "Int8": "int8",
 }  # fmt: skip
 _ELEMENT = "(?:Bfloat16|Fp16|E4m3|E2m1|Fp32|Int8)"
-_NAME = re.compile(
+_NAME = bounded(
     rf"^fmhaSm(?P<arch>\d+)[af]?Kernel_"
     rf"(?:Qkv(?P<qkv>{_ELEMENT})|Qk(?P<qk>{_ELEMENT})V(?P<v>{_ELEMENT})"
     rf"|Q(?P<q>{_ELEMENT})(?:Kv(?P<kv>{_ELEMENT})|K(?P<k>{_ELEMENT})V(?P<v2>{_ELEMENT})))"

@@ -12,6 +12,13 @@ Role = Literal["main", "combine", "scheduler", "metadata", "backward", ""]
 # What plans attention but attends to nothing: its time is no attention time.
 PLANNING: frozenset[Role] = frozenset({"scheduler", "metadata"})
 _LONGEST = 1024  # characters of an attention kernel's own name
+_BOUNDS = (
+    (r"(?:\w+::)*", r"(?:\w{1,60}::){0,6}"),
+    (r"[\w:]*", r"[\w:]{0,80}"),
+    (r"\w*", r"\w{0,120}"),
+    (r"\w+", r"\w{1,120}"),
+    (r"\d+", r"\d{1,6}"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,16 @@ class Family:
         return (self.anywhere or len(text) <= _LONGEST) and self.pattern.search(text) is not None
 
 
+def bounded(pattern: str) -> re.Pattern[str]:
+    """A pattern whose ``\\w*``, ``\\w+``, ``\\d+`` and namespaces end after so many characters.
+
+    Unbounded ones look at every pair of characters of a name that was made to be long.
+    """
+    for written, meant in _BOUNDS:
+        pattern = pattern.replace(written, meant)
+    return re.compile(pattern)
+
+
 def row(library: str, name: str, pattern: str, role: Role = "main", *, anywhere: bool = False) -> Family:
     """A row of a table of families."""
-    return Family(library, name, re.compile(pattern), role, anywhere)
+    return Family(library, name, bounded(pattern), role, anywhere)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from attnprof.dispatch.names.family import Family, row
+from attnprof.dispatch.names.family import Family, bounded, row
 
 TORCH_AND_FLASH: tuple[Family, ...] = (
     row(
@@ -104,18 +102,18 @@ TRITON: tuple[Family, ...] = (
     ),
 )  # fmt: skip
 
-_CUDNN_NAME = re.compile(
+_CUDNN_NAME = bounded(
     r"sdpa_sm(?P<arch>\d+)_\w*?(?P<direction>fprop|bprop)(?:_(?P<mma>w?g?mma))?_(?P<dtype>[a-z]+\d+\w*?)_knob_(?P<knob>\d+)"
     r"_(?P<block_m>\d+)x(?P<block_n>\d+)x(?P<head_dim>\d+)(?:_(?P<warps>\d+x\d+x\d+))?(?:_cga(?P<cluster>\d+x\d+x\d+))?"
 )
-_MEM_EFFICIENT = re.compile(
+_MEM_EFFICIENT = bounded(
     r"fmha_cutlass[FB]_(?P<dtype>\w+?)_(?P<aligned>aligned|notaligned)_(?P<block_m>\d+)x(?P<block_n>\d+)_\w*?sm(?P<arch>\d+)"
 )
-_TRT_FMHA = re.compile(
+_TRT_FMHA = bounded(
     r"fmha_v2_flash_attention_(?P<dtype>\w+?)_(?P<block_m>\d+)_(?P<block_n>\d+)_S_(?P<layout>\w+?)_(?P<head_dim>\d+)"
     r"(?:x(?P<head_dim_v>\d+))?(?:_(?P<mask>\w+?))?_sm(?P<arch>\d+)"
 )
-_SAGE = re.compile(r"qk_int\w*_sv_\w*attn_kernel<(\d+)u?, (\d+)")
+_SAGE = bounded(r"qk_int\w*_sv_\w*attn_kernel<(\d+)u?, (\d+)")
 _READ = (_CUDNN_NAME, _MEM_EFFICIENT, _TRT_FMHA)
 
 

@@ -13,7 +13,7 @@ from attnprof.dispatch.names.families import own_name
 
 _CASTS = re.compile(r"\((?:int|bool|unsigned int|unsigned|long|char)\)")
 _NAMESPACE = re.compile(r"\b[A-Za-z_]\w*::")
-_GUARD = re.compile(r"enable_sm\w+<")  # FlashAttention-3 renamed it after 3.0.0
+_GUARD = re.compile(r"enable_sm\w{1,40}<")  # FlashAttention-3 renamed it after 3.0.0
 _WORDS = {"true": "1", "false": "0"}
 
 
