@@ -86,7 +86,8 @@ def predict(
     asked = library(call.library)
     if gpu.vendor != asked.vendor:
         raise UsageError(
-            f"{call.library} is not predicted on {gpu.name}: its rules are those of {_VENDORS[asked.vendor]} GPUs",
+            f"{call.library} is not predicted on {gpu.name}: "
+            f"its rules are those of {_VENDORS[asked.vendor]} GPUs",
             hint=_ON_AMD if gpu.vendor == "amd" else "give an AMD GPU, such as --gpu mi300x",
         )
     return asked.predict(call, gpu, version or asked.default_version, explain=explain)

@@ -33,7 +33,6 @@ _SHORT_S = 0.03  # the longest that one text of that length may take
 # Made from others, which are measured where they are kept; or, of the last, a literal and one sign.
 _COMPUTED = {
     "capture/nsys_messages.py: pattern",
-    "dispatch/names/family.py: pattern",
     "safety/redact.py: re.escape(home) + '(?=[/\\\\s\\\\\"\\':,;)]|$)'",
 }
 

@@ -9,7 +9,7 @@ from attnprof.dispatch.names.family import Family, bounded, row
 
 LIBRARY = "trtllm-gen"
 FAMILIES: tuple[Family, ...] = (
-    row(LIBRARY, "trtllm_gen_decode", r"^fmhaSm1\d\d[af]?Kernel_\w*ForGen"),
+    row(LIBRARY, "trtllm_gen_decode", r"^fmhaSm1\d\d[af]?Kernel_\w{1,400}ForGen$"),
     row(LIBRARY, "trtllm_gen_prefill", r"^fmhaSm1\d\d[af]?Kernel_\w*"),
     row(LIBRARY, "trtllm_gen_combine", r"(?:^|::)fmhaReductionKernel$", "combine"),
 )

@@ -37,6 +37,9 @@ def template_arguments(name: str) -> list[str] | None:
 def numbers(name: str) -> list[int]:
     """Every integer or boolean template literal of a name in order, however it is spelled."""
     if name.startswith("_Z"):
-        return [int(value) for value in re.findall(r"L(?:[a-z]|N?[\w]{0,80}?E)([0-9]{1,9})E", name)]
+        return [
+            int(value)
+            for value in re.findall(r"L(?:[a-z]|N?[A-Z0-9_][A-Za-z0-9_]{0,40}E)([0-9]{1,9})E", name)
+        ]
     spelled = re.findall(r"(?<![\w.])(?:\([\w: ]{1,80}\))?(true|false|[0-9]{1,9})u?(?=\s*[,>])", name)
     return [int(value == "true") if value in ("true", "false") else int(value) for value in spelled]

@@ -67,7 +67,8 @@ def family_of(kernel_name: str) -> Family | None:
     if not _HINT.search(kernel_name):
         return None
     families = (*FAMILIES, *cast("tuple[Family, ...]", kernel_families()))
-    return next((family for family in families if family.matches(kernel_name)), None)
+    own = own_name(kernel_name)
+    return next((family for family in families if family.matches(kernel_name, own)), None)
 
 
 def stated(family: Family, kernel_name: str) -> Fields:

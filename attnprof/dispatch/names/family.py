@@ -35,8 +35,9 @@ class Family:
     role: Role = "main"
     anywhere: bool = False
 
-    def matches(self, kernel_name: str) -> bool:
-        text = kernel_name if self.anywhere else own_name(kernel_name)
+    def matches(self, kernel_name: str, own: str | None = None) -> bool:
+        """Whether the row is about a kernel, whose ``own`` name the caller may know."""
+        text = kernel_name if self.anywhere else own_name(kernel_name) if own is None else own
         # A pattern may look at every pair of characters, so a name made to be long would take minutes.
         return (self.anywhere or len(text) <= _LONGEST) and self.pattern.search(text) is not None
 
