@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from attnprof.version import __version__
 
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from attnprof.dispatch import predict
     from attnprof.model import AttentionCall
     from attnprof.runs.run import Run, load

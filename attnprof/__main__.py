@@ -1,5 +1,33 @@
-"""python -m attnprof."""
+"""What a shell starts: signals and closed streams are seen to before anything else is imported."""
 
-from attnprof.cli import main
+import sys
 
-main()
+from attnprof.machine import stop_signals
+
+
+def main() -> int:
+    """The console script and ``python -m attnprof``; returns the exit code."""
+    stop_signals.hear()
+    stop_signals.insist()
+    try:
+        from attnprof.safety.streams import open_all, say, why_not
+
+        open_all()
+        try:
+            from attnprof.cli import main as run
+
+            run()
+            code = 0
+        except (OSError, ImportError, MemoryError) as error:
+            say(f"error: {why_not(error)}")
+            code = 2
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    if stop_signals.stopped_by and code < 128:  # a library kept it to itself
+        code = 128 + stop_signals.stopped_by[0]
+    stop_signals.at_the_end()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

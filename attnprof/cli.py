@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
+import sqlite3
 import sys
 from contextlib import suppress
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -26,12 +25,14 @@ from attnprof.commands import (
     runs,
     sweep,
 )
-from attnprof.errors import EXIT_USAGE, AttnprofError, ConfigError
+from attnprof.errors import EXIT_OK, EXIT_USAGE, AttnprofError, ConfigError
+from attnprof.machine import stop_signals
 from attnprof.machine.configuration import default_map, origins
+from attnprof.safety import streams
 from attnprof.safety.printable import guarded_output
 from attnprof.version import __version__
 
-_SAID = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n"}
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)
 
 app = typer.Typer(
     name="attnprof",
@@ -75,52 +76,51 @@ app.command("runs", short_help="List the runs on disk.")(runs.runs)
 
 
 def main() -> None:
-    """The console script: expected failures become one message and an exit code."""
-    heard = [one for one in _SAID if signal.getsignal(one) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _stopped) for number in heard}
+    """Runs a command; expected failures become one message and an exit code. Raises SystemExit."""
+    before = stop_signals.hear()
     try:
         with guarded_output():
-            _run()
+            sys.exit(_run())
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler)  # type: ignore[arg-type]
 
 
-def _run() -> None:
+def _run() -> int:
     defaults: dict[str, dict[str, str]] = {}
+    code = EXIT_OK
     try:
-        if "--help" not in sys.argv:
-            defaults = default_map(sys.argv[1:])
-        app(default_map=defaults)
+        try:
+            if "--help" not in sys.argv:
+                defaults = default_map(sys.argv[1:])
+            app(default_map=defaults)
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        sys.stdout.flush()
     except AttnprofError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        for origin in () if isinstance(error, ConfigError) else origins(error.message, defaults):
-            print(f"  set by {origin}", file=sys.stderr)
-        if error.hint:
-            print(f"  try: {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _tell(error, defaults)
+        code = error.exit_code
     except BrokenPipeError:  # the reader of our output went away (`| head`): there is nobody left to tell
-        _drop_output()
-        sys.exit(0)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full:
-            _drop_output()
-            print(f"error: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
-        elif error.filename is not None:  # a name that is too long, a folder that has gone
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        streams.drop(sys.stdout)
+    except (OSError, ImportError, MemoryError, sqlite3.Error) as error:
+        streams.drop(sys.stdout)
+        if isinstance(error, OSError) and error.filename is None and error.errno in _WRITING:
+            streams.say(f"error: cannot write the output: {error.strerror}")
         else:
-            raise
-        sys.exit(EXIT_USAGE)
+            streams.say(f"error: {streams.why_not(error)}")
+        code = EXIT_USAGE
+    return code
 
 
-def _drop_output() -> None:
-    """What is still to be written to stdout goes nowhere; Python would try again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _stopped(signum: int, frame: FrameType | None) -> NoReturn:
-    """Unwinds, so that what is half made is put in order, and no library takes it for an error of its own."""
-    with suppress(OSError):
-        os.write(2, _SAID[signal.Signals(signum)])  # print may be what was interrupted
-    sys.exit(128 + signum)
+def _tell(error: AttnprofError, defaults: dict[str, dict[str, str]]) -> None:
+    """The message, where a default that it speaks of was set, what to do; what was printed comes first."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        streams.drop(sys.stdout)
+    streams.say(f"error: {error.message}")
+    with suppress(ConfigError):  # which the command did not come to ask
+        for origin in () if isinstance(error, ConfigError) else origins(error.message, defaults):
+            streams.say(f"  set by {origin}")
+    if error.hint:
+        streams.say(f"  try: {error.hint}")

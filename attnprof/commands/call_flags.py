@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
+from attnprof.commands.ranges import LARGEST
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
 
@@ -66,6 +68,8 @@ def call_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_flags(**given: Any) -> None:
+        for name in flags:
+            _require_number("--" + name.replace("_", "-"), given[name])
         command(
             **{name: value for name, value in given.items() if name in own},
             call_flags={name: given[name] for name in flags},
@@ -76,6 +80,14 @@ def call_flags(command: Callable[..., None]) -> Callable[..., None]:
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {name: hints[name] for name in names}
     return with_flags
+
+
+def _require_number(flag: str, value: object) -> None:
+    """Raises UsageError for a number that no library would be given."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UsageError(f"{flag} does not fit 32 bits: {str(value)[:20]}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{flag} is {value}, which is no number")
 
 
 def _keyword(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attnprof.errors import UsageError
 
+LARGEST = (1 << 31) - 1  # what the libraries count in
 _FORMS = "give numbers and ranges first:last[:step], both ends included: 4096 or 1,8,32 or 1:8192:128"
 
 
@@ -40,7 +41,11 @@ def _part(part: str, option: str, least: int) -> range:
         last = int(numbers[1]) if len(numbers) > 1 else first
         step = int(numbers[2]) if len(numbers) > 2 else 1
     except ValueError:
-        raise UsageError(f"{option}: {part!r} holds something else than whole numbers", hint=_FORMS) from None
+        raise UsageError(
+            f"{option}: {part[:60]!r} holds something else than whole numbers", hint=_FORMS
+        ) from None
+    if max(abs(first), abs(last), abs(step)) > LARGEST:
+        raise UsageError(f"{option}: {part[:60]} does not fit 32 bits", hint=_FORMS)
     if step < 1:
         raise UsageError(f"{option}: the step of {part} must be at least 1", hint=_FORMS)
     if last < first:

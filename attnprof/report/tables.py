@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TERMINAL_WIDTH = 100
+_NARROWEST = 40  # a narrower terminal breaks the lines itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ def make_console() -> Console:
     console = Console(highlight=False, soft_wrap=False, force_terminal=sys.stdout.isatty())
     if not console.is_terminal or console.width > TERMINAL_WIDTH:
         console.width = TERMINAL_WIDTH
+    console.width = max(console.width, _NARROWEST)
     return console
 
 

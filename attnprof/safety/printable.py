@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from attnprof.safety import streams
+
 # Everything but line ends, tabs and what is shown as it stands: control characters, which a terminal obeys,
 # marks that reorder text, halves of surrogate pairs, which cannot be encoded.
 _UNSAFE = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]")
@@ -38,11 +40,13 @@ class GuardedStream:
     """A text stream through which no escape sequence reaches a terminal but the styles of our own tables.
 
     ``own_controls``: what rich writes passes as it is, for a progress bar that moves the cursor.
+    ``spare``: where no more can be written, that changes nothing: what is said there is lost.
     """
 
-    def __init__(self, stream: Any, *, own_controls: bool = False) -> None:
+    def __init__(self, stream: Any, *, own_controls: bool = False, spare: bool = False) -> None:
         self._stream = stream
         self._styled = stream.isatty()
+        self._spare = spare
         if own_controls:
             self.rich_proxied_file = stream  # where rich looks for the stream behind a wrapper
 
@@ -52,7 +56,21 @@ class GuardedStream:
             self._stream.write(shown)
         except UnicodeEncodeError as error:  # a terminal that is not UTF-8
             self._stream.write(shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        except OSError:
+            self._give_up()
         return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Of a spare stream; else the error that is being handled is raised again."""
+        if not self._spare:
+            raise
+        streams.drop(self._stream)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -75,7 +93,7 @@ class GuardedStream:
 def guarded_output() -> Iterator[None]:
     """stdout and stderr are guarded streams meanwhile."""
     out, err = sys.stdout, sys.stderr
-    guarded: Any = GuardedStream(out), GuardedStream(err, own_controls=True)
+    guarded: Any = GuardedStream(out), GuardedStream(err, own_controls=True, spare=True)
     sys.stdout, sys.stderr = guarded
     try:
         yield
