@@ -14,6 +14,7 @@ from attnprof.errors import CannotTellError, UsageError
 
 if TYPE_CHECKING:
     from attnprof.analysis.explain import Explanation
+    from attnprof.runs.run import Run
 
 
 class ExplainFormat(str, Enum):
@@ -65,8 +66,13 @@ def explain(
     """
     from attnprof.analysis.explain import explain as explain_call
 
+    files: tuple[Path, ...] = ()
     if call is not None:
-        explained = _of_run(call, run, call_flags, live_seqlen)
+        from attnprof.runs.run import load
+
+        loaded = load(run)
+        files = loaded.files
+        explained = _of_run(loaded, call, run, call_flags, live_seqlen)
     else:
         if run is not None:
             raise UsageError("--run needs --call", hint="name the call by its seq: --call 0 --run NAME")
@@ -77,19 +83,20 @@ def explain(
         from attnprof.report.dispatch_figures import plot_candidates
         from attnprof.report.figures import save_figure
 
-        save_figure(plot_candidates(explained), plot)
+        save_figure(plot_candidates(explained), plot, files)
         print(f"wrote {plot}", file=sys.stderr)
 
 
-def _of_run(seq: int, name: str | None, flags: dict[str, Any], live_seqlen: int | None) -> Explanation:
+def _of_run(
+    loaded: Run, seq: int, name: str | None, flags: dict[str, Any], live_seqlen: int | None
+) -> Explanation:
     """The explanation of one call of a run, with what was observed of it."""
     from attnprof.analysis.explain import explain as explain_call
-    from attnprof.runs.run import gpu_from_options, load
+    from attnprof.runs.run import gpu_from_options
     from attnprof.safety.next_command import next_command
 
     if flags["seqlen_k"] is not None:
         raise UsageError("--call and --seqlen-k describe two calls", hint="give one of them")
-    loaded = load(name)
     if not loaded.records:
         raise CannotTellError(
             f"{loaded.name} holds no attention call records, so no call has a number",

@@ -58,7 +58,9 @@ def export(
     from attnprof.runs.run import load
 
     loaded = load(run)
-    path = write(loaded.recording, to.value, output, force=force, steps=_parse_steps(steps))
+    path = write(
+        loaded.recording, to.value, output, force=force, steps=_parse_steps(steps), inputs=loaded.files
+    )
     if str(path) != "-":
         print(f"wrote {path}", file=sys.stderr)
         if to is ExportFormat.PERFETTO:

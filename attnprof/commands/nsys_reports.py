@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from attnprof.commands.options import TableFormat
-from attnprof.errors import UsageError
+from attnprof.files.output import writing_file
 
 if TYPE_CHECKING:
     from attnprof.analysis.nsys_columns import NsysReport
@@ -21,7 +22,8 @@ def write_nsys_reports(run: str | None, names: str, output_format: TableFormat, 
     from attnprof.runs.run import load
 
     wanted = [canonical_name(name.strip()) for name in names.split(",")]
-    timeline = load(run).detailed_timeline()
+    loaded = load(run)
+    timeline = loaded.detailed_timeline()
     for number, name in enumerate(wanted):
         report = make_report(name, timeline)
         if output is None or output == "-":
@@ -30,11 +32,11 @@ def write_nsys_reports(run: str | None, names: str, output_format: TableFormat, 
             _write(report, output_format, sys.stdout)
             continue
         path = Path(f"{output}_{name}.{_ENDINGS[output_format]}")
-        try:
-            with path.open("w", encoding="utf-8") as file:
-                _write(report, output_format, file)
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        with (
+            writing_file(path, force=True, inputs=loaded.files) as raw,
+            io.TextIOWrapper(raw, encoding="utf-8") as file,
+        ):
+            _write(report, output_format, file)
         print(f"wrote {path}", file=sys.stderr)
 
 

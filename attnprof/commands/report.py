@@ -180,7 +180,7 @@ def report(
         from attnprof.report.html import save_page
         from attnprof.report.page_contents import make_page
 
-        save_page(make_page(recording, summary), html)
+        save_page(make_page(recording, summary), html, loaded.files)
         print(f"wrote {html}", file=sys.stderr)
     if plot is not None:
         from attnprof.report.figures import plot_splits, save_figure
@@ -192,5 +192,5 @@ def report(
             from attnprof.report.recording_figures import draw
 
             drawn = draw(figure.value, redacted(recording), step)
-        save_figure(drawn, plot)
+        save_figure(drawn, plot, loaded.files)
         print(f"wrote {plot}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, linux/fs.h
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # Linux: fcntl.h, linux/fs.h
 
 
 def sync(path: Path) -> None:
@@ -34,11 +35,29 @@ def sync_entry(path: Path) -> None:
 
 def exchange(one: Path, other: Path) -> bool:
     """Swaps two names at one moment; False where the system or the file system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return _renameat2(one, other, _RENAME_EXCHANGE) == 0
+
+
+def rename_to_free_name(one: Path, other: Path) -> None:
+    """Renames; raises FileExistsError where there is something of that name, a link or a folder too."""
+    number = _renameat2(one, other, _RENAME_NOREPLACE)
+    if number in (errno.ENOSYS, errno.EINVAL):  # the file system cannot: what stands there is looked at
+        if os.path.lexists(other):
+            number = errno.EEXIST
+        else:
+            one.rename(other)
+            return
+    if number:
+        raise OSError(number, os.strerror(number), str(other))
+
+
+def _renameat2(one: Path, other: Path, flag: int) -> int:
+    """0, or the number of the error."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
-        return False
-    done: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    return done == 0
+        return errno.ENOSYS
+    done: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), flag)
+    return ctypes.get_errno() if done else 0
 
 
 @contextmanager

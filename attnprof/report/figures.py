@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attnprof.errors import UsageError
+from attnprof.files.output import writing_file
 from attnprof.report.colours import COLOURS as COLOURS
 from attnprof.report.colours import colour_numbers
 
@@ -71,11 +72,12 @@ def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes the figure in the format its name says. Raises UsageError for others and unwritable places."""
+def save_figure(figure: Figure, path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Writes the figure in the format its name says, over none of ``inputs``.
+
+    Raises UsageError for other formats and where that is not possible.
+    """
     if path.suffix.lower() not in _FORMATS:
         raise UsageError(f"{path} names no figure format", hint=f"end the name in {', '.join(_FORMATS)}")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing_file(path, force=True, inputs=inputs) as out:
+        figure.savefig(out, format=path.suffix.lower().removeprefix("."))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnprof.errors import UsageError
+from attnprof.files.output import writing_file
 from attnprof.report.colours import colour_numbers
 from attnprof.report.tables import Table, duration, percent
 from attnprof.safety.redact import redact, redact_all
@@ -84,12 +85,10 @@ def render_page(page: Page) -> str:
     )
 
 
-def save_page(page: Page, path: Path) -> None:
-    """Writes the page. Raises UsageError where that is not possible."""
-    try:
-        path.write_text(render_page(page), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+def save_page(page: Page, path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Writes the page, over none of ``inputs``. Raises UsageError where that is not possible."""
+    with writing_file(path, force=True, inputs=inputs) as out:
+        out.write(render_page(page).encode("utf-8"))
 
 
 def filled_columns(table: Table) -> list[int]:

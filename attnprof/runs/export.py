@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
-import shutil
-import sqlite3
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from attnprof.check.check_run import check
 from attnprof.check.recording import Recording
 from attnprof.errors import AttnprofError, UsageError
+from attnprof.files.output import writing_file, writing_folder, writing_named
 from attnprof.report.redacted import redacted
 from attnprof.runs.database import write_database
 from attnprof.runs.dataframes import calls_frame, kernels_frame, ranges_frame
@@ -26,16 +25,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = {"perfetto": ".perfetto.json", "parquet": "-parquet", "csv": "-csv", "sqlite": ".db"}
+_TABLES = ("kernels", "ranges", "calls")
+_CONFIG = "run.json"
 _AT_ONCE = 1 << 16  # rows
 _Part = Callable[[slice], "pd.DataFrame"]
 
 
 def export(
-    run: Recording, format_name: str, target: Path | None, *, force: bool, steps: tuple[int, int] | None
+    run: Recording,
+    format_name: str,
+    target: Path | None,
+    *,
+    force: bool,
+    steps: tuple[int, int] | None,
+    inputs: Iterable[Path] = (),
 ) -> Path:
     """Writes the run; returns the file or folder made. ``target`` None names it after the run.
 
-    Raises UsageError where something is in the way, or a format's library is not installed.
+    ``inputs`` are the files the run is read from. Raises UsageError where something is in the way, or a
+    format's library is not installed.
     """
     if format_name not in FORMATS:
         raise UsageError(f"--to {format_name} is none of {', '.join(FORMATS)}")
@@ -44,14 +52,21 @@ def export(
         raise UsageError(
             "--steps goes with --to perfetto", hint="select rows of the other formats by their step"
         )
-    _make_way(path, force)
-    shared = redacted(run)
-    if format_name == "perfetto":
-        _write_perfetto(shared, path, steps)
+    if format_name == "perfetto" and str(path) == "-":
+        _write_perfetto(redacted(run), sys.stdout, steps)
+    elif format_name == "perfetto":
+        with writing_file(path, force=force, inputs=inputs) as raw:
+            packed = gzip.GzipFile(filename="", fileobj=raw, mode="wb") if path.suffix == ".gz" else raw
+            with io.TextIOWrapper(packed, encoding="utf-8") as out:
+                _write_perfetto(redacted(run), out, steps)
     elif format_name == "sqlite":
-        _write_sqlite(shared, path)
+        with writing_named(path, force=force, inputs=inputs) as unnamed:
+            shared = redacted(run)
+            write_database(unnamed, shared.config, shared.timeline, check(shared))
     else:
-        _write_folder(shared, path, _write_parquet if format_name == "parquet" else _write_csv, format_name)
+        names = [*(f"{table}.{format_name}" for table in _TABLES), _CONFIG]
+        with writing_folder(path, names, force=force, inputs=inputs) as folder:
+            _write_tables(redacted(run), folder, format_name)
     return path
 
 
@@ -59,64 +74,14 @@ def _stem(run: Recording) -> str:
     return ENDINGS.sub("", run.name) or "trace"
 
 
-def _make_way(path: Path, force: bool) -> None:
-    if not path.exists():
-        return
-    if not force:
-        raise UsageError(f"{path} exists already", hint="give another name with -o, or -f to replace it")
-    if path.is_dir():
-        strange = [entry.name for entry in path.iterdir() if entry.stem not in _TABLES]
-        if strange:
-            raise UsageError(
-                f"{path} holds other files ({strange[0]}): it is not replaced", hint="give another -o"
-            )
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _write_perfetto(run: Recording, path: Path, steps: tuple[int, int] | None) -> None:
+def _write_perfetto(run: Recording, out: TextIO, steps: tuple[int, int] | None) -> None:
     from attnprof.report.perfetto import whole, window_of_steps, write_perfetto
 
     window = whole(run.timeline) if steps is None else window_of_steps(run.timeline, *steps)
     if window is None:
         first, last = steps or (0, 0)
         raise UsageError(f"the run has no steps {first} to {last}", hint="attnprof report shows its steps")
-    with _writing(path) as out:
-        write_perfetto(run.timeline, run.observed, out, window)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[TextIO]:
-    """A text file under a partial name until it is whole; gzip where the name ends so; - is stdout."""
-    if str(path) == "-":
-        yield sys.stdout
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(partial, "wt", encoding="utf-8") as out:
-            yield out
-        partial.rename(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write_sqlite(run: Recording, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        write_database(partial, run.config, run.timeline, check(run))
-        partial.rename(path)
-    except (OSError, sqlite3.Error) as error:
-        raise UsageError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-_TABLES = ("kernels", "ranges", "calls", "run")
+    write_perfetto(run.timeline, run.observed, out, window)
 
 
 def _parts(run: Recording) -> Iterator[tuple[str, int, _Part]]:
@@ -127,21 +92,13 @@ def _parts(run: Recording) -> Iterator[tuple[str, int, _Part]]:
     yield "calls", len(result.calls), lambda rows: calls_frame(result, rows)
 
 
-def _write_folder(run: Recording, path: Path, write: Callable[[Path, int, _Part], None], ending: str) -> None:
-    """A file per table and run.json, in a folder that gets its name when all is written."""
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        for name, length, part in _parts(run):
-            write(partial / f"{name}.{ending}", length, part)
-        text = json.dumps(run.config, indent=1, ensure_ascii=False)
-        (partial / "run.json").write_text(text + "\n", encoding="utf-8")
-        partial.rename(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _write_tables(run: Recording, folder: Path, ending: str) -> None:
+    """A file per table, and run.json."""
+    write = _write_parquet if ending == "parquet" else _write_csv
+    for name, length, part in _parts(run):
+        write(folder / f"{name}.{ending}", length, part)
+    text = json.dumps(run.config, indent=1, ensure_ascii=False)
+    (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def _write_csv(path: Path, length: int, part: _Part) -> None:

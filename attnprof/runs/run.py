@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +48,18 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<attnprof run {self.name}: {self.config.get('kind', 'trace')}, {self.status}>"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files it is read from, and the trace that it was imported from: what no output may replace."""
+        named = self._trace_path or (self.config.get("source") or {}).get("path")
+        given = [Path(named)] if isinstance(named, (str, Path)) else []
+        found = [*given]
+        with suppress(OSError, ValueError):
+            found += [file for one in given if one.is_dir() for file in one.glob("*.parquet")]
+        with suppress(OSError):
+            found += self.folder.iterdir() if self.folder is not None else ()
+        return tuple(found)
 
     @property
     def status(self) -> str:

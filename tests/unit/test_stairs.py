@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "calls": ("attention calls as recorded, and as files", "ground files trace"),
     "check": ("observed against predicted: a verdict per call", "ground dispatch trace calls"),
     "analysis": ("questions asked of a timeline and its checked calls", "ground dispatch trace check"),
-    "report": ("text, tables, figures, the page", "safety ground dispatch trace check analysis"),
+    "report": ("text, tables, figures, the page", "safety ground files dispatch trace check analysis"),
     "instrument": ("what is recorded inside the program", "machine calls"),
     "workloads": ("the programs that are recorded", "ground machine instrument"),
     "capture": ("recording a program with a profiler", "safety ground machine instrument workloads"),
@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "commands": (
         "what a person types: a file per command",
-        "safety ground dispatch machine calls check analysis report workloads capture runs doctor",
+        "safety ground files dispatch machine calls check analysis report workloads capture runs doctor",
     ),
 }
 
