@@ -110,10 +110,12 @@ class Prediction:
     """What the library should do with a call.
 
     ``error`` is the first line of the library's own refusal, else None.
-    ``num_splits`` is None where the call is refused or launches nothing.
+    ``num_splits`` is None where the call is refused or launches nothing. ``backend`` is who takes the call
+    where a library has several and was asked which; launches of others than its flash backend are not told.
     """
 
     launches: tuple[KernelLaunch, ...] = ()
     num_splits: int | None = None
     error: str | None = None
     reasons: tuple[Reason, ...] = field(default=(), compare=False)
+    backend: str | None = None

@@ -10,7 +10,7 @@ from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.sweep import launched
 from attnprof.dispatch.heuristic import SplitChoice, ceil_div
-from attnprof.dispatch.libraries import library, predict
+from attnprof.dispatch.libraries import FLASH, library, predict, predict_by_function
 from attnprof.dispatch.limits import GRID_REFUSAL
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
@@ -84,7 +84,8 @@ def explain(
 
     Raises UsageError for an unknown library or version, and for a live length that makes no sense.
     """
-    prediction = predict(call, gpu, version, explain=True)
+    ran = observed is not None  # as the flash backend, or it would have no prediction
+    prediction = (predict if ran else predict_by_function)(call, gpu, version, explain=True)
     return Explanation(
         call,
         gpu,
@@ -136,13 +137,30 @@ def in_words(explained: Explanation) -> list[str]:
         return [f"This call cannot be launched: {why}{named} ends in {prediction.error}."]
     if prediction.error is not None:
         return [f"{named} refuses this call, so nothing is launched: {prediction.error}"]
+    if prediction.backend not in (None, FLASH):
+        return [*_backend(explained), "Its launches are not predicted."]
     if not prediction.launches:
         return [f"{named} launches no attention kernel: there are no keys."]
-    sentences = [_opening(explained), *_why(explained), *_fill(explained)]
+    sentences = [*_backend(explained), _opening(explained), *_why(explained), *_fill(explained)]
     if explained.live is not None:
         sentences += _live_in_words(explained, explained.live)
     change = _next_change(explained)
     return [*sentences, change] if change else sentences
+
+
+def _backend(explained: Explanation) -> list[str]:
+    """Which backend takes the call, and what ruled out the others."""
+    prediction, call = explained.prediction, explained.call
+    if prediction.backend is None:
+        return []
+    others = [
+        f"{reason.rule.removeprefix('not ')} is not taken: {reason.why}"
+        for reason in prediction.reasons
+        if reason.rule.startswith("not ")
+    ]
+    taken = explained.rule("backend")
+    function = taken[1].removeprefix("what ").removesuffix(" takes") if taken else call.library
+    return [f"{function} takes its {prediction.backend} backend ({'; '.join(others)})."]
 
 
 def _opening(explained: Explanation) -> str:
@@ -221,6 +239,9 @@ def _why_not_asked(explained: Explanation) -> list[str]:
             f"The caller asked for num_splits={call.num_splits}; left to itself the library would choose "
             f"{same}."
         ]
+    chosen = explained.rule("num_splits")
+    if chosen is None or chosen[0] != "not chosen":
+        return [f"{_capital(chosen[1])}."] if chosen else []
     if call.entry == "varlen_fwd":
         why = f", and here {fold[1]}" if fold else ""
         return [

@@ -50,7 +50,7 @@ def predict(
         return
     import json
 
-    from attnprof.dispatch import predict as predict_call
+    from attnprof.dispatch.libraries import predict_by_function as predict_call
 
     call, gpu, version = call_from_flags(call_flags)
     prediction = predict_call(call, gpu, version, explain=True)
@@ -64,7 +64,9 @@ def predict(
 
 def prediction_row(prediction: Prediction) -> dict[str, Any]:
     """A prediction as the bulk format has it."""
+    backend = {} if prediction.backend is None else {"backend": prediction.backend}
     return {
+        **backend,
         "error": prediction.error,
         "num_splits": prediction.num_splits,
         "launches": [

@@ -7,16 +7,18 @@ imported when it is asked for a prediction.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from attnprof.errors import UsageError
+from attnprof.model import Prediction, Reason
 
 if TYPE_CHECKING:
     from attnprof.dispatch.intervals import InferredCall
     from attnprof.dispatch.library import AttentionLibrary
-    from attnprof.model import AttentionCall, Gpu, Prediction
+    from attnprof.model import AttentionCall, Gpu
 
 LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn": "attnprof.dispatch.flash_attn2",
@@ -26,6 +28,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
 }
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
 _ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"
+FLASH = "flash"  # the backend whose launches are predicted where a library has several
 DEFAULT_LIBRARY = "flash_attn"  # what a call is predicted for where nobody says, and none was observed
 
 
@@ -41,6 +44,23 @@ def library(name: str) -> AttentionLibrary:
 def _library(folder: str) -> AttentionLibrary:
     found: AttentionLibrary = import_module(f"{folder}.library").LIBRARY
     return found
+
+
+def predict_by_function(call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
+    """As ``predict``, of the function that people call: a backend that it passes over launches nothing.
+
+    The reasons begin with the backend taken and what ruled out each other one.
+    """
+    prediction = predict(call, gpu, version, explain=explain)
+    taken = library(call.library).backend(call, gpu, version)
+    if taken is None:
+        return prediction
+    first = Reason("backend", taken.name, f"what {taken.function} takes")
+    others = tuple(Reason(f"not {one.rule}", one.value, one.why) for one in taken.ruled_out)
+    reasons = (first, *others) if explain else ()
+    if taken.name != FLASH:
+        return Prediction(reasons=reasons, backend=taken.name)
+    return replace(prediction, reasons=(*reasons, *prediction.reasons), backend=taken.name)
 
 
 def all_libraries() -> dict[str, AttentionLibrary]:

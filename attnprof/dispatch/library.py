@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from attnprof.dispatch.heuristic import SplitChoice
 from attnprof.dispatch.intervals import InferredCall
-from attnprof.model import AttentionCall, Entry, Gpu, Prediction
+from attnprof.model import AttentionCall, Entry, Gpu, Prediction, Reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,18 @@ class SplitCounts:
 
 # (call, GPU, integer arrays that replace some of the call's fields, most splits) -> num_splits of each
 SplitCounter = Callable[[AttentionCall, Gpu, Mapping[str, Any], Any], SplitCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The backend ``name`` of ``function`` takes a call.
+
+    ``ruled_out`` has a Reason per other one: ``rule`` its name, ``value`` the condition that fails.
+    """
+
+    name: str
+    function: str
+    ruled_out: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,10 @@ class AttentionLibrary(Protocol):
         Raises UsageError for a version whose rules are not known.
         """
         ...
+
+    def backend(self, call: AttentionCall, gpu: Gpu, version: str) -> Backend | None:
+        """Which of its backends takes the call; None where it has one, or how it chooses is not known."""
+        return None
 
     def installed(self, evidence: Evidence) -> InstalledLibrary | None:
         """Which version lies here; None where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from attnprof.dispatch.libraries import FLASH
 from attnprof.report.tables import Column, Table, make_console, print_table
 from attnprof.safety.next_command import next_command
 from attnprof.safety.printable import printable
@@ -134,6 +135,8 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
     columns = (Column("rule"), Column("gives", right=True), Column("why", wraps=True))
     print_table(Table("derivation", columns, rows), console)
     console.print()
+    if prediction.backend not in (None, FLASH):
+        labelled(console, "launch", f"not predicted: those of the {prediction.backend} backend")
     if prediction.error is not None:
         labelled(console, "refused", prediction.error)
     for launch in prediction.launches:

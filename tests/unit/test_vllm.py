@@ -163,7 +163,8 @@ def test_spells_the_decode_kernel_seen_in_the_wild() -> None:
 
 
 def test_alibi_and_appending_are_refused() -> None:
-    assert predict(call(alibi=True), H100).error == "Alibi is not supported in FA3"
+    assert predict(call(alibi=True), H100, "fa3").error == "Alibi is not supported in FA3"
+    assert families(predict(call(alibi=True), H100)) == ["fwd_splitkv"]  # vLLM takes FA2 then
     appending = predict(call(seqlen_knew=1), H100)
     assert appending.error == "This flash attention build does not support appending KV."
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from attnprof.dispatch.flash_attn2.library import read_back, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
 from attnprof.dispatch.intervals import InferredCall
-from attnprof.dispatch.library import LibraryOfVersions, SplitCounter
-from attnprof.model import AttentionCall
+from attnprof.dispatch.library import Backend, LibraryOfVersions, SplitCounter
+from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu
 
 _KERNELS = "pytorch-bundled-flash"
 
@@ -18,6 +19,22 @@ class TorchSdpa(LibraryOfVersions):
     entries = ("fwd", "varlen_fwd")
     packages = ("torch",)
     modelled = "the launches of its flash backend are modelled"
+
+    def backend(self, call: AttentionCall, gpu: Gpu, version: str) -> Backend | None:
+        from attnprof.dispatch.torch_sdpa.backend import SdpaInputs, choose_backend
+
+        if call.entry != "fwd" or call.dtype == "fp8":
+            return None
+        inputs = SdpaInputs(
+            call.batch, call.num_heads, call.seqlen_q, call.seqlen_k, call.head_dim, call.num_heads_k,
+            call.head_dim_v, call.dtype, call.causal, dropout_p=call.dropout_p,
+            enable_gqa=call.num_heads != call.num_heads_k,
+        )  # fmt: skip
+        try:
+            choice = choose_backend(inputs, gpu, version)
+        except UsageError:
+            return None
+        return Backend(choice.backend, "scaled_dot_product_attention", choice.ruled_out)
 
     def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
         return split_choice(thread_blocks, slots, key_blocks, MAX_SPLITS)

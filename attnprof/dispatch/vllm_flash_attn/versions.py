@@ -28,7 +28,9 @@ from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 
 DEFAULT_VERSION = "auto"
+BATCH_INVARIANT = "batch-invariant"  # auto, with VLLM_BATCH_INVARIANT=1
 COMMIT = "617264c1"
+_FA4_WIDE = ((192, 128), (256, 256))
 _AUTOMATIC = -1  # 0 is upstream's default of one split in its varlen function
 
 
@@ -103,24 +105,47 @@ class _FlashAttention2OfFork(_FlashAttention2):
         self.require(page_block_size % 16 == 0, "Paged KV cache block size must be divisible by 16")
 
 
-def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION) -> str:
+def preferred(
+    gpu: Gpu, call: AttentionCall | None = None, *, batch_invariant: bool = False
+) -> tuple[str, str]:
+    """("fa2", "fa3" or "fa4", why): what vLLM 0.33.0 takes on the GPU, for a call where one is given.
+
+    Source: vllm/v1/attention/backends/fa_utils.py, get_flash_attn_version.
+    """
+    sm = f"sm {gpu.sm_major}.{gpu.sm_minor}"
+    first = {9: "fa3", 10: "fa4"}.get(gpu.sm_major, "fa2")
+    if first == "fa2":
+        return first, f"what vLLM takes on {sm}"
+    if call is not None and call.alibi:
+        return "fa2", f"ALiBi: vLLM takes {first.upper()} on {sm} otherwise"
+    if first == "fa4":
+        if batch_invariant:
+            return "fa2", f"batch-invariant mode: vLLM takes FA4 on {sm} otherwise"
+        dims = None if call is None else (call.head_dim, call.head_dim_v or call.head_dim)
+        if dims is not None and max(dims) > 128 and dims not in _FA4_WIDE:
+            return "fa2", f"head dim {dims[0]}: FA4 on {sm} takes up to 128, 192 with 128, and 256"
+    return first, f"what vLLM takes on {sm}"
+
+
+def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION, call: AttentionCall | None = None) -> str:
     """ "fa2" or "fa3": the one asked for, or the one vLLM prefers on the GPU.
 
     Raises UsageError for another version, and where vLLM prefers FlashAttention-4.
     """
     if version in EXTENSIONS:
         return version
-    if version != DEFAULT_VERSION:
+    if version not in (DEFAULT_VERSION, BATCH_INVARIANT):
         raise UsageError(
             f"vllm_flash_attn {version} is not modelled: the rules known are those of commit {COMMIT}",
-            hint="give --version fa2, fa3 or auto",
+            hint=f"give --version fa2, fa3, auto or {BATCH_INVARIANT}",
         )
-    if gpu.sm_major in (10, 11):
+    chosen, _ = preferred(gpu, call, batch_invariant=version == BATCH_INVARIANT)
+    if chosen not in EXTENSIONS:
         raise UsageError(
             f"on {gpu.name} vLLM prefers FlashAttention-4, which is not modelled",
             hint="give --version fa2 to predict FlashAttention-2 there",
         )
-    return "fa3" if gpu.sm_major == 9 else "fa2"
+    return chosen
 
 
 def predict(
@@ -128,11 +153,12 @@ def predict(
 ) -> Prediction:
     """What vLLM's extension launches for a call of its ``flash_attn_varlen_func`` on ``gpu``.
 
-    version: "fa2", "fa3", or "auto" for the one vLLM prefers there. ``page_block_size`` stands for a block
+    version: "fa2", "fa3", or "auto" for the one vLLM takes there, "batch-invariant" for that of its
+    batch-invariant mode, in which it asks for one split. ``page_block_size`` stands for a block
     table; ``seqlen_k`` is max_seqlen_k with or without one; ``num_splits`` 0 is automatic.
     Raises UsageError for entries that vLLM does not call.
     """
-    chosen = extension_for(gpu, version)
+    chosen = extension_for(gpu, version, call)
     extension = EXTENSIONS[chosen]
     if call.entry != "varlen_fwd":
         reached = f"flash_attn_varlen_func alone, which is {extension.name}.{extension.operator}"
@@ -140,6 +166,8 @@ def predict(
             f"{call.entry} of vLLM's fork is not modelled: vLLM calls {reached}",
             hint="give --entry varlen_fwd",
         )
+    if version == BATCH_INVARIANT:
+        call = replace(call, num_splits=1)
     if chosen == "fa2":
         prediction = _predict_fa2(call, gpu, explain)
     else:
@@ -148,7 +176,10 @@ def predict(
         return prediction
     operator = f"torch.ops.{extension.name}.{extension.operator}"
     reason = Reason("operator", operator, f"what vLLM's flash_attn_varlen_func calls of {chosen.upper()}")
-    return replace(prediction, reasons=(reason, *prediction.reasons))
+    asked = version not in EXTENSIONS
+    _, why = preferred(gpu, call, batch_invariant=version == BATCH_INVARIANT)
+    choice = (Reason("version", chosen.upper(), why),) if asked else ()
+    return replace(prediction, reasons=(reason, *choice, *prediction.reasons))
 
 
 def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool) -> Prediction:
