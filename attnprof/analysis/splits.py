@@ -24,7 +24,8 @@ class SplitRow:
 
     ``seqlen_k``: KV lengths in tokens, from the call records or as far as the launches tell them; empty where
     neither does. ``steps`` and ``layers`` are empty where the trace does not say. ``gpu_ns`` is None where
-    nothing was observed. ``processes`` are the launching ones, empty where calls were recorded.
+    nothing was observed. ``processes`` are the launching ones: of a run with call records their
+    numbers, where there are several; of a trace their process ids.
     """
 
     phase: str
@@ -78,7 +79,7 @@ def _row(members: Sequence[_Where], runs: Sequence[_Run]) -> SplitRow:
         phase=members[0][0],
         layers=tuple(sorted({layer for _, layer, _ in members if layer >= 0})),
         steps=runs[0].steps,
-        seqlen_k=runs[0].seqlen_k,
+        seqlen_k=union({run.seqlen_k for run in runs}),
         num_splits=num_splits,
         kernel=kernel,
         calls=sum(run.calls for run in runs),
@@ -105,9 +106,12 @@ def _of_shape(shape: ObservedShape) -> _Key:
 
 def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
     by_layer: dict[_Where, list[CheckedCall]] = defaultdict(list)
+    calls = list(calls)
+    several = any(call.process for call in calls)
     for call in calls:
         if call.observed is not None or call.predicted is not None:
-            by_layer[call.phase, -1 if call.layer is None else call.layer, -1].append(call)
+            process = call.process if several and call.process is not None else -1
+            by_layer[call.phase, -1 if call.layer is None else call.layer, process].append(call)
     return {where: [_run(part) for part in _run_lengths(group)] for where, group in by_layer.items()}
 
 

@@ -13,7 +13,7 @@ _SHAPE = {
     "dropout_p": (int, float), "alibi": (bool, int), "return_softmax": (bool, int), "num_splits": int,
     "batch": int, "max_seqlen_q": int, "max_seqlen_k": int, "has_cache_seqlens": (bool, int),
     "cache_batch_idx": (bool, int), "pack_gqa": (bool, int), "attention_chunk": int, "sm_margin": int,
-    "not_described": str, "raised": str,
+    "process": int, "not_described": str, "raised": str,
 }  # fmt: skip
 _ALWAYS = ("seq", "phase", "library", "entry", "dtype", "causal", "dropout_p")
 _OF_FLASH = ("q", "k", "v", "window", "softcap", "alibi", "return_softmax")
@@ -43,7 +43,7 @@ def require_record(fields: dict[str, Any]) -> None:
         raise ValueError(f"{absent[0]} is missing")
     if fields["phase"] not in _PHASES:
         raise ValueError(f"phase {fields['phase']!r} is none of {', '.join(_PHASES)}")
-    for name in ("seq", "step", "layer", "batch", "max_seqlen_q", "max_seqlen_k"):
+    for name in ("seq", "process", "step", "layer", "batch", "max_seqlen_q", "max_seqlen_k"):
         if (fields.get(name) or 0) < 0:
             raise ValueError(f"{name} is {fields[name]}")
     for name in ("q", "k", "v") if told else ():

@@ -32,6 +32,11 @@ class CallRecord:
         return library
 
     @property
+    def process(self) -> int:
+        """Which process of the run made it: 0 for the first, and where there is one alone."""
+        return int(self.fields.get("process") or 0)
+
+    @property
     def on_cuda(self) -> bool:
         """Whether the call's tensors lived on an NVIDIA GPU."""
         return _on_cuda(self.fields)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from attnprof.capture import own_recordings
 from attnprof.capture.saved_calls import Kept, Memory
 from attnprof.machine.library_versions import versions
-from attnprof.safety.next_command import shell_word
-from attnprof.workloads.child import CALLS_FILE, WORKLOAD_FILE
+from attnprof.workloads.child import CALLS_FILE, PID_FILE, WORKLOAD_FILE
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ def how_it_ended(folder: Path, exit_code: int | None, memory: Memory) -> End:
     code = 1 if exit_code is None else exit_code
     how, replaced = _ended(exit_code), kept.facts.get("exec")
     if replaced:
-        notes.append(
-            f"the program replaced itself by {replaced} (exec): attention calls after that are not recorded;"
-            f" record it by itself: attnprof run -- {shell_word(replaced)} ..."
-        )
+        notes.append(f"the program replaced itself by {replaced} (exec)")
+        if not _recorded_itself(folder):
+            notes[-1] += ", which recorded no attention call"
     elif code:
         notes.append(f"its {len(kept.calls)} attention calls up to there are kept" if kept.calls else _NONE)
     else:
@@ -61,6 +61,21 @@ def how_it_ended(folder: Path, exit_code: int | None, memory: Memory) -> End:
     workload = unwritten(kept, "failed" if code else "complete", code, error)
     path.write_text(json.dumps(workload))
     return End({**workload, "notes": kept.notes}, code, notes)
+
+
+def with_own_recordings(folder: Path, end: End) -> End:
+    """The same with what the program's other processes recorded of themselves, written to ``folder`` too."""
+    workload, notes = own_recordings.join(folder, end.workload)
+    if workload is not end.workload:
+        (folder / WORKLOAD_FILE).write_text(json.dumps(workload))
+    return End(workload, end.exit_code, [*end.notes, *notes])
+
+
+def _recorded_itself(folder: Path) -> bool:
+    """Whether the process of the program left recordings like one that attnprof did not start."""
+    with suppress(OSError, ValueError):
+        return int((folder / PID_FILE).read_text()) in own_recordings.pids(folder)
+    return False
 
 
 def unwritten(kept: Kept, status: str, code: int | None, error: str | None) -> dict[str, Any]:

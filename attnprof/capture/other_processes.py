@@ -1,4 +1,4 @@
-"""Processes beside the recorded one that may compute attention: seen, not recorded."""
+"""Processes of a program that compute attention and did not record themselves: seen, and said."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from attnprof.capture import own_recordings
 from attnprof.machine.processes import command_line
+from attnprof.workloads.child import PID_FILE
+from attnprof.workloads.spec import keeping_out
 
 _EVERY_S = 1.0
 _SHOWN = 60  # characters of a command line
 
 
 class OtherProcesses:
-    """The descendants of a recorded program that load torch by themselves.
+    """The descendants of a recorded program that load torch by themselves and leave nothing in ``folder``.
 
     A fork shares its parent's command line and is not one of them: the program's own journal counts those.
     """
 
-    def __init__(self, pid_file: Path) -> None:
-        self._pid_file = pid_file
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._pid_file = folder, folder / PID_FILE
         self._looked = 0.0
         self._found: dict[int, str] = {}
 
@@ -39,15 +42,16 @@ class OtherProcesses:
 
     def told(self) -> list[str]:
         """A sentence about them, if there are any."""
-        if not self._found:
+        recorded = own_recordings.pids(self._folder)
+        found = [command for pid, command in self._found.items() if pid not in recorded]
+        if not found:
             return []
-        count, shown = len(self._found), next(iter(self._found.values()))
-        noun = "another process" if count == 1 else f"{count} other processes"
-        instead = "put attnprof run in front of that command instead"
-        if "multiprocessing" in shown:
-            instead = "those of the program's own process and its threads are"
+        shown = found[0]
+        noun = "another process" if len(found) == 1 else f"{len(found)} other processes"
+        flag = keeping_out(shown.split()[1:])
+        why = f", since {flag} keeps attnprof out" if flag else ""
         return [
-            f"{noun} of the program loaded torch ({shown}): attention calls there are not recorded; {instead}"
+            f"{noun} of the program loaded torch ({shown}): attention calls there could not be recorded{why}"
         ]
 
 

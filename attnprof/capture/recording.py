@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from attnprof.capture import nsys as nsys_capture
 from attnprof.capture.environment import kept_environment
-from attnprof.capture.exit_status import End, how_it_ended
+from attnprof.capture.exit_status import End, how_it_ended, with_own_recordings
 from attnprof.capture.interrupt import InterruptError, interruptible
 from attnprof.capture.nsys_files import EXPORT, export_command
 from attnprof.capture.other_processes import OtherProcesses
@@ -31,8 +31,8 @@ RecorderName = Literal["nsys", "torch", "none"]
 RECORDERS = ("auto", "nsys", "torch", "none")
 _RANGES: dict[RecorderName, RangeKind] = {"nsys": "nvtx", "torch": "torch", "none": "none"}
 _NO_CALLS = (
-    "no attention call was recorded: scaled_dot_product_attention and flash_attn are; eager attention,"
-    " compiled graphs and other processes are not"
+    "no attention call was recorded: scaled_dot_product_attention and flash_attn are; eager attention and"
+    " compiled graphs are not"
 )
 
 
@@ -198,7 +198,7 @@ def record(
     folder = folder.absolute()
     with ExitStack() as ends, interruptible(gently=True) as interruption:
         pipe, memory = ends.enter_context(closing(_Pipe(on_step))), ends.enter_context(closing(Memory()))
-        others = OtherProcesses(folder / PID_FILE)
+        others = OtherProcesses(folder)
 
         def tick() -> None:
             pipe.read()
@@ -226,7 +226,7 @@ def record(
                 say(f"{error.message}: going on without nsys")
         if recorded is None:
             recorded = _run(chosen.child(options, folder).command(), session, folder)
-        end = how_it_ended(folder, recorded.exit_code, memory)
+        end = with_own_recordings(folder, how_it_ended(folder, recorded.exit_code, memory))
         memory.remove(folder)
     return _result(options, chosen, folder, recorded, end, others.told(), interruption.number)
 
@@ -242,7 +242,7 @@ def _run(child: list[str], session: nsys_capture.Session, folder: Path) -> nsys_
         interruption=session.interruption,
         say=session.say,
     )
-    left = f"the program left processes running, which are not recorded: {', '.join(outcome.left[:3])}"
+    left = f"the program left processes running, recorded up to its end: {', '.join(outcome.left[:3])}"
     return nsys_capture.Recording(outcome, child, outcome.exit_code, [left] if outcome.left else [])
 
 
@@ -262,8 +262,12 @@ def _result(
     if interrupted is not None and not workload["num_calls"] and (trace is None or is_empty(trace)):
         raise InterruptError(interrupted, f"by {interrupted.name} before anything was captured")
     notes = [*chosen.notes, *recorded.notes, *workload.pop("notes", ()), *end.notes, *told]
-    if workload["status"] == "complete" and not workload["num_calls"] and not (told or end.notes):
-        notes += [] if _is_other(options.workload) else [_NO_CALLS]
+    if (
+        workload["status"] == "complete"
+        and not workload["num_calls"]
+        and not (told or end.notes or options.notes)
+    ):
+        notes.append(_NO_CALLS)
     if chosen.recorder == "torch" and trace is None and workload["num_calls"]:
         notes.append("torch.profiler writes its trace when the program ends by itself: there is none")
     if chosen.recorder == "nsys" and trace is not None:
@@ -274,10 +278,6 @@ def _result(
         chosen.recorder, chosen.version, recorded.command, end.exit_code, workload, trace, tuple(notes),
         recorded.failure, interrupted,
     )  # fmt: skip
-
-
-def _is_other(workload: GenerateOptions | AttentionOptions | Program) -> bool:
-    return isinstance(workload, Program) and workload.mode == "other"
 
 
 def _has_gpu() -> bool:

@@ -19,6 +19,7 @@ CALL_COLUMNS: dict[str, type] = {
     "seq": int, "step": int, "phase": str, "layer": int, "verdict": str, "detail": str, **_SHAPE,
     "predicted_kernel": str, "predicted_grid": str, "predicted_num_splits": int, "observed_kernel": str,
     "observed_grid": str, "observed_num_splits": int, "inferred_seqlen_k": str, "duration_ns": int,
+    "process": int,
 }  # fmt: skip
 _Row = tuple[Any, ...]
 
@@ -51,7 +52,7 @@ def call_row(call: CheckedCall) -> _Row:
     theirs = (None, None, None) if observed is None else (*_told(observed.launches), observed.num_splits)
     where = (call.seq, call.step, call.phase, call.layer, call.verdict.value, call.detail)
     lengths = None if call.inferred is None else _lengths(call.inferred)
-    return (*where, *shape, *ours, *theirs, lengths, call.duration_ns)
+    return (*where, *shape, *ours, *theirs, lengths, call.duration_ns, call.process)
 
 
 @lru_cache(maxsize=1 << 14)

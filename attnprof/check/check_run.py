@@ -65,6 +65,11 @@ class CheckResult:
         return Coverage(Counter(call.verdict for call in self.calls if call.phase == phase))
 
     @property
+    def several_processes(self) -> bool:
+        """Whether recorded calls are of more than one process."""
+        return not isinstance(self.calls, ReadBackCalls) and any(call.process for call in self.calls)
+
+    @property
     def failures(self) -> tuple[CheckedCall, ...]:
         return self.having(FAILED)
 
@@ -130,8 +135,10 @@ def check_recorded(
                 # The call before may have been cut in two: its first kernel was recorded, its second not.
                 if unseen_from is not None and record.seq >= unseen_from - 1 and verdict in FAILED:
                     verdict, detail = Verdict.NOT_OBSERVED, "the profiler had stopped recording the GPU"
-        where = {"seq": record.seq, "step": record.step, "phase": record.phase, "layer": record.layer}
-        base = CheckedCall(verdict, detail, **where, call=call, predicted=prediction)  # type: ignore[arg-type]
+        base = CheckedCall(
+            verdict, detail, record.seq, record.step, record.phase, record.layer,
+            call=call, predicted=prediction, process=record.process,
+        )  # fmt: skip
         checked.append(base if index is None else replace(base, **_seen(observed, index)))
     unknown = np.flatnonzero((observed.seq < 0) & ~observed.replayed).tolist()
     left = [

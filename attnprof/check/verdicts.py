@@ -54,7 +54,8 @@ class CheckedCall:
     """One attention call with its verdict.
 
     ``observed`` and ``predicted`` are None where there is none; ``call`` is what was predicted for.
-    ``duration_ns`` is GPU time. ``seq``, ``step`` and ``layer`` are None where unknown.
+    ``duration_ns`` is GPU time. ``seq``, ``step`` and ``layer`` are None where unknown,
+    ``process`` where no call was recorded: 0 is the first of the run's processes.
     """
 
     verdict: Verdict
@@ -69,6 +70,7 @@ class CheckedCall:
     inferred: InferredCall | None = None
     duration_ns: int | None = None
     num_kernels: int = 0
+    process: int | None = None
 
     @property
     def num_splits(self) -> int | None:

@@ -29,6 +29,7 @@ class ReportTable(str, Enum):
     SPLITS = "splits"
     PHASES = "phases"
     STEPS = "steps"
+    PROCESSES = "processes"
     SPLITTING = "splitting"
     VERDICTS = "verdicts"
     RANKS = "ranks"

@@ -9,6 +9,7 @@ from types import ModuleType
 from attnprof.instrument import flash_attn, sdpa, steps
 from attnprof.instrument.imports import when_imported
 from attnprof.instrument.recorder import Recorder
+from attnprof.instrument.undescribed import reason
 
 __all__ = ["Recorder", "instrument"]
 
@@ -24,7 +25,10 @@ def instrument(recorder: Recorder) -> Iterator[Recorder]:
 
         def patch_when(name: str, patch: Callable[[ModuleType], Callable[[], None]]) -> None:
             def patch_module(module: ModuleType) -> None:
-                undo.callback(patch(module))
+                try:
+                    undo.callback(patch(module))
+                except Exception as error:  # a library of that name that is another than the one known
+                    recorder.note(f"attention calls of {name} are not recorded: {reason(error)}")
 
             undo.callback(when_imported(name, patch_module))
 

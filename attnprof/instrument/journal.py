@@ -40,6 +40,20 @@ def create() -> tuple[int, int] | None:
     return made[0], made[1]
 
 
+def create_files(stem: str) -> tuple[int, int]:
+    """The descriptors of an empty journal in the files STEM.calls and STEM.texts. Raises OSError."""
+    made: list[int] = []
+    try:
+        for ending in (".calls", ".texts"):
+            made.append(os.open(stem + ending, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.posix_fallocate(made[-1], 0, _CHUNK)
+    except OSError:
+        for descriptor in made:
+            os.close(descriptor)
+        raise
+    return made[0], made[1]
+
+
 def has_calls(calls: int) -> bool:
     """Whether any call has been made."""
     return any(os.pread(calls, SLOT.size, FORKED.size))

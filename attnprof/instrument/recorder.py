@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -36,9 +38,15 @@ class Recorder:
     the calls of a process that ends before that.
     """
 
-    def __init__(self, ranges: Ranges | None = None, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        ranges: Ranges | None = None,
+        journal: Journal | None = None,
+        journal_of_fork: Callable[[], Journal] | None = None,
+    ) -> None:
         self.ranges = ranges or NoRanges()
         self.journal = journal
+        self._journal_of_fork = journal_of_fork  # may raise OSError
         self.steps: list[dict[str, Any]] = []
         self.notes: dict[str, None] = {}  # a set that keeps its order
         self.model: dict[str, Any] | None = None  # the first model that made a step
@@ -52,7 +60,8 @@ class Recorder:
         self._layer = self.ranges.channel("layer")
         self._phases = {phase: self.ranges.channel(phase) for phase in ("prefill", "decode")}
         self._forked = False
-        os.register_at_fork(after_in_child=self._pause)  # a forked child's records would be lost
+        self._journal_before_fork: Journal | None = None
+        os.register_at_fork(after_in_child=functools.partial(_note_fork_of, weakref.ref(self)))
 
     @property
     def in_step(self) -> bool:
@@ -77,6 +86,8 @@ class Recorder:
 
         ``plain`` is the same where the arguments hold tensors, without them. Returns the call's number.
         """
+        if self._forked:
+            self._begin_in_fork()
         context = self._context
         seq, step, layer = next(self._seq), context.step, context.layer
         self._calls.append((seq, step, context.phase, layer, describe, arguments))
@@ -100,6 +111,8 @@ class Recorder:
 
     def begin_step(self, phase: str, seqlen_q: int | None, seqlen_k: int | None, batch: int | None) -> None:
         """Opens one model forward: "prefill" or "decode". Steps count from 0 over the whole process."""
+        if self._forked:
+            self._begin_in_fork()
         step = len(self.steps)
         made = {"step": step, "phase": phase, "batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k}
         self.steps.append(made)
@@ -137,10 +150,10 @@ class Recorder:
             self.fact("note", sentence)
 
     def skip_call(self) -> None:
-        """A call made while paused. Those of a forked process are lost: that there were some is kept."""
-        if self._forked and self.journal is not None:
+        """A call made while paused. Those of a forked process may be lost: that there were some is kept."""
+        if self._forked and self._journal_before_fork is not None:
             self._forked = False
-            self.journal.forked()
+            self._journal_before_fork.forked()
 
     def write(self, path: Path) -> int:
         """Writes calls.jsonl, one object per call in order of ``seq``; returns the number of calls."""
@@ -156,8 +169,33 @@ class Recorder:
             with suppress(OSError):
                 self.journal.fact(name, value)
 
-    def _pause(self) -> None:
-        self.paused = self._forked = True
+    def _note_fork(self) -> None:
+        if self.journal is not None:
+            self._journal_before_fork, self.journal = self.journal, None  # which is the other process's
+        self._forked = True
+        self.paused = self._journal_of_fork is None
+
+    def _begin_in_fork(self) -> None:
+        """At the first step or call of a forked process: what it makes is its own, and counts from 0."""
+        if self._journal_of_fork is None:
+            return
+        self._calls, self._raised, self.steps, self._seq = [], {}, [], itertools.count()
+        try:
+            self.journal = self._journal_of_fork()
+        except OSError:
+            self.paused = True
+            self.skip_call()
+            return
+        self._forked = False
+        for name in ("model", "attn_implementation"):
+            self.fact(name, getattr(self, name))
+        for sentence in self.notes:
+            self.fact("note", sentence)
+
+
+def _note_fork_of(recorder: weakref.ref[Recorder]) -> None:
+    if (alive := recorder()) is not None:
+        alive._note_fork()
 
 
 def shape(tensor: Any) -> Any:

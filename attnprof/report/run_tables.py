@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from attnprof.report.tables import Column, Table, duration, percent
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attnprof.check.check_run import CheckResult
 
 _LENGTHS_SHOWN = 3
+_COMMAND = 40  # characters of a process's command line
 _SOURCES = {True: "observed", False: "predicted"}
 
 
@@ -72,6 +73,24 @@ def spans(numbers: Sequence[int]) -> str:
 
 def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}–{last}"
+
+
+def processes_table(processes: Sequence[Mapping[str, Any]]) -> Table:
+    """The processes of a run that has several, as run.json lists them, in the order of their numbers."""
+    columns = (
+        Column("process", right=True), Column("label", "rank or name"), Column("pid", right=True),
+        Column("prefill", right=True), Column("decode", right=True), Column("calls", right=True),
+        Column("command"), Column("rank"), Column("python"), Column("first_seq"),
+    )  # fmt: skip
+    rows = [tuple(one.get(column.key) for column in columns) for one in processes]
+    if len(rows) < 2:
+        rows = []
+    shown = [
+        [*("" if value is None else str(value) for value in row[:3]),
+         *(f"{count:,}" if count else "" for count in row[3:6]), str(row[6] or "")[:_COMMAND], "", "", ""]
+        for row in rows
+    ]  # fmt: skip
+    return Table("processes", columns, rows, shown, f"{len(rows)} processes")
 
 
 def attention_table(totals: Sequence[KernelTotal]) -> Table:

@@ -19,6 +19,7 @@ from attnprof.report.run_tables import (
     attention_table,
     kernels_table,
     lengths,
+    processes_table,
     splits_table,
     verdicts_table,
 )
@@ -57,6 +58,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
+        "processes": processes_table((run.config.get("workload") or {}).get("processes") or ()),
         "splits": splits_table(splits),
         "splitting": split_cost_table(split_costs(run.timeline, run.observed)),
         "attention": attention_table(totals),
@@ -140,6 +142,8 @@ def _volume(run: Recording) -> str:
 def _story(splits: list[SplitRow], result: CheckResult) -> list[str]:
     """The answer to "which kernel, how many splits, when does it change", decode first."""
     decode = [row for row in splits if row.phase == "decode" and row.num_splits is not None]
+    if result.several_processes:  # the first alone: each has its own timeline in the table
+        decode = [row for row in decode if row.processes == decode[0].processes]
     if not decode:
         return _story_without_decode(splits)
     first = decode[0]

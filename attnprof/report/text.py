@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attnprof.report.summary import Report
 
 _LABEL_WIDTH = 10
-_TABLES = ("phases", "steps", "splits", "splitting", "attention", "verdicts")
+_TABLES = ("phases", "steps", "processes", "splits", "splitting", "attention", "verdicts")
 _FINDINGS_SHOWN = 10
 _ROWS_SHOWN, _MORE_WORTH_SAYING = 40, 5
 _UNIT = re.compile(r"(?<=\d) (?=(%|ns|µs|ms|s)\b|%)")  # between a number and its unit
@@ -113,7 +113,12 @@ def _where(call: CheckedCall | None) -> str:
     """A call's number, step and layer, as far as they are known."""
     if call is None:
         return ""
-    parts = (("call", call.seq), (call.phase, call.step), ("layer", call.layer))
+    parts = (
+        ("process", call.process or None),
+        ("call", call.seq),
+        (call.phase, call.step),
+        ("layer", call.layer),
+    )
     return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
 
 

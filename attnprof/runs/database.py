@@ -16,7 +16,7 @@ from attnprof.errors import RunError
 from attnprof.files import durable
 from attnprof.runs import full_disk, run_folders
 from attnprof.runs.dataframes import Column, kernel_columns, range_columns
-from attnprof.runs.schema import SCHEMA
+from attnprof.runs.schema import PROCESS, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ _VIEWS = {
 
 
 def write_database(path: Path, config: Mapping[str, Any], timeline: Timeline, result: CheckResult) -> None:
-    """Writes ``path``: tables run, kernels, ranges and calls (each with its verdict), views, the schema."""
+    """Writes ``path``: tables run, kernels, ranges, calls (each with its verdict) and processes, views."""
     db = sqlite_utils.Database(path)
     db.conn.execute("pragma synchronous = off")  # the folder gets its name only when all is written
     db["run"].insert_all(
@@ -58,6 +58,9 @@ def write_database(path: Path, config: Mapping[str, Any], timeline: Timeline, re
     _write(db, "kernels", len(timeline.trace.kernels), lambda rows: kernel_columns(timeline, rows))
     _write(db, "ranges", len(timeline.trace.ranges), lambda rows: range_columns(timeline, rows))
     _write_calls(db, result.calls)
+    if processes := (config.get("workload") or {}).get("processes"):
+        db["processes"].create(PROCESS, pk="process")
+        db["processes"].insert_all({name: one.get(name) for name in PROCESS} for one in processes)
     for name, select in _VIEWS.items():
         db.create_view(name, select)
     db.conn.execute(f"pragma user_version = {SCHEMA}")

@@ -7,7 +7,7 @@ layer, call.  calls: ``attnprof.check.call_rows``.  Unknown numbers are <NA>.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from attnprof.arrays import Narrow, occurring
 from attnprof.check.call_rows import CALL_COLUMNS, call_row
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.runs.schema import PROCESS
 from attnprof.trace.timeline import PHASE_NAMES
 
 if TYPE_CHECKING:
@@ -122,6 +123,14 @@ def ranges_frame(timeline: Timeline, rows: slice = _EVERY) -> pd.DataFrame:
 def _frame(columns: dict[str, Column]) -> pd.DataFrame:
     frame: pd.DataFrame = pd.DataFrame({name: column.of_frame() for name, column in columns.items()})
     return frame
+
+
+def processes_frame(processes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per process as run.json lists them; columns as ``attnprof.runs.schema.PROCESS`` has them."""
+    rows = [[one.get(name) for name in PROCESS] for one in processes]
+    frame = pd.DataFrame(rows, columns=list(PROCESS))
+    typed: pd.DataFrame = frame.astype({name: "Int64" for name, kind in PROCESS.items() if kind is int})
+    return typed
 
 
 def calls_frame(result: CheckResult, rows: slice = _EVERY) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attnprof.runs import run_folders
 from attnprof.runs.run_builder import RunBuilder, new_run, refuse_taken
 from attnprof.trace.open_trace import open_trace
+from attnprof.trace.process_numbers import numbered_through
 from attnprof.trace.saved_trace import save_trace
 from attnprof.trace.timeline import timeline_columns
 from attnprof.version import __version__
@@ -69,6 +70,7 @@ def finish(builder: RunBuilder, trace: Trace, config: dict[str, Any], status: st
     """Writes what every run folder holds beside the recorder's files, and gives the folder its final name."""
     from attnprof.runs.run import Run
 
+    trace = numbered_through(trace, (config.get("workload") or {}).get("processes") or ())
     made = {**builder.heading, "status": status, "attnprof": __version__}
     config = {**made, **config, "trace": trace_summary(trace)}
     run = Run(builder.final.name, folder=builder.folder, trace_path=None, config=config)

@@ -245,6 +245,13 @@ class Run:
 
         return calls_frame(self.check())
 
+    @property
+    def processes(self) -> pd.DataFrame:
+        """One row per process of a run that has several: its number, rank or name, steps and calls."""
+        from attnprof.runs.dataframes import processes_frame
+
+        return processes_frame((self.config.get("workload") or {}).get("processes") or ())
+
     def plot_splits(self) -> Figure:
         """num_splits and kernel over decode steps, as a matplotlib figure."""
         return self._draw("splits")

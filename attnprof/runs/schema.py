@@ -2,6 +2,7 @@
 
 1: attnprof.db states nothing (user_version 0).
 2: attnprof.db states its schema and when it was made; run.json has no name, the folder has.
+3: calls say which process made them; a run of several lists them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from typing import Any
 
 from attnprof.files.untrusted import read_json, require_shape
 
-SCHEMA = 2
+SCHEMA = 3
 
 Config = dict[str, Any]
 
 _GPU = {
     "name": str, "sm_major": int, "sm_minor": int, "num_sms": int, "smem_per_sm": int,
     "smem_per_block_optin": int, "vendor": str,
+}  # fmt: skip
+PROCESS = {  # of the processes of a run that has several; its keys are the columns of every table of them
+    "process": int, "label": str, "pid": int, "rank": int, "command": str, "python": str, "first_seq": int,
+    "calls": int, "prefill": int, "decode": int,
 }  # fmt: skip
 SHAPE = {  # of what is read of run.json
     "schema": int, "status": str, "kind": str, "created": str, "attnprof": str, "error": str,
@@ -32,6 +37,7 @@ SHAPE = {  # of what is read of run.json
         "steps": [{"step": int, "seqlen_k": int}],
         "prompt_lengths": [int], "batch": int, "prompt_tokens": int, "max_new_tokens": int,
         "status": str, "error": str, "hint": str, "exit_code": int, "num_calls": int,
+        "processes": [PROCESS],
         "workload": str, "attn_implementation": str, "device": str, "cache": str, "seed": (int, float),
     },
     "predict": {"gpu": _GPU, "library": str, "version": str},
@@ -56,7 +62,11 @@ def _from_1(config: Config) -> Config:
     return {key: value for key, value in config.items() if key != "name"}
 
 
-_STEPS: dict[int, Callable[[Config], Config]] = {1: _from_1}
+def _from_2(config: Config) -> Config:
+    return config  # of one process, as a run without a list of them is
+
+
+_STEPS: dict[int, Callable[[Config], Config]] = {1: _from_1, 2: _from_2}
 
 
 def upgraded(config: Config) -> Config:

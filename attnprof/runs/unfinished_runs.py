@@ -50,27 +50,31 @@ class _Recorded:
 
     def __init__(self, folder: Path) -> None:
         from attnprof.capture.nsys_files import EXPORT, REPORT
+        from attnprof.capture.own_recordings import own_recordings
         from attnprof.capture.saved_calls import saved_journal
         from attnprof.workloads.child import CALLS_FILE, TORCH_TRACE, WORKLOAD_FILE
 
         self.calls = folder / CALLS_FILE
         self.workload = _json(folder / WORKLOAD_FILE)
         self.kept = saved_journal(folder) if self.workload is None else None
+        joined = bool((self.workload or {}).get("processes"))
+        self.of_others = 0 if joined else sum(len(one.kept.calls) for one in own_recordings(folder))
         # The export last: it may be cut where the report it is made from still stands.
         places = [folder / TORCH_TRACE, *folder.glob(f".*/{REPORT}"), folder / REPORT, folder / EXPORT]
         self.traces = [path for path in places if path.exists() and path.stat().st_size]
 
     @property
     def usable(self) -> bool:
-        known = bool(self.kept and self.kept.calls)
+        known = bool((self.kept and self.kept.calls) or self.of_others)
         return known or bool(self.traces) or (self.calls.exists() and self.calls.stat().st_size > 0)
 
     def texts(self) -> list[str]:
         texts = [f"{path.name} ({path.stat().st_size / 1e6:,.1f} MB)" for path in self.traces]
         if self.workload is not None:
-            return [f"{self.workload.get('num_calls') or 0:,} attention calls", *texts]
-        if self.kept and self.kept.calls:
-            return [f"{len(self.kept.calls):,} attention calls", *texts]
+            return [f"{(self.workload.get('num_calls') or 0) + self.of_others:,} attention calls", *texts]
+        if (self.kept and self.kept.calls) or self.of_others:
+            known = len(self.kept.calls) if self.kept else 0
+            return [f"{known + self.of_others:,} attention calls", *texts]
         return [*(["some attention calls"] if self.usable and self.calls.exists() else []), *texts]
 
 
@@ -151,6 +155,8 @@ def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
     """A run of what a recording left that was cut off: called complete only where nothing is missing."""
     from attnprof.capture.exit_status import unwritten
     from attnprof.capture.nsys_files import REPORT
+    from attnprof.capture.own_recordings import join
+    from attnprof.capture.saved_calls import Kept
     from attnprof.workloads.child import PID_FILE
 
     folder = builder.folder
@@ -164,6 +170,10 @@ def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
             found.workload = unwritten(found.kept, INTERRUPTED, None, None)
         else:
             _keep_whole_lines(found.calls)
+    if found.of_others:
+        empty = unwritten(Kept([], [], [], {}), INTERRUPTED, None, None)
+        found.workload, said = join(folder, found.workload or empty)
+        notes += said
     status = str((found.workload or {}).get("status", INTERRUPTED))
     if trace is None and known.get("recorder") != "none":
         notes.append("the recorder had written no trace")

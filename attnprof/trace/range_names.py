@@ -37,6 +37,13 @@ _PHASES = (  # a word that must be there, the rule, the phase
 )
 
 
+def own_calls(trace: Trace) -> Bool:
+    """Which ranges are of attention calls that attnprof recorded: their payload is the call's number."""
+    ranges, strings = trace.ranges, trace.strings
+    domain, name = _reads(ranges.domain, OWN_DOMAIN, strings), _reads(ranges.name, "attn", strings)
+    return ranges.has_payload & domain & name
+
+
 def named_attributes(trace: Trace) -> tuple[dict[str, Int32], Bool]:
     """Each attribute of each range by its name alone, and which ranges are attnprof's own.
 

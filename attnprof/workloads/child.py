@@ -24,6 +24,7 @@ from attnprof.workloads.spec import ChildSpec, Program
 if TYPE_CHECKING:
     from attnprof.instrument import Recorder
     from attnprof.instrument.journal import Journal
+    from attnprof.workloads.injected import ProcessFiles
 
 HANDED = "ATTNPROF_CHILD"  # environment variable with what is the user's own: Handed, as JSON
 PID_FILE = "child.pid"
@@ -78,6 +79,9 @@ def _take_up_tmpdir(handed: Handed) -> None:
 
 
 def _run_other(spec: ChildSpec, program: Program) -> int:
+    from attnprof.workloads.injected import environment
+
+    os.environ.update(environment(spec.ranges, Path(spec.folder), os.environ))
     started = time.perf_counter()
     process = subprocess.Popen([program.target, *program.arguments])
     # SIGINT is sent to the whole group, as by a terminal; what this process alone gets is passed on to it.
@@ -97,17 +101,23 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
 
 def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
     from attnprof.instrument import Recorder
+    from attnprof.workloads.injected import ProcessFiles, environment, folder_of, ranges_of
 
-    recorder = Recorder(_ranges(spec), _journal(handed))
+    ranges, silent = ranges_of(spec.ranges)
+    forks = ProcessFiles(folder_of(Path(spec.folder)))
+    recorder = Recorder(ranges, _journal(handed), forks.journal)
+    if silent:
+        recorder.note(silent)
     for name, value in _asked(spec).items():
         recorder.fact(name, value)
     for note in spec.notes:
         recorder.note(note)
-    finish = _Finish(spec, recorder, handed)
+    finish = _Finish(spec, recorder, handed, forks)
     if spec.program is None:
         code = finish.run(functools.partial(_run_workload, spec, recorder, finish))
         finish.write()
         return code
+    os.environ.update(environment(spec.ranges, Path(spec.folder), os.environ))  # for what it starts
     # Registered before anything of the program's, so called after all of it: calls made at exit are kept.
     atexit.register(finish.at_exit)
     code = finish.run(functools.partial(_run_program, spec.program))
@@ -119,13 +129,13 @@ def _run_recorded(spec: ChildSpec, handed: Handed) -> int:
 class _Finish:
     """Records while something runs, and then writes what it made of it."""
 
-    def __init__(self, spec: ChildSpec, recorder: Recorder, handed: Handed) -> None:
+    def __init__(self, spec: ChildSpec, recorder: Recorder, handed: Handed, forks: ProcessFiles) -> None:
         from attnprof.instrument import instrument
 
         self.pid = os.getpid()
         self.started = time.perf_counter()
         self.facts: dict[str, Any] = {}
-        self._spec, self._recorder = spec, recorder
+        self._spec, self._recorder, self._forks = spec, recorder, forks
         self._duration = 0.0
         self._code = 0
         self._error: AttnprofError | str | None = None
@@ -155,8 +165,9 @@ class _Finish:
         _write(self._spec, self._recorder, self.facts, self._code, self._error, self._duration)
 
     def at_exit(self) -> None:
-        """The same as the last thing that the interpreter does; not in a process forked from this one."""
+        """The same as the last thing that the interpreter does; a process that was forked writes its own."""
         if os.getpid() != self.pid:
+            self._forks.finish(self._recorder)
             return
         try:
             self.write()
@@ -190,17 +201,6 @@ def _prepare(spec: ChildSpec, recorder: Recorder) -> Callable[[], dict[str, Any]
     assert spec.attention is not None
     prepare = kvcache.prepare if spec.attention.kind == "kvcache" else packed.prepare
     return prepare(spec.attention, recorder)
-
-
-def _ranges(spec: ChildSpec) -> Any:
-    from attnprof.instrument import ranges
-
-    kinds: dict[str, Callable[[], ranges.Ranges]] = {
-        "nvtx": ranges.NvtxRanges,
-        "torch": ranges.RecordFunctionRanges,
-        "none": ranges.NoRanges,
-    }
-    return kinds[spec.ranges]()
 
 
 def _asked(spec: ChildSpec) -> dict[str, Any]:
@@ -318,15 +318,15 @@ def _write(
 ) -> None:
     """Writes calls.jsonl, then workload.json: the latter says that the former is whole."""
     from attnprof.machine.library_versions import versions
-    from attnprof.workloads.environment import compiled_graphs, gpu
+    from attnprof.workloads.environment import compiled_note, gpu
 
     folder = Path(spec.folder)
     calls = recorder.write(folder / CALLS_FILE) if recorder else 0
     steps = recorder.steps if recorder else []
     first = steps[0] if steps else {}
     device = gpu()
-    if recorder and (graphs := compiled_graphs()):
-        recorder.note(f"torch.compile made {graphs} graphs: attention calls inside them are not recorded")
+    if recorder and (note := compiled_note()):
+        recorder.note(note)
     if code and error is None:
         error = f"the program ended with exit code {code}"
     workload = {
@@ -354,10 +354,14 @@ def _write(
     unnamed.rename(folder / WORKLOAD_FILE)
 
 
-if __name__ == "__main__":
+def start(argv: list[str]) -> int:
+    """``main``, with what the run folder refuses said in a line."""
     try:
-        code = main(sys.argv[1:])
+        return main(argv)
     except OSError as failure:
         _say_unwritten(failure)
-        code = 1
-    sys.exit(code)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(start(sys.argv[1:]))

@@ -24,9 +24,12 @@ def gpu() -> dict[str, Any] | None:
     return known | {name: value for name, value in told.items() if value}
 
 
-def compiled_graphs() -> int:
-    """Graphs that torch.compile made in this process: attention inside them runs no Python."""
+def compiled_note() -> str:
+    """A sentence where torch.compile made graphs in this process: attention inside them runs no Python."""
     if "torch._dynamo.utils" not in sys.modules:
-        return 0
+        return ""
     counters: Any = sys.modules["torch._dynamo.utils"].counters
-    return int(counters["stats"].get("unique_graphs", 0))
+    graphs = int(counters["stats"].get("unique_graphs", 0))
+    if not graphs:
+        return ""
+    return f"torch.compile made {graphs} graphs: attention calls inside them are not recorded"

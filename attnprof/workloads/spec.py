@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from attnprof.workloads.presets import DEFAULT_MODEL, PRESETS, find_preset, unkn
 RangeKind = Literal["nvtx", "torch", "none"]
 DEFAULT_PROMPT_TOKENS = 25
 CHILD_MODULE = "attnprof.workloads.child"
+_BY_PATH = Path(__file__).with_name("child_by_path.py")
 KINDS = ("generate", "kvcache", "varlen")
 _PAGE_MULTIPLE = 256  # flash_attn's mha_fwd_kvcache refuses any other page
 
@@ -114,7 +116,7 @@ def _check_device(name: str) -> None:
 class Program:
     """A program of the user's: a Python script, module or command line run in-process, or any other program.
 
-    ``mode`` "other" is started as it is: its attention calls are not recorded.
+    ``mode`` "other" is started as it is; each Python among it and its children records itself.
     """
 
     mode: Literal["script", "module", "command", "other"]
@@ -141,13 +143,15 @@ def parse_program(argv: list[str]) -> tuple[Program, tuple[str, ...]]:
             raise UsageError(
                 f"{head} is not on PATH", hint="give the script itself: attnprof run -- script.py"
             )
-        return _python(rest), _same_interpreter(found)
+        parsed = _python(list(rest))
+        if _is_ours(found):
+            return parsed, ()
+        return Program("other", head, tuple(rest)), _kept_out(head, parsed.interpreter_flags)
     if head == "-m" or head.endswith(".py"):
         return _python(list(argv)), ()
     if shutil.which(head) is None:
         raise UsageError(f"cannot run {head}: no such program", hint="check the path after --")
-    note = f"{head} is no Python program: its kernels and ranges are recorded, its attention calls are not"
-    return Program("other", head, tuple(rest)), (note,)
+    return Program("other", head, tuple(rest)), ()
 
 
 def _python(arguments: list[str]) -> Program:
@@ -166,11 +170,19 @@ def _python(arguments: list[str]) -> Program:
     return Program("script", arguments[0], tuple(arguments[1:]), tuple(flags))
 
 
-def _same_interpreter(found: str) -> tuple[str, ...]:
+def _is_ours(found: str) -> bool:
     # Two virtual environments share the binary their links lead to: compare where the links are.
-    if Path(found).absolute().parent == Path(sys.executable).absolute().parent:
-        return ()
-    return (f"the program runs under attnprof's own Python ({sys.executable}), not under {found}",)
+    return os.path.dirname(os.path.abspath(found)) == os.path.dirname(os.path.abspath(sys.executable))  # noqa: PTH100, PTH120
+
+
+def keeping_out(flags: Iterable[str]) -> str:
+    """The flag with which a Python reads neither PYTHONPATH nor sitecustomize; "" where there is none."""
+    return next((flag for flag in flags if re.fullmatch(r"-[A-Za-z]*[EIS][A-Za-z]*", flag)), "")
+
+
+def _kept_out(head: str, flags: tuple[str, ...]) -> tuple[str, ...]:
+    flag = keeping_out(flags)
+    return (f"{head} {flag} keeps attnprof out: its attention calls could not be recorded",) if flag else ()
 
 
 @dataclass(frozen=True)
@@ -194,7 +206,9 @@ class ChildSpec:
     def command(self) -> list[str]:
         """The child's command line; it needs nothing else, so that it can be copied and run."""
         flags = self.program.interpreter_flags if self.program else ()
-        return [sys.executable, *flags, "-m", CHILD_MODULE, self.to_json()]
+        # Without the site module, or PYTHONPATH, attnprof is found by its path alone.
+        start = [str(_BY_PATH)] if keeping_out(flags) else ["-m", CHILD_MODULE]
+        return [sys.executable, *flags, *start, self.to_json()]
 
     def to_json(self) -> str:
         """Only what differs from the defaults."""

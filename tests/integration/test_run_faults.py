@@ -64,20 +64,40 @@ def test_a_program_that_replaces_itself_is_said_to_and_keeps_the_calls_before(tm
     result = capture(tmp_path / "run", ATTEND + f"os.execv({sys.executable!r}, ['python', '-c', 'print(6)'])")
     assert (result.exit_code, calls(tmp_path / "run")) == (0, [4, 4, 4])
     (note,) = result.notes
-    assert note.startswith(
-        f"the program replaced itself by {sys.executable} (exec): attention calls after that"
-    )
+    assert note == f"the program replaced itself by {sys.executable} (exec), which recorded no attention call"
     assert capfd.readouterr().out == "6\n"
 
 
-def test_a_forked_process_writes_nothing_over_the_programs_own_calls_and_is_named(tmp_path):
+def test_the_calls_of_what_a_program_became_are_kept_too(tmp_path):
+    again = (
+        "import torch; q = torch.zeros(1, 2, 6, 8); torch.nn.functional.scaled_dot_product_attention(q, q, q)"
+    )
+    result = capture(tmp_path / "run", ATTEND + f"os.execv({sys.executable!r}, ['python', '-c', {again!r}])")
+    assert (result.exit_code, calls(tmp_path / "run")) == (0, [4, 4, 4, 6])
+    assert result.notes == (f"the program replaced itself by {sys.executable} (exec)",)
+    main, became = result.workload["processes"]
+    assert (main["calls"], became["calls"], became["first_seq"]) == (3, 1, 3)
+
+
+def test_a_forked_process_writes_nothing_over_the_programs_own_calls_and_has_its_own(tmp_path):
     text = (
         ATTEND
         + "if os.fork() == 0:\n    attend(2, 9)\n    sys.exit(7)\nos.wait()\nattend(1, 5)\nsys.exit(3)\n"
     )
     result = capture(tmp_path / "run", text)
     assert result.exit_code == result.workload["exit_code"] == 3
-    assert calls(tmp_path / "run") == [4, 4, 4, 5]
+    assert calls(tmp_path / "run") == [4, 4, 4, 5, 9, 9]
+    assert [one["calls"] for one in result.workload["processes"]] == [4, 2]
+
+
+def test_a_forked_process_that_has_no_place_for_its_calls_goes_on_and_is_counted(tmp_path):
+    text = (
+        ATTEND
+        + "import shutil\nshutil.rmtree(os.environ['ATTNPROF_RECORD'].split('|')[2])\n"
+        + "if os.fork() == 0:\n    attend(2, 9)\n    sys.exit(0)\nassert os.wait()[1] == 0\nattend(1, 5)\n"
+    )
+    result = capture(tmp_path / "run", text)
+    assert (result.exit_code, calls(tmp_path / "run")) == (0, [4, 4, 4, 5])
     assert (
         "attention calls of processes that the program forked are not recorded (processes: 1)" in result.notes
     )
@@ -92,7 +112,7 @@ def test_other_processes_that_load_torch_are_told_from_forks_and_helpers(tmp_pat
     waits = "print('up', flush=True); import time; time.sleep(60)"
     script = tmp_path / "worker.py"
     script.write_text(loads + waits)
-    pid_file = tmp_path / "pid"
+    pid_file = tmp_path / "child.pid"
     text = f"""
 import os, subprocess, sys
 {loads}
@@ -113,7 +133,7 @@ for other in others:
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
         pid_file.write_text(str(program.pid))
-        others = OtherProcesses(pid_file)
+        others = OtherProcesses(tmp_path)
         others.look()
         (said,) = others.told()
         shown = f"{sys.executable} {script}"[:50]

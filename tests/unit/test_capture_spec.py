@@ -60,18 +60,27 @@ def test_modules_and_command_texts_run_in_process():
     assert parse_program(["python", "-c", "pass", "x"])[0] == Program("command", "pass", ("x",))
 
 
-def test_this_interpreter_needs_no_note_and_another_gets_one(script, tmp_path):
-    assert parse_program([sys.executable, script])[1] == ()
+def test_another_environments_python_is_run_as_it_is(script, tmp_path):
+    assert parse_program([sys.executable, script])[0].mode == "script"
     other = tmp_path / "python3"
     other.symlink_to(sys.executable)
-    (note,) = parse_program([str(other), script])[1]
-    assert "attnprof's own Python" in note
+    assert parse_program([str(other), "-u", script]) == (Program("other", str(other), ("-u", script)), ())
+    program, (note,) = parse_program([str(other), "-Iu", script])
+    assert program == Program("other", str(other), ("-Iu", script))
+    assert note == f"{other} -Iu keeps attnprof out: its attention calls could not be recorded"
 
 
-def test_any_other_program_is_run_as_it_is_and_said_so():
-    program, (note,) = parse_program(["sh", "-c", "true"])
-    assert program == Program("other", "sh", ("-c", "true"))
-    assert "attention calls are not" in note
+def test_any_other_program_is_run_as_it_is():
+    assert parse_program(["sh", "-c", "true"]) == (Program("other", "sh", ("-c", "true")), ())
+
+
+@pytest.mark.parametrize("flag", ["-S", "-I", "-E", "-uE"])
+def test_where_python_may_not_find_attnprof_the_child_is_started_by_its_path(script, flag):
+    program, _ = parse_program([sys.executable, flag, script])
+    command = ChildSpec("/f", "none", program=program).command()
+    assert command[:2] == [sys.executable, flag]
+    assert command[2].endswith("/attnprof/workloads/child_by_path.py")
+    assert "-m" in ChildSpec("/f", "none", program=Program("script", script)).command()
 
 
 @pytest.mark.parametrize(
