@@ -100,8 +100,9 @@ def _run() -> int:
     except AttnprofError as error:
         _tell(error, defaults)
         code = error.exit_code
-    except BrokenPipeError:  # the reader of our output went away (`| head`): there is nobody left to tell
+    except (BrokenPipeError, streams.ReaderGoneError):  # `| head`: there is nobody left to tell
         streams.drop(sys.stdout)
+        code = 128 + signal.SIGPIPE
     except (OSError, ImportError, MemoryError, sqlite3.Error) as error:
         streams.drop(sys.stdout)
         if isinstance(error, OSError) and error.filename is None and error.errno in _WRITING:
@@ -116,7 +117,7 @@ def _tell(error: AttnprofError, defaults: dict[str, dict[str, str]]) -> None:
     """The message, where a default that it speaks of was set, what to do; what was printed comes first."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except (OSError, streams.ReaderGoneError):
         streams.drop(sys.stdout)
     streams.say(f"error: {error.message}")
     with suppress(ConfigError):  # which the command did not come to ask

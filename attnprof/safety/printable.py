@@ -56,21 +56,24 @@ class GuardedStream:
             self._stream.write(shown)
         except UnicodeEncodeError as error:  # a terminal that is not UTF-8
             self._stream.write(shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
-        except OSError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
 
-    def _give_up(self) -> None:
-        """Of a spare stream; else the error that is being handled is raised again."""
-        if not self._spare:
-            raise
-        streams.drop(self._stream)
+    def _give_up(self, error: OSError) -> None:
+        """Of a spare stream; else the error is raised again."""
+        if self._spare:
+            streams.drop(self._stream)
+            return
+        if isinstance(error, BrokenPipeError):
+            raise streams.ReaderGoneError from error
+        raise error
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

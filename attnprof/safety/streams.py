@@ -30,6 +30,10 @@ def open_all() -> None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
+class ReaderGoneError(Exception):
+    """Who read our output went away. No OSError: libraries take one of these for theirs to answer."""
+
+
 def drop(stream: Any) -> None:
     """What is still to be written to a stream goes nowhere; Python would try again at its end."""
     with suppress(OSError, ValueError, AttributeError):

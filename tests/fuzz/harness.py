@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
-import hashlib
 import json
 import os
 import resource
@@ -24,6 +23,7 @@ import typer.main
 
 from tests.fuzz.damage_folders import damaged_subject, lay_out
 from tests.fuzz.dice import Dice
+from tests.fuzz.folder_state import state
 from tests.fuzz.subjects import RUNS, Subject, built_trace, subjects
 from tests.fuzz.uses import LONGEST, Place, command, examine
 
@@ -189,17 +189,6 @@ def _judged(ending: Ending, before: object, place: Path) -> Ending:
         return Ending(**{**asdict(ending), "why": why})
     shutil.rmtree(place)
     return ending
-
-
-def state(folder: Path) -> list[tuple[str, int, str]]:
-    """Every entry below a folder: its path, mode and content."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        regular = path.is_file() and not path.is_symlink()
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if regular else ""
-        found.append((str(path.relative_to(folder)), status.st_mode, content))
-    return found
 
 
 def _examine(dice: Dice, kind: str, place: Place) -> dict[str, object]:

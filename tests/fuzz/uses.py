@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -19,9 +20,20 @@ from xml.etree import ElementTree
 from attnprof.errors import AttnprofError
 from attnprof.report.summary import summarise
 from attnprof.runs.run import load
+from tests.fuzz.circumstances import (
+    COMMANDS,
+    STYLE,
+    Failing,
+    Terminal,
+    check_an_output,
+    drawn_environment,
+    drawn_options,
+    drawn_stream,
+    run_with,
+)
 from tests.fuzz.dice import Dice
 from tests.fuzz.subjects import CONFIG, RUNS, Kind
-from tests.support.command import Done, attnprof
+from tests.support.command import Done
 
 # What moves a cursor, hides or reorders text, or cannot be encoded; a line may end and have tabs.
 _UNPRINTABLE = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]")
@@ -38,6 +50,7 @@ _TAGS = frozenset(
 
 LIMIT_S = 10  # of processor time, for each thing that is done with an input
 LONGEST = [0.0]  # seconds, in this process
+STREAMS: list[Callable[[], io.StringIO]] = [io.StringIO, io.StringIO]  # how stdout and stderr are made
 
 
 class WrongError(AssertionError):
@@ -83,14 +96,24 @@ Use = Callable[[Dice, Place], str]
 
 def command(*arguments: str | Path, codes: tuple[int, ...] = (0, 1, 2, 3)) -> Done:
     """Runs attnprof; it ends as a command does that works, or that says in one error why it does not."""
+    out, err = STREAMS[0](), STREAMS[1]()
     with _timed(" ".join(map(str, arguments))):
-        done = attnprof(*map(str, arguments))
+        done = run_with(out, err, *map(str, arguments))
+    if isinstance(out, Failing) and out.failed:
+        if done.code != (141 if out.number == errno.EPIPE else 2):
+            raise WrongError(
+                f"exit code {done.code} of {arguments}, whose output found no room: {done.err[-300:]}"
+            )
+        return done
     if done.code not in codes:
         raise WrongError(f"exit code {done.code} of {arguments}: {done.err[-500:]}")
-    for stream in (done.out, done.err):
+    for made, text in ((out, done.out), (err, done.err)):
+        stream = STYLE.sub("", text) if isinstance(made, Terminal) else text
         if found := _UNPRINTABLE.search(stream):
             around = stream[max(0, found.start() - 40) : found.end() + 20]
             raise WrongError(f"{found.group()!r} reaches the terminal of {arguments}: {around!r}")
+    if isinstance(err, Failing) and err.failed:
+        return done
     errors = re.findall(r"^error: ", done.err, re.MULTILINE)
     if len(errors) > 1 or (done.code == 2 and not errors and "Usage:" not in done.err):
         raise WrongError(f"{len(errors)} error lines of {arguments}: {done.err[-500:]}")
@@ -226,9 +249,30 @@ def _configured(dice: Dice, place: Place) -> str:
     return "result" if done.code == 0 else "ConfigError"
 
 
+def _with_options(dice: Dice, place: Place) -> str:
+    """Any command with any options, in any environment, to any streams."""
+    name = dice.pick(COMMANDS)
+    drawn_environment(dice)
+    STREAMS[:] = [lambda: drawn_stream(dice), lambda: drawn_stream(dice)]
+    own: dict[str, list[str | Path]] = {
+        "diff": [place.target, place.whole], "gpus": [], "runs": [], "explain": ["--seqlen-k", "4096"],
+        "predict": ["--seqlen-k", "4096"], "sweep": ["--seqlen-k", "1:300"],
+    }  # fmt: skip
+    more = ["-o", place.out / "written"] if name == "export" else []
+    done = command(name, *drawn_options(dice, name), *own.get(name, [place.target]), *more)
+    return f"options {done.code}"
+
+
+def _output(dice: Dice, place: Place) -> str:
+    try:
+        return check_an_output(dice, place.target, place.out, command)
+    except AssertionError as error:
+        raise WrongError(str(error)) from error
+
+
 _TRACE_USES: tuple[Use, ...] = (
     _report, _report_json, _report_text, _check, _page, _page, _import, _import, _export, _export,
-    _nsys_report, _doctor, _diff,
+    _nsys_report, _doctor, _diff, _with_options, _with_options, _with_options, _output, _output,
 )  # fmt: skip
 _RARE: tuple[Use, ...] = (_plot, _ranks)
 

@@ -106,8 +106,11 @@ def test_a_file_that_is_made_takes_no_closed_streams_place(trace: Path, tmp_path
 
 @pytest.mark.parametrize("line", ["attnprof gpus", "attnprof sweep --seqlen-k 1:4096 --all --format csv"])
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, line: str) -> None:
-    code, out, err = shell(f"{line} | head -1", tmp_path)
+    code, out, err = shell(f"{{ {line}; echo $? >code; }} | head -1", tmp_path)
     assert (code, len(out.splitlines()), err) == (0, 1, "")
+    assert (tmp_path / "code").read_text() in ("0\n", "141\n")
+    if "sweep" in line:
+        assert (tmp_path / "code").read_text() == "141\n"
 
 
 @pytest.mark.parametrize("columns", ["8", "0", "999999999999999999999"])
