@@ -8,6 +8,8 @@ from typing import Any
 
 from attnprof.calls.call_files import read_json_lines
 from attnprof.calls.record_fields import require_record
+from attnprof.dispatch.libraries import library as library_of
+from attnprof.dispatch.library import FP8
 from attnprof.errors import RunError, UsageError
 from attnprof.model import AttentionCall, Library
 
@@ -69,12 +71,6 @@ def read_records(path: Path) -> list[CallRecord]:
     return sorted(records, key=lambda record: record.seq)
 
 
-_DTYPES = ("bf16", "fp16", "fp32")
-_FP8 = "float8_e4m3fn"
-_DTYPES_FA3 = (*_DTYPES, _FP8)
-_UNMODELLED_FA3 = {"qv": "q_v", "leftpad_k": "left padding"}
-
-
 def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotModelled:
     """The call that ``library`` receives for this record.
 
@@ -88,11 +84,11 @@ def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotM
         return _from_sdpa(fields, library)
     if fields["library"] != library:
         return NotModelled(f"the call went to {fields['library']}, not to {library}")
-    if fields["dtype"] not in (_DTYPES_FA3 if library == "flash_attn_3" else _DTYPES):
+    taken_by = library_of(library)
+    if fields["dtype"] not in taken_by.dtypes:
         return NotModelled(f"dtype {fields['dtype']}")
-    unmodelled = next((what for name, what in _UNMODELLED_FA3.items() if fields.get(name)), None)
-    if library == "flash_attn_3" and unmodelled:
-        return NotModelled(f"{unmodelled} was passed, which is not modelled")
+    if why := taken_by.not_modelled(fields):
+        return NotModelled(why)
     builders = {"fwd": _from_fwd, "varlen_fwd": _from_varlen, "fwd_kvcache": _from_kvcache}
     return builders[fields["entry"]](fields, library)
 
@@ -136,34 +132,16 @@ def _on_cuda(fields: dict[str, Any]) -> bool:
 
 def _common(fields: dict[str, Any]) -> dict[str, Any]:
     return {
-        "dtype": "fp8" if fields["dtype"] == _FP8 else fields["dtype"],
+        "dtype": "fp8" if fields["dtype"] == FP8 else fields["dtype"],
         "causal": bool(fields["causal"]),
         "window": tuple(fields["window"]),
         "softcap": float(fields["softcap"]),
         "alibi": bool(fields["alibi"]),
         "dropout_p": float(fields["dropout_p"]),
         "return_softmax": bool(fields["return_softmax"]),
-        "num_splits": _num_splits(fields),
-        **(_fa3(fields) if fields["library"] == "flash_attn_3" else {}),
+        "num_splits": int(fields.get("num_splits") or 0),
+        **library_of(fields["library"]).arguments(fields),
     }
-
-
-def _fa3(fields: dict[str, Any]) -> dict[str, Any]:
-    """What only flash_attn_3 takes."""
-    head_dim_v = fields["v"][-1]
-    return {
-        "head_dim_v": None if head_dim_v == fields["q"][-1] else head_dim_v,
-        "pack_gqa": fields.get("pack_gqa"),
-        "attention_chunk": int(fields.get("attention_chunk") or 0),
-        "sm_margin": int(fields.get("sm_margin") or 0),
-        "scheduler_metadata": bool(fields.get("scheduler_metadata")),
-    }
-
-
-def _num_splits(fields: dict[str, Any]) -> int:
-    """The argument where the entry has one; flash_attn_3's automatic choice, its 0, is AttentionCall's -1."""
-    given = int(fields.get("num_splits") or 0)
-    return -1 if fields["library"] == "flash_attn_3" and given == 0 and "num_splits" in fields else given
 
 
 def _from_fwd(fields: dict[str, Any], library: Library) -> AttentionCall:

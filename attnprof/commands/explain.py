@@ -70,6 +70,8 @@ def explain(
     if call is not None:
         from attnprof.runs.run import load
 
+        if call_flags["seqlen_k"] is not None:
+            raise UsageError("--call and --seqlen-k describe two calls", hint="give one of them")
         loaded = load(run)
         files = loaded.files
         explained = _of_run(loaded, call, run, call_flags, live_seqlen)
@@ -95,8 +97,6 @@ def _of_run(
     from attnprof.runs.run import gpu_from_options
     from attnprof.safety.next_command import next_command
 
-    if flags["seqlen_k"] is not None:
-        raise UsageError("--call and --seqlen-k describe two calls", hint="give one of them")
     if not loaded.records:
         raise CannotTellError(
             f"{loaded.name} holds no attention call records, so no call has a number",

@@ -18,7 +18,8 @@ from attnprof.model import Prediction, Reason
 if TYPE_CHECKING:
     from attnprof.dispatch.intervals import InferredCall
     from attnprof.dispatch.library import AttentionLibrary
-    from attnprof.model import AttentionCall, Gpu
+    from attnprof.dispatch.names.family import Family
+    from attnprof.model import AttentionCall, Gpu, Prediction
 
 LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn": "attnprof.dispatch.flash_attn2",
@@ -68,13 +69,13 @@ def all_libraries() -> dict[str, AttentionLibrary]:
     return {name: library(name) for name in LIBRARIES}
 
 
-def kernel_families() -> tuple[object, ...]:
+def kernel_families() -> tuple[Family, ...]:
     """The FAMILIES of every library that keeps them in its folder."""
     return _families(tuple(LIBRARIES.values()))
 
 
 @lru_cache(maxsize=8)
-def _families(folders: tuple[str, ...]) -> tuple[object, ...]:
+def _families(folders: tuple[str, ...]) -> tuple[Family, ...]:
     from importlib.util import find_spec
 
     modules = [f"{folder}.names" for folder in folders]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 NO_PREDICTION = 0
+FP8 = "float8_e4m3fn"  # as torch spells it
 FLASH_ATTN_FUNCTIONS: Mapping[Entry, str] = {
     "fwd": "flash_attn_func",
     "varlen_fwd": "flash_attn_varlen_func",
@@ -86,6 +87,7 @@ class AttentionLibrary(Protocol):
     """
 
     entries: tuple[Entry, ...] = ("fwd", "varlen_fwd", "fwd_kvcache")
+    dtypes: tuple[str, ...] = ("bf16", "fp16", "fp32")  # of recorded calls that are predicted
     functions: Mapping[Entry, str] = {}  # what people call it by, for sentences
     packages: tuple[str, ...] = ()  # its distributions on PyPI, the present name first
     module: str = ""  # a top-level module whose text tells the version better than its package
@@ -118,6 +120,14 @@ class AttentionLibrary(Protocol):
         """Which version lies here; None where there is none."""
         found = [version for package in self.packages for version in evidence.packages.get(package, ())]
         return InstalledLibrary(found[0], found[0]) if found else None
+
+    def not_modelled(self, record: Mapping[str, Any]) -> str:
+        """Why a recorded call is not predicted though its dtype and entry are; "" where it is."""
+        return ""
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fields of the AttentionCall that this library alone takes, or spells otherwise in a record."""
+        return {}
 
     def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
         """The split counts its heuristic weighs for these; None where that cannot be laid open."""

@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "dispatch": ("pure: a call and a GPU to launches, and back; a folder per library", "ground"),
     "machine": ("what is installed and configured here, and its processes", "ground files dispatch"),
     "trace": ("recorded traces, read into one timeline", "safety ground files machine"),
-    "calls": ("attention calls as recorded, and as files", "ground files trace"),
+    "calls": ("attention calls as recorded, and as files", "ground files dispatch trace"),
     "check": ("observed against predicted: a verdict per call", "ground dispatch trace calls"),
     "analysis": ("questions asked of a timeline and its checked calls", "ground dispatch trace check"),
     "report": ("text, tables, figures, the page", "safety ground files dispatch trace check analysis"),

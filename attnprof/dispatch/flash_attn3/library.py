@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from attnprof.dispatch.flash_attn3 import installed
+from collections.abc import Mapping
+from typing import Any
+
+from attnprof.dispatch.flash_attn3 import installed, records
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice
-from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, Evidence, InstalledLibrary, LibraryOfVersions
+from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, FP8, Evidence, InstalledLibrary, LibraryOfVersions
 
 
 class FlashAttention3(LibraryOfVersions):
@@ -15,9 +18,16 @@ class FlashAttention3(LibraryOfVersions):
     packages = installed.PACKAGES
     module = installed.MODULE
     files = installed.FILES
+    dtypes = (*LibraryOfVersions.dtypes, FP8)
 
     def installed(self, evidence: Evidence) -> InstalledLibrary | None:
         return installed.judge(evidence)
+
+    def not_modelled(self, record: Mapping[str, Any]) -> str:
+        return records.not_modelled(record)
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        return records.arguments(record)
 
     def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
         from attnprof.dispatch.flash_attn3.rules import split_choice

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import cast
 
 from attnprof.dispatch.aiter import names as aiter
 from attnprof.dispatch.flash_attn4 import names as flash_attn4
@@ -66,7 +65,7 @@ def family_of(kernel_name: str) -> Family | None:
     """The first row that a name matches."""
     if not _HINT.search(kernel_name):
         return None
-    families = (*FAMILIES, *cast("tuple[Family, ...]", kernel_families()))
+    families = (*FAMILIES, *kernel_families())
     own = own_name(kernel_name)
     return next((family for family in families if family.matches(kernel_name, own)), None)
 
