@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attnprof.dispatch.intervals import InferredCall
     from attnprof.dispatch.library import AttentionLibrary
     from attnprof.dispatch.names.family import Family
-    from attnprof.model import AttentionCall, Gpu, Prediction
+    from attnprof.model import AttentionCall, Gpu
 
 LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn": "attnprof.dispatch.flash_attn2",
