@@ -34,6 +34,7 @@ class CheckResult:
     """All verdicts of a run. ``cannot_tell`` is a sentence where the trace lacks what the question needs.
 
     ``only_other_kernels``: the trace holds kernels, all that ran, and none is of an attention library.
+    ``disbelief``: why the calls' phases could not be told.
     """
 
     calls: Sequence[CheckedCall]
@@ -44,6 +45,7 @@ class CheckResult:
     cannot_tell: str = ""
     hint: str = ""
     only_other_kernels: bool = False
+    disbelief: str | None = None
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -271,7 +273,8 @@ def check(
         if not why:
             why, hint = Coverage(Counter(call.verdict for call in recorded)).nothing_compared()
         library, version = target.most(recording.records)
-        return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint)
+        doubt = recording.disbelief
+        return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint, disbelief=doubt)
     target_gpu = gpu or recording.gpu
     sms = recording.sms_of_devices
     if gpu is not None:

@@ -9,6 +9,7 @@ from attnprof.check.check_run import CheckResult
 from attnprof.check.coverage import Coverage
 from attnprof.check.verdicts import FAILED, CheckedCall, Verdict
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
+from attnprof.model import STEP_PHASES
 
 BACKENDS: dict[str, tuple[str, ...]] = {
     "flash": ("fwd", "fwd_splitkv"),
@@ -38,8 +39,8 @@ class Expectation:
     def __post_init__(self) -> None:
         if self.backend is not None and self.backend not in BACKENDS:
             raise UsageError(f"--expect {self.backend} is none of {', '.join(BACKENDS)}")
-        if self.phase is not None and self.phase not in ("prefill", "decode"):
-            raise UsageError(f"--phase {self.phase} is none of prefill, decode")
+        if self.phase is not None and self.phase not in STEP_PHASES:
+            raise UsageError(f"--phase {self.phase} is none of {', '.join(STEP_PHASES)}")
         if self.min_compared is not None and not 0 <= self.min_compared <= 100:
             raise UsageError(f"--min-compared {self.min_compared:g} is no percentage from 0 to 100")
 
@@ -112,7 +113,7 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
     if not cannot_tell and expectation.phase is not None:
         cannot_tell, hint = coverage.nothing_compared()
         if not coverage.calls:
-            cannot_tell = f"there is no attention call in {expectation.phase}"
+            cannot_tell = result.disbelief or f"there is no attention call in {expectation.phase}"
             hint = "attnprof report shows the phases there are"
     least = expectation.min_compared
     if least is not None and coverage.compared and coverage.percent < least:

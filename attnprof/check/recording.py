@@ -23,6 +23,7 @@ class Recording:
     ``records_complete``: every attention call of the program is in ``records``.
     ``keys_of_step``: the KV length of each step, as the workload counted it.
     ``gpu``: the GPU the kernels ran on, ``sms_of_devices`` the SMs of each, as far as the trace says.
+    ``disbelief``: why phases and lengths of its steps could not be told; none of them is shown then.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Recording:
     keys_of_step: Mapping[int, int] = field(default_factory=dict)
     gpu: Gpu | None = None
     sms_of_devices: Mapping[int, int] = field(default_factory=dict)
+    disbelief: str | None = None
 
     @property
     def trace(self) -> Trace:

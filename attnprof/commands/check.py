@@ -78,6 +78,8 @@ def check(
     judgement = judge(result, expectation)
     if loaded.ending != "complete":
         print(f"note: {loaded.name}: {loaded.ending}", file=sys.stderr)
+    if result.disbelief:
+        print(f"note: {result.disbelief}", file=sys.stderr)
     if output_format is TableFormat.TABLE:
         print_check(
             judgement, (splits_table(split_rows(result.calls)), verdicts_table(result)), run or loaded.name
@@ -93,6 +95,7 @@ def check(
             "run": loaded.name,
             "exit_code": judgement.exit_code,
             "cannot_tell": judgement.cannot_tell or None,
+            "phases_unknown": result.disbelief,
             "hint": judgement.hint or None,
             "library": result.library,
             "version": result.version,

@@ -84,7 +84,9 @@ def _facts(run: Recording, result: CheckResult, phases: list[PhaseTotal]) -> lis
     facts = [("run", f"{run.name} ({run.ending})")]
     workload = config.get("workload") or {}
     if workload.get("model"):
-        facts.append(("workload", _workload(workload)))
+        facts.append(("workload", _workload(workload, told=run.disbelief is None)))
+    if run.disbelief:
+        facts.append(("steps", f"{run.disbelief}."))
     capture = config.get("capture") or {}
     if capture.get("recorder") == "none":
         facts.append(("recorded", "attention calls only, no profiler"))
@@ -117,13 +119,14 @@ def _entries(result: CheckResult) -> str:
     return f" through {', '.join(used)}" if used else ""
 
 
-def _workload(workload: dict[str, Any]) -> str:
+def _workload(workload: dict[str, Any], *, told: bool) -> str:
+    """The model and what it was given; ``told``: its first step is to be believed."""
     model = workload["model"]
     heads = f"{model.get('num_heads')}/{model.get('num_heads_k')} heads x {model.get('head_dim')}"
     details = [heads, model.get("dtype"), f"{model['weights']} weights" if model.get("weights") else None]
     text = f"{model.get('name')}: {model.get('num_layers')} layers, {', '.join(d for d in details if d)}"
     text += f"; {workload.get('attn_implementation')} on {workload.get('device')}"
-    if workload.get("prompt_tokens"):
+    if workload.get("prompt_tokens") and (told or workload.get("workload") != "program"):
         batch, prompt = workload.get("batch"), workload["prompt_tokens"]
         text += f"; batch {batch}, {prompt}-token prompt"
         if unequal := workload.get("prompt_lengths"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from attnprof.gpus import described_gpu, gpu_by_name, make_gpu
 from attnprof.model import Gpu, Library
 from attnprof.runs import run_folders
 from attnprof.runs.folder_reading import OpenFolder
+from attnprof.runs.schema import read_steps
 from attnprof.safety.printable import printable
 
 if TYPE_CHECKING:
@@ -91,11 +93,25 @@ class Run:
     @cached_property
     def timeline(self) -> Timeline:
         """Each kernel with its launch, ranges, phase, step, layer and attention call."""
-        from attnprof.trace.timeline import build_timeline, restore_timeline
+        from attnprof.trace.timeline import build_timeline, restore_timeline, without_phases
 
         trace = self.trace
         _, kept = self.__dict__.get("_saved", (None, {}))  # absent where the trace came from elsewhere
-        return restore_timeline(trace, kept) if kept else build_timeline(trace)
+        timeline = restore_timeline(trace, kept) if kept else build_timeline(trace)
+        return without_phases(timeline) if self.disbelief else timeline
+
+    @cached_property
+    def disbelief(self) -> str | None:
+        """That phases and lengths of the steps could not be told, and why; None where they could."""
+        from attnprof.check.step_claims import disbelief
+
+        if self.folder is None or not self.records_complete:
+            return None
+        workload = self.config.get("workload") or {}
+        with self._reading():
+            steps = workload.get("steps") or read_steps(self.folder)
+        why = disbelief(steps, self._recorded, workload)
+        return why and f"phases and lengths of the steps could not be told: {why}"
 
     def detailed_timeline(self) -> Timeline:
         """The timeline with what only nsys's own reports show, where the recorder's file is there to read."""
@@ -123,6 +139,12 @@ class Run:
     @cached_property
     def records(self) -> list[CallRecord]:
         """The attention calls as the program made them, or as a torch trace recorded them; else empty."""
+        if not self.disbelief:
+            return self._recorded
+        return [replace(one, phase="other" if one.step is None else "unknown") for one in self._recorded]
+
+    @cached_property
+    def _recorded(self) -> list[CallRecord]:
         from attnprof.calls.records import read_records
         from attnprof.calls.torch_operators import op_records
 
@@ -154,7 +176,7 @@ class Run:
     def keys_of_step(self) -> dict[int, int]:
         """The KV length attention is given in each step, as the workload counted it; empty for traces."""
         workload = self.config.get("workload") or {}
-        steps = workload.get("steps") or []
+        steps = () if self.disbelief else workload.get("steps") or ()
         known = (one for one in steps if one.get("step") is not None)
         counted = {int(one["step"]): int(one["seqlen_k"]) for one in known if one.get("seqlen_k")}
         if workload.get("cache") == "static":  # of full length from the first step on
@@ -214,6 +236,7 @@ class Run:
             self.keys_of_step,
             self.observed_gpu,
             self.sms_of_devices,
+            self.disbelief,
         )
 
     def check(

@@ -25,6 +25,10 @@ PROCESS = {  # of the processes of a run that has several; its keys are the colu
     "process": int, "label": str, "pid": int, "rank": int, "command": str, "python": str, "first_seq": int,
     "calls": int, "prefill": int, "decode": int,
 }  # fmt: skip
+_STEPS_SHAPE: list[Any] = [{
+    "step": int, "phase": str, "batch": int, "seqlen_q": int, "seqlen_k": int, "model": int, "capacity": int,
+    "cache": bool, "seqlens_q": [int], "seqlens_k": [int],
+}]  # fmt: skip
 SHAPE = {  # of what is read of run.json
     "schema": int, "status": str, "kind": str, "created": str, "attnprof": str, "error": str,
     "command": [str],
@@ -34,7 +38,12 @@ SHAPE = {  # of what is read of run.json
         "model": {"*": (str, int, float)},
         "versions": {"*": str},
         "gpu": _GPU,
-        "steps": [{"step": int, "seqlen_k": int}],
+        "steps": _STEPS_SHAPE,
+        "models": [{"*": (str, int, float)}],
+        "generations": [{
+            "model": int, "first_step": int, "steps": int, "batch": int, "prompt": int, "returned": int,
+            "embedded": bool, "encodes_first": bool,
+        }],
         "prompt_lengths": [int], "batch": int, "prompt_tokens": int, "max_new_tokens": int,
         "status": str, "error": str, "hint": str, "exit_code": int, "num_calls": int,
         "processes": [PROCESS],
@@ -56,6 +65,16 @@ def read_config(path: Path) -> Config:
     if config["schema"] < 1:
         raise ValueError(f"there is no schema {config['schema']}")
     return config
+
+
+def read_steps(folder: Path) -> list[dict[str, Any]]:
+    """The steps that a program's recorder wrote beside its calls; none where it wrote none, or not whole."""
+    try:
+        workload = read_json(folder / "workload.json")
+        require_shape(workload, {"steps": _STEPS_SHAPE}, "workload.json")
+        return workload.get("steps") or []
+    except (OSError, ValueError):
+        return []
 
 
 def _from_1(config: Config) -> Config:
