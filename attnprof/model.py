@@ -8,7 +8,9 @@ from typing import Literal
 Library = str  # a name in attnprof.dispatch.libraries
 Entry = Literal["fwd", "varlen_fwd", "fwd_kvcache"]
 Dtype = Literal["bf16", "fp16", "fp32", "fp8"]
-Phase = Literal["prefill", "decode", "other"]
+# By their code in a timeline. "other" is outside every step, "unknown" where it could not be told.
+PHASES = ("other", "prefill", "decode", "mixed", "encode", "draft", "unknown")
+STEP_PHASES = PHASES[1:6]  # what a model forward is
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from attnprof.analysis.diff_times import Measure, TimeDiff, compare_times
 from attnprof.analysis.splits import SplitRow, split_rows
 from attnprof.check.check_run import CheckedCall, CheckResult
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
+from attnprof.model import STEP_PHASES
 
 if TYPE_CHECKING:
     from attnprof.check.recording import Recording
 
-_PHASES = {"prefill": 0, "decode": 1}
+_PHASES = {phase: place for place, phase in enumerate(STEP_PHASES)}
 _COMPARED_CONFIG = (
     "workload", "attn_implementation", "batch", "prompt_tokens", "max_new_tokens", "seed", "device",
 )  # fmt: skip
@@ -34,7 +35,7 @@ class CallKey:
     @property
     def order(self) -> tuple[int, int, int, int]:
         step, layer = (-1 if value is None else value for value in (self.step, self.layer))
-        return step, _PHASES.get(self.phase, 2), layer, self.nth
+        return step, _PHASES.get(self.phase, len(_PHASES)), layer, self.nth
 
 
 @dataclass(frozen=True, slots=True)

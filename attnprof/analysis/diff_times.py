@@ -7,12 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnprof.analysis.phases import PART_NAMES, PREFILL_PART, Steps, attention_mask, build_steps
+from attnprof.analysis.phases import (
+    FIRST_DECODE,
+    PART_NAMES,
+    STEADY_DECODE,
+    Steps,
+    attention_mask,
+    build_steps,
+)
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.trace.tables import Bool, Int64
 from attnprof.trace.timeline import Timeline
 
-_PHASE_OF_PART = np.array(["prefill", "decode", "decode"])
+_PHASE_OF_PART = np.array([name.rpartition(" ")[2] for name in PART_NAMES[:-1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,7 @@ def _phases(sides: list[_Side], has_kernels: bool) -> list[Measure]:
         chosen = [side.of_part(part) for side in sides]
         if not all(len(rows) for rows, _ in chosen):
             continue
-        each = "step" if part == PREFILL_PART else "token"
+        each = "token" if part in (FIRST_DECODE, STEADY_DECODE) else "step"
         both = list(zip(sides, chosen, strict=True))
         walls = [float(np.median(side.steps.wall[rows])) for side, (rows, _) in both]
         found.append(Measure("phase", name, f"wall time per {each}, median", "ns", *walls))

@@ -17,19 +17,33 @@ import numpy.typing as npt
 from attnprof.analysis.idle import activities
 from attnprof.arrays import blocks, coded_rows, look_up
 from attnprof.check.observed_calls import attention_names
-from attnprof.trace.range_names import DECODE, PREFILL
+from attnprof.model import PHASES
+from attnprof.trace.range_names import (
+    DECODE,
+    DRAFT,
+    ENCODE,
+    MIXED,
+    OWN_DOMAIN,
+    PREFILL,
+    UNKNOWN_PHASE,
+)
 from attnprof.trace.tables import Bool, Int32, Int64
 from attnprof.trace.timeline import Timeline
 
-PREFILL_PART, FIRST_DECODE, STEADY_DECODE, OUTSIDE = range(4)
-PART_NAMES = ("prefill", "first decode", "steady decode", "other")
+PART_NAMES = ("prefill", "first decode", "steady decode", "mixed", "encode", "draft", "unknown", "other")
+PREFILL_PART, FIRST_DECODE, STEADY_DECODE, _MIXED, _ENCODE, _DRAFT, _UNKNOWN, OUTSIDE = range(8)
+_PARTS = {  # the part of a step of each phase, the first decode apart
+    PREFILL: PREFILL_PART, DECODE: STEADY_DECODE, MIXED: _MIXED, ENCODE: _ENCODE, DRAFT: _DRAFT,
+    UNKNOWN_PHASE: _UNKNOWN,
+}  # fmt: skip
+_PART_OF_PHASE = np.array([_PARTS.get(phase, OUTSIDE) for phase in range(len(PHASES))], np.int8)
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
     """Every step of every process, by process and time; one element per step. Times in ns.
 
-    ``part`` is PREFILL_PART, FIRST_DECODE (follows a prefill) or STEADY_DECODE; ``number`` the step's own.
+    ``part`` is its place in PART_NAMES, FIRST_DECODE after a prefill; ``number`` the step's own.
     [``begin``, ``end``] is its wall time. ``idle`` is the wall time in which no kernel ran, summed over the
     ``devices`` its process uses; ``waiting`` the part of it in which the next kernel had not been launched;
     both are -1 where the trace cannot tell. ``of_kernel`` gives each kernel's step, -1 for none.
@@ -59,7 +73,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class PhaseTotal:
-    """One phase: prefill, first decode, steady decode, or what lies outside every step. Times in ns.
+    """One phase of PART_NAMES, of which "other" lies outside every step. Times in ns.
 
     ``wall_ns`` sums its steps' wall time, ``median_ns`` and ``p95_ns`` are of one step; None without steps.
     Without any step in the trace, "other" is all of it, from the first kernel to the last.
@@ -124,21 +138,22 @@ def build_steps(timeline: Timeline) -> Steps:
     """The steps of a timeline; none where no range names a phase."""
     of_range = timeline.of_range
     kernels, ranges = timeline.trace.kernels, timeline.trace.ranges
-    openers = np.concatenate([_step_ranges(timeline, phase) for phase in (PREFILL, DECODE)])
+    openers = np.concatenate([_step_ranges(timeline, phase) for phase in _PARTS])
     openers = openers[np.lexsort((ranges.start[openers], ranges.pid[openers]))]
     of_kernel = _step_of_kernel(timeline, openers)
+    openers, of_kernel, end = _joined(timeline, openers, of_kernel)
     pid, start = ranges.pid[openers].astype(np.int32), ranges.start[openers]
     follows = np.append(False, pid[1:] == pid[:-1]) if len(pid) else np.zeros(0, np.bool_)
     phase = of_range.phase[openers]
-    after_prefill = follows & (np.roll(phase, 1) == PREFILL)
-    part = np.where(phase == PREFILL, PREFILL_PART, np.where(after_prefill, FIRST_DECODE, STEADY_DECODE))
-    done = ranges.end[openers].copy()
+    part = np.where(_after_prefill(phase, follows), FIRST_DECODE, _PART_OF_PHASE[phase])
+    done = end
     for rows in blocks(len(kernels)):
         inside = np.flatnonzero(of_kernel[rows] >= 0)
         np.maximum.at(done, of_kernel[rows][inside], kernels.end[rows][inside])
     done = _running_max(done, follows)
     before = np.where(follows, np.roll(done, 1), start)
-    begin = np.where(follows & (phase == DECODE), before, np.maximum(start, before))
+    begins = (phase == PREFILL) | (phase == ENCODE)  # what came before is not of this generation
+    begin = np.where(follows & ~begins, before, np.maximum(start, before))
     end = np.maximum(done, begin)
 
     attention = _attention_by_name(timeline)
@@ -164,6 +179,34 @@ def build_steps(timeline: Timeline) -> Steps:
         waiting=waiting,
         of_kernel=of_kernel,
     )
+
+
+def _joined(timeline: Timeline, openers: Int64, of_kernel: Int32) -> tuple[Int64, Int32, Int64]:
+    """(first range, step of each kernel, end on the CPU) of the steps: what runs ahead of a step is its own.
+
+    A vision tower may run before the forward it serves: attnprof's range of it has the same step then.
+    """
+    ranges, of_range, strings = timeline.trace.ranges, timeline.of_range, timeline.trace.strings
+    same = np.zeros(len(openers), np.bool_)
+    own = np.isin(ranges.domain[openers], [i for i, text in enumerate(strings) if text == OWN_DOMAIN])
+    same[1:] = own[1:] & own[:-1]
+    for column in (ranges.pid, ranges.thread, of_range.phase, of_range.step):
+        same[1:] &= column[openers[1:]] == column[openers[:-1]]
+    if not same.any():
+        return openers, of_kernel, ranges.end[openers].copy()
+    first = np.flatnonzero(~same)
+    step = np.append(np.cumsum(~same) - 1, -1).astype(np.int32)  # the last one is what -1 finds
+    return openers[first], step[of_kernel], np.maximum.reduceat(ranges.end[openers], first)
+
+
+def _after_prefill(phase: Int32, follows: Bool) -> Bool:
+    """Which steps are a generation's first decode: the steps of an assistant between do not count."""
+    known = np.flatnonzero((phase == PREFILL) | (phase == DECODE) | (phase == MIXED))
+    first = np.zeros(len(phase), np.bool_)
+    process = np.cumsum(~follows)  # counts up at each process's first step
+    mine, of = phase[known], process[known]
+    first[known[1:]] = (mine[1:] == DECODE) & (mine[:-1] == PREFILL) & (of[1:] == of[:-1])
+    return first
 
 
 def phase_totals(timeline: Timeline, steps: Steps | None = None) -> list[PhaseTotal]:
@@ -200,11 +243,9 @@ def phase_totals(timeline: Timeline, steps: Steps | None = None) -> list[PhaseTo
 
 def kernel_parts(timeline: Timeline, steps: Steps, rows: slice = slice(None)) -> npt.NDArray[np.int8]:
     """Each kernel's phase, as index into PART_NAMES; only those of ``rows`` where given."""
-    by_phase = np.full(3, OUTSIDE, np.int8)
-    by_phase[[PREFILL, DECODE]] = PREFILL_PART, STEADY_DECODE
     of_kernel = steps.of_kernel[rows]
     parts = np.append(steps.part, 0).astype(np.int8)[of_kernel]
-    found: npt.NDArray[np.int8] = np.where(of_kernel >= 0, parts, by_phase[timeline.phase[rows]])
+    found: npt.NDArray[np.int8] = np.where(of_kernel >= 0, parts, _PART_OF_PHASE[timeline.phase[rows]])
     return found
 
 

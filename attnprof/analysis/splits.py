@@ -14,6 +14,7 @@ from attnprof.check.verdicts import CheckedCall, ReadBackCalls
 from attnprof.dispatch.infer import first_length
 from attnprof.dispatch.intervals import Interval, Intervals, union
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.model import PHASES
 from attnprof.trace.range_names import DECODE
 from attnprof.trace.timeline import PHASE_NAMES
 
@@ -68,8 +69,9 @@ def split_rows(calls: Sequence[CheckedCall]) -> list[SplitRow]:
     for members in alike.values():
         together = zip(*(timelines[member] for member in members), strict=True)
         rows += [_row(members, runs) for runs in together]
-    order = {"prefill": 0, "decode": 1}
-    return sorted(rows, key=lambda row: (order.get(row.phase, 2), row.layers, row.processes, row.steps))
+    order = {phase: place for place, phase in enumerate(PHASES[1:])}  # "other" comes last
+    at = len(order)
+    return sorted(rows, key=lambda row: (order.get(row.phase, at), row.layers, row.processes, row.steps))
 
 
 def _row(members: Sequence[_Where], runs: Sequence[_Run]) -> SplitRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attnprof.files.untrusted import require_shape
+from attnprof.model import PHASES
 
 _SHAPE = {
     "seq": int, "step": int, "layer": int, "phase": str, "function": str, "library": str, "entry": str,
@@ -26,7 +27,6 @@ _OF_ENTRY: dict[str, tuple[str, ...]] = {
 }
 _KEYS = ("step", "layer", "q", "k", "v")  # which may be null
 _RANKS = {"fwd": (4,), "varlen_fwd": (3,), "fwd_kvcache": (3, 4)}  # of q
-_PHASES = ("prefill", "decode", "other")
 
 
 def require_record(fields: dict[str, Any]) -> None:
@@ -41,8 +41,8 @@ def require_record(fields: dict[str, Any]) -> None:
     absent += [name for name in keys if name not in fields]
     if absent:
         raise ValueError(f"{absent[0]} is missing")
-    if fields["phase"] not in _PHASES:
-        raise ValueError(f"phase {fields['phase']!r} is none of {', '.join(_PHASES)}")
+    if fields["phase"] not in PHASES:
+        raise ValueError(f"phase {fields['phase']!r} is none of {', '.join(PHASES)}")
     for name in ("seq", "process", "step", "layer", "batch", "max_seqlen_q", "max_seqlen_k"):
         if (fields.get(name) or 0) < 0:
             raise ValueError(f"{name} is {fields[name]}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from attnprof.capture import own_recordings
 from attnprof.capture.saved_calls import Kept, Memory
+from attnprof.instrument.prompts import first_prompt
 from attnprof.machine.library_versions import versions
 from attnprof.workloads.child import CALLS_FILE, PID_FILE, WORKLOAD_FILE
 
@@ -81,7 +82,6 @@ def _recorded_itself(folder: Path) -> bool:
 def unwritten(kept: Kept, status: str, code: int | None, error: str | None) -> dict[str, Any]:
     """The workload.json of a program that did not come to write it."""
     on_gpu = any(call.get("device", "").startswith("cuda") for call in kept.calls)
-    first = kept.steps[0] if kept.steps else {}
     return {
         "workload": "program",
         "status": status,
@@ -90,8 +90,7 @@ def unwritten(kept: Kept, status: str, code: int | None, error: str | None) -> d
         "hint": None,
         "model": None,
         "attn_implementation": None,
-        "batch": first.get("batch"),
-        "prompt_tokens": first.get("seqlen_q"),
+        **first_prompt(kept.steps, kept.facts.get("models", ())),
         "max_new_tokens": None,
         **{name: value for name, value in kept.facts.items() if name != "exec"},
         "steps": kept.steps,

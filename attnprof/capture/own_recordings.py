@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attnprof.capture.saved_calls import Kept, read_journal
+from attnprof.instrument.prompts import first_prompt
 from attnprof.safety.redact import redact_command
 from attnprof.workloads.child import CALLS_FILE, TORCH_TRACE
 from attnprof.workloads.injected import TRACE, UNRECORDED, WRITTEN, folder_of
@@ -21,7 +22,7 @@ TRACES = "traces"  # in the run folder: torch.profiler's of all processes but on
 _JOURNAL = (".calls", ".texts")
 _STEM = re.compile(r"(\d+)-(\d+)")
 _SHOWN = 100  # characters of a command line
-_OF_FIRST = ("model", "attn_implementation", "versions", "gpu")
+_OF_FIRST = ("model", "attn_implementation", "versions", "gpu", "models", "generations")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,12 @@ def join(folder: Path, workload: dict[str, Any]) -> tuple[dict[str, Any], list[s
             notes += one.kept.notes
     unnamed.rename(calls)
     notes += _traces(folder, others, has_own=bool(mine))
-    joined = {**workload, "num_calls": total, "processes": processes}
+    made = [
+        {"process": number, "steps": one.kept.steps, **_models_of(one.kept)}
+        for number, one in enumerate(others, start=int(bool(mine)))
+        if number
+    ]
+    joined = {**workload, "num_calls": total, "processes": processes, "steps_of_others": made}
     if not mine:
         joined |= _of_first(others[0].kept)
     return joined, list(dict.fromkeys(notes))
@@ -157,16 +163,18 @@ def _entry(number: int, one: OwnRecording, first: int, calls: int) -> dict[str, 
     }
 
 
+def _models_of(kept: Kept) -> dict[str, Any]:
+    return {name: kept.facts.get(name, []) for name in ("models", "generations")}
+
+
 def _of_first(kept: Kept) -> dict[str, Any]:
     """What a run says of its workload where the program's own process is not the one that computes."""
-    first = kept.steps[0] if kept.steps else {}
     on_gpu = any(str(call.get("device", "")).startswith("cuda") for call in kept.calls)
     known = {name: kept.facts[name] for name in _OF_FIRST if kept.facts.get(name) is not None}
     return {
         **known,
         "steps": kept.steps,
-        "batch": first.get("batch"),
-        "prompt_tokens": first.get("seqlen_q"),
+        **first_prompt(kept.steps, kept.facts.get("models", ())),
         "device": "cuda" if on_gpu else "cpu",
     }
 

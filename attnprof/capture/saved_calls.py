@@ -110,21 +110,24 @@ def saved_journal(folder: Path) -> Kept | None:
 def read_journal(calls: int, texts: int) -> Kept:
     """The journal in these two files; what a kill cut off is left out."""
     described: list[dict[str, Any]] = []
-    steps: list[dict[str, Any]] = []
+    made: dict[int, dict[str, Any]] = {}
     notes: list[str] = []
     facts: dict[str, Any] = {}
     raised: dict[int, dict[str, str]] = {}
     for line in _lines(_content(texts)):
         if "step" in line:
-            steps.append(line["step"])
+            made[line["step"]["step"]] = line["step"]  # the last word on a step counts
         elif "fact" in line:
             name, facts[name] = line["fact"]
             notes += [facts.pop(name)] if name == "note" else []
+            if name == "generation":
+                facts.setdefault("generations", []).append(facts.pop(name))
         elif "raised" in line:
             seq, error = line["raised"]
             raised[seq] = {"raised": error}
         else:
             described.append(_DESCRIBE[line["describe"]](line["arguments"]))
+    steps = [made[number] for number in sorted(made)]
     phases = {step["step"]: step["phase"] for step in steps}
     content = _content(calls).ljust(journal.FORKED.size, b"\0")
     recorded = []

@@ -45,12 +45,18 @@ def disbelief(
 ) -> str | None:
     """Why phases or lengths of these steps could not be told, in words; None where nothing contradicts them.
 
-    ``workload`` has the ``models`` that made steps, and the ``generations`` they belong to.
+    ``workload`` has the ``models`` that made steps, the ``generations`` they belong to, and the ``process``
+    that they and their calls are of.
     """
     workload = workload or {}
     calls: dict[int, list[tuple[int | None, Given]]] = defaultdict(list)
+    process = workload.get("process") or 0
     for record in records:
-        if record.step is not None and (given := given_to(record)) is not None:
+        if (
+            record.step is not None
+            and (record.fields.get("process") or 0) == process
+            and (given := given_to(record)) is not None
+        ):
             calls[record.step].append((record.layer, given))
     models = workload.get("models") or []
     windows = [model.get("window") for model in models] or [(workload.get("model") or {}).get("window")]

@@ -56,14 +56,15 @@ def diff(
     """
     from attnprof.analysis.diff import compare_runs
     from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
+    from attnprof.model import STEP_PHASES
     from attnprof.report.diff import as_json, judge, print_diff, to_document
     from attnprof.report.diff_tables import csv_table
     from attnprof.report.tables import print_json, to_csv
     from attnprof.runs.run import gpu_from_options, load
     from attnprof.safety.next_command import next_command
 
-    if phase not in (None, "prefill", "decode"):
-        raise UsageError(f"--phase {phase} is none of prefill, decode")
+    if phase not in (None, *STEP_PHASES):
+        raise UsageError(f"--phase {phase} is none of {', '.join(STEP_PHASES)}")
     target = gpu_from_options(gpu, sms, sm)
     runs = [load(a), load(b)]
     checks = [run.check(gpu=target, library=library, version=version) for run in runs]

@@ -300,23 +300,28 @@ def _progress(options: CaptureOptions) -> Iterator[Callable[[int], None] | None]
 
 def _finish(builder: RunBuilder, captured: CaptureResult, begun: dict[str, Any]) -> Path:
     from attnprof.runs.ingest import finish_recorded
+    from attnprof.runs.schema import STEPS
 
     config = {
         **begun,
         "capture": captured.as_json(builder.folder, builder.final),
-        "workload": {key: value for key, value in captured.workload.items() if key != "steps"},
+        "workload": {key: value for key, value in captured.workload.items() if key not in STEPS},
     }
     return finish_recorded(builder, captured.trace, config, captured.status)
 
 
 def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:
+    from attnprof.model import STEP_PHASES
+    from attnprof.runs.run import load
     from attnprof.safety.next_command import next_command
 
     work = captured.workload
     steps = [step["phase"] for step in work.get("steps", ())]
+    doubt = load(folder).disbelief if steps and folder.exists() else None
     parts = [f"{work['num_calls']} attention calls"]
     if steps:
-        parts.append(f"{len(steps)} steps ({steps.count('prefill')} prefill, {steps.count('decode')} decode)")
+        counts = ", ".join(f"{steps.count(phase)} {phase}" for phase in STEP_PHASES if phase in steps)
+        parts.append(f"{len(steps)} steps" + ("" if doubt else f" ({counts})"))
     if work.get("duration_s") is not None:
         parts.append(f"{work['duration_s']:.2f} s")
     for note in captured.as_json(built_in, folder)["notes"]:
@@ -325,6 +330,8 @@ def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:
         _say(f"note: {work['error']}")
     if captured.interrupted is not None:
         _say(f"note: {captured.interrupted_at}")
+    if doubt:
+        _say(f"note: {doubt}")
     print(f"{folder}: {', '.join(parts)}")
     print(f"next: {next_command('report', folder.name)}")
 

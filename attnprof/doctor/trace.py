@@ -140,7 +140,8 @@ def _ranges(run: Run) -> Iterator[Finding]:
         yield warn("ranges", f"{len(ranges):,}, none of which names prefill or decode", _RECORD)
         return
     layers = len(np.unique(attributes.layer[attributes.layer >= 0]))
-    text = f"{len(ranges):,}: {steps['prefill']} prefill and {steps['decode']} decode steps, {layers} layers"
+    counts = " and ".join(f"{count} {name}" for name, count in steps.items() if count)
+    text = f"{len(ranges):,}: {counts} steps, {layers} layers"
     calls = len(np.unique(attributes.call[attributes.call >= 0]))
     if run.records_complete and calls < len(run.records):
         lost = f"{text}; {len(run.records):,} calls were recorded but {calls:,} of their ranges arrived"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
-from attnprof.instrument import flash_attn, sdpa, steps
+from attnprof.instrument import flash_attn, sdpa, transformers_hooks
 from attnprof.instrument.imports import when_imported
 from attnprof.instrument.recorder import Recorder
+from attnprof.instrument.steps import StepWatcher
 from attnprof.instrument.undescribed import reason
 
 __all__ = ["Recorder", "instrument"]
@@ -33,7 +35,12 @@ def instrument(recorder: Recorder) -> Iterator[Recorder]:
             undo.callback(when_imported(name, patch_module))
 
         patch_when("torch", lambda module: sdpa.patch(recorder))
-        patch_when(steps.MODULE, lambda module: steps.patch(recorder, module))
+        watcher = StepWatcher(recorder)
+        for name, patch in (
+            (transformers_hooks.MODELS, transformers_hooks.patch_models),
+            (transformers_hooks.GENERATION, transformers_hooks.patch_generation),
+        ):
+            patch_when(name, functools.partial(patch, watcher))
         for interface in flash_attn.INTERFACES:
             patch_when(interface, lambda module: flash_attn.patch(recorder, module))
         yield recorder

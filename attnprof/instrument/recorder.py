@@ -16,10 +16,12 @@ from typing import Any
 from attnprof.instrument.journal import Describe, Journal
 from attnprof.instrument.ranges import NoRanges, Ranges
 from attnprof.instrument.undescribed import Called, count, reason, undescribed
+from attnprof.model import STEP_PHASES
 
 Look = Callable[..., tuple[tuple[Any, ...], tuple[Any, ...] | None]]
 
 _UNREAD = "on a device, and not read"
+_ROLES = ("decoder", "encoder", "draft")  # the language model is the first of the first that there is
 
 
 class _Context(threading.local):
@@ -49,16 +51,20 @@ class Recorder:
         self._journal_of_fork = journal_of_fork  # may raise OSError
         self.steps: list[dict[str, Any]] = []
         self.notes: dict[str, None] = {}  # a set that keeps its order
-        self.model: dict[str, Any] | None = None  # the first model that made a step
+        self.models: list[dict[str, Any]] = []  # those that made steps, in order
+        self.generations: list[dict[str, Any]] = []  # what each generate() came to
+        self.model: dict[str, Any] | None = None  # the language model
         self.attn_implementation: str | None = None
+        self._named = False
         self.paused = False
         self._calls: list[tuple[Any, ...]] = []
         self._raised: dict[int, dict[str, str]] = {}
         self._seq = itertools.count()
+        self._lock = threading.Lock()
         self._context = _Context()
         self._attn = self.ranges.channel("attn")
         self._layer = self.ranges.channel("layer")
-        self._phases = {phase: self.ranges.channel(phase) for phase in ("prefill", "decode")}
+        self._phases = {phase: self.ranges.channel(phase) for phase in STEP_PHASES}
         self._forked = False
         self._journal_before_fork: Journal | None = None
         os.register_at_fork(after_in_child=functools.partial(_note_fork_of, weakref.ref(self)))
@@ -109,22 +115,61 @@ class Recorder:
     def end_call(self) -> None:
         self._attn.pop()
 
-    def begin_step(self, phase: str, seqlen_q: int | None, seqlen_k: int | None, batch: int | None) -> None:
-        """Opens one model forward: "prefill" or "decode". Steps count from 0 over the whole process."""
+    def begin_step(
+        self,
+        phase: str,
+        seqlen_q: int | None,
+        seqlen_k: int | None,
+        batch: int | None,
+        more: dict[str, Any] | None = None,
+    ) -> tuple[Any, ...]:
+        """Opens one model forward of a phase of STEP_PHASES; returns what encloses it, for ``end_step``.
+
+        Steps count from 0 over the whole process. ``more`` are further facts of it.
+        """
         if self._forked:
             self._begin_in_fork()
-        step = len(self.steps)
-        made = {"step": step, "phase": phase, "batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k}
-        self.steps.append(made)
+        made = {"phase": phase, "batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, **(more or {})}
+        with self._lock:
+            step = len(self.steps)
+            self.steps.append({"step": step, **made})
+        self._keep_step(step)
+        context = self._context
+        outer = context.step, context.phase, context.layer
+        context.step, context.phase, context.layer = step, phase, None
+        self._phases[phase].push(step)
+        return outer
+
+    @property
+    def next_step(self) -> int:
+        """The number that the next step will have."""
+        if self._forked:
+            self._begin_in_fork()
+        return len(self.steps)
+
+    def begin_ahead(self, phase: str) -> tuple[Any, ...]:
+        """Opens what runs ahead of the next step's forward but is part of it; as ``begin_step``."""
+        step, context = self.next_step, self._context
+        outer = context.step, context.phase, context.layer
+        context.step, context.phase, context.layer = step, phase, None
+        self._phases[phase].push(step)
+        return outer
+
+    def measured(self, batch: int | None, length: int | None) -> None:
+        """The step that is open turned out to be of this size."""
+        step = self._context.step
+        if step is not None and length is not None:
+            self.steps[step] |= {"batch": batch, "seqlen_q": length, "seqlen_k": length}
+            self._keep_step(step)
+
+    def end_step(self, outer: tuple[Any, ...] = (None, "other", None)) -> None:
+        self._phases[self._context.phase].pop()
+        self._context.step, self._context.phase, self._context.layer = outer
+
+    def _keep_step(self, step: int) -> None:
         if self.journal is not None:
             with suppress(OSError):
-                self.journal.step(made)
-        self._context.step, self._context.phase = step, phase
-        self._phases[phase].push(step)
-
-    def end_step(self) -> None:
-        self._phases[self._context.phase].pop()
-        self._context.step, self._context.phase, self._context.layer = None, "other", None
+                self.journal.step(self.steps[step])
 
     def begin_layer(self, layer: int) -> int | None:
         """Opens one decoder layer and returns the enclosing one, to be handed to ``end_layer``."""
@@ -137,8 +182,57 @@ class Recorder:
         self._context.layer = outer
 
     def found_model(self, model: dict[str, Any], attn_implementation: str | None) -> None:
-        """The model whose forwards are the steps: the first one counts."""
-        if self.model is None:
+        """The model that the run is about, where the workload knows it."""
+        self._named = True
+        self._show_model(model, attn_implementation)
+
+    def met_model(self, model: dict[str, Any], attn_implementation: str | None, role: str) -> int:
+        """A model's first step: "decoder", "encoder", or "draft" for another's; returns the model's number.
+
+        The first decoder is the language model, whatever came before it.
+        """
+        with self._lock:
+            self.models.append({**model, "attn_implementation": attn_implementation, "role": role})
+            number = len(self.models) - 1
+        self._choose_model()
+        return number
+
+    def has_role(self, number: int, role: str) -> None:
+        """A further step of the model: who drafted first may decode for itself later."""
+        if role == "decoder" and self.models[number]["role"] != role:
+            self.models[number]["role"] = role
+            self._choose_model()
+
+    def generated(
+        self,
+        model: int,
+        first_step: int,
+        prompt: tuple[int | None, int | None],
+        returned: int | None,
+        **more: bool,
+    ) -> None:
+        """A generate() of the model has ended; ``prompt`` is its batch and length, None where not known.
+
+        ``returned`` is the length of what it returned: the prompt before it, but where that was "embedded";
+        the decoder's, where the model "encodes_first".
+        """
+        made: dict[str, Any] = {"model": model, "first_step": first_step}
+        made |= {"steps": len(self.steps) - first_step}
+        made |= {"batch": prompt[0], "prompt": prompt[1], "returned": returned, **more}
+        self.generations.append(made)
+        self.fact("generation", made)
+
+    def _choose_model(self) -> None:
+        self.fact("models", self.models)
+        chosen = min(self.models, key=lambda model: _ROLES.index(model["role"]))
+        if not self._named:
+            facts = dict(chosen)
+            del facts["role"]
+            attn = facts.pop("attn_implementation")
+            self._show_model(facts, attn)
+
+    def _show_model(self, model: dict[str, Any], attn_implementation: str | None) -> None:
+        if (self.model, self.attn_implementation) != (model, attn_implementation):
             self.model, self.attn_implementation = model, attn_implementation
             self.fact("model", model)
             self.fact("attn_implementation", attn_implementation)
@@ -180,6 +274,7 @@ class Recorder:
         if self._journal_of_fork is None:
             return
         self._calls, self._raised, self.steps, self._seq = [], {}, [], itertools.count()
+        self.generations, self._lock = [], threading.Lock()
         try:
             self.journal = self._journal_of_fork()
         except OSError:
@@ -187,7 +282,7 @@ class Recorder:
             self.skip_call()
             return
         self._forked = False
-        for name in ("model", "attn_implementation"):
+        for name in ("models", "model", "attn_implementation"):
             self.fact(name, getattr(self, name))
         for sentence in self.notes:
             self.fact("note", sentence)

@@ -1,190 +1,270 @@
-"""Knows which model forward (prefill, decode step) and which decoder layer the program is in.
+"""Knows which model forward and which of its layers the program is in.
 
-Works on any Hugging Face model: the outermost PreTrainedModel called is one step, and each block of a
-ModuleList that holds exactly one ``layer_idx`` is a layer.
+Works on any Hugging Face model. The outermost PreTrainedModel that is called is one step; an encoder inside
+the forward of an encoder-decoder is a step of its own, a vision or audio tower part of the step it serves.
 """
 
 from __future__ import annotations
 
-import functools
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from attnprof.instrument.models import describe_model
+from attnprof.instrument.caches import (
+    CacheLengths,
+    batch_and_length,
+    capacity,
+    find_cache,
+    named_arguments,
+    output_size,
+    packed_requests,
+)
+from attnprof.instrument.models import describe_model, is_decoder, layers
 from attnprof.instrument.recorder import Recorder
 
-MODULE = "transformers.modeling_utils"
-_TOKENS = ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds")
+
+class _Model:
+    """What is known of one model: ``number`` among those that made steps, None before the first."""
+
+    def __init__(self, model: Any) -> None:
+        self.decodes = is_decoder(model)
+        self.encodes_first = bool(getattr(model.config, "is_encoder_decoder", False))
+        self.number: int | None = None
+        self.decoding: set[int] = set()  # ids of caches past their prefill
 
 
-def patch(recorder: Recorder, modeling_utils: Any) -> Callable[[], None]:
-    """Makes every PreTrainedModel report its forwards and layers; returns what undoes all of it."""
-    model_class = modeling_utils.PreTrainedModel
-    watcher = StepWatcher(recorder)
-    replaced = {"__call__": model_class.__call__}
-    if hasattr(model_class, "get_compiled_call"):  # what generate() compiles decode with
-        replaced["get_compiled_call"] = model_class.get_compiled_call
-    inherited = {name for name in replaced if name not in vars(model_class)}
-    call = replaced["__call__"]
+class _Generation:
+    """A generate() that is running: of ``model``, with a prompt of so many tokens, None if not known."""
 
-    @functools.wraps(call)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        return watcher.forward(self, functools.partial(call, self), args, kwargs)
+    def __init__(self, model: Any, prompt: int | None) -> None:
+        self.model, self.prompt = model, prompt
+        self._prefilled: int | None = None  # tokens in the cache when the prompt is through
 
-    def get_compiled_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        compiled = replaced["get_compiled_call"](self, *args, **kwargs)
-        return lambda *a, **kw: watcher.forward(self, compiled, a, kw)
+    def phase(self, past: int, seqlen_q: int) -> str:
+        """The first forward and those until the prompt is through are prefill, whatever follows is decode."""
+        if self._prefilled is None:
+            more = self.prompt is not None and past < self.prompt
+            self._prefilled = self.prompt if more else past + seqlen_q
+            return "prefill"
+        return "prefill" if past < (self._prefilled or 0) else "decode"
 
-    model_class.__call__ = __call__
-    if "get_compiled_call" in replaced:
-        model_class.get_compiled_call = functools.wraps(replaced["get_compiled_call"])(get_compiled_call)
 
-    def restore() -> None:
-        for name, original in replaced.items():
-            if name in inherited:
-                delattr(model_class, name)
-            else:
-                setattr(model_class, name, original)
-        watcher.remove()
+class _Place(threading.local):
+    """Where this thread is: whose step, in a tower or not, and the generate() calls around it."""
 
-    return restore
+    model: _Model | None = None
+    in_tower = False
+    generating: tuple[_Generation, ...] = ()
 
 
 class StepWatcher:
     """Turns forwards of models into steps, and their blocks into layers."""
 
     def __init__(self, recorder: Recorder) -> None:
-        import torch
-
-        self._recorder = recorder
-        self._is_compiling = torch.compiler.is_compiling
-        self._models: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._decoding: weakref.WeakSet[Any] = weakref.WeakSet()  # models past their prefill
-        self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.recorder = recorder
+        self.place = _Place()
+        self._models: weakref.WeakKeyDictionary[Any, _Model] = weakref.WeakKeyDictionary()
+        self._inner: weakref.WeakKeyDictionary[Any, set[int]] = weakref.WeakKeyDictionary()
+        self._lengths = CacheLengths()
+        self._hooked: weakref.WeakSet[Any] = weakref.WeakSet()
         self._hooks: list[Any] = []
 
     def forward(
         self, model: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Calls the model, inside a step if it is the outermost one."""
-        recorder = self._recorder
-        if self._is_compiling() or recorder.paused or recorder.in_step:
+        """Calls the model, inside a step where its forward is one."""
+        if self.recorder.paused:
             return call(*args, **kwargs)
-        if model not in self._models:
-            self._models.add(model)
-            self._hook_layers(model)
-            if recorder.model is None:
-                attn = getattr(model.config, "_attn_implementation", None)
-                recorder.found_model(describe_model(model), attn)
-        tokens = next((kwargs[n] for n in _TOKENS if kwargs.get(n) is not None), None)
-        if tokens is None and args:
-            tokens = args[0]
-        batch, seqlen_q = _batch_and_length(tokens)
-        past = self._past_length(find_cache((*kwargs.values(), *args)), seqlen_q)
-        recorder.begin_step(
-            self._phase(model, past, seqlen_q), seqlen_q, None if seqlen_q is None else past + seqlen_q, batch
-        )
+        place, known = self.place, self._known(model)
+        if known is place.model or place.in_tower:
+            return call(*args, **kwargs)
+        if known.decodes:
+            return (self._decode if place.model is None else _as_it_is)(model, known, call, args, kwargs)
+        serves = place.model or self._generating_around(model)
+        if serves is None or serves.encodes_first:
+            return self._encode(model, known, call, args, kwargs)
+        place.in_tower = True
+        outer = self.recorder.begin_ahead("prefill") if place.model is None else None
         try:
             return call(*args, **kwargs)
         finally:
-            recorder.end_step()
+            place.in_tower = False
+            if outer is not None:
+                self.recorder.end_step(outer)
+
+    def generate(
+        self, model: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Calls the model's generate() and notes which steps it came to, and how many tokens."""
+        place, recorder = self.place, self.recorder
+        if recorder.paused:
+            return call(*args, **kwargs)
+        outer, first, known = place.generating, recorder.next_step, self._known(model)
+        given = named_arguments(model, args, kwargs, "generate")
+        prompt = batch_and_length({"input_ids": given.get("inputs"), **given})
+        place.generating = (*outer, _Generation(model, 1 if known.encodes_first else prompt[1]))
+        known.decoding.clear()
+        try:
+            output = call(*args, **kwargs)
+        finally:
+            place.generating = outer
+        if not outer and known.number is not None:
+            sequences: Any = getattr(getattr(output, "sequences", output), "shape", ())
+            returned = int(sequences[-1]) if len(sequences) == 2 else None
+            ids = any(given.get(name) is not None for name in ("inputs", "input_ids"))
+            recorder.generated(
+                known.number,
+                first,
+                prompt,
+                returned,
+                embedded=not ids and given.get("inputs_embeds") is not None and not known.encodes_first,
+                encodes_first=known.encodes_first,
+            )
+        return output
 
     def remove(self) -> None:
+        """Takes the layers' hooks off."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self._hooked.clear()
 
-    def _phase(self, model: Any, past: int, seqlen_q: int | None) -> str:
-        """Empty cache: prefill. One token: decode. More: a prefill chunk, or a verification once decoding."""
-        if past == 0:
-            self._decoding.discard(model)
-        elif seqlen_q == 1:
-            self._decoding.add(model)
-        return "decode" if model in self._decoding else "prefill"
+    def _known(self, model: Any) -> _Model:
+        known = self._models.get(model)
+        if known is None:
+            known = self._models[model] = _Model(model)
+        return known
 
-    def _past_length(self, cache: Any, seqlen_q: int | None) -> int:
-        """Tokens already in a cache; counted here where asking would wait for the device."""
-        if cache is None:
-            return 0
-        if isinstance(cache, tuple | list):
-            return int(cache[0][0].shape[-2])
+    def _met(self, model: Any, known: _Model, role: str) -> int:
+        """The model's number, after its layers were hooked at its first step."""
+        if known.number is None:
+            for block, layer in layers(model):
+                if block not in self._hooked:
+                    self._hooked.add(block)
+                    hook = _LayerHook(self, layer)
+                    self._hooks.append(block.register_forward_pre_hook(hook.enter))
+                    self._hooks.append(block.register_forward_hook(hook.leave, always_call=True))
+            attn = getattr(model.config, "_attn_implementation", None)
+            attn = attn if isinstance(attn, str) else None
+            known.number = self.recorder.met_model(describe_model(model), attn, role)
+        else:
+            self.recorder.has_role(known.number, role)
+        return known.number
+
+    def _decode(
+        self,
+        model: Any,
+        known: _Model,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        recorder, place = self.recorder, self.place
+        given = named_arguments(model, args, kwargs)
+        batch, seqlen_q = batch_and_length(given)
+        seqlen_k, cache = seqlen_q, None
+        requests = packed_requests(given, batch, seqlen_q)
+        more: dict[str, Any] = {}
+        if requests is not None:
+            phase, batch = requests.phase, requests.count
+            seqlen_q, seqlen_k = requests.longest
+            more = {"seqlens_q": requests.seqlens_q, "seqlens_k": requests.seqlens_k}
+        else:
+            cache = find_cache(given.values())
+            past = self._lengths.past(cache, seqlen_q)
+            phase = self._phase(model, known, cache, past, seqlen_q)
+            seqlen_k = None if seqlen_q is None else past + seqlen_q
+            more = {"cache": cache is not None}
+            if cache is not None and (room := capacity(cache)):
+                more["capacity"] = room
+        role = "draft" if self._drafts(model, known) else "decoder"
+        number = self._met(model, known, role)
+        outer = recorder.begin_step(
+            "draft" if role == "draft" else phase, seqlen_q, seqlen_k, batch, {"model": number, **more}
+        )
+        place.model = known
         try:
-            past = cache.get_seq_length()
-        except (ValueError, RuntimeError, TypeError, AttributeError, IndexError):
-            past = self._seen.get(cache, 0)  # one of recurrent layers alone holds no keys to be counted
-        if not isinstance(past, int):
-            on_host = past.device.type == "cpu"
-            past = int(past) if on_host or cache not in self._seen else self._seen[cache]
-        self._seen[cache] = past + (seqlen_q or 0)
-        return past
+            output = call(*args, **kwargs)
+            if cache is None and requests is None:
+                self._lengths.returned(output, seqlen_q)
+            return output
+        finally:
+            place.model = None
+            recorder.end_step(outer)
 
-    def _hook_layers(self, model: Any) -> None:
-        for block, layer in decoder_layers(model):
-            hook = _LayerHook(self._recorder, layer, self._is_compiling)
-            self._hooks.append(block.register_forward_pre_hook(hook.enter))
-            self._hooks.append(block.register_forward_hook(hook.leave, always_call=True))
+    def _encode(
+        self,
+        model: Any,
+        known: _Model,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        recorder, place, around = self.recorder, self.place, self.place.model
+        batch, length = batch_and_length(named_arguments(model, args, kwargs))
+        number = self._met(model, known, "encoder")
+        outer = recorder.begin_step("encode", length, length, batch, {"model": number})
+        place.model = known
+        try:
+            output = call(*args, **kwargs)
+            if length is None:  # of an image or of sound: what came out has the length
+                recorder.measured(*output_size(output))
+            return output
+        finally:
+            place.model = around
+            recorder.end_step(outer)
+
+    def _drafts(self, model: Any, known: _Model) -> bool:
+        """Whether the model proposes tokens for another that generates: it is no part of that one.
+
+        A model that generates inside its own generate() does so with some of its layers: a draft too.
+        """
+        generating = self.place.generating
+        if generating and model is generating[0].model:
+            return len(generating) > 1
+        return bool(generating) and self._generating_around(model) is None
+
+    def _generating_around(self, model: Any) -> _Model | None:
+        """The model that generates, where this one is a part of it."""
+        if not self.place.generating:
+            return None
+        target = self.place.generating[0].model
+        if target not in self._inner:
+            self._inner[target] = {id(module) for module in target.modules()}
+        return self._known(target) if id(model) in self._inner[target] else None
+
+    def _phase(self, model: Any, known: _Model, cache: Any, past: int, seqlen_q: int | None) -> str:
+        """Empty cache: prefill. One token: decode. More: a prefill chunk, or a verification once decoding."""
+        generating = self.place.generating
+        if seqlen_q is not None and generating and generating[0].model is model:
+            return generating[0].phase(past, seqlen_q)
+        key = 0 if cache is None or isinstance(cache, tuple | list) else id(cache)
+        if past == 0:
+            known.decoding.discard(key)
+        elif seqlen_q == 1:
+            known.decoding.add(key)
+        return "decode" if key in known.decoding else "prefill"
+
+
+def _as_it_is(model: Any, known: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """A part of the model whose step this is."""
+    return call(*args, **kwargs)
 
 
 class _LayerHook:
-    def __init__(self, recorder: Recorder, layer: int, is_compiling: Callable[[], bool]) -> None:
-        self._recorder = recorder
+    def __init__(self, watcher: StepWatcher, layer: int) -> None:
+        import torch
+
+        self._recorder, self._place = watcher.recorder, watcher.place
         self._layer = layer
-        self._is_compiling = is_compiling
+        self._is_compiling = torch.compiler.is_compiling
         self._outer: list[int | None] = []
 
     def enter(self, block: Any, args: Any) -> None:
-        if not self._is_compiling() and not self._recorder.paused:
+        if not self._is_compiling() and not self._recorder.paused and not self._place.in_tower:
             self._outer.append(self._recorder.begin_layer(self._layer))
 
     def leave(self, block: Any, args: Any, output: Any) -> None:
         if self._outer and not self._is_compiling():
             self._recorder.end_layer(self._outer.pop())
-
-
-def find_cache(arguments: Iterable[Any]) -> Any:
-    """The argument that is a cache, whatever its name: what can say how much it holds.
-
-    Or one (key, value, …) per layer, as before transformers had cache classes. None where there is none.
-    """
-    return next((value for value in arguments if _is_cache(value)), None)
-
-
-def _is_cache(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        layer = value[0] if value else ()
-        pair = isinstance(layer, tuple | list) and len(layer) >= 2
-        return pair and all(getattr(tensor, "ndim", 0) == 4 for tensor in layer[:2])
-    return hasattr(value, "get_seq_length")
-
-
-def decoder_layers(model: Any) -> Iterator[tuple[Any, int]]:
-    """(block, layer index) of each decoder layer; the attention module itself where no block encloses it."""
-    from torch.nn import ModuleList
-
-    found: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, ModuleList) and id(module) not in found:
-            for block in module:
-                indices = {index for m in block.modules() if (index := _layer_index(m)) is not None}
-                if len(indices) == 1 and id(block) not in found:
-                    found.update(id(m) for m in block.modules())
-                    yield block, indices.pop()
-    for module in model.modules():
-        index = _layer_index(module)
-        if index is not None and id(module) not in found:
-            found.update(id(m) for m in module.modules())
-            yield module, index
-
-
-def _layer_index(module: Any) -> int | None:
-    index = getattr(module, "layer_idx", None)
-    return index if type(index) is int else None
-
-
-def _batch_and_length(tokens: Any) -> tuple[int | None, int | None]:
-    """(batch, tokens per sequence) of ids [B, S] or embeddings [B, S, H]."""
-    sizes = getattr(tokens, "shape", None)
-    if sizes is None or len(sizes) < 2:
-        return None, None
-    return int(sizes[0]), int(sizes[1])

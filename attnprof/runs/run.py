@@ -109,8 +109,10 @@ class Run:
             return None
         workload = self.config.get("workload") or {}
         with self._reading():
-            steps = workload.get("steps") or read_steps(self.folder)
-        why = disbelief(steps, self._recorded, workload)
+            steps, of_others = read_steps(self.folder)
+        made = [{**workload, "steps": workload.get("steps") or steps}, *of_others]
+        found = (disbelief(one["steps"], self._recorded, one) for one in made)
+        why = next((one for one in found if one), None)
         return why and f"phases and lengths of the steps could not be told: {why}"
 
     def detailed_timeline(self) -> Timeline:

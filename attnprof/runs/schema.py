@@ -14,6 +14,7 @@ from typing import Any
 from attnprof.files.untrusted import read_json, require_shape
 
 SCHEMA = 3
+STEPS = ("steps", "steps_of_others")  # of workload.json: run.json goes without
 
 Config = dict[str, Any]
 
@@ -29,6 +30,17 @@ _STEPS_SHAPE: list[Any] = [{
     "step": int, "phase": str, "batch": int, "seqlen_q": int, "seqlen_k": int, "model": int, "capacity": int,
     "cache": bool, "seqlens_q": [int], "seqlens_k": [int],
 }]  # fmt: skip
+_MODELS_SHAPE: dict[str, Any] = {
+    "models": [{"*": (str, int, float)}],
+    "generations": [{
+        "model": int, "first_step": int, "steps": int, "batch": int, "prompt": int, "returned": int,
+        "embedded": bool, "encodes_first": bool,
+    }],
+}  # fmt: skip
+_OF_STEPS: dict[str, Any] = {  # of what is read of workload.json
+    "steps": _STEPS_SHAPE,
+    "steps_of_others": [{"process": int, "steps": _STEPS_SHAPE, **_MODELS_SHAPE}],
+}
 SHAPE = {  # of what is read of run.json
     "schema": int, "status": str, "kind": str, "created": str, "attnprof": str, "error": str,
     "command": [str],
@@ -39,11 +51,7 @@ SHAPE = {  # of what is read of run.json
         "versions": {"*": str},
         "gpu": _GPU,
         "steps": _STEPS_SHAPE,
-        "models": [{"*": (str, int, float)}],
-        "generations": [{
-            "model": int, "first_step": int, "steps": int, "batch": int, "prompt": int, "returned": int,
-            "embedded": bool, "encodes_first": bool,
-        }],
+        **_MODELS_SHAPE,
         "prompt_lengths": [int], "batch": int, "prompt_tokens": int, "max_new_tokens": int,
         "status": str, "error": str, "hint": str, "exit_code": int, "num_calls": int,
         "processes": [PROCESS],
@@ -67,14 +75,18 @@ def read_config(path: Path) -> Config:
     return config
 
 
-def read_steps(folder: Path) -> list[dict[str, Any]]:
-    """The steps that a program's recorder wrote beside its calls; none where it wrote none, or not whole."""
+def read_steps(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The steps that a program's recorder wrote beside its calls, and those of its further processes.
+
+    None where it wrote none, or not whole.
+    """
     try:
         workload = read_json(folder / "workload.json")
-        require_shape(workload, {"steps": _STEPS_SHAPE}, "workload.json")
-        return workload.get("steps") or []
+        require_shape(workload, _OF_STEPS, "workload.json")
+        others = [one for one in workload.get("steps_of_others") or () if one.get("process")]
+        return workload.get("steps") or [], [{**one, "steps": one.get("steps") or []} for one in others]
     except (OSError, ValueError):
-        return []
+        return [], []
 
 
 def _from_1(config: Config) -> Config:

@@ -12,7 +12,7 @@ from attnprof.files.untrusted import read_json, require_shape
 from attnprof.runs import run_folders, unfinished_folders
 from attnprof.runs.ingest import DERIVED, finish, finish_recorded, no_trace
 from attnprof.runs.run_builder import RunBuilder, reopened
-from attnprof.runs.schema import SHAPE
+from attnprof.runs.schema import SHAPE, STEPS
 from attnprof.safety.next_command import next_command
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _salvage(builder: RunBuilder, known: dict[str, Any]) -> Path:
             left.unlink(missing_ok=True)
     found.calls.touch()
     capture = {"recorder": known.get("recorder"), "exit_code": None, "notes": notes}
-    workload = {key: value for key, value in (found.workload or {}).items() if key != "steps"}
+    workload = {key: value for key, value in (found.workload or {}).items() if key not in STEPS}
     config = {"kind": "run", **known.get("config", {}), "capture": capture, "workload": workload}
     return finish(builder, trace or no_trace(), config, status)
 

@@ -9,7 +9,7 @@ import numpy as np
 from attnprof.arrays import Narrow, occurring
 from attnprof.trace.tables import Bool, Int32, Trace
 
-PREFILL, DECODE = 1, 2
+PREFILL, DECODE, MIXED, ENCODE, DRAFT, UNKNOWN_PHASE = range(1, 7)  # places in model.PHASES
 OWN_DOMAIN = "attnprof"
 NONE = {"phase": 0, "step": -1, "layer": -1, "call": -1}  # each attribute and its value where unknown
 
@@ -17,6 +17,9 @@ NONE = {"phase": 0, "step": -1, "layer": -1, "call": -1}  # each attribute and i
 _OWN = {
     "prefill": (PREFILL, "step"),
     "decode": (DECODE, "step"),
+    "mixed": (MIXED, "step"),
+    "encode": (ENCODE, "step"),
+    "draft": (DRAFT, "step"),
     "layer": (0, "layer"),
     "attn": (0, "call"),
 }

@@ -5,19 +5,20 @@ attention call these name. Every join is an array operation; a launch counts by 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from attnprof.arrays import Narrow, blocks, distinct_rows, narrowest
+from attnprof.model import PHASES
 from attnprof.trace.range_contents import Held, calls_inside, gathered, latest, moments_inside, ranges_inside
-from attnprof.trace.range_names import DECODE, NONE, PREFILL, named_attributes
+from attnprof.trace.range_names import DECODE, NONE, UNKNOWN_PHASE, named_attributes
 from attnprof.trace.range_nesting import MOST_LANES, Lane, lanes
 from attnprof.trace.tables import Bool, Copies, Int32, Int64, Kernels, Trace
 
 NO_PHASE = 0
-PHASE_NAMES = {NO_PHASE: "other", PREFILL: "prefill", DECODE: "decode"}
+PHASE_NAMES: dict[int, str] = dict(enumerate(PHASES))
 UNKNOWN = -1
 _GRAPH_LAUNCH = "GraphLaunch"  # of cuda, cu and hip
 _NEVER = np.iinfo(np.int64).max
@@ -26,7 +27,7 @@ _SPARSEST = 4  # ids per call
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is known of each row: ``phase`` is NO_PHASE, PREFILL or DECODE, the others are -1 where unknown.
+    """What is known of each row: ``phase`` is its place in model.PHASES, the others are -1 where unknown.
 
     ``call`` is the sequence number of the attention call.
     """
@@ -174,6 +175,16 @@ def _around_launches(
         for key, values in told.items():
             found[key][kernel] = values[latest(held, len(at), nearest[key])]
     return innermost, found
+
+
+def without_phases(timeline: Timeline) -> Timeline:
+    """The timeline with every step's phase unknown: for one whose phases are not to be believed."""
+
+    def unknown(phase: Narrow) -> Narrow:
+        return np.where(phase == NO_PHASE, phase, phase.dtype.type(UNKNOWN_PHASE))
+
+    of_range = replace(timeline.of_range, phase=unknown(timeline.of_range.phase))
+    return replace(timeline, phase=unknown(timeline.phase), of_range=of_range)
 
 
 _PER_KERNEL = ("launch", "range", *NONE)

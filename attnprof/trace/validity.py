@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnprof.errors import TraceError
+from attnprof.model import PHASES
 from attnprof.trace.tables import AttentionOps, Trace
 
 _LATEST = 1 << 62  # ns: as an epoch's nanoseconds, the year 2116
@@ -146,14 +147,13 @@ _DERIVED = {  # a column: which table its rows are of, the least value, which ta
     **dict.fromkeys(("step", "layer", "call"), ("kernels", -1, "")),
     **{f"of_range.{name}": ("ranges", -1, "") for name in ("step", "layer", "call")},
 }
-_PHASES = 3
 
 
 def _require_derived(derived: Mapping[str, npt.NDArray[Any]], rows: Mapping[str, int]) -> None:
     for name, (table, least, named) in _DERIVED.items():
         values = derived[name]
         _require_column(f"derived.{name}", values, "Narrow", rows[table])
-        most = _PHASES if named is None else np.iinfo(np.int32).max if not named else rows[named]
+        most = len(PHASES) if named is None else np.iinfo(np.int32).max if not named else rows[named]
         _require_within(f"derived.{name}", values, least, most)
     parent = derived["parent"]
     if np.any(parent >= np.arange(len(parent), dtype=np.int32)):

@@ -317,13 +317,13 @@ def _write(
     duration: float,
 ) -> None:
     """Writes calls.jsonl, then workload.json: the latter says that the former is whole."""
+    from attnprof.instrument.prompts import first_prompt
     from attnprof.machine.library_versions import versions
     from attnprof.workloads.environment import compiled_note, gpu
 
     folder = Path(spec.folder)
     calls = recorder.write(folder / CALLS_FILE) if recorder else 0
     steps = recorder.steps if recorder else []
-    first = steps[0] if steps else {}
     device = gpu()
     if recorder and (note := compiled_note()):
         recorder.note(note)
@@ -337,10 +337,11 @@ def _write(
         "hint": error.hint if isinstance(error, AttnprofError) else None,
         "model": recorder.model if recorder else None,
         "attn_implementation": recorder.attn_implementation if recorder else None,
-        "batch": first.get("batch"),
-        "prompt_tokens": first.get("seqlen_q"),
+        **first_prompt(steps, recorder.models if recorder else ()),
         **facts,
         "steps": steps,
+        "models": recorder.models if recorder else [],
+        "generations": recorder.generations if recorder else [],
         "num_calls": calls,
         "versions": versions(),
         "device": "cuda" if device else "cpu",

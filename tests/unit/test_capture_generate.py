@@ -44,7 +44,8 @@ def folders(tmp_path_factory) -> Path:
 def test_the_warm_up_is_not_recorded():
     facts, recorder = run(max_new_tokens=3, layers=1)
     assert (facts["new_tokens"], len(recorder.steps)) == (3, 3)
-    assert recorder.steps[0] == {"step": 0, "phase": "prefill", "batch": 1, "seqlen_q": 25, "seqlen_k": 25}
+    first = {"step": 0, "phase": "prefill", "batch": 1, "seqlen_q": 25, "seqlen_k": 25}
+    assert recorder.steps[0] == {**first, "model": 0, "cache": True}
 
 
 @pytest.mark.parametrize("name", PRESETS)

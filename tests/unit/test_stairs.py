@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "check": ("observed against predicted: a verdict per call", "ground dispatch trace calls"),
     "analysis": ("questions asked of a timeline and its checked calls", "ground dispatch trace check"),
     "report": ("text, tables, figures, the page", "safety ground files dispatch trace check analysis"),
-    "instrument": ("what is recorded inside the program", "machine calls"),
+    "instrument": ("what is recorded inside the program", "ground machine calls"),
     "workloads": ("the programs that are recorded", "ground machine instrument"),
     "capture": ("recording a program with a profiler", "safety ground machine instrument workloads"),
     "runs": (

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from attnprof.trace import range_nesting
 from attnprof.trace.open_trace import open_trace
+from attnprof.trace.range_names import DECODE, PREFILL
 from attnprof.trace.range_nesting import lanes
 from attnprof.trace.tables import Ranges
-from attnprof.trace.timeline import DECODE, NO_PHASE, PREFILL, build_timeline
+from attnprof.trace.timeline import NO_PHASE, build_timeline
 from tests.support.build_trace import TraceBuilder, global_tid
 
 
