@@ -52,12 +52,9 @@ def disbelief(
     calls: dict[int, list[tuple[int | None, Given]]] = defaultdict(list)
     process = workload.get("process") or 0
     for record in records:
-        if (
-            record.step is not None
-            and (record.fields.get("process") or 0) == process
-            and (given := given_to(record)) is not None
-        ):
-            calls[record.step].append((record.layer, given))
+        mine = record.step is not None and (record.fields.get("process") or 0) == process
+        if mine and (given := given_to(record)) is not None:
+            calls[record.step or 0].append((record.layer, given))
     models = workload.get("models") or []
     windows = [model.get("window") for model in models] or [(workload.get("model") or {}).get("window")]
     before: dict[int, set[tuple[int | None, int]]] = {}
