@@ -17,7 +17,8 @@ import pytest
 
 from attnprof.machine.find_nsys import find_nsys
 from attnprof.trace.open_trace import open_trace
-from attnprof.trace.timeline import DECODE, PREFILL, build_timeline
+from attnprof.trace.range_names import DECODE, PREFILL
+from attnprof.trace.timeline import build_timeline
 from tests.conftest import SHARED, TESTS
 
 OURS = sorted((TESTS / "data" / "traces").glob("*.gz"))
