@@ -15,16 +15,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from attnprof.analysis.sum_order import SumOrder, sum_order
 from attnprof.dispatch.heuristic import MAX_SPLITS
 from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.dispatch.libraries import library, predict
 from attnprof.dispatch.library import NO_PREDICTION, SplitCounter
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.errors import UsageError
-from attnprof.model import AttentionCall, Gpu, KernelLaunch
+from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction
 
 Along = Literal["seqlen_k", "batch", "seqlen_q"]
 ALONG: tuple[Along, ...] = ("seqlen_k", "batch", "seqlen_q")
+_NOTHING = SumOrder("", "")
+_KINDS = 16  # of SplitCounts
 _PIECE = 1 << 20  # calls evaluated at once, which bounds the memory taken
 _SCALAR_LIMIT = 300_000
 
@@ -50,6 +53,7 @@ class Sweep:
 
     ``num_splits`` is 0 where the call is refused or launches nothing. ``waves``: thread blocks (of 64
     queries, all splits) / slots, as the heuristic counts them; 0 for libraries without array rules.
+    ``order`` indexes ``orders``, what besides the split count settles the order of the sums.
     """
 
     along: Along
@@ -57,11 +61,18 @@ class Sweep:
     settings: tuple[Setting, ...]
     num_splits: npt.NDArray[np.int16]
     waves: npt.NDArray[np.float32]
+    order: npt.NDArray[np.int16]
+    orders: tuple[SumOrder, ...]
+
+    @property
+    def arithmetic(self) -> Ints:
+        """A number per call, equal where split count, kernels and tiles are: the keys are summed alike."""
+        return self.num_splits.astype(np.int64) * max(1, len(self.orders)) + self.order
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Neighbouring values, both ends included, with one num_splits, kernel and number of whole waves.
+    """Neighbouring values, both ends included, with one num_splits, kernel, tile and number of whole waves.
 
     ``num_splits`` is None where nothing is launched, and ``error`` the library's refusal if that is why.
     ``waves`` are those at both ends.
@@ -72,6 +83,7 @@ class Stretch:
     high: int
     num_splits: int | None
     kernels: str
+    tile: str
     error: str | None
     waves: tuple[float, float]
 
@@ -85,16 +97,18 @@ def sweep(settings: Sequence[Setting], along: Along, values: Any) -> Sweep:
     columns = np.asarray(values, dtype=np.int64)
     num_splits = np.zeros((len(settings), len(columns)), dtype=np.int16)
     waves = np.zeros(num_splits.shape, dtype=np.float32)
+    order, known = np.zeros(num_splits.shape, dtype=np.int16), {_NOTHING: 0}
     for rows, counter in _alike(settings):
         if counter is None:
-            _count_one_by_one(settings, rows, along, columns, num_splits)
+            _count_one_by_one(settings, rows, along, columns, num_splits, order, known)
             continue
         per_piece = max(1, _PIECE // max(1, len(columns)))
         for at in range(0, len(rows), per_piece):
             for first in range(0, len(columns), _PIECE):
                 piece = rows[at : at + per_piece], slice(first, first + _PIECE)
-                _count(settings, along, columns, counter, piece, num_splits, waves)
-    return Sweep(along, columns, tuple(settings), num_splits, waves)
+                kinds = _count(settings, along, columns, counter, piece, num_splits, waves)
+                _order(settings, along, columns, piece, num_splits, kinds, order, known)
+    return Sweep(along, columns, tuple(settings), num_splits, waves, order, tuple(known))
 
 
 _VARY = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
@@ -113,8 +127,8 @@ def _alike(settings: Sequence[Setting]) -> Iterator[tuple[list[int], SplitCounte
 def _count(
     settings: Sequence[Setting], along: Along, columns: Ints, counter: SplitCounter,
     piece: tuple[list[int], slice], num_splits: npt.NDArray[np.int16], waves: npt.NDArray[np.float32],
-) -> None:  # fmt: skip
-    """Fills one piece of the two tables."""
+) -> npt.NDArray[np.int8]:  # fmt: skip
+    """Fills one piece of the two tables; the kinds of its calls."""
     rows, span = piece
     chosen = [settings[row] for row in rows]
     varied: dict[str, Any] = {
@@ -127,11 +141,35 @@ def _count(
     shape = len(rows), len(columns[span])
     num_splits[rows, span] = np.broadcast_to(counts.num_splits, shape)
     waves[rows, span] = np.broadcast_to(counts.thread_blocks * counts.num_splits / counts.slots, shape)
+    return np.broadcast_to(counts.kind, shape)
+
+
+def _order(
+    settings: Sequence[Setting], along: Along, columns: Ints, piece: tuple[list[int], slice],
+    num_splits: npt.NDArray[np.int16], kinds: npt.NDArray[np.int8], order: npt.NDArray[np.int16],
+    known: dict[SumOrder, int],
+) -> None:  # fmt: skip
+    """Fills one piece of ``order``: one prediction for all calls that launch the same kernels."""
+    rows, span = piece
+    dims = [settings[row].call.head_dim for row in rows]
+    every = {dim: number for number, dim in enumerate(dict.fromkeys(dims))}
+    counts = num_splits[rows, span]
+    groups = np.array([every[dim] for dim in dims])[:, None] * (3 * _KINDS)
+    groups = groups + np.minimum(counts, 2) * _KINDS + kinds
+    found = np.zeros(len(every) * 3 * _KINDS, np.int16)
+    for group in np.flatnonzero(np.bincount(groups.ravel())).tolist():
+        row, column = divmod(int(np.argmax(groups == group)), groups.shape[1])
+        count = int(counts[row, column])
+        if count != NO_PREDICTION:
+            value = int(columns[span][column])
+            ran = sum_order(_launches(settings[rows[row]], along, value, count))
+            found[group] = known.setdefault(ran, len(known))
+    order[rows, span] = found[groups]
 
 
 def _count_one_by_one(
     settings: Sequence[Setting], rows: list[int], along: Along, columns: Ints,
-    num_splits: npt.NDArray[np.int16],
+    num_splits: npt.NDArray[np.int16], order: npt.NDArray[np.int16], known: dict[SumOrder, int],
 ) -> None:  # fmt: skip
     """Fills the rows of a library that has no array form."""
     first = settings[rows[0]]
@@ -146,38 +184,41 @@ def _count_one_by_one(
             raise UsageError(f"--max-splits cannot be changed for {setting.call.library}")
         for column, value in enumerate(columns.tolist()):
             call = replace(setting.call, **{along: value})
-            num_splits[row, column] = predict(call, setting.gpu, setting.version).num_splits or 0
+            prediction = predict(call, setting.gpu, setting.version)
+            num_splits[row, column] = prediction.num_splits or 0
+            order[row, column] = known.setdefault(sum_order(prediction.launches), len(known))
 
 
 def stretches(result: Sweep) -> Iterator[Stretch]:
-    """Every setting's runs of equal split counts and whole waves, in order; changes are where one ends."""
+    """Every setting's runs of equal splits, kernels, tiles and whole waves; changes are where one ends."""
     for row, setting in enumerate(result.settings):
         changes = (np.diff(result.num_splits[row]) != 0) | (np.diff(np.ceil(result.waves[row])) != 0)
+        changes |= np.diff(result.order[row]) != 0
         firsts = [0, *(np.flatnonzero(changes) + 1).tolist()]
-        seen: dict[bool, tuple[str, str | None]] = {}  # a setting has one kernel for one split, one for more
         for first, after in zip(firsts, [*firsts[1:], len(result.values)], strict=True):
             low, high = int(result.values[first]), int(result.values[after - 1])
             waves = float(result.waves[row, first]), float(result.waves[row, after - 1])
             count = int(result.num_splits[row, first])
-            found = seen.get(count > 1) if count else None
-            kernels, error = found or _kernels(setting, result.along, low, count)
-            if count:
-                seen[count > 1] = kernels, error
-            yield Stretch(setting, low, high, count or None, kernels, error, waves)
+            ran = result.orders[result.order[row, first]]
+            error = None if count else _predict(setting, result.along, low).error
+            yield Stretch(setting, low, high, count or None, ran.kernels, ran.tile, error, waves)
 
 
-def _kernels(setting: Setting, along: Along, value: int, count: int) -> tuple[str, str | None]:
-    """(kernels, refusal) of a setting at one value, for which ``count`` splits were found."""
+def _predict(setting: Setting, along: Along, value: int) -> Prediction:
     swept: dict[str, Any] = {along: value}
-    call = replace(setting.call, **swept)
-    prediction = predict(call, setting.gpu, setting.version)
-    if count == NO_PREDICTION:
-        return "", prediction.error
+    return predict(replace(setting.call, **swept), setting.gpu, setting.version)
+
+
+def _launches(setting: Setting, along: Along, value: int, count: int) -> Sequence[KernelLaunch]:
+    """The launches of a setting at one value, for which ``count`` splits were found."""
+    prediction = _predict(setting, along, value)
     if count == 1 != prediction.num_splits:
         # Capped by max_splits: the kernels are those of a call that has nothing to split.
+        call = setting.call
         alone: dict[str, Any] = {"num_splits": 1} if call.entry == "fwd_kvcache" else {"seqlen_k": 1}
-        prediction = predict(replace(call, **alone), setting.gpu, setting.version)
-    return launched(prediction.launches), None
+        swept: dict[str, Any] = {along: value}
+        prediction = predict(replace(call, **(swept | alone)), setting.gpu, setting.version)
+    return prediction.launches
 
 
 def launched(launches: Sequence[KernelLaunch]) -> str:
@@ -187,7 +228,7 @@ def launched(launches: Sequence[KernelLaunch]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """Neighbouring batch sizes whose split count differs from the reference at the same lengths."""
+    """Neighbouring batch sizes that sum in another order than the reference at the same lengths."""
 
     batches: Interval
     seqlen_k: Intervals
@@ -196,7 +237,7 @@ class Differing:
 
 @dataclass(frozen=True, slots=True)
 class Invariance:
-    """Where one setting's split count depends on the batch.
+    """Where one setting's order of summation, by split count, kernels and tiles, depends on the batch.
 
     ``reference``: the batch compared with, the smallest.  ``differing``: the others that differ anywhere,
     ``num_differing`` in all.
@@ -215,7 +256,7 @@ class Invariance:
 
 
 def invariance(result: Sweep) -> list[Invariance]:
-    """Each setting's split counts, batch against batch. The sweep is along seqlen_k over several batches."""
+    """Each setting's order of summation, batch against batch, in a sweep along seqlen_k over batches."""
     groups: dict[Any, list[int]] = {}
     for row, setting in enumerate(result.settings):
         alike = replace(setting, call=replace(setting.call, batch=1))
@@ -226,7 +267,7 @@ def invariance(result: Sweep) -> list[Invariance]:
 
 def _invariance(result: Sweep, rows: list[int]) -> Invariance:
     batches = tuple(result.settings[row].call.batch for row in rows)
-    counts = result.num_splits[rows]
+    counts = result.arithmetic[rows]
     differs = counts != counts[0]
     others = (differs[1:] != differs[:-1]).any(axis=1) | (np.diff(batches) != 1)
     edges = [0, *(np.flatnonzero(others) + 1).tolist(), len(rows)]

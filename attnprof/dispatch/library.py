@@ -29,12 +29,14 @@ class SplitCounts:
     """Per call: ``num_splits``, and the thread blocks (of 64 queries, before splitting) that it follows from.
 
     ``num_splits`` is NO_PREDICTION where the call is refused or launches nothing. ``slots`` are the thread
-    blocks that the library counts as resident at once.
+    blocks that the library counts as resident at once. ``kind``: calls that differ in sizes other than the
+    head dim launch the same kernels where it is equal, and both or neither are split.
     """
 
     num_splits: npt.NDArray[np.int32]
     thread_blocks: npt.NDArray[np.int64]
     slots: int
+    kind: npt.NDArray[np.int8]
 
 
 # (call, GPU, integer arrays that replace some of the call's fields, most splits) -> num_splits of each

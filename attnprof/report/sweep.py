@@ -57,12 +57,13 @@ def changes_table(result: Sweep, found: Sequence[Stretch]) -> Table:
         Column(f"{along}_from", along, right=True), Column(f"{along}_to", "change", right=True),
         Column("num_splits", "splits", right=True),
         Column("waves_from", "waves", right=True), Column("waves_to", ""),
-        Column("kernels", "kernel", wraps=True), Column("error", wraps=True),
+        Column("kernels", "kernel", wraps=True), Column("tile"), Column("error", wraps=True),
     ]  # fmt: skip
     rows = [
         (
             *(axis_value(s.setting, name) for name in names),
-            *(s.low, s.high, s.num_splits, round(s.waves[0], 4), round(s.waves[1], 4), s.kernels, s.error),
+            *(s.low, s.high, s.num_splits, round(s.waves[0], 4), round(s.waves[1], 4), s.kernels),
+            *(s.tile, s.error),
         )
         for s in found
     ]
@@ -80,8 +81,8 @@ def changes_table(result: Sweep, found: Sequence[Stretch]) -> Table:
         waves = waves_text(first.waves[0], step.last.waves[1])
         what = first.error or short_kernels(first.kernels) or "nothing to launch"
         span = str(Interval(first.low, step.last.high))
-        shown.append([*cells, span, step.every(along), splits, waves, "", what, ""])
-    return Table("changes", columns, rows, shown, f"num_splits along {along}")
+        shown.append([*cells, span, step.every(along), splits, waves, "", what, first.tile, ""])
+    return Table("changes", columns, rows, shown, f"num_splits, kernels and tiles along {along}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,8 @@ def _regular(found: Sequence[Stretch], at: int) -> int:
         previous, following = found[at + count - 1], found[at + count]
         if following.setting is not first.setting or None in (first.num_splits, following.num_splits):
             break
-        if following.kernels != first.kernels or ceil(following.waves[0]) != ceil(first.waves[0]):
+        alike = (following.kernels, following.tile) == (first.kernels, first.tile)
+        if not alike or ceil(following.waves[0]) != ceil(first.waves[0]):
             break
         height = (following.num_splits or 0) - (previous.num_splits or 0)
         if count > 1 and height != (found[at + 1].num_splits or 0) - (first.num_splits or 0):
@@ -158,7 +160,7 @@ def short_kernels(kernels: str) -> str:
 
 def points_columns(along: str) -> tuple[str, ...]:
     """The columns of :func:`points`."""
-    return (*axes_of(along), along, "num_splits", "waves", "kernels", "error")
+    return (*axes_of(along), along, "num_splits", "waves", "kernels", "tile", "error")
 
 
 def points(result: Sweep) -> Iterator[tuple[Any, ...]]:
@@ -171,7 +173,7 @@ def points(result: Sweep) -> Iterator[tuple[Any, ...]]:
             axes = tuple(axis_value(setting, name) for name in axes_of(result.along))
         while at < len(values) and values[at] <= stretch.high:
             waves = round(float(result.waves[row, at]), 4)
-            yield (*axes, values[at], stretch.num_splits, waves, stretch.kernels, stretch.error)
+            yield (*axes, values[at], stretch.num_splits, waves, stretch.kernels, stretch.tile, stretch.error)
             at += 1
 
 
@@ -196,7 +198,7 @@ def invariance_table(found: Sequence[Invariance]) -> Table:
                 str(v) if n in shown_axes and not index else "" for n, v in zip(names, axes, strict=True)
             ]
             shown.append([*named, "", str(part.batches), some(part.seqlen_k), percent(part.share)])
-    title = f"Split count other than at batch {found[0].reference}" if found else ""
+    title = f"Sums ordered otherwise than at batch {found[0].reference}" if found else ""
     return Table("invariance", columns, rows, shown, title)
 
 
@@ -277,17 +279,18 @@ def invariance_in_words(result: Sweep, each: Invariance) -> list[str]:
     lengths = f"{low} to {high} keys"
     if not each.differing:
         return [
-            f"batch {Interval(each.batches[0], each.batches[-1])} all have the same split count at every "
-            f"length from {lengths}: the order of summation does not depend on the batch."
+            f"batch {Interval(each.batches[0], each.batches[-1])} all have the same split count, kernels and "
+            f"tiles at every length from {lengths}: the order of summation does not depend on the batch."
         ]
     sentences = [
-        f"the split count depends on the batch: {each.num_differing} of {len(each.batches)} batch sizes "
-        f"differ from batch {each.reference} at some length from {lengths}. There the keys are summed in "
-        "another order, and the low bits of the output may differ."
+        f"the order of summation depends on the batch: {each.num_differing} of {len(each.batches)} batch "
+        f"sizes differ from batch {each.reference} at some length from {lengths}, in "
+        "split count, kernel or tile. There the keys are summed in another order, and the low bits of the "
+        "output may differ."
     ]
     if each.constant_batches > 1:
         sentences.append(
-            f"The longest range of batch sizes with one split count at every length is {each.constant} "
+            f"The longest range of batch sizes that agree at every length is {each.constant} "
             f"({each.constant_batches} of the {len(each.batches)} given)."
         )
     else:

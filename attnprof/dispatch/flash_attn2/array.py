@@ -84,7 +84,12 @@ def split_counts(
     accepted = accepted & fits
     shape = np.broadcast(thread_blocks, accepted, chosen, seqlen_k, head_dim).shape
     num_splits = np.where(accepted, chosen, np.int32(NO_PREDICTION)).astype(np.int32)
-    return SplitCounts(np.broadcast_to(num_splits, shape), np.broadcast_to(thread_blocks, shape), slots)
+    # What of the sizes enters a tile or a flag: the masks that are dropped, and folding.
+    bits = (one_query, swap, window_left < 0, window_right < 0)
+    kind = sum((np.asarray(bit).astype(np.int8) << place for place, bit in enumerate(bits)), np.int8(0))
+    tables = (np.broadcast_to(table, shape) for table in (num_splits, thread_blocks, kind))
+    num_splits, thread_blocks, kind = tables
+    return SplitCounts(num_splits, thread_blocks, slots, kind)
 
 
 def counter_of(rules: Rules) -> SplitCounter:
