@@ -7,6 +7,7 @@ those for type checking count. docs/architecture.md shows the same table.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +140,32 @@ def test_the_document_shows_the_table() -> None:
         for room, (what, allowed) in ROOMS.items()
     ]
     assert "\n".join(rows) in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_every_file_that_the_documents_name_is_there() -> None:
+    for document in (DOCUMENT, ROOT.parent / "CONTRIBUTING.md"):
+        text = document.read_text(encoding="utf-8")
+        named = {name for name in re.findall(r"`([\w./-]+/[\w.-]+\.py|[\w]+\.py)`", text) if "/" in name}
+        assert named
+        for name in named:
+            places = (ROOT / name, ROOT.parent / name)
+            assert any(place.exists() for place in places), f"{document.name} names {name}"
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (document.parent / link).exists(), f"{document.name} links {link}"
+
+
+def test_a_stranger_finds_these_by_their_names() -> None:
+    """FA3's tile sizes, the reading of NVTX ranges, the lock of a run folder, the wording of a verdict."""
+    held = {
+        "dispatch/flash_attn3/tiles.py": "def tile_sm90",
+        "trace/nvtx_ranges.py": "def read_ranges",
+        "runs/folder_lock.py": "flock",
+        "check/verdict_wording.py": "MEANINGS",
+    }
+    for name, holds in held.items():
+        assert holds in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_no_file_is_long() -> None:
+    lengths = {path.name: path.read_text(encoding="utf-8").count("\n") for path in ROOT.rglob("*.py")}
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
