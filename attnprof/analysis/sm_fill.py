@@ -21,7 +21,7 @@ from attnprof.model import Gpu, KernelLaunch
 if TYPE_CHECKING:
     from attnprof.check.check_run import CheckedCall
 
-COUNTED_PER_SM = {"fwd": 2, "fwd_splitkv": 2, "fa3_fwd": 1, "fa3_fwd_early": 1}
+COUNTED_PER_SM = {"fwd": 2, "fwd_splitkv": 2, "fa3_fwd": 1, "fa3_fwd_early": 1, "fa4_fwd": 1}
 _RESERVED_SMEM = 1024  # bytes the driver takes per block from sm 8.0 on
 _ELEMENT_BYTES = 2
 
@@ -50,11 +50,12 @@ class SmFill:
     sms_busy: int
     num_sms: int
     fill: float
+    role: str = "main"
 
     @property
     def is_main(self) -> bool:
         """Whether this is the kernel that attends, not one that prepares or combines."""
-        return self.family in COUNTED_PER_SM
+        return self.role == "main"
 
 
 def sm_fill(launch: KernelLaunch, gpu: Gpu) -> SmFill:
@@ -82,6 +83,7 @@ def sm_fill(launch: KernelLaunch, gpu: Gpu) -> SmFill:
         sms_busy=min(gpu.num_sms, thread_blocks),
         num_sms=gpu.num_sms,
         fill=thread_blocks / (whole * slots) if whole else 0.0,
+        role=signature.role,
     )
 
 

@@ -39,7 +39,11 @@ def _flags(
     alibi: Annotated[bool, typer.Option("--alibi", help="ALiBi slopes are passed.")] = False,
     dropout_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Dropout probability.")] = 0.0,
     num_splits: Annotated[
-        int, typer.Option(min=0, help="Given to fwd_kvcache; 0 lets the library choose.")
+        int,
+        typer.Option(
+            min=-1,
+            help="The caller's. 0: the function's default, in flash_attn_3 and 4 one split; -1: automatic.",
+        ),
     ] = 0,
     page_block_size: Annotated[
         int | None, typer.Option(min=1, help="Tokens per page of a paged KV cache.")

@@ -26,6 +26,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "torch": "attnprof.dispatch.torch_sdpa",
     "flash_attn_3": "attnprof.dispatch.flash_attn3",
     "vllm_flash_attn": "attnprof.dispatch.vllm_flash_attn",
+    "flash_attn_4": "attnprof.dispatch.flash_attn4",
 }
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
 _ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"

@@ -1,0 +1,118 @@
+"""FlashAttention-4 against ``_get_fwd_config`` of the released wheel, and its grids against the source as read.
+
+Grids, schedulers and threads rest on reading: no launch of it is recorded here.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnprof.dispatch import libraries
+from attnprof.dispatch.flash_attn4 import fwd_config, num_splits_heuristic
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.errors import UsageError
+from attnprof.gpus import gpu_by_name
+from attnprof.model import AttentionCall
+from tests.conftest import GOLDEN
+from tests.support.command import attnprof
+
+CALL = AttentionCall("flash_attn_4", "fwd", 1, 1, 65536, 28, 4, 128, num_splits=-1)
+
+
+def test_tile_stages_and_splits_are_those_of_the_wheel() -> None:
+    different = []
+    with gzip.open(GOLDEN / "fa4_fwd_config_4.0.0b36.csv.gz", "rt") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 6000
+    for row in rows:
+        number = {name: int(value) for name, value in row.items() if value.isdigit()}
+        window = tuple(number.get(f"window_{side}") for side in ("left", "right"))
+        named = ("arch", "num_sms", "batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
+        flags = (bool(number[name]) for name in ("pack_gqa", "causal", "local"))
+        try:
+            answer = fwd_config(
+                *(number[name] for name in named), number["head_dim_v"], *flags, window,
+                number["num_splits_arg"], "4.0.0b36",
+            )  # fmt: skip
+        except ValueError as error:
+            same = str(error) == row["error"]
+        else:
+            told = tuple(number.get(name) for name in ("tile_m", "tile_n", "q_stage", "num_splits"))
+            same = not row["error"] and answer == told
+        if not same:
+            different.append(row)
+    assert different == []
+
+
+@given(st.integers(0, 4096), st.integers(1, 200), st.integers(0, 4096))
+def test_the_wheel_never_answers_no_split_and_vllms_copy_does(blocks: int, sms: int, keys: int) -> None:
+    assert 1 <= num_splits_heuristic(blocks, sms, keys) <= 128
+    if keys > 4 and blocks > sms:
+        assert num_splits_heuristic(blocks, sms, keys, least=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "grid", "block", "splits"),
+    [
+        # SingleTileScheduler: blocks, heads x splits, batch; 148 SMs for 4 query blocks
+        ("b200", {}, (1, 4 * 37, 1), 512, 37),
+        ("b200", {"num_splits": 0}, (4, 1, 1), 512, 1),
+        ("b200", {"num_splits": 0, "batch": 64, "seqlen_q": 2048}, (148, 1, 1), 512, 1),
+        ("b200", {"num_splits": 0, "seqlen_q": 4096, "causal": True}, (448, 1, 1), 512, 1),
+        ("h100", {"num_splits": 0, "seqlen_q": 1024, "causal": True}, (224, 1, 1), 384, 1),
+        ("h100", {"num_splits": 0, "seqlen_q": 1024, "head_dim": 64}, (38, 4, 1), 512, 1),
+        ("a100", {"num_splits": 0, "seqlen_q": 1000}, (55, 4, 1), 128, 1),
+        ("5090", {}, (1, 4, 1), 128, 1),
+    ],
+)
+def test_grids_as_the_schedulers_are_read(
+    gpu: str, changes: dict[str, object], grid: tuple[int, int, int], block: int, splits: int
+) -> None:
+    prediction = libraries.predict(replace(CALL, **changes), gpu_by_name(gpu))
+    main = prediction.launches[0]
+    assert (main.grid, main.block, prediction.num_splits) == (grid, (block, 1, 1), splits)
+    families = [parse_kernel_name(launch.kernel).family for launch in prediction.launches]
+    assert families == ["fa4_fwd"] + ["fa4_combine"] * (splits > 1)
+
+
+def test_a_packed_batch_has_blocks_for_every_tail() -> None:
+    call = replace(CALL, entry="varlen_fwd", batch=3, seqlen_q=700, total_q=1000, num_splits=0, causal=True)
+    main = libraries.predict(call, gpu_by_name("b200")).launches[0]
+    assert main.grid == ((1000 * 7 + 3 * 255) // 256 * 4, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "error"),
+    [
+        ("5090", {"num_splits": 4}, "SM120 forward only supports num_splits=1"),
+        ("h100", {"num_splits": 4}, "SplitKV not supported on SM 9.0"),
+        ("t4", {}, "Unsupported compute capability: 75. Supported: 8.x, 9.x, 10.x, 11.x, 12.x"),
+        ("b200", {"head_dim": 192}, "(head_dim, head_dim_v)=(192, 192) is not supported on SM100/SM110."),
+    ],
+)
+def test_refusals_are_in_upstreams_words(gpu: str, changes: dict[str, object], error: str) -> None:
+    prediction = libraries.predict(replace(CALL, **changes), gpu_by_name(gpu))
+    assert (prediction.error or "").startswith(error)
+    assert prediction.launches == ()
+
+
+def test_what_nobody_has_read_is_refused() -> None:
+    with pytest.raises(UsageError, match="not modelled: the rules known are those of"):
+        libraries.predict(CALL, gpu_by_name("b200"), "4.1.0")
+    with pytest.raises(UsageError, match="kernel of its own"):
+        libraries.predict(replace(CALL, head_dim=256), gpu_by_name("b200"), "vllm-0.33.0")
+
+
+def test_it_is_explained_and_swept() -> None:
+    call = ("--library", "flash_attn_4", "--gpu", "b200", "--seqlen-k", "65536", "--num-splits", "-1")
+    explained = attnprof("explain", *call)
+    assert explained.code == 0, explained.err
+    assert "FlashAttentionForwardSm100" in explained.out
+    swept = attnprof("sweep", *call[:4], "--seqlen-k", "1024:65536:1024", "--num-splits", "-1")
+    assert swept.code == 0, swept.err
