@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Library = str  # a name in attnprof.dispatch.libraries
-Entry = Literal["fwd", "varlen_fwd", "fwd_kvcache"]
+Entry = Literal["fwd", "varlen_fwd", "fwd_kvcache", "batch_paged"]
 Dtype = Literal["bf16", "fp16", "fp32", "fp8"]
 # By their code in a timeline. "other" is outside every step, "unknown" where it could not be told.
 PHASES = ("other", "prefill", "decode", "mixed", "encode", "draft", "unknown")
@@ -58,6 +58,10 @@ class AttentionCall:
     -1 for automatic. ``head_dim_v`` is None where V is as wide as Q and K, ``pack_gqa`` where the library
     decides. ``attention_chunk`` is in tokens, ``sm_margin`` in SMs left free; ``scheduler_metadata``: the
     plan of get_scheduler_metadata is passed.
+
+    ``seqlens_q`` and ``seqlens_k`` are each sequence's own lengths, () where only the maxima above are known.
+    ``cuda_graph``: the call is made for a CUDA graph. flashinfer only: ``backend``, "" for its own choice,
+    ``fixed_split_size`` in pages and ``disable_split_kv``.
     """
 
     library: Library
@@ -86,6 +90,12 @@ class AttentionCall:
     attention_chunk: int = 0
     sm_margin: int = 0
     scheduler_metadata: bool = False
+    seqlens_q: tuple[int, ...] = ()
+    seqlens_k: tuple[int, ...] = ()
+    cuda_graph: bool = False
+    backend: str = ""
+    fixed_split_size: int | None = None
+    disable_split_kv: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,7 @@ class Prediction:
     ``error`` is the first line of the library's own refusal, else None.
     ``num_splits`` is None where the call is refused or launches nothing. ``backend`` is who takes the call
     where a library has several and was asked which; launches of others than its flash backend are not told.
+    ``plan`` is what a library's planner answers for a batch, field by field, () for libraries without one.
     """
 
     launches: tuple[KernelLaunch, ...] = ()
@@ -121,3 +132,4 @@ class Prediction:
     error: str | None = None
     reasons: tuple[Reason, ...] = field(default=(), compare=False)
     backend: str | None = None
+    plan: tuple[tuple[str, object], ...] = ()

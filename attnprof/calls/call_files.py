@@ -17,9 +17,10 @@ _SHAPE = {
     "library": str, "entry": str, "dtype": str, "version": str, "seqlens_q": [int], "page_block_size": int,
     "seqlen_knew": int, "head_dim_v": int, "pack_gqa": (bool, int), "causal": (bool, int),
     "alibi": (bool, int), "return_softmax": (bool, int), "cache_batch_idx": (bool, int),
-    "scheduler_metadata": (bool, int),
+    "scheduler_metadata": (bool, int), "seqlens_k": [int], "cuda_graph": (bool, int), "backend": str,
+    "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int,
 }  # fmt: skip
-ENTRIES = ("fwd", "varlen_fwd", "fwd_kvcache")
+ENTRIES = ("fwd", "varlen_fwd", "fwd_kvcache", "batch_paged")
 _LONGEST = 1 << 24  # bytes of a line
 _COUNTS = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
 
@@ -71,8 +72,9 @@ def parse_call(
         require_shape(fields, _SHAPE, "the call")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    counts = {name: _count(fields, name) for name in _COUNTS}
+    lengths = {name: _lengths(fields, name) for name in ("seqlens_q", "seqlens_k")}
     seqlens_q = fields.get("seqlens_q")
+    counts: dict[str, Any] = {name: _count({**_of_lengths(lengths), **fields}, name) for name in _COUNTS}
     call = AttentionCall(
         library=fields.get("library", "flash_attn"),
         entry=fields.get("entry", "fwd"),
@@ -86,7 +88,7 @@ def parse_call(
         return_softmax=bool(fields.get("return_softmax", False)),
         num_splits=_integer(fields, "num_splits_arg", 0),
         total_q=sum(seqlens_q) if isinstance(seqlens_q, list) else None,
-        page_block_size=fields.get("page_block_size"),
+        page_block_size=fields.get("page_block_size", fields.get("page_size")),
         seqlen_knew=fields.get("seqlen_knew"),
         cache_seqlens=fields.get("cache_seqlen") is not None,
         cache_batch_idx=bool(fields.get("cache_batch_idx", False)),
@@ -95,6 +97,12 @@ def parse_call(
         attention_chunk=_integer(fields, "attention_chunk", 0),
         sm_margin=_integer(fields, "sm_margin", 0),
         scheduler_metadata=bool(fields.get("scheduler_metadata", False)),
+        seqlens_q=lengths["seqlens_q"],
+        seqlens_k=lengths["seqlens_k"],
+        cuda_graph=bool(fields.get("cuda_graph", False)),
+        backend=fields.get("backend") or "",
+        fixed_split_size=fields.get("fixed_split_size"),
+        disable_split_kv=bool(fields.get("disable_split_kv", False)),
     )
     device = fields.get("device")
     if isinstance(device, dict):
@@ -111,6 +119,24 @@ def parse_call(
     else:
         raise UsageError("the call names no device", hint="give --gpu NAME for calls without a device")
     return call, gpu, fields.get("version")
+
+
+def _lengths(fields: dict[str, Any], name: str) -> tuple[int, ...]:
+    """Each sequence's length; () where the call does not say."""
+    lengths = tuple(fields.get(name) or ())
+    if any(not 0 <= length <= INT32_MAX for length in lengths):
+        raise UsageError(f"{name} holds a length that is none")
+    return lengths
+
+
+def _of_lengths(lengths: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """The counts that follow from each sequence's lengths, for a call that does not state them."""
+    queries, keys = lengths["seqlens_q"], lengths["seqlens_k"]
+    if queries and keys and len(queries) != len(keys):
+        raise UsageError(f"seqlens_q has {len(queries)} sequences, seqlens_k {len(keys)}")
+    known = {"batch": len(queries) or len(keys)} if queries or keys else {}
+    known |= {"seqlen_q": max(queries)} if queries else {}
+    return known | ({"seqlen_k": max(keys)} if keys else {})
 
 
 def _integer(fields: dict[str, Any], name: str, default: int | None = None) -> int:

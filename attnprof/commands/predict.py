@@ -73,6 +73,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
             {"kernel": launch.kernel, "grid": list(launch.grid), "block": list(launch.block)}
             for launch in prediction.launches
         ],
+        **({"plan": dict(prediction.plan)} if prediction.plan else {}),
     }
 
 

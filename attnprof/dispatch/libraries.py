@@ -27,6 +27,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn_3": "attnprof.dispatch.flash_attn3",
     "vllm_flash_attn": "attnprof.dispatch.vllm_flash_attn",
     "flash_attn_4": "attnprof.dispatch.flash_attn4",
+    "flashinfer": "attnprof.dispatch.flashinfer",
 }
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
 _ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"

@@ -1,4 +1,4 @@
-"""FlashAttention-4 against ``_get_fwd_config`` of the released wheel, and its grids against the source as read.
+"""FlashAttention-4 against ``_get_fwd_config`` of the released wheel, and its grids as the source is read.
 
 Grids, schedulers and threads rest on reading: no launch of it is recorded here.
 """

@@ -14,7 +14,9 @@ from attnprof.gpus import GPUS, gpu_by_name
 from attnprof.model import AttentionCall
 
 HEADS = st.sampled_from([(28, 4), (32, 32), (32, 8), (64, 8), (40, 8), (12, 12), (71, 1)])
-GPU_NAMES = st.sampled_from([gpu.name for gpu in GPUS if (8, 0) <= gpu.sm <= (9, 0)])
+GPU_NAMES = st.sampled_from(
+    [gpu.name for gpu in GPUS if (8, 0) <= gpu.sm <= (9, 0) and "AMD" not in gpu.name]
+)
 
 
 def decode(

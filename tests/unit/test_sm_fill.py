@@ -71,7 +71,7 @@ def test_a_trace_without_shared_memory_gives_the_same_answer() -> None:
 
 
 def test_every_kernel_that_is_predicted_fits_the_sm_it_is_predicted_for() -> None:
-    for model in GPUS:
+    for model in (one for one in GPUS if not one.name.startswith("AMD")):
         if model.sm < (8, 0):
             continue
         gpu = gpu_by_name(model.name)

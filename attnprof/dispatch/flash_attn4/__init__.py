@@ -1,8 +1,8 @@
 """FlashAttention-4 (CuTe DSL, ``flash_attn.cute``), and vLLM's copy of it.
 
 Checked against ``_get_fwd_config`` of the flash-attn-4 4.0.0b36 wheel: tiles, stages and split counts.
-Resting on reading alone: grids and threads, the tile schedulers, the combine kernel, 2CTA clusters, and all of
-vLLM's copy. Not modelled: MLA (``qv``), block sparsity, CLC scheduling and the kernels that prepare a packed batch.
+Resting on reading alone: grids and threads, the tile schedulers, the combine kernel, 2CTA clusters, and all
+of vLLM's copy. Not modelled: MLA (``qv``), block sparsity, CLC scheduling, kernels that plan a packed batch.
 """
 
 from __future__ import annotations
