@@ -1,0 +1,149 @@
+"""What launches say of the call behind them: every kind of call for which a library launches just these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from attnprof.dispatch.infer import Interval, Intervals, union
+from attnprof.gpus import make_gpu
+from attnprof.model import Entry, Gpu, KernelLaunch, Library
+
+LONGEST = 131_072  # keys; strengths are shares of the lengths up to it
+STRONG = 0.05
+_TILE_CLASSES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+_SOME_SMS = 132
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What a trace states of a GPU: its SM count and its compute capability, None where it does not."""
+
+    num_sms: int | None = None
+    sm: tuple[int, int] | None = None
+
+    def candidates(self) -> tuple[Gpu, ...]:
+        """The GPUs it may be, one for each way in which tiles are chosen."""
+        sms = self.num_sms or _SOME_SMS
+        return tuple(make_gpu("", *sm, sms) for sm in ((self.sm,) if self.sm else _TILE_CLASSES))
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The launches of one attention call; a grid or block of zeros is one the trace does not hold."""
+
+    main: KernelLaunch
+    combine: KernelLaunch | None = None
+    before: KernelLaunch | None = None
+
+    @property
+    def launches(self) -> tuple[KernelLaunch, ...]:
+        return tuple(launch for launch in (self.before, self.main, self.combine) if launch is not None)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Which sizes the trace does not hold."""
+        absent = (
+            what
+            for launch in self.launches
+            for what, size in (("grid", launch.grid), ("block", launch.block))
+            if not any(size)
+        )
+        return tuple(dict.fromkeys(absent))
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A kind of call for which a build of a library launches exactly what was observed.
+
+    ``versions``: first and last release of the build.  ``folded``: one query per sequence, and the heads of a
+    KV group became ``seqlen_q`` queries of one head; ``heads`` counts what is left.  ``batch`` and ``heads``
+    are None where only their product ``batch_heads`` shows.  ``seqlen_k``: every KV length (the capacity, for
+    fwd_kvcache), of which only multiples of ``multiple_of`` and none of ``no_multiple_of`` (0 for none).
+    ``chosen``: the library chose ``num_splits`` from these lengths; else the caller gave it, or nobody asked.
+    """
+
+    library: Library
+    versions: tuple[str, str]
+    entry: Entry
+    folded: bool
+    batch: int | None
+    heads: int | None
+    batch_heads: int | None
+    seqlen_q: Interval
+    head_dim: Interval
+    num_splits: int
+    chosen: bool
+    seqlen_k: Intervals
+    multiple_of: int = 1
+    no_multiple_of: int = 0
+    appends: bool = False
+
+    def has_length(self, seqlen_k: int) -> bool:
+        """Whether a KV length is among those explained."""
+        whole = seqlen_k % self.multiple_of == 0
+        ragged = not self.no_multiple_of or seqlen_k % self.no_multiple_of != 0
+        return whole and ragged and any(seqlen_k in interval for interval in self.seqlen_k)
+
+    @property
+    def share(self) -> float:
+        """The share of KV lengths up to LONGEST that give these launches."""
+        known = (max(0, min(i.high or LONGEST, LONGEST) - max(i.low, 1) + 1) for i in self.seqlen_k)
+        return sum(known) / LONGEST / self.multiple_of
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """Every explanation of a call's launches.
+
+    ``unread``: what could not be read, and is not claimed.  ``nearest``: where nothing explains them, the
+    fields in which they differ from the nearest launches that a library makes, in words.
+    """
+
+    explanations: tuple[Explanation, ...] = ()
+    unread: tuple[str, ...] = ()
+    nearest: str = ""
+    builds: frozenset[tuple[Library, str]] = field(default=frozenset())
+
+    @property
+    def chosen(self) -> tuple[Explanation, ...]:
+        """The explanations in which the library chose the split count itself."""
+        return tuple(explanation for explanation in self.explanations if explanation.chosen)
+
+    @property
+    def seqlen_k(self) -> Intervals:
+        """The KV lengths for which the library would choose this split count."""
+        return union(explanation.seqlen_k for explanation in self.chosen)
+
+    @property
+    def share(self) -> float | None:
+        """The share of calls like it, of every KV length, that would have passed as well.
+
+        Where the library may have chosen the split count, of such calls; 1.0 where no length would have
+        shown. None where nothing explains the launches.
+        """
+        told = self.chosen or self.explanations
+        return min(1.0, max(explanation.share for explanation in told)) if told else None
+
+
+def strength(share: float | None) -> str:
+    """ "strong" or "weak", by how many other lengths would have given the same launches; "" where unknown."""
+    return "" if share is None else "strong" if share <= STRONG else "weak"
+
+
+def tightened(lengths: Intervals, multiple_of: int) -> Intervals:
+    """The intervals drawn in to the multiples they hold; those without any are left out."""
+    if multiple_of == 1:
+        return lengths
+    found = []
+    for interval in lengths:
+        low = -(-interval.low // multiple_of) * multiple_of
+        high = None if interval.high is None else interval.high // multiple_of * multiple_of
+        if high is None or low <= high:
+            found.append(Interval(low, high))
+    return tuple(found)
+
+
+def fewest(differences: Iterable[tuple[int, str]]) -> str:
+    """Of (number of fields that differ, their words), the words of the fewest."""
+    return min(differences, default=(0, ""), key=lambda item: item[0])[1]
