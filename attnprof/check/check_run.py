@@ -1,8 +1,7 @@
 """Observed against predicted: one verdict per attention call.
 
 With call records every observed call is compared with the prediction for its own arguments. Without, the
-launches are read back: a split count that no KV length explains is a mismatch, and the lengths that do
-explain it are reported.
+launches are read back: what no call launches is a mismatch, and the lengths that do explain it are reported.
 """
 
 from __future__ import annotations
@@ -14,19 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from attnprof.arrays import distinct_rows
 from attnprof.calls.records import CallRecord, NotModelled
 from attnprof.check.compare import compare
 from attnprof.check.coverage import Coverage
-from attnprof.check.frozen_splits import find_frozen
-from attnprof.check.observed_calls import ObservedCalls, ObservedShape, first_unrecorded
+from attnprof.check.observed_calls import ObservedCalls, first_unrecorded
 from attnprof.check.recording import Recording
 from attnprof.check.target import Target, choose_target
+from attnprof.check.unrecorded import check_unrecorded
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
-from attnprof.dispatch.libraries import read_back
-from attnprof.dispatch.limits import is_grid
+from attnprof.dispatch.explanation import GpuFacts
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
-from attnprof.model import Gpu, Library, Prediction
+from attnprof.model import Gpu, Library
+from attnprof.trace.tables import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +148,13 @@ def check_recorded(
     ]
     if not left:
         return tuple(checked)
-    sms = {shape.device: target.gpu.num_sms for shape in observed.shapes}
-    unrecorded = check_unrecorded(observed, sms, keys_of_step, predicted)
+    facts = {shape.device: _facts(target.gpu) for shape in observed.shapes}
+    unrecorded = check_unrecorded(observed, facts, keys_of_step, predicted)
     if complete:
         for number, shape in enumerate(observed.shapes):
             rows = np.flatnonzero((observed.shape == number) & ~observed.replayed)
             why = f"{shape.main.kernel} ran outside every recorded call"
-            unrecorded.read_otherwise(rows, (Verdict.UNEXPECTED, why, None))
+            unrecorded.read_otherwise(rows, Reading(Verdict.UNEXPECTED, why))
     return (*checked, *(unrecorded[index] for index in left))
 
 
@@ -171,60 +169,6 @@ def _beside(observed: ObservedCalls, seq: int, again: Sequence[int]) -> tuple[Ve
     return None
 
 
-def check_unrecorded(
-    observed: ObservedCalls,
-    num_sms: Mapping[int, int],
-    keys_of_step: Mapping[int, int] | None = None,
-    captured: Mapping[int, Prediction] | None = None,
-) -> ReadBackCalls:
-    """A verdict per observed call of a trace without call records; ``num_sms`` is per GPU, where it is known.
-
-    Replays of a recorded call are compared with what was predicted for it, ``captured`` by its number.
-    """
-    readings = [_read_back(shape, num_sms.get(shape.device)) for shape in observed.shapes]
-    calls = ReadBackCalls(observed, readings)
-    replays = np.flatnonzero(observed.replayed & (observed.seq >= 0)) if captured else np.zeros(0, np.int64)
-    (seqs, shapes), pair = distinct_rows([observed.seq[replays], observed.shape[replays]])
-    for number, (seq, shape) in enumerate(zip(seqs.tolist(), shapes.tolist(), strict=True)):
-        if captured and seq in captured:
-            verdict, detail = compare(captured[seq], observed.shapes[shape])
-            told = detail or f"replays call {seq}"
-            calls.read_otherwise(replays[pair == number], (verdict, told, calls.inferred[shape]))
-    for frozen in find_frozen(observed, calls.inferred, num_sms, keys_of_step):
-        reading = (Verdict.FROZEN, frozen.detail, calls.inferred[frozen.shape])
-        calls.read_otherwise(frozen.rows, reading)
-    return calls
-
-
-def _read_back(shape: ObservedShape, num_sms: int | None) -> Reading:
-    signature, launch = shape.main, shape.launches[0]
-    if not signature.modelled:
-        return Verdict.NOT_MODELLED, f"{signature.library} {signature.family}", None
-    combined = len(shape.launches) > 1
-    if bool(signature.flag("Split")) != combined:
-        wanted = "without its combine kernel" if signature.flag("Split") else "followed by a combine kernel"
-        return Verdict.UNEXPLAINED, f"{signature.kernel} ran {wanted}", None
-    if not all(launch.grid):
-        return Verdict.NOT_MODELLED, "the trace does not hold the grid", None
-    if not is_grid(launch.grid):
-        return Verdict.NOT_MODELLED, f"no GPU takes the grid {'x'.join(map(str, launch.grid))}", None
-    if num_sms is None:
-        return Verdict.EXPLAINED, "the SM count is not in the trace: no KV length can be told", None
-    inferred = read_back(launch.kernel, launch.grid, num_sms)
-    if inferred is None:
-        return Verdict.NOT_MODELLED, "the kernel's name is cut: its template cannot be read", None
-    if not inferred.seqlen_k:
-        if inferred.num_splits == 1:
-            return (
-                Verdict.EXPLAINED,
-                "one split, which the varlen entry and callers who ask for it get",
-                inferred,
-            )
-        detail = f"{inferred.num_splits} splits: no KV length leads there on {num_sms} SMs"
-        return Verdict.UNEXPLAINED, detail, inferred
-    return Verdict.EXPLAINED, "", inferred
-
-
 def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
     """What was observed of a call, as fields of CheckedCall."""
     return {
@@ -232,6 +176,16 @@ def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
         "duration_ns": int(observed.duration[index]),
         "num_kernels": int(observed.num_kernels[index]),
     }
+
+
+def _facts(gpu: Gpu) -> GpuFacts:
+    return GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor))
+
+
+def _stated(device: Device) -> GpuFacts:
+    """What a trace states of a GPU."""
+    sm = None if device.sm_major is None else (device.sm_major, device.sm_minor or 0)
+    return GpuFacts(device.num_sms or None, sm)
 
 
 def check(
@@ -276,10 +230,11 @@ def check(
         doubt = recording.disbelief
         return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint, disbelief=doubt)
     target_gpu = gpu or recording.gpu
-    sms = recording.sms_of_devices
     if gpu is not None:
-        sms = {shape.device: gpu.num_sms for shape in recording.observed.shapes}
-    calls = check_unrecorded(recording.observed, sms, recording.keys_of_step)
+        facts = {shape.device: _facts(gpu) for shape in recording.observed.shapes}
+    else:
+        facts = {device.index: _stated(device) for device in info.devices}
+    calls = check_unrecorded(recording.observed, facts, recording.keys_of_step)
     why, hint = "", ""
     if info.whole_graph_launches:
         why, hint = whole, _NODE_MODE

@@ -9,13 +9,18 @@ from functools import lru_cache
 from typing import Any
 
 from attnprof.calls.records import CallRecord, NotModelled, attention_call
-from attnprof.check.observed_calls import ObservedCalls
+from attnprof.check.compare import compare
+from attnprof.check.observed_calls import ObservedShape
 from attnprof.check.recording import Recording
-from attnprof.dispatch.libraries import DEFAULT_LIBRARY, default_version, predict, versions_spelling
+from attnprof.check.verdicts import Verdict
+from attnprof.dispatch.explanation import GpuFacts, Observed
+from attnprof.dispatch.libraries import DEFAULT_LIBRARY, default_version, explain, predict, versions_spelling
 from attnprof.dispatch.versions import parse_version
 from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name
 from attnprof.model import AttentionCall, Gpu, Library, Prediction
+
+_PAIRS_WEIGHED = 64  # recorded calls with what they launched, to tell a version from
 
 
 @lru_cache(maxsize=65536)
@@ -86,7 +91,7 @@ def choose_target(
         chosen = _recorded_gpu(known) if known else gpu_by_name(DEFAULT_GPU)
     if library is None and version is None:
         library, version = wanted.get("library"), wanted.get("version")
-    installed = workload.get("versions") or _versions_by_names(recording.observed)
+    installed = workload.get("versions") or _versions_by_launches(recording, chosen)
     return Target(chosen, library, version, installed)
 
 
@@ -97,10 +102,44 @@ def _recorded_gpu(known: dict[str, Any]) -> Gpu:
         raise RunError(f"run.json names a GPU that is none: {error}", hint="give --gpu NAME") from error
 
 
-def _versions_by_names(observed: ObservedCalls) -> dict[str, str | None]:
-    """For each library, the newest version that spells all its kernels as a trace without versions does."""
-    possible: dict[str, set[str]] = {}
-    for shape in observed.shapes:
-        for library, versions in versions_spelling(shape.launches[0].kernel).items():
-            possible[library] = possible.get(library, set(versions)) & set(versions)
-    return {library: max(left, key=parse_version) for library, left in possible.items() if left}
+def _versions_by_launches(recording: Recording, gpu: Gpu) -> dict[str, str | None]:
+    """For each library, the newest version that launches most of the recorded calls as a trace shows them.
+
+    A trace states no versions; most of its calls tell them, so that a call which does not go with the rest
+    stays a finding.
+    """
+    observed, target = recording.observed, Target(gpu)
+    shapes = dict(zip(observed.seq.tolist(), observed.shape.tolist(), strict=True))
+    pairs: dict[Library, Counter[tuple[AttentionCall, int]]] = {}
+    for record in recording.records:
+        library = target.of(record)[0]
+        call = attention_call(record, library) if record.seq in shapes and record.on_cuda else None
+        if isinstance(call, AttentionCall):
+            pairs.setdefault(library, Counter())[call, shapes[record.seq]] += 1
+    found: dict[str, str | None] = {}
+    for library, counted in pairs.items():
+        most = counted.most_common(_PAIRS_WEIGHED)
+        possible = _possible_versions(library, {observed.shapes[shape] for (_, shape), _ in most}, gpu)
+        scores = {
+            version: sum(
+                count
+                for (call, shape), count in most
+                if compare(_predict(call, gpu, version), observed.shapes[shape])[0] is Verdict.MATCH
+            )
+            for version in possible
+        }
+        if scores:
+            found[library] = max(scores, key=lambda version: (scores[version], parse_version(version)))
+    return found
+
+
+def _possible_versions(library: str, shapes: set[ObservedShape], gpu: Gpu) -> list[str]:
+    """The versions that may have launched some of these, one for each set of rules."""
+    facts = GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor))
+    possible: dict[str, None] = {}
+    for shape in shapes:
+        spelling = versions_spelling(shape.launches[0].kernel).get(library, ())
+        told = None if spelling else explain(Observed(*shape.launches[:2]), facts)
+        builds = told.builds if told else ()
+        possible |= dict.fromkeys(spelling or (since for name, (since, _) in builds if name == library))
+    return list(possible)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Verdict(str, Enum):
     MISSING = "missing"
     UNEXPECTED = "unexpected"
     UNEXPLAINED = "unexplained"
+    INCONSISTENT = "inconsistent"
     FROZEN = "frozen"
     NOT_READ = "not read"
     NOT_MODELLED = "not modelled"
@@ -45,7 +46,8 @@ class Verdict(str, Enum):
 
 FAILED = frozenset({
     Verdict.WRONG_KERNEL, Verdict.WRONG_NUM_SPLITS, Verdict.WRONG_TEMPLATE, Verdict.WRONG_GRID,
-    Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED, Verdict.FROZEN,
+    Verdict.MISSING, Verdict.UNEXPECTED, Verdict.UNEXPLAINED, Verdict.INCONSISTENT,
+    Verdict.FROZEN,
 })  # fmt: skip
 
 
@@ -55,7 +57,8 @@ class CheckedCall:
 
     ``observed`` and ``predicted`` are None where there is none; ``call`` is what was predicted for.
     ``duration_ns`` is GPU time. ``seq``, ``step`` and ``layer`` are None where unknown,
-    ``process`` where no call was recorded: 0 is the first of the run's processes.
+    ``process`` where no call was recorded: 0 is the first of the run's processes. ``share`` says how
+    much an explained call proves: of calls like it, one for every KV length, how many launch the same.
     """
 
     verdict: Verdict
@@ -71,6 +74,7 @@ class CheckedCall:
     duration_ns: int | None = None
     num_kernels: int = 0
     process: int | None = None
+    share: float | None = None
 
     @property
     def num_splits(self) -> int | None:
@@ -80,7 +84,13 @@ class CheckedCall:
         return self.predicted.num_splits if self.predicted else None
 
 
-Reading = tuple[Verdict, str, InferredCall | None]
+class Reading(NamedTuple):
+    """What a call's launches say; ``share`` as in CheckedCall."""
+
+    verdict: Verdict
+    detail: str
+    inferred: InferredCall | None = None
+    share: float | None = None
 
 
 class ReadBackCalls(Sequence[CheckedCall]):
@@ -100,7 +110,12 @@ class ReadBackCalls(Sequence[CheckedCall]):
     @property
     def inferred(self) -> list[InferredCall | None]:
         """What each shape says of the KV length."""
-        return [inferred for *_, inferred in self.readings[: len(self.observed.shapes)]]
+        return [reading.inferred for reading in self.readings[: len(self.observed.shapes)]]
+
+    def not_having(self, rows: Int64, verdicts: frozenset[Verdict]) -> Int64:
+        """Of these calls, those with none of these verdicts."""
+        wanted = np.array([reading.verdict not in verdicts for reading in self.readings], np.bool_)
+        return rows[wanted[self._reading[rows]]]
 
     def read_otherwise(self, rows: Int64, reading: Reading) -> None:
         """Give some calls a reading of their own."""
@@ -154,7 +169,7 @@ class ReadBackCalls(Sequence[CheckedCall]):
         for reading, shape, seq, step, phase, layer, duration, kernels in zip(
             *(column[rows].tolist() for column in columns), strict=True
         ):
-            verdict, detail, inferred = self.readings[reading]
+            verdict, detail, inferred, share = self.readings[reading]
             yield CheckedCall(
                 verdict,
                 detail,
@@ -164,6 +179,7 @@ class ReadBackCalls(Sequence[CheckedCall]):
                 None if layer < 0 else layer,
                 observed=o.shapes[shape],
                 inferred=inferred,
+                share=share,
                 duration_ns=duration,
                 num_kernels=kernels,
             )

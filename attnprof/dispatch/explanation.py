@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from attnprof.dispatch.infer import Interval, Intervals, union
+from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
 from attnprof.gpus import make_gpu
 from attnprof.model import Entry, Gpu, KernelLaunch, Library
 
@@ -103,7 +103,11 @@ class ReadBack:
     explanations: tuple[Explanation, ...] = ()
     unread: tuple[str, ...] = ()
     nearest: str = ""
-    builds: frozenset[tuple[Library, str]] = field(default=frozenset())
+
+    @property
+    def builds(self) -> frozenset[tuple[Library, tuple[str, str]]]:
+        """The builds of a library that launch this."""
+        return frozenset((one.library, one.versions) for one in self.explanations)
 
     @property
     def chosen(self) -> tuple[Explanation, ...]:
@@ -112,8 +116,8 @@ class ReadBack:
 
     @property
     def seqlen_k(self) -> Intervals:
-        """The KV lengths for which the library would choose this split count."""
-        return union(explanation.seqlen_k for explanation in self.chosen)
+        """The KV lengths, from 1 on, for which the library would choose this split count."""
+        return intersect(union(explanation.seqlen_k for explanation in self.chosen), (Interval(1, None),))
 
     @property
     def share(self) -> float | None:
@@ -144,6 +148,10 @@ def tightened(lengths: Intervals, multiple_of: int) -> Intervals:
     return tuple(found)
 
 
-def fewest(differences: Iterable[tuple[int, str]]) -> str:
-    """Of (number of fields that differ, their words), the words of the fewest."""
-    return min(differences, default=(0, ""), key=lambda item: item[0])[1]
+def merged(answers: Sequence[ReadBack]) -> ReadBack | None:
+    """What several libraries say of one launch; None where none says anything."""
+    if not answers:
+        return None
+    found = tuple(explanation for answer in answers for explanation in answer.explanations)
+    nearest = "" if found else next((answer.nearest for answer in answers if answer.nearest), "")
+    return ReadBack(found, answers[0].unread, nearest)

@@ -16,6 +16,7 @@ from attnprof.errors import UsageError
 from attnprof.model import Prediction, Reason
 
 if TYPE_CHECKING:
+    from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
     from attnprof.dispatch.intervals import InferredCall
     from attnprof.dispatch.library import AttentionLibrary
     from attnprof.dispatch.names.family import Family
@@ -120,6 +121,15 @@ def read_back(kernel: str, grid: tuple[int, int, int], num_sms: int) -> Inferred
     """What the launch of a main kernel says of its call, read by the library whose kernel it is."""
     answers = (each.read_back(kernel, grid, num_sms) for each in all_libraries().values())
     return next((answer for answer in answers if answer is not None), None)
+
+
+@lru_cache(maxsize=4096)
+def explain(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+    """Every kind of call for which a known library launches exactly ``seen``; None of kernels of no such."""
+    from attnprof.dispatch.explanation import merged
+
+    answers = [each.explain(seen, gpu) for each in all_libraries().values()]
+    return merged([answer for answer in answers if answer is not None])
 
 
 def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:

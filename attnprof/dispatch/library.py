@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+
 NO_PREDICTION = 0
 FP8 = "float8_e4m3fn"  # as torch spells it
 FLASH_ATTN_FUNCTIONS: Mapping[Entry, str] = {
@@ -157,6 +159,13 @@ class AttentionLibrary(Protocol):
 
     def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
         """What the launch of a main kernel says of its call; None where it is not its kernel, or is cut."""
+        return None
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        """Every kind of call for which it launches exactly ``seen``; None of other libraries' kernels.
+
+        A kernel that several libraries have is asked of each.
+        """
         return None
 
 

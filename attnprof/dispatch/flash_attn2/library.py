@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split_choice
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.library import (
@@ -57,6 +58,12 @@ class FlashAttention2(LibraryOfVersions):
 
     def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
         return read_back(kernel, grid, num_sms, _KERNELS)
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flash_attn2.read_back import read_back
+        from attnprof.dispatch.flash_attn2.versions import builds
+
+        return read_back(seen, gpu, builds())
 
 
 def template_fields(kernel: str, kernels: str) -> tuple[tuple[str, object], ...] | None:

@@ -7,16 +7,20 @@ is asked: what it launches for a call of these sizes must be what was observed, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack, tightened
+from attnprof.dispatch.flash_attn2.dispatch import dispatch
 from attnprof.dispatch.flash_attn2.rules import OPTIONAL_TEMPLATES, SPLIT_BLOCK_M, Rules, combine_block_m
 from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div
-from attnprof.dispatch.infer import Interval, Intervals, intersect, seqlens_for, union
+from attnprof.dispatch.infer import seqlens_for
+from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.dispatch.names.spelling import namespace, plain_template
+from attnprof.dispatch.versions import parse_version
 from attnprof.model import AttentionCall, Entry, Gpu, KernelLaunch, Library, Prediction
 
 _ANY: Intervals = (Interval(1, None),)
@@ -35,6 +39,31 @@ class Build:
     predict: Callable[[AttentionCall, Gpu], Prediction]
 
 
+def builds_of(
+    library: Library, oldest: str, newest: str, changes: Iterable[str], rules_for: Callable[[str], Rules]
+) -> tuple[Build, ...]:
+    """The builds of a version table, oldest first: releases between two changes are one."""
+    since = [oldest, *(one for one in changes if parse_version(one) <= parse_version(newest))]
+    found: list[Build] = []
+    for version in dict.fromkeys(since):
+        rules = rules_for(version)
+        if found and found[-1].rules == rules:
+            continue
+        if found:
+            found[-1] = replace(found[-1], versions=(found[-1].versions[0], version))
+        found.append(Build(library, (version, newest), rules, partial(_launch, rules=rules)))
+    return tuple(found)
+
+
+def _launch(call: AttentionCall, gpu: Gpu, *, rules: Rules) -> Prediction:
+    return dispatch(call, gpu, rules)
+
+
+def kernels_of(library: Library) -> str:
+    """How the kernels of a library with FlashAttention-2's are known."""
+    return "pytorch-bundled-flash" if library == "torch" else "flash-attn"
+
+
 class _Kind(NamedTuple):
     """A kind of call. ``given``: the caller's num_splits."""
 
@@ -49,21 +78,23 @@ class _Kind(NamedTuple):
     given: bool = False
 
 
-def read_back(seen: Observed, gpu: GpuFacts, builds: Sequence[Build]) -> ReadBack:
-    """Every kind of call for which one of ``builds`` launches exactly ``seen``."""
+def read_back(seen: Observed, gpu: GpuFacts, builds: Sequence[Build]) -> ReadBack | None:
+    """Every kind of call for which one of ``builds`` launches exactly ``seen``; None of others' kernels."""
     main = parse_kernel_name(seen.main.kernel)
+    mine = main.family in ("fwd", "fwd_splitkv") and main.library == kernels_of(builds[0].library)
+    if not mine:
+        return None
     combine = None if seen.combine is None else parse_kernel_name(seen.combine.kernel)
     unread = list(seen.unread)
     if main.head_dim is None or (combine is not None and combine.head_dim is None):
         return ReadBack(unread=("template arguments", *unread))
     reader = _Reader(seen, main, combine, gpu)
-    mine = [build for build in builds if reader.may_be_of(build)]
-    found = tuple(dict.fromkeys(e for build in mine for e in reader.explanations(build)))
-    nearest = "" if found else reader.nearest(mine or builds)
-    spelled = frozenset((e.library, e.versions[0]) for e in found)
+    spelled = [build for build in builds if reader.may_be_of(build)]
+    found = tuple(dict.fromkeys(e for build in spelled for e in reader.explanations(build)))
+    nearest = "" if found else reader.nearest(spelled or builds)
     if gpu.num_sms is None:
         unread.append("SM count")
-    return ReadBack(found, tuple(unread), nearest, spelled)
+    return ReadBack(found, tuple(unread), nearest)
 
 
 class _Reader:
@@ -94,8 +125,6 @@ class _Reader:
     def may_be_of(self, build: Build) -> bool:
         """Whether the build spells a kernel so: namespace, which template arguments there are, bucket."""
         rules = build.rules
-        if self.main.library != ("pytorch-bundled-flash" if build.library == "torch" else "flash-attn"):
-            return False
         spelled = namespace(self.seen.main.kernel)
         if spelled is not None and spelled != rules.kernel_namespace:
             return False

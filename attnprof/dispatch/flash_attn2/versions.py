@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
+from attnprof.dispatch.flash_attn2.read_back import Build, builds_of
 from attnprof.dispatch.flash_attn2.rules import (
     Rules,
     Tile,
@@ -108,3 +109,9 @@ def predict(
 ) -> Prediction:
     """What flash_attn ``version`` launches for ``call`` on ``gpu``."""
     return dispatch(call, gpu, rules_for(version), explain=explain)
+
+
+@lru_cache(maxsize=1)
+def builds() -> tuple[Build, ...]:
+    """The releases by what they launch, for reading launches back."""
+    return builds_of("flash_attn", OLDEST, NEWEST, (version for version, _ in _CHANGES), rules_for)

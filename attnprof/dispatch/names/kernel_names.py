@@ -155,8 +155,9 @@ def _template_literals(name: str) -> _Literals | None:
     if traits is None or len(traits) < 7:
         return None
     shape = [literal(argument) for argument in traits[:4]]
-    dtype = _DTYPES.get(traits[6].rpartition("::")[2].strip())
-    if None in rest or None in shape or dtype is None:
+    element = traits[6].rpartition("::")[2].strip()
+    dtype = _DTYPES.get(element, element)
+    if None in rest or None in shape or not element.isidentifier():
         return None
     head_dim, block_m, block_n, warps = (int(value) for value in shape if value is not None)
     return (head_dim, block_m, block_n, warps), dtype, [int(value) for value in rest if value is not None]

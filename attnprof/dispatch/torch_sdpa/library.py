@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn2.library import read_back, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
 from attnprof.dispatch.intervals import InferredCall
@@ -60,6 +61,12 @@ class TorchSdpa(LibraryOfVersions):
 
     def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
         return read_back(kernel, grid, num_sms, _KERNELS)
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flash_attn2.read_back import read_back
+        from attnprof.dispatch.torch_sdpa.versions import builds
+
+        return read_back(seen, gpu, builds())
 
 
 LIBRARY = TorchSdpa()

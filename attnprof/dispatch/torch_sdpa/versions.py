@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
+from attnprof.dispatch.flash_attn2.read_back import Build, builds_of
 from attnprof.dispatch.flash_attn2.rules import (
     OPTIONAL_TEMPLATES,
     Rules,
@@ -130,3 +131,9 @@ def torch_versions_of(kernel_name: str) -> tuple[str, ...]:
         return not narrow or (rules.one_split_narrows and keys == narrow_block_n(bucket))
 
     return tuple(release for release in RELEASES if possible(rules_for(release)))
+
+
+@lru_cache(maxsize=1)
+def builds() -> tuple[Build, ...]:
+    """The releases by what they launch, for reading launches back."""
+    return builds_of("torch", OLDEST, NEWEST, (version for version, _ in _CHANGES), rules_for)

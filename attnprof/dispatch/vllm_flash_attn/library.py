@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name
 
@@ -16,6 +17,12 @@ class VllmFlashAttention(LibraryOfVersions):
         from attnprof.dispatch.vllm_flash_attn.versions import extension_for
 
         extension_for(gpu_by_name(DEFAULT_GPU), version)
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flash_attn2.read_back import read_back
+        from attnprof.dispatch.vllm_flash_attn.versions import builds
+
+        return read_back(seen, gpu, builds())
 
 
 LIBRARY = VllmFlashAttention()

@@ -18,8 +18,11 @@ vllm/vllm_flash_attn/flash_attn_interface.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from attnprof.dispatch.flash_attn2.dispatch import _Dispatch as _FlashAttention2
+from attnprof.dispatch.flash_attn2.read_back import Build
+from attnprof.dispatch.flash_attn2.rules import Rules as FlashAttention2Rules
 from attnprof.dispatch.flash_attn2.versions import rules_for
 from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
 from attnprof.dispatch.flash_attn3.rules import Rules
@@ -182,17 +185,29 @@ def predict(
     return replace(prediction, reasons=(reason, *choice, *prediction.reasons))
 
 
-def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool) -> Prediction:
-    if call.num_splits > 1:
-        return Prediction(error="FA2 does not support num_splits > 1")
+@lru_cache(maxsize=1)
+def _fa2_rules() -> FlashAttention2Rules:
+    """The rules of ``_vllm_fa2_C``, of which vLLM calls varlen_fwd alone."""
     rules = rules_for("2.8.3")
-    rules = replace(
+    return replace(
         rules,
+        entries=frozenset({"varlen_fwd"}),
         takes=rules.takes | {"varlen_num_splits"},
         one_split_narrows=True,
         paged_varlen_passes_splits=True,
     )
-    return _FlashAttention2OfFork(call, gpu, rules, explain).run()
+
+
+def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool = False) -> Prediction:
+    if call.num_splits > 1:
+        return Prediction(error="FA2 does not support num_splits > 1")
+    return _FlashAttention2OfFork(call, gpu, _fa2_rules(), explain).run()
+
+
+@lru_cache(maxsize=1)
+def builds() -> tuple[Build, ...]:
+    """``_vllm_fa2_C``, for reading launches back."""
+    return (Build("vllm_flash_attn", ("fa2", "fa2"), _fa2_rules(), _predict_fa2),)
 
 
 def _predict_fa3(call: AttentionCall, gpu: Gpu, explain: bool) -> Prediction:
