@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, overload
 
 from attnprof.check.verdicts import CheckedCall
+from attnprof.dispatch.explanation import strength
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import KernelLaunch
@@ -19,7 +20,7 @@ CALL_COLUMNS: dict[str, type] = {
     "seq": int, "step": int, "phase": str, "layer": int, "verdict": str, "detail": str, **_SHAPE,
     "predicted_kernel": str, "predicted_grid": str, "predicted_num_splits": int, "observed_kernel": str,
     "observed_grid": str, "observed_num_splits": int, "inferred_seqlen_k": str, "duration_ns": int,
-    "process": int,
+    "process": int, "strength": str, "share": float,
 }  # fmt: skip
 _Row = tuple[Any, ...]
 
@@ -45,14 +46,15 @@ class CallRows(Sequence[_Row]):
 
 
 def call_row(call: CheckedCall) -> _Row:
-    """The values of CALL_COLUMNS, None where unknown."""
+    """The values of CALL_COLUMNS, None where unknown; ``share`` and ``strength`` are of explained calls."""
     asked, predicted, observed = call.call, call.predicted, call.observed
     shape = (None,) * len(_SHAPE) if asked is None else tuple(getattr(asked, name) for name in _SHAPE)
     ours = (None, None, None) if predicted is None else (*_told(predicted.launches), predicted.num_splits)
     theirs = (None, None, None) if observed is None else (*_told(observed.launches), observed.num_splits)
     where = (call.seq, call.step, call.phase, call.layer, call.verdict.value, call.detail)
     lengths = None if call.inferred is None else _lengths(call.inferred)
-    return (*where, *shape, *ours, *theirs, lengths, call.duration_ns, call.process)
+    proof = (strength(call.share) or None, call.share)
+    return (*where, *shape, *ours, *theirs, lengths, call.duration_ns, call.process, *proof)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -21,7 +21,7 @@ from attnprof.check.recording import Recording
 from attnprof.check.target import Target, choose_target
 from attnprof.check.unrecorded import check_unrecorded
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
-from attnprof.dispatch.explanation import GpuFacts
+from attnprof.dispatch.explanation import GpuFacts, strength
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
 from attnprof.model import Gpu, Library
 from attnprof.trace.tables import Device
@@ -68,6 +68,14 @@ class CheckResult:
     def several_processes(self) -> bool:
         """Whether recorded calls are of more than one process."""
         return not isinstance(self.calls, ReadBackCalls) and any(call.process for call in self.calls)
+
+    @property
+    def strengths(self) -> Counter[str]:
+        """How many explained calls are "strong" and "weak" evidence, by the share of lengths that pass."""
+        if isinstance(self.calls, ReadBackCalls):
+            return self.calls.strengths
+        explained = (call for call in self.calls if call.verdict is Verdict.EXPLAINED)
+        return Counter(strength(call.share) for call in explained if call.share is not None)
 
     @property
     def failures(self) -> tuple[CheckedCall, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MEANINGS = {
     "match": "kernels, template arguments, grids and num_splits are those predicted",
-    "explained": "arguments not recorded; some call makes the library launch exactly this",
+    "explained": "arguments not recorded; some call launches exactly this",
     "wrong kernel": "another kernel than predicted ran",
     "wrong num_splits": "the predicted kernels ran with another split count",
     "wrong template": "the predicted kernel ran with other template arguments",

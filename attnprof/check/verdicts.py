@@ -12,6 +12,7 @@ import numpy as np
 
 from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
 from attnprof.check.verdict_wording import MEANINGS
+from attnprof.dispatch.explanation import strength
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.model import AttentionCall, Prediction
 from attnprof.trace.timeline import PHASE_NAMES
@@ -132,6 +133,16 @@ class ReadBackCalls(Sequence[CheckedCall]):
         """How many calls of a phase got each verdict."""
         number = next(number for number, name in PHASE_NAMES.items() if name == phase)
         return self._counts(self._reading[self.observed.phase == number])
+
+    @property
+    def strengths(self) -> Counter[str]:
+        """How many explained calls prove much ("strong") and little ("weak")."""
+        calls = np.bincount(self._reading, minlength=len(self.readings)).tolist()
+        found: Counter[str] = Counter()
+        for reading, number in zip(self.readings, calls, strict=True):
+            if reading.verdict is Verdict.EXPLAINED and reading.share is not None:
+                found[strength(reading.share)] += number
+        return +found
 
     def _counts(self, readings: Int64) -> Counter[Verdict]:
         calls = np.bincount(readings, minlength=len(self.readings)).tolist()

@@ -107,6 +107,7 @@ def check(
                 "sentence": judgement.coverage.sentence,
             },
             "counts": counts,
+            "explained": dict(result.strengths),
             "findings": [
                 {"seq": f.call.seq if f.call else None, "what": f.label, "detail": f.detail}
                 for f in judgement.findings

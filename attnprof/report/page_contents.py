@@ -12,6 +12,7 @@ from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.splits import kernel_and_splits
 from attnprof.check.check_run import CheckedCall, CheckResult
 from attnprof.dispatch import default_version, predict
+from attnprof.dispatch.explanation import strength
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
 from attnprof.report.explain import call_in_words
 from attnprof.report.tables import Column, Table, percent
@@ -283,7 +284,10 @@ def _shape(call: CheckedCall, run: Recording, result: CheckResult, strings: _Str
         version = _version(call.call, run, result)
         shape |= {"call": strings(call_in_words(call.call, version)), "keys": call.call.seqlen_k}
     if call.inferred is not None:
-        shape["inferred"] = strings(", ".join(map(str, call.inferred.seqlen_k)) or "none")
+        lengths = ", ".join(map(str, call.inferred.seqlen_k)) or "none"
+        if call.share is not None:
+            lengths += f"; {strength(call.share)}: {call.share:.2%} of all lengths give these launches"
+        shape["inferred"] = strings(lengths)
     if call.observed is not None:
         shape["ran"] = _launches(call.observed.launches, strings)
     if predicted is not None:

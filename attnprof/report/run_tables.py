@@ -137,5 +137,9 @@ def verdicts_table(result: CheckResult) -> Table:
     """How many calls got each verdict."""
     columns = (Column("verdict"), Column("calls", right=True), Column("meaning"))
     counts = sorted(result.counts.items(), key=lambda item: (not item[0].failed, -item[1]))
-    rows = [(verdict.value, count, verdict.meaning) for verdict, count in counts]
+    proof = ", ".join(f"{number:,} {strength}" for strength, number in sorted(result.strengths.items()))
+    rows = [
+        (verdict.value, count, verdict.meaning + (f": {proof}" if proof and verdict == "explained" else ""))
+        for verdict, count in counts
+    ]
     return Table("verdicts", columns, rows, title="Check")

@@ -135,7 +135,7 @@ def _literal(column: Column) -> str | None:
 
 
 def _write_calls(db: sqlite_utils.Database, calls: Sequence[CheckedCall]) -> None:
-    _create(db, "calls", {name: int if kind is int else str for name, kind in CALL_COLUMNS.items()})
+    _create(db, "calls", CALL_COLUMNS | {"causal": str})
     marks = ", ".join("?" * (len(CALL_COLUMNS) + 1))
     with db.conn:
         db.conn.executemany(

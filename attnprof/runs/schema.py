@@ -2,7 +2,8 @@
 
 1: attnprof.db states nothing (user_version 0).
 2: attnprof.db states its schema and when it was made; run.json has no name, the folder has.
-3: calls say which process made them; a run of several lists them.
+3: calls say which process made them, and how much an explained one proves; a run of several processes lists
+   them.
 """
 
 from __future__ import annotations
