@@ -50,7 +50,8 @@ def test_the_database_of_schema_1_is_made_anew_where_it_is_asked_for(old_runs):
     before = asked(old_runs / "kernels" / "attnprof.db", rows)
     database = load("kernels").database
     assert asked(database, "pragma user_version") == [(SCHEMA,)]
-    assert asked(database, rows) == [(*row, 0) for row in before]  # which process made it, since schema 3
+    # Since schema 3: which process made it, and how much it proves where it is explained.
+    assert asked(database, rows) == [(*row, 0, None, None) for row in before]
     assert asked(database, "select value from run where key = 'schema'") == [(str(SCHEMA),)]
     unchanged = database.read_bytes()
     assert load("kernels").database.read_bytes() == unchanged
