@@ -166,7 +166,7 @@ def list_runs() -> list[RunEntry]:
         with folder_lock.held(root, fcntl.LOCK_SH, wait_s=1.0):
             for folder in root.iterdir():
                 with suppress(FileNotFoundError):  # renamed or removed since
-                    found.append((folder.stat().st_mtime_ns, _entry(folder)))
+                    found.append((folder.lstat().st_mtime_ns, _entry(folder)))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -178,6 +178,15 @@ def list_runs() -> list[RunEntry]:
 
 
 def _entry(folder: Path) -> RunEntry | None:
+    try:
+        return _readable_entry(folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # somebody else's: it hides no other
+        return RunEntry(folder, "unreadable", {"error": f"{folder} cannot be read: {error.strerror}"})
+
+
+def _readable_entry(folder: Path) -> RunEntry | None:
     finished = (folder / RUN_JSON).exists()
     if unfinished_folders.intended_name(folder) is not None:
         return RunEntry(folder, unfinished_folders.state(folder, finished), unfinished_folders.notes(folder))

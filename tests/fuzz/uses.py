@@ -284,6 +284,8 @@ def use(dice: Dice, kind: Kind, place: Place) -> str | None:
     if not dice.chance(0.35):
         return None
     chosen = dice.pick(_RARE) if dice.chance(0.04) else dice.pick(_TRACE_USES)
+    if dice.chance(0.3):
+        drawn_environment(dice)
     if kind == "run" and chosen in (_import, _ranks):
         chosen = _report
     return chosen(dice, place)

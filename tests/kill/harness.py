@@ -19,7 +19,7 @@ from attnprof.errors import AttnprofError
 from attnprof.machine.find_nsys import find_nsys
 from attnprof.runs import run_folders, unfinished_folders, unfinished_runs
 from tests.conftest import TESTS
-from tests.kill.ways import FULL, REMOVED, SIGNALS, WAYS, Ground, Scene, ground
+from tests.kill.ways import FULL, HALTED, REMOVED, SIGNALS, WAYS, Ground, Scene, ground
 
 TRACE = TESTS / "data" / "traces" / "nsys2026.2_h100x2_flash_fwd_nccl_slice.sqlite.gz"
 _GENERATE = ("--max-new-tokens", "8", "--layers", "1")  # 8 attention calls
@@ -51,12 +51,12 @@ COMMANDS = {
     "run program": Command(("run", "--capture", "none", "--", "python", "-c", _SLEEP)),
 }
 _COMMAND_TURNS = ("import", "run", "import", "run program", "run under nsys")
-_WAY_TURNS = (*SIGNALS, FULL, "SIGKILL", "SIGINT", REMOVED, "SIGKILL", "SIGTERM", FULL)
+_WAY_TURNS = (*SIGNALS, FULL, "SIGKILL", HALTED, REMOVED, "SIGKILL", "SIGTERM", FULL)
 _ENDS_WITHIN_S = 120
 _GONE_WITHIN_S = 2
 _MADE = re.compile("^next: attnprof report", re.MULTILINE)
-_OURS = re.compile(r'attnprof/cli\.py", line \d+, in main')
-_SAID = ("interrupted", "terminated", "--resume", "error: ")
+_OURS = re.compile(r"/attnprof/\w+")
+_SAID = ("interrupted", "terminated", "hung up", "--resume", "error: ")
 
 
 @dataclass
@@ -146,7 +146,9 @@ def _answer(killed: Killed) -> list[str]:
     """What is wrong with what the command said."""
     if killed.said.startswith("still there"):
         return [killed.said]
-    # Before the command line is imported, and after its end, nothing of ours can answer.
+    if killed.way == HALTED and killed.code:
+        return [f"it was only halted, and ended with {killed.code}:\n{killed.said[-500:]}"]
+    # Before our first import, and after its end, nothing of ours can answer.
     if "Traceback" in killed.said and _OURS.search(killed.said):
         return [f"a traceback:\n{killed.said[-1500:]}"]
     if killed.code <= 0 or "Traceback" in killed.said:

@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM")
-FULL, REMOVED = "disk full", "runs removed"
-WAYS = (*SIGNALS, FULL, REMOVED)
+SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM", "SIGHUP")
+FULL, REMOVED, HALTED = "disk full", "runs removed", "SIGSTOP"
+WAYS = (*SIGNALS, FULL, REMOVED, HALTED)
+_HALTED_S = 0.5  # then it goes on
 _DISK_BYTES = 32 << 20
 
 
@@ -58,6 +59,8 @@ class Ground:
             runs = self.folder / "removed"
             yield Scene(runs, strike=lambda _: _remove(runs))
             _remove(runs)
+        elif way == HALTED:
+            yield Scene(self.folder / "attnprof-runs", strike=_halt)
         else:
             number = signal.Signals[way]
             yield Scene(self.folder / "attnprof-runs", strike=lambda process: process.send_signal(number))
@@ -91,6 +94,13 @@ def _ballast(disk: Path, free: int) -> Iterator[None]:
         yield
     finally:
         ballast.unlink()
+
+
+def _halt(process: subprocess.Popen[bytes]) -> None:
+    """Stops a command and lets it go on: it ends as if nothing had been."""
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(_HALTED_S)
+    process.send_signal(signal.SIGCONT)
 
 
 def _remove(folder: Path) -> None:
