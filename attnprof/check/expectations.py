@@ -20,6 +20,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "cudnn": ("cudnn_fwd",),
 }
 MISMATCH = "mismatch"
+_UNREAD_HINT = "record the arguments: attnprof run, or torch.profiler with record_shapes=True"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +119,29 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
     least = expectation.min_compared
     if least is not None and coverage.compared and coverage.percent < least:
         findings.append(Finding("coverage", None, f"{coverage.percent:.3g} % were compared, not {least:g} %"))
-    seen = False
+    seen, unread = False, ""
     if expectation.asks:
         for call in result.calls:
             if expectation.phase in (None, call.phase) and call.observed is not None:
                 seen = True
+                unread = unread or _unread(call, expectation)
                 if why := _unlike(call, expectation):
                     findings.append(Finding("expected", call, why))
         if seen:
-            cannot_tell = hint = ""  # what ran is known, whether or not it is modelled
+            cannot_tell, hint = unread, _UNREAD_HINT if unread else ""  # else what ran is known
         elif result.only_other_kernels:
             findings.append(
                 Finding("expected", None, f"{result.cannot_tell}: attention may have run as plain GEMMs")
             )
-    return Judgement(tuple(findings), coverage, cannot_tell, hint, expectation.asks and seen)
+    return Judgement(tuple(findings), coverage, cannot_tell, hint, expectation.asks and seen and not unread)
+
+
+def _unread(call: CheckedCall, expectation: Expectation) -> str:
+    """Why what was expected of a call's splits cannot be told; "" where it can, or nothing was."""
+    if expectation.num_splits is None or call.num_splits is not None:
+        return ""
+    assert call.observed is not None
+    return f"the launch of {call.observed.main.kernel} does not show how many splits it ran"
 
 
 def _shared(call: CheckedCall) -> bool:
@@ -153,6 +163,6 @@ def _unlike(call: CheckedCall, expectation: Expectation) -> str:
     main = call.observed.main
     if expectation.backend is not None and main.family not in BACKENDS[expectation.backend]:
         return f"ran {main.kernel} ({main.library}), not {expectation.backend}"
-    if expectation.num_splits is not None and call.num_splits != expectation.num_splits:
+    if expectation.num_splits is not None and call.num_splits not in (None, expectation.num_splits):
         return f"ran {call.num_splits} splits, not {expectation.num_splits}"
     return ""

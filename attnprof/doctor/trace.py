@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attnprof.analysis.kernel_groups import GROUPS, kernel_group
+from attnprof.arrays import occurring
+from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import AttnprofError
 from attnprof.machine.library_versions import NVTX_PIN
@@ -96,14 +99,34 @@ def _kernels(run: Run) -> Iterator[Finding]:
         yield ok("kernels", f"{count:,}, each with its launch")
     observed = run.observed
     if not len(observed):
-        yield warn(
-            "attention",
-            "no kernel of an attention library: attention ran as plain GEMMs, or not at all",
-            "attnprof report lists the kernels; attnprof check --expect flash makes it a failure",
-        )
+        yield _without_attention(run)
         return
     libraries = sorted({shape.main.library for shape in observed.shapes})
     yield ok("attention", f"{len(observed):,} calls ({', '.join(libraries)})")
+
+
+def _without_attention(run: Run) -> Finding:
+    """That no kernel of an attention library is among those recorded, and what that can mean."""
+    if run.trace.info.whole_graph_launches:
+        found = "no kernel of an attention library outside the CUDA graphs, whose kernels are hidden"
+        return warn("attention", found, "capture with --cuda-graph-trace=node (attnprof run does)")
+    strings = run.trace.strings
+    names = [strings[name] for name in occurring(run.trace.kernels.name, len(strings)).tolist()]
+    unknown = sorted(
+        name for name in names if kernel_group(name) == GROUPS[-1] and "at::native::" not in name
+    )
+    if unknown:
+        found = f"no kernel attnprof knows as attention; {_many(len(unknown))} it cannot place may be"
+        return warn("attention", f"{found}: {short_name(unknown[0])}", "attnprof report lists the kernels")
+    return warn(
+        "attention",
+        "no kernel of an attention library: attention ran as plain GEMMs, or not at all",
+        "attnprof report lists the kernels; attnprof check --expect flash makes it a failure",
+    )
+
+
+def _many(count: int) -> str:
+    return "1 kernel" if count == 1 else f"{count} kernels"
 
 
 def _graphs(run: Run) -> Iterator[Finding]:

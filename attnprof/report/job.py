@@ -147,7 +147,10 @@ def job_sentences(job: Job) -> list[tuple[str, str]]:
         groups.setdefault(text, []).append(d.label)
     for text, who in groups.items():
         said.append(("dispatch", f"{_ranks(who)} {text}"))
-    if not groups:
+    attending = [rank for rank in job.ranks if rank.splits]
+    if not attending:
+        said.append(("dispatch", "no rank has an attention call: nothing to compare"))
+    elif not groups:
         said.append(("dispatch", "the same on all ranks, kernel by kernel and split by split"))
     return said + [("unread", f"rank {rank.label}: {rank.error}") for rank in job.unreadable]
 

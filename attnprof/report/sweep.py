@@ -68,6 +68,8 @@ def changes_table(result: Sweep, found: Sequence[Stretch]) -> Table:
         for s in found
     ]
     shown_axes = varying(result.settings, along)
+    # People see the tile where the kernel's name does not tell it.
+    tiles = len({(s.kernels, s.tile) for s in found}) > len({s.kernels for s in found})
     shown, last = [], None
     for step in staircases(found):
         first = step.first
@@ -81,7 +83,9 @@ def changes_table(result: Sweep, found: Sequence[Stretch]) -> Table:
         waves = waves_text(first.waves[0], step.last.waves[1])
         what = first.error or short_kernels(first.kernels) or "nothing to launch"
         span = str(Interval(first.low, step.last.high))
-        shown.append([*cells, span, step.every(along), splits, waves, "", what, first.tile, ""])
+        shown.append(
+            [*cells, span, step.every(along), splits, waves, "", what, first.tile if tiles else "", ""]
+        )
     return Table("changes", columns, rows, shown, f"num_splits, kernels and tiles along {along}")
 
 

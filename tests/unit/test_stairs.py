@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "doctor": (
         "can this machine record, can this trace be believed",
-        "ground dispatch machine trace report runs",
+        "ground dispatch machine trace analysis report runs",
     ),
     "commands": (
         "what a person types: a file per command",
