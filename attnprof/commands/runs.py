@@ -117,9 +117,9 @@ def _list(names: list[str], output_format: str) -> None:
     for entry in left:
         print(f"  {entry.folder}: {leftover(entry.folder).text}", file=sys.stderr)
         if leftover(entry.folder).resumable:
-            resume = next_command("runs", entry.name, "--resume")
+            resume = next_command("runs --resume", entry.name)
             print(f"    make a run of it: {resume}", file=sys.stderr)
-        print(f"    remove it: {next_command('runs', entry.name, '--remove')}", file=sys.stderr)
+        print(f"    remove it: {next_command('runs --remove', entry.name)}", file=sys.stderr)
 
 
 def _row(entry: RunEntry) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ def _row(entry: RunEntry) -> tuple[str, ...]:
     if entry.status == "running":
         note = f"process {entry.config.get('pid')}"
     elif entry.schema < SCHEMA:
-        note = f"schema {entry.schema}: {next_command('runs', entry.name, '--migrate')}"
+        note = f"schema {entry.schema}: {next_command('runs --migrate', entry.name)}"
     elif (how := ending(entry.status, config)) != entry.status:
         note = how.removeprefix("failed: ")
     return (

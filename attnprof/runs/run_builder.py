@@ -110,7 +110,7 @@ def new_run(
             yield builder
     except AttnprofError as error:
         if builder.kept and builder.folder.exists():
-            again = next_command("runs", builder.folder.name, "--resume")
+            again = next_command("runs --resume", builder.folder.name)
             error.hint += f"; then make a run of what is there: {again}"
         raise
     finally:

@@ -135,7 +135,7 @@ def _finish(builder: RunBuilder) -> Path:
     if not left.resumable:
         raise RunError(
             f"{folder.name} cannot be resumed: {left.text}",
-            hint=next_command("runs", folder.name, "--remove"),
+            hint=next_command("runs --remove", folder.name),
         )
     if (folder / run_folders.RUN_JSON).exists():
         return builder.publish()

@@ -177,7 +177,8 @@ def _is_ours(found: str) -> bool:
 
 def keeping_out(flags: Iterable[str]) -> str:
     """The flag with which a Python reads neither PYTHONPATH nor sitecustomize; "" where there is none."""
-    return next((flag for flag in flags if re.fullmatch(r"-[A-Za-z]*[EIS][A-Za-z]*", flag)), "")
+    letters = ((flag, flag[1:]) for flag in flags if flag.startswith("-"))
+    return next((flag for flag, given in letters if given.isalpha() and set(given) & set("EIS")), "")
 
 
 def _kept_out(head: str, flags: tuple[str, ...]) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ _GIVEN_UP_S = 1.5
 _SHORTER = {
     "attnprof.trace.torch_json._ATTENTION_OP": 1024,
     "attnprof.trace.range_names.": 4096,
-    "attnprof.analysis.ranks.": 255,
-    "attnprof.runs.ingest.ENDINGS": 255,
+    "attnprof.runs.rank_traces.": 255,
+    "attnprof.runs.export.ENDINGS": 255,
     "attnprof.runs.unfinished_folders._NAME": 255,
     "attnprof.trace.nsys_parquet.": 255,
 }

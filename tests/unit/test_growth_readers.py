@@ -172,11 +172,11 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
     "flash_attn 3 template": (flash_attn3_fields, _NAMES, ()),
     "a version": (parse_version, ("1", ".", "post", "+", "v", "a", "\n"), ()),
     "a GPU": (gpu_by_name, ("a", "1", " ", "-", "h100"), ()),
-    "settings": (_toml, _TOML, ("config.py",)),
+    "settings": (_toml, _TOML, ("machine/configuration.py",)),
     "nsys's log": (_log, (*_WORDS, "interprocess_exception", "%]", "\r"), ()),
     "a table": (partial(_as_table, table_text), (*_WORDS, *_MARKS), ()),
     "CSV": (partial(_as_table, to_csv), (*_WORDS, *_MARKS), ()),
-    "Markdown": (partial(_as_table, to_markdown), (*_WORDS, *_MARKS), ()),
+    "Markdown": (partial(_as_table, to_markdown), (*_WORDS, *_MARKS), ("safety/quoting.py",)),
     "a label": (_as_label, (*_WORDS, "\x1b", "日"), ()),
     "an export": (_exported, ("sk-", "secret", "<"), ()),
     "a page": (_paged, ("sk-", "<"), ()),
@@ -188,7 +188,7 @@ _THROUGH_OTHERS = {
 _READS = re.compile(
     r"json\.loads|tomllib\.loads|read_text|read_bytes|readline|\.read1?\(|JSONDecoder|^import re$", re.M
 )
-_FROM_ANYBODY = ("safety/", "files/", "calls/", "trace/", "dispatch/names/", "config.py")
+_FROM_ANYBODY = ("safety/", "files/", "calls/", "trace/", "dispatch/names/", "machine/configuration.py")
 
 
 def _seconds(read: Callable[[str], object], text: str) -> float:

@@ -213,15 +213,15 @@ def test_every_database_that_is_not_our_own_is_opened_read_only() -> None:
         path for path, node in sources() if called(node) in ("sqlite3.connect", "sqlite_utils.Database")
     }
     ours = {
-        "nsys.py",
-        "trace/beside.py",
-        "database.py",  # attnprof.db
+        "machine/find_nsys.py",
+        "trace/companion_files.py",
+        "runs/database.py",  # attnprof.db
         "trace/nsys_parquet.py",  # in memory
-        "trace/open.py",  # a copy, into which the write-ahead log goes
-        "trace/read_only.py",
+        "trace/open_trace.py",  # a copy, into which the write-ahead log goes
+        "trace/sqlite_read_only.py",
     }
     assert {path for path in opened if not path.startswith("capture/")} == ours  # those open our recordings
-    connections = [node for path, node in sources() if path == "trace/read_only.py"]
+    connections = [node for path, node in sources() if path == "trace/sqlite_read_only.py"]
     connections = [node for node in connections if called(node) == "sqlite3.connect"]
     assert len(connections) == 1
     assert "?mode=ro&immutable=1" in ast.unparse(connections[0])
