@@ -11,8 +11,7 @@ import numpy as np
 from attnprof.arrays import distinct_rows
 from attnprof.check.observed_calls import Int32, ObservedShape
 from attnprof.check.verdicts import CheckedCall, ReadBackCalls
-from attnprof.dispatch.infer import first_length
-from attnprof.dispatch.intervals import Interval, Intervals, union
+from attnprof.dispatch.intervals import Interval, Intervals, first_length, union
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import PHASES
 from attnprof.trace.range_names import DECODE

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnprof.check.observed_calls import Bool, Int64, ObservedCalls
-from attnprof.dispatch.infer import splits_at
 from attnprof.dispatch.intervals import InferredCall, Interval, Intervals, intersect, shift
-from attnprof.dispatch.names.kernel_names import KernelSignature
+from attnprof.dispatch.libraries import splits_at
 from attnprof.trace.range_names import DECODE, PREFILL
 
 
@@ -63,7 +62,7 @@ def find_frozen(
             if judged is not None:
                 first, keys = judged
                 ran = observed.shapes[shape]
-                detail = _sentence(steps, first, keys, call, ran.main, num_sms[ran.device])
+                detail = _sentence(steps, first, keys, call, ran.launches[0].kernel, num_sms[ran.device])
                 found.append(Frozen(run[observed.step[run] >= first], shape, detail))
     return found
 
@@ -126,7 +125,7 @@ def _sentence(
     first: int,
     keys: Intervals,
     call: InferredCall,
-    signature: KernelSignature,
+    kernel: str,
     num_sms: int,
 ) -> str:
     """What was replayed, what it was chosen for, and what the library would choose in the end."""
@@ -138,7 +137,7 @@ def _sentence(
         return f"{told}; with a key more per step the cache has left these by step {first}"
     low = keys[0].low
     least = Interval(low, low) if keys[0].high is None else keys[0]
-    now = sorted(splits_at(signature, call, num_sms, least))
+    now = sorted(splits_at(kernel, call, num_sms, least))
     chosen = ""
     if now and now != [call.num_splits]:
         chosen = f", for which the library chooses {' or '.join(map(str, now))}"

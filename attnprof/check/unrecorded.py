@@ -14,8 +14,7 @@ from attnprof.check.neighbours import find_inconsistent
 from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
 from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
-from attnprof.dispatch.flash_attn2.rules import SPLIT_BLOCK_M
-from attnprof.dispatch.heuristic import ceil_div
+from attnprof.dispatch.heuristic import SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.libraries import explain
 from attnprof.dispatch.limits import is_grid

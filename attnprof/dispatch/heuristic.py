@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_SPLITS = 128
+SPLIT_BLOCK_M = 64  # queries in a block of the split kernel, in which the heuristic counts
 _BLOCK_ROWS = 16384
 _ENOUGH = 0.85  # a double in the source, while everything it is compared with is float32
 _FLOAT32 = struct.Struct("f")

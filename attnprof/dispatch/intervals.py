@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -68,3 +68,15 @@ def intersect(left: Intervals, right: Intervals) -> Intervals:
 def shift(lengths: Intervals, by: int) -> Intervals:
     """Every value ``by`` more, below 1 too."""
     return tuple(Interval(i.low + by, None if i.high is None else i.high + by) for i in lengths)
+
+
+def first_length(steps: Sequence[Intervals]) -> Intervals:
+    """The KV lengths of the first step, where each following step holds one key more.
+
+    steps: for each decode step in order, the lengths its own kernels allow. A step at which the split count
+    changes pins the length; without one the answer stays as wide as the first step's.
+    """
+    allowed: Intervals = (Interval(1, None),)
+    for offset, lengths in enumerate(steps):
+        allowed = intersect(allowed, shift(lengths, -offset))
+    return allowed

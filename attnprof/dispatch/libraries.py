@@ -17,7 +17,7 @@ from attnprof.model import Prediction, Reason
 
 if TYPE_CHECKING:
     from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
-    from attnprof.dispatch.intervals import InferredCall
+    from attnprof.dispatch.intervals import InferredCall, Interval
     from attnprof.dispatch.library import AttentionLibrary
     from attnprof.dispatch.names.family import Family
     from attnprof.model import AttentionCall, Gpu
@@ -121,6 +121,12 @@ def read_back(kernel: str, grid: tuple[int, int, int], num_sms: int) -> Inferred
     """What the launch of a main kernel says of its call, read by the library whose kernel it is."""
     answers = (each.read_back(kernel, grid, num_sms) for each in all_libraries().values())
     return next((answer for answer in answers if answer is not None), None)
+
+
+def splits_at(kernel: str, call: InferredCall, num_sms: int, seqlen_k: Interval) -> set[int]:
+    """The split counts that a call read back from ``kernel`` gets for KV lengths of an interval."""
+    answers = (each.splits_at(kernel, call, num_sms, seqlen_k) for each in all_libraries().values())
+    return set().union(*answers)
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from attnprof.dispatch.heuristic import SplitChoice
-from attnprof.dispatch.intervals import InferredCall
+from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.model import AttentionCall, Entry, Gpu, Prediction, Reason
 
 if TYPE_CHECKING:
@@ -160,6 +160,13 @@ class AttentionLibrary(Protocol):
     def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
         """What the launch of a main kernel says of its call; None where it is not its kernel, or is cut."""
         return None
+
+    def splits_at(self, kernel: str, call: InferredCall, num_sms: int, seqlen_k: Interval) -> set[int]:
+        """The split counts it gives a call read back from ``kernel``, for KV lengths of an interval.
+
+        Empty where it is not its kernel, or that is not known.
+        """
+        return set()
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         """Every kind of call for which it launches exactly ``seen``; None of other libraries' kernels.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from attnprof.dispatch import predict
-from attnprof.dispatch.infer import infer_call
+from attnprof.dispatch.flash_attn2.kv_lengths import infer_call
 from attnprof.dispatch.intervals import Interval
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprof.dispatch import predict
-from attnprof.dispatch.infer import first_length, infer_call
-from attnprof.dispatch.intervals import Interval, intersect, union
+from attnprof.dispatch.flash_attn2.kv_lengths import infer_call
+from attnprof.dispatch.intervals import Interval, first_length, intersect, union
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import GPUS, gpu_by_name
 from attnprof.model import AttentionCall

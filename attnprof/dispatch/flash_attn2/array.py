@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
-from attnprof.dispatch.flash_attn2.rules import SPLIT_BLOCK_M, Rules
-from attnprof.dispatch.heuristic import MAX_SPLITS, float32, num_splits_array
+from attnprof.dispatch.flash_attn2.rules import Rules
+from attnprof.dispatch.heuristic import MAX_SPLITS, SPLIT_BLOCK_M, float32, num_splits_array
 from attnprof.dispatch.library import NO_PREDICTION, SplitCounter, SplitCounts
 from attnprof.dispatch.limits import LARGEST_GRID
 from attnprof.model import AttentionCall, Gpu

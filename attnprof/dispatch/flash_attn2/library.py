@@ -6,7 +6,7 @@ import re
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split_choice
-from attnprof.dispatch.intervals import InferredCall
+from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.dispatch.library import (
     FLASH_ATTN_FUNCTIONS,
     Evidence,
@@ -59,6 +59,9 @@ class FlashAttention2(LibraryOfVersions):
     def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
         return read_back(kernel, grid, num_sms, _KERNELS)
 
+    def splits_at(self, kernel: str, call: InferredCall, num_sms: int, seqlen_k: Interval) -> set[int]:
+        return splits_at(kernel, call, num_sms, seqlen_k, _KERNELS)
+
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn2.read_back import read_back
         from attnprof.dispatch.flash_attn2.versions import builds
@@ -77,11 +80,21 @@ def template_fields(kernel: str, kernels: str) -> tuple[tuple[str, object], ...]
 
 def read_back(kernel: str, grid: tuple[int, int, int], num_sms: int, kernels: str) -> InferredCall | None:
     """What a launch says of its call; None of other libraries' kernels than ``kernels``."""
-    from attnprof.dispatch.infer import infer_call
+    from attnprof.dispatch.flash_attn2.kv_lengths import infer_call
     from attnprof.dispatch.names.kernel_names import parse_kernel_name
 
     signature = parse_kernel_name(kernel)
     return infer_call(signature, grid, num_sms) if signature.library == kernels else None
+
+
+def splits_at(kernel: str, call: InferredCall, num_sms: int, seqlen_k: Interval, kernels: str) -> set[int]:
+    """The split counts of a call read back from ``kernel``; none of other libraries' than ``kernels``."""
+    from attnprof.dispatch.flash_attn2 import kv_lengths
+    from attnprof.dispatch.names.kernel_names import parse_kernel_name
+
+    signature = parse_kernel_name(kernel)
+    mine = signature.library == kernels
+    return kv_lengths.splits_at(signature, call, num_sms, seqlen_k) if mine else set()
 
 
 LIBRARY = FlashAttention2()

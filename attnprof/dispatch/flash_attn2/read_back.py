@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack, tightened
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
-from attnprof.dispatch.flash_attn2.rules import OPTIONAL_TEMPLATES, SPLIT_BLOCK_M, Rules, combine_block_m
-from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div
-from attnprof.dispatch.infer import seqlens_for
+from attnprof.dispatch.flash_attn2.kv_lengths import seqlens_for
+from attnprof.dispatch.flash_attn2.rules import OPTIONAL_TEMPLATES, Rules, combine_block_m
+from attnprof.dispatch.heuristic import MAX_SPLITS, SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.dispatch.names.spelling import namespace, plain_template

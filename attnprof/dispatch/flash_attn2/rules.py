@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from attnprof.dispatch.heuristic import SPLIT_BLOCK_M as SPLIT_BLOCK_M
 from attnprof.dispatch.versions import Version, parse_version
 from attnprof.model import AttentionCall, Gpu
 
-SPLIT_BLOCK_M = 64
 OPTIONAL_TEMPLATES = frozenset({"Is_local", "Has_alibi", "Is_softcap"})
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
-from attnprof.dispatch.flash_attn2.library import read_back, template_fields
+from attnprof.dispatch.flash_attn2.library import read_back, splits_at, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
-from attnprof.dispatch.intervals import InferredCall
+from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.dispatch.library import Backend, LibraryOfVersions, SplitCounter
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
@@ -61,6 +61,9 @@ class TorchSdpa(LibraryOfVersions):
 
     def read_back(self, kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:
         return read_back(kernel, grid, num_sms, _KERNELS)
+
+    def splits_at(self, kernel: str, call: InferredCall, num_sms: int, seqlen_k: Interval) -> set[int]:
+        return splits_at(kernel, call, num_sms, seqlen_k, _KERNELS)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn2.read_back import read_back

@@ -7,13 +7,12 @@ KV length in the grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from attnprof.dispatch.flash_attn2.rules import SPLIT_BLOCK_M, block_n
-from attnprof.dispatch.heuristic import MAX_SPLITS, num_splits_array
-from attnprof.dispatch.intervals import InferredCall, Interval, Intervals, intersect, shift, union
+from attnprof.dispatch.flash_attn2.rules import block_n
+from attnprof.dispatch.heuristic import MAX_SPLITS, SPLIT_BLOCK_M, num_splits_array
+from attnprof.dispatch.intervals import InferredCall, Interval, Intervals, union
 from attnprof.dispatch.limits import is_grid
 from attnprof.dispatch.names.kernel_names import KernelSignature
 
@@ -81,18 +80,6 @@ def _choices(batch_nheads_mblocks: int, slots: int) -> npt.NDArray[np.int32]:
     import numpy as np
 
     return num_splits_array(batch_nheads_mblocks, slots, np.arange(1, _ALL_ELIGIBLE + 1))
-
-
-def first_length(steps: Sequence[Intervals]) -> Intervals:
-    """The KV lengths of the first step, where each following step holds one key more.
-
-    steps: for each decode step in order, the lengths its own kernels allow. A step at which the split count
-    changes pins the length; without one the answer stays as wide as the first step's.
-    """
-    allowed: Intervals = (Interval(1, None),)
-    for offset, lengths in enumerate(steps):
-        allowed = intersect(allowed, shift(lengths, -offset))
-    return allowed
 
 
 def splits_at(signature: KernelSignature, call: InferredCall, num_sms: int, seqlen_k: Interval) -> set[int]:
