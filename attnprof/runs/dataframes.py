@@ -136,6 +136,7 @@ def processes_frame(processes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def calls_frame(result: CheckResult, rows: slice = _EVERY) -> pd.DataFrame:
     """One row per attention call, in order of the check; only those of ``rows`` where given."""
     frame = pd.DataFrame(list(map(call_row, result.calls[rows])), columns=list(CALL_COLUMNS))
-    integers = {name: "Int64" for name, kind in CALL_COLUMNS.items() if kind is int}
-    typed: pd.DataFrame = frame.astype(integers)
+    kinds = {int: "Int64", float: "float64"}
+    numbers = {name: kinds[kind] for name, kind in CALL_COLUMNS.items() if kind in kinds}
+    typed: pd.DataFrame = frame.astype(numbers)
     return typed

@@ -120,7 +120,7 @@ def _write_parquet(path: Path, length: int, part: _Part) -> None:
             "--to parquet needs pyarrow, which is not installed", hint="pip install 'attnprof[parquet]'"
         ) from error
     empty = part(slice(0, 0))
-    kinds = {"i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
+    kinds = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
     fields = [(name, kinds.get(empty[name].dtype.kind, pa.string())) for name in empty.columns]
     schema = pa.schema([(name, pa.bool_() if name == "causal" else kind) for name, kind in fields])
     with pq.ParquetWriter(path, schema) as out:
