@@ -1,6 +1,7 @@
 """attnprof: which attention kernel ran, why that one, and when will it change.
 
-``load(run)`` opens a recorded run or a trace file; ``predict(call, gpu)`` says what a library would launch.
+``load(run)`` opens a recorded run or a trace file; ``predict(call, gpu)`` says what a library would launch;
+``with record(name) as run:`` records a part of a program.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from attnprof.dispatch import predict
+    from attnprof.inside.recording import record
     from attnprof.model import AttentionCall
     from attnprof.runs.run import Run, load
 
-__all__ = ["AttentionCall", "Run", "__version__", "load", "predict"]
+__all__ = ["AttentionCall", "Run", "__version__", "load", "predict", "record"]
 
 _HOME = {
     "predict": "attnprof.dispatch",
     "AttentionCall": "attnprof.model",
     "Run": "attnprof.runs.run",
     "load": "attnprof.runs.run",
+    "record": "attnprof.inside.recording",
 }
 
 
@@ -32,3 +35,10 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What ``%load_ext attnprof`` calls: brings the cell magic ``%%attnprof``."""
+    from attnprof.inside.notebook import load
+
+    load(shell)

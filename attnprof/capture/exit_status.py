@@ -13,7 +13,8 @@ from attnprof.capture import own_recordings
 from attnprof.capture.saved_calls import Kept, Memory
 from attnprof.instrument.prompts import first_prompt
 from attnprof.machine.library_versions import versions
-from attnprof.workloads.child import CALLS_FILE, PID_FILE, WORKLOAD_FILE
+from attnprof.workloads.child import PID_FILE
+from attnprof.workloads.written import CALLS_FILE, WORKLOAD_FILE
 
 
 @dataclass(frozen=True)

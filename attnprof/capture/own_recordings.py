@@ -15,8 +15,9 @@ from typing import Any
 from attnprof.capture.saved_calls import Kept, read_journal
 from attnprof.instrument.prompts import first_prompt
 from attnprof.safety.redact import redact_command
-from attnprof.workloads.child import CALLS_FILE, TORCH_TRACE
+from attnprof.workloads.child import TORCH_TRACE
 from attnprof.workloads.injected import TRACE, UNRECORDED, WRITTEN, folder_of
+from attnprof.workloads.written import CALLS_FILE
 
 TRACES = "traces"  # in the run folder: torch.profiler's of all processes but one
 _JOURNAL = (".calls", ".texts")

@@ -24,8 +24,9 @@ from attnprof.capture.trace_facts import about_trace, is_empty
 from attnprof.errors import EXIT_USAGE, CaptureError, UsageError
 from attnprof.machine.find_nsys import find_nsys, nsys_version
 from attnprof.safety.redact import redact_arguments
-from attnprof.workloads.child import CALLS_FILE, HANDED, INTERRUPTED, PID_FILE, TORCH_TRACE, Handed
+from attnprof.workloads.child import HANDED, PID_FILE, TORCH_TRACE, Handed
 from attnprof.workloads.spec import AttentionOptions, ChildSpec, GenerateOptions, Program, RangeKind
+from attnprof.workloads.written import CALLS_FILE, INTERRUPTED
 
 RecorderName = Literal["nsys", "torch", "none"]
 RECORDERS = ("auto", "nsys", "torch", "none")
@@ -165,7 +166,7 @@ def plan(options: CaptureOptions) -> Plan:
 
 
 def _without_nsys(why: str) -> Plan:
-    if _has_gpu():
+    if has_gpu():
         return Plan("torch", notes=(f"{why}: recorded with torch.profiler instead",))
     return Plan("none", notes=(f"{why}; without a GPU, attention calls are recorded and there is no trace",))
 
@@ -280,7 +281,7 @@ def _result(
     )  # fmt: skip
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """An NVIDIA GPU by its device files: torch is not imported for it."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 

@@ -52,7 +52,8 @@ class _Recorded:
         from attnprof.capture.nsys_files import EXPORT, REPORT
         from attnprof.capture.own_recordings import own_recordings
         from attnprof.capture.saved_calls import saved_journal
-        from attnprof.workloads.child import CALLS_FILE, TORCH_TRACE, WORKLOAD_FILE
+        from attnprof.workloads.child import TORCH_TRACE
+        from attnprof.workloads.written import CALLS_FILE, WORKLOAD_FILE
 
         self.calls = folder / CALLS_FILE
         self.workload = _json(folder / WORKLOAD_FILE)

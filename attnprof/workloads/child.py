@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from attnprof.errors import EXIT_USAGE, AttnprofError
 from attnprof.workloads.spec import ChildSpec, Program
+from attnprof.workloads.written import INTERRUPTED, write_recorded
 
 if TYPE_CHECKING:
     from attnprof.instrument import Recorder
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 
 HANDED = "ATTNPROF_CHILD"  # environment variable with what is the user's own: Handed, as JSON
 PID_FILE = "child.pid"
-WORKLOAD_FILE = "workload.json"
-CALLS_FILE = "calls.jsonl"
 TORCH_TRACE = "trace.json.gz"
-INTERRUPTED = "interrupted"
 
 
 class Handed(TypedDict, total=False):
@@ -316,43 +314,10 @@ def _write(
     error: AttnprofError | str | None,
     duration: float,
 ) -> None:
-    """Writes calls.jsonl, then workload.json: the latter says that the former is whole."""
-    from attnprof.instrument.prompts import first_prompt
-    from attnprof.machine.library_versions import versions
-    from attnprof.workloads.environment import compiled_note, gpu
-
-    folder = Path(spec.folder)
-    calls = recorder.write(folder / CALLS_FILE) if recorder else 0
-    steps = recorder.steps if recorder else []
-    device = gpu()
-    if recorder and (note := compiled_note()):
-        recorder.note(note)
-    if code and error is None:
-        error = f"the program ended with exit code {code}"
-    workload = {
-        **_asked(spec),
-        "status": INTERRUPTED if error == INTERRUPTED else "failed" if code else "complete",
-        "exit_code": code,
-        "error": None if error is None else str(error),
-        "hint": error.hint if isinstance(error, AttnprofError) else None,
-        "model": recorder.model if recorder else None,
-        "attn_implementation": recorder.attn_implementation if recorder else None,
-        **first_prompt(steps, recorder.models if recorder else ()),
-        **facts,
-        "steps": steps,
-        "models": recorder.models if recorder else [],
-        "generations": recorder.generations if recorder else [],
-        "num_calls": calls,
-        "versions": versions(),
-        "device": "cuda" if device else "cpu",
-        "gpu": device,
-        "pid": os.getpid(),
-        "duration_s": round(duration, 6),
-        "notes": list(recorder.notes) if recorder else list(spec.notes),
-    }
-    unnamed = folder / f".{WORKLOAD_FILE}"
-    unnamed.write_text(json.dumps(workload))
-    unnamed.rename(folder / WORKLOAD_FILE)
+    write_recorded(
+        Path(spec.folder), recorder, asked=_asked(spec), facts=facts, code=code, error=error,
+        duration_s=duration, notes=spec.notes,
+    )  # fmt: skip
 
 
 def start(argv: list[str]) -> int:

@@ -72,6 +72,11 @@ class ProcessFiles:
             made.fact(name, value)
         return made
 
+    def remove(self) -> None:
+        """Removes this process's own files, whose content is elsewhere."""
+        for ending in (".calls", ".texts", WRITTEN):
+            Path(self.stem + ending).unlink(missing_ok=True)
+
     def finish(self, recorder: Recorder) -> None:
         """Writes what the journal could not hold: the values that tensors had."""
         if recorder.journal is None or not self.stem:

@@ -15,6 +15,7 @@ from tests.conftest import TESTS
 FOLDER = TESTS.parent / "notebooks"
 NAMES = ("01_explore_a_run", "02_when_does_it_split", "03_your_trace", "04_packed_sequences")
 MOST_LINES = 40
+MAGICS = ("%matplotlib", "%load_ext attnprof", "%%attnprof")
 
 
 @pytest.fixture(params=NAMES)
@@ -50,7 +51,7 @@ def test_a_notebook_explains_itself(notebook: Any) -> None:
 
 def test_cells_are_short_python_that_needs_no_shell_and_no_absolute_path(notebook: Any) -> None:
     for source in sources(notebook, "code"):
-        lines = [line for line in source.splitlines() if not line.startswith("%matplotlib")]
+        lines = [line for line in source.splitlines() if not line.startswith(MAGICS)]
         assert len(lines) <= MOST_LINES
         ast.parse("\n".join(lines))  # neither ! nor another magic
         assert not re.search(r"[\"'](/|~|[A-Z]:\\)\w", source)

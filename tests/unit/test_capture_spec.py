@@ -115,11 +115,11 @@ def test_an_nsys_that_was_named_is_not_replaced_by_another(tmp_path):
 
 def test_without_nsys_a_run_says_what_it_does_instead(monkeypatch, tmp_path):
     monkeypatch.setattr("attnprof.capture.recording.find_nsys", lambda explicit=None: None)
-    monkeypatch.setattr("attnprof.capture.recording._has_gpu", lambda: False)
+    monkeypatch.setattr("attnprof.capture.recording.has_gpu", lambda: False)
     without = plan(CaptureOptions(GenerateOptions()))
     assert (without.recorder, without.program) == ("none", None)
     assert "there is no trace" in without.notes[0]
-    monkeypatch.setattr("attnprof.capture.recording._has_gpu", lambda: True)
+    monkeypatch.setattr("attnprof.capture.recording.has_gpu", lambda: True)
     with_gpu = plan(CaptureOptions(GenerateOptions()))
     assert with_gpu.recorder == "torch"
     assert "torch.profiler instead" in with_gpu.notes[0]

@@ -37,6 +37,10 @@ ROOMS: dict[str, tuple[str, str]] = {
         "runs: made, kept, found, opened, exported",
         "safety ground files dispatch machine trace calls check analysis report workloads capture",
     ),
+    "inside": (
+        "recording from inside a program or a notebook",
+        "safety ground files instrument workloads capture runs",
+    ),
     "doctor": (
         "can this machine record, can this trace be believed",
         "ground dispatch machine trace analysis report runs",
