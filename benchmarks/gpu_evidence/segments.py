@@ -36,13 +36,13 @@ class SegmentedRecorder(Recorder):
         self._folder = folder
         self._open = ExitStack()
 
-    def begin_step(self, phase: str, *lengths: Any) -> None:
+    def begin_step(self, phase: str, *given: Any) -> tuple[Any, ...]:
         if len(self.steps) % STEPS == 0:
             self.close()
             segment = Segment(self._folder / f"segment-{len(self.segments)}.json", self.num_calls)
             self.segments.append(segment)
             self._open.enter_context(profiling(segment.trace, cpu=False))
-        super().begin_step(phase, *lengths)
+        return super().begin_step(phase, *given)
 
     def begin_call(
         self, describe: Describe, arguments: tuple[Any, ...], plain: tuple[Any, ...] | None = None
@@ -50,6 +50,6 @@ class SegmentedRecorder(Recorder):
         self.num_calls += 1
         return super().begin_call(describe, arguments, plain)
 
-    def close(self) -> None:
+    def close(self) -> int:
         """Waits for the GPU and writes the segment that is open, if one is."""
         self._open.close()

@@ -11,7 +11,7 @@ import ctypes
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from time import perf_counter
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -53,6 +53,9 @@ class Properties(ctypes.Structure):
 
 class StandIn(TorchFunctionMode):
     """The device: takes attention calls, notes what each would launch, moves tensors to the CPU."""
+
+    # The recorder leaves a call to whoever overrides torch's functions, unless that is torch itself; this is.
+    __module__ = "torch.stand_in"
 
     def __init__(self, torch_version: str, flash_attn_version: str) -> None:
         super().__init__()
@@ -254,6 +257,8 @@ def standing_in(torch_version: str, flash_attn_version: str) -> Iterator[StandIn
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch.profiler, "profile", profiler))
         stack.enter_context(mock.patch.object(torch.library, "custom_op", custom_op))
+        # The recorder asks tensors for their device past every mode; here the mode is what knows it.
+        stack.enter_context(mock.patch.object(torch._C, "DisableTorchFunction", nullcontext))
         modules = {"flash_attn_2_cuda": device.extension()}
         stack.enter_context(mock.patch.dict(sys.modules, modules))
         stack.enter_context(device)
