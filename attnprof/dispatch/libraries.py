@@ -29,6 +29,9 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "vllm_flash_attn": "attnprof.dispatch.vllm_flash_attn",
     "flash_attn_4": "attnprof.dispatch.flash_attn4",
     "flashinfer": "attnprof.dispatch.flashinfer",
+    "flash_mla": "attnprof.dispatch.flash_mla",
+    "flex_attention": "attnprof.dispatch.flex_attention",
+    "aiter": "attnprof.dispatch.aiter",
 }
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
 _ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"

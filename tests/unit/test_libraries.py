@@ -23,6 +23,7 @@ from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.template import template_difference
 from attnprof.doctor.machine import examine_machine
 from attnprof.errors import UsageError
+from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 from attnprof.trace.open_trace import open_trace
 from attnprof.trace.timeline import build_timeline
@@ -123,9 +124,10 @@ def test_every_library_says_what_the_registry_asks(name: str) -> None:
     known.check_version(known.default_version)
     for entry in known.entries:
         call = AttentionCall(name, entry, 1, 1, 1024, 8, 8, 64, cache_seqlens=entry == "fwd_kvcache")
-        prediction = libraries.predict(call, H100)
+        gpu = H100 if known.vendor == "nvidia" else gpu_by_name("mi300x")
+        prediction = libraries.predict(call, gpu)
         assert prediction.launches or prediction.error
-        assert libraries.predict(replace(call), H100, explain=True) == prediction
+        assert libraries.predict(replace(call), gpu, explain=True) == prediction
     with pytest.raises(UsageError):
         known.check_version("0.0.1")
 

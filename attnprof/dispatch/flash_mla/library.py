@@ -1,0 +1,17 @@
+"""FlashMLA as the registry knows it."""
+
+from __future__ import annotations
+
+from attnprof.dispatch.library import LibraryOfVersions
+
+
+class FlashMla(LibraryOfVersions):
+    """Dense MLA decode of deepseek-ai/FlashMLA, whose packages are named after commits."""
+
+    folder = "attnprof.dispatch.flash_mla"
+    entries = ("fwd_kvcache",)
+    packages = ("flash-mla",)
+    modelled = "its plan of dense decode is modelled from reading"
+
+
+LIBRARY = FlashMla()
