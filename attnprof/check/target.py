@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -34,12 +34,15 @@ class Target:
 
     ``library`` and ``version`` are what somebody asked for. Where they are None, a call made on a GPU is
     predicted for its own library at the version in ``installed``, any other for flash_attn.
+    ``heads`` are the model's (num_heads, num_heads_k, head_dim): of a call that scaled_dot_product_attention
+    got with each K head repeated, as from transformers before 4.54, another library gets the model's own.
     """
 
     gpu: Gpu
     library: Library | None = None
     version: str | None = None
     installed: Mapping[str, str | None] = field(default_factory=dict)
+    heads: tuple[int, int, int] | None = None
 
     def of(self, record: CallRecord) -> tuple[Library, str]:
         """Library and version that the record's call is predicted for."""
@@ -56,6 +59,8 @@ class Target:
             call = attention_call(record, library)
             if isinstance(call, NotModelled):
                 return call
+            if self.heads is not None and repeats_heads(record, self.heads) and library != "torch":
+                call = replace(call, num_heads_k=self.heads[1])
             predicted = _predict(call, self.gpu, version)
             # What the library refuses as predicted has raised, too.
             raised = None if predicted.error else record.fields.get("raised")
@@ -70,6 +75,26 @@ class Target:
         libraries = Counter(self.library or (r.library if r.on_cuda else DEFAULT_LIBRARY) for r in records)
         library = libraries.most_common(1)[0][0]
         return library, self.version or self.installed.get(library) or default_version(library)
+
+
+def repeats_heads(record: CallRecord, heads: tuple[int, int, int]) -> bool:
+    """Whether torch's function was given every K head of a model with these as often as there are queries."""
+    num_heads, num_heads_k, head_dim = heads
+    fields = record.fields
+    q: list[int] = fields.get("q") or []
+    k: list[int] = fields.get("k") or []
+    if fields["entry"] != "sdpa" or record.layer is None or len(q) != 4 or len(k) != 4:
+        return False
+    return num_heads_k < num_heads and (q[1], k[1], q[3]) == (num_heads, num_heads, head_dim)
+
+
+def model_heads(workload: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """(num_heads, num_heads_k, head_dim) of a run's one model; None where it has several."""
+    model = workload.get("model") or {}
+    heads = tuple(model.get(name) for name in ("num_heads", "num_heads_k", "head_dim"))
+    if len(workload.get("models") or ()) > 1 or not all(type(number) is int and number for number in heads):
+        return None
+    return heads  # type: ignore[return-value]
 
 
 def choose_target(
@@ -92,7 +117,7 @@ def choose_target(
     if library is None and version is None:
         library, version = wanted.get("library"), wanted.get("version")
     installed = workload.get("versions") or _versions_by_launches(recording, chosen)
-    return Target(chosen, library, version, installed)
+    return Target(chosen, library, version, installed, model_heads(workload))
 
 
 def _recorded_gpu(known: dict[str, Any]) -> Gpu:

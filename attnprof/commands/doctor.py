@@ -29,7 +29,8 @@ def doctor(
 ) -> None:
     """Examine this machine, or a trace: OK, WARN or FAIL per line, each with its fix.
 
-    The machine is examined with a real capture of a tiny program, which takes some seconds. Exit code: 0
+    The machine is examined with a real capture of a tiny program, and a generation of three tokens whose
+    steps must be told apart, which takes some seconds. Exit code: 0
     usable, 1 where something fails (with --strict: or warns).
 
     \b
@@ -46,7 +47,13 @@ def doctor(
     from attnprof.safety.next_command import next_command
 
     if trace is None:
-        examined = examine_machine(nsys, try_capture=lambda program: try_capture(program, limit_s=timeout))
+        from attnprof.commands.trial_generation import try_generation
+
+        examined = examine_machine(
+            nsys,
+            try_capture=lambda program: try_capture(program, limit_s=timeout),
+            try_generation=try_generation,
+        )
     else:
         from attnprof.doctor.trace import examine_trace
 

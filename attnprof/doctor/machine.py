@@ -15,7 +15,7 @@ from attnprof.dispatch.libraries import library as library_of
 from attnprof.dispatch.library import AttentionLibrary
 from attnprof.dispatch.versions import parse_version
 from attnprof.doctor.finding import Finding, fail, ok, warn
-from attnprof.doctor.trial import TrialCapture, TryCapture
+from attnprof.doctor.trial import TrialCapture, TrialGeneration, TryCapture, TryGeneration
 from attnprof.errors import UsageError
 from attnprof.gpus import find_model
 from attnprof.machine.find_nsys import find_importer, find_nsys, nsys_version
@@ -37,8 +37,13 @@ _UNMODELLED = "check shows what ran; --version X.Y.Z predicts with known rules"
 _DOWNLOAD = "install Nsight Systems (developer.nvidia.com/nsight-systems)"
 
 
-def examine_machine(nsys: str | None = None, *, try_capture: TryCapture) -> Iterator[Finding]:
-    """One finding after another, as they are made. ``nsys`` names the program that ``try_capture`` tries."""
+def examine_machine(
+    nsys: str | None = None, *, try_capture: TryCapture, try_generation: TryGeneration | None = None
+) -> Iterator[Finding]:
+    """One finding after another, as they are made. ``nsys`` names the program that ``try_capture`` tries.
+
+    ``try_generation`` shows whether steps are told apart under the installed transformers.
+    """
     installed = versions()
     yield ok("attnprof", f"{__version__} on Python {platform.python_version()}, {platform.machine()}")
     yield from _nsys(nsys, installed["nvtx"], try_capture)
@@ -48,6 +53,8 @@ def examine_machine(nsys: str | None = None, *, try_capture: TryCapture) -> Iter
     broken = {found.what: found for found in _torch(installed["torch"], has_gpu=bool(gpus))}
     for name, each in all_libraries().items():
         yield from [broken[name]] if name in broken else _library(name, each)
+    if try_generation is not None and installed["torch"] and installed["transformers"]:
+        yield _steps(try_generation(), installed["transformers"])
     yield from _runs_folder()
 
 
@@ -245,6 +252,16 @@ def _transformers(version: str | None) -> Finding:
         found = f"{version} repeats K and V instead of passing fewer heads: another dispatch than newer ones"
         return warn("transformers", found, "pip install -U transformers")
     return ok("transformers", version)
+
+
+def _steps(tried: TrialGeneration, transformers: str) -> Finding:
+    if tried.error:
+        return fail(
+            "steps",
+            f"not told apart with transformers {transformers}: {tried.error}",
+            "install a transformers that docs/compatibility.md lists as tested",
+        )
+    return ok("steps", f"{tried.found}, as they should")
 
 
 def _runs_folder() -> Iterator[Finding]:

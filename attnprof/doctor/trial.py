@@ -1,4 +1,4 @@
-"""What a trial capture of a tiny program with one NVTX range showed."""
+"""What was tried on this machine: a capture of a tiny program with one NVTX range, a tiny generation."""
 
 from __future__ import annotations
 
@@ -23,4 +23,13 @@ class TrialCapture:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TrialGeneration:
+    """``found``: how its steps were labelled. ``error``: why that is wrong, or why there are none."""
+
+    found: str
+    error: str = ""
+
+
+TryGeneration = Callable[[], TrialGeneration]
 TryCapture = Callable[[Path], TrialCapture]  # with the nsys of this path

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
-from attnprof.instrument import flash_attn, sdpa, transformers_hooks
+from attnprof.instrument import flash_attn, native_attention, sdpa, transformers_hooks
 from attnprof.instrument.imports import when_imported
 from attnprof.instrument.recorder import Recorder
 from attnprof.instrument.steps import StepWatcher
@@ -35,6 +35,7 @@ def instrument(recorder: Recorder) -> Iterator[Recorder]:
             undo.callback(when_imported(name, patch_module))
 
         patch_when("torch", lambda module: sdpa.patch(recorder))
+        patch_when("torch", lambda module: native_attention.patch(recorder))
         watcher = StepWatcher(recorder)
         for name, patch in (
             (transformers_hooks.MODELS, transformers_hooks.patch_models),

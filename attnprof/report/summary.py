@@ -28,6 +28,7 @@ from attnprof.safety.next_command import next_command
 
 if TYPE_CHECKING:
     from attnprof.check.recording import Recording
+from attnprof.check.target import model_heads, repeats_heads
 
 _FROZEN_SHOWN = 3
 
@@ -195,6 +196,21 @@ def _not_modelled(run: Recording, result: CheckResult) -> list[str]:
     return [f"not modelled: {why} ({count:,} calls)" for why, count in reasons.most_common(3)]
 
 
+def _repeated_heads(run: Recording, result: CheckResult) -> list[str]:
+    """Said where a call is predicted with other heads than it was recorded with."""
+    heads = model_heads(run.config.get("workload") or {})
+    if heads is None or result.library == "torch":
+        return []
+    count = sum(repeats_heads(record, heads) for record in run.records)
+    if not count:
+        return []
+    given, own = f"{heads[0]}/{heads[0]}", f"{heads[0]}/{heads[1]}"
+    return [
+        f"transformers repeated the K heads for torch's function ({given} in {count:,} calls): predicted for "
+        f"the model's {own}, which {result.library} would be given"
+    ]
+
+
 def _keys(row: SplitRow) -> str:
     return f" for {lengths(row)} keys" if row.seqlen_k else ""
 
@@ -244,6 +260,7 @@ def _notes(run: Recording, result: CheckResult) -> tuple[str, ...]:
         note for note in run.timeline.notes if result.observed or "CUPTI_ACTIVITY_KIND_KERNEL" not in note
     ]
     notes += _not_modelled(run, result)
+    notes += _repeated_heads(run, result)
     notes += (run.config.get("capture") or {}).get("notes") or []
     if result.calls and result.gpu is None:
         notes.append("the trace does not state the GPU's SM count: give --gpu NAME to learn the KV lengths")

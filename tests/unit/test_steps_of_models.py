@@ -6,6 +6,7 @@ Every model is tiny and random. The tests hold under whichever transformers is i
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Generat
 
 from attnprof.calls.records import CallRecord
 from attnprof.check.step_claims import disbelief
+from attnprof.check.target import Target, model_heads
+from attnprof.gpus import gpu_by_name
 from attnprof.instrument import Recorder, instrument
 
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -409,6 +412,42 @@ def test_a_prompt_of_embeddings_has_its_length(record: Any) -> None:
     model = qwen2()
     embedded = model.get_input_embeddings()(tokens(5))
     assert record(lambda: model.generate(inputs_embeds=embedded)).steps == generation(5, 4)
+
+
+# Attention that is not transformers' own
+
+
+def test_the_native_path_of_torchs_own_layers_is_recorded_as_one_that_is_not_described(record: Any) -> None:
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True).eval()
+    attention = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    x = torch.randn(1, 5, 16)
+
+    def program() -> None:
+        layer(x)
+        attention(x, x, x, need_weights=False)
+
+    native = torch._native_multi_head_attention
+    run = record(program)
+    assert [call["function"] for call in run.calls] == [
+        "torch._transformer_encoder_layer_fwd", "torch._native_multi_head_attention"
+    ]  # fmt: skip
+    assert all("fast path" in call["not_described"] for call in run.calls)
+    assert torch._native_multi_head_attention is native
+
+
+def test_k_heads_that_transformers_repeated_are_predicted_as_the_models_own(record: Any) -> None:
+    run = record(lambda: qwen2().generate(tokens(5)))
+    assert run.recorder.model is not None
+    heads = model_heads({"model": run.recorder.model})
+    assert heads == (4, 2, 16)
+    decode = next(c for c in run.calls if c["phase"] == "decode")
+    decode = {**decode, "k": [1, 4, *decode["k"][2:]], "v": [1, 4, *decode["v"][2:]]}  # as before 4.54
+    repeated = CallRecord(decode["seq"], decode["step"], decode["phase"], decode["layer"], decode)
+    target = Target(gpu_by_name("h100"), heads=heads)
+    call, _ = target.predict(repeated)
+    assert (call.library, call.num_heads, call.num_heads_k) == ("flash_attn", 4, 2)
+    call, _ = replace(target, library="torch").predict(repeated)
+    assert (call.library, call.num_heads_k) == ("torch", 4)
 
 
 # The guard
