@@ -12,8 +12,8 @@ from attnprof.check.step_claims import disbelief
 from attnprof.doctor.trial import TrialGeneration
 from attnprof.errors import RunError
 from attnprof.files.untrusted import read_json
-from attnprof.workloads.child import CALLS_FILE, WORKLOAD_FILE
 from attnprof.workloads.spec import ChildSpec, GenerateOptions
+from attnprof.workloads.written import CALLS_FILE, WORKLOAD_FILE
 
 _NEW_TOKENS = 3
 _OPTIONS = GenerateOptions(max_new_tokens=_NEW_TOKENS, prompt_tokens=5, layers=1, device="cpu", attn="sdpa")
