@@ -93,15 +93,17 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
     calls = _read_calls(db, texts)
     ranges, domains, lost = read_ranges(db, texts)
     exporter, schema = _versions(db)
-    graphs = 0
+    graphs, graph_ns = 0, 0
     if GRAPH in db.tables:
-        graphs = int(db.rows(GRAPH, f"SELECT count(*) FROM {GRAPH}").fetchone()[0])
+        spent = f"SELECT count(*), coalesce(sum(max(0, end - start)), 0) FROM {GRAPH}"
+        graphs, graph_ns = map(int, db.rows(GRAPH, spent).fetchone())
     notes = [_NVTX_TOO_NEW] if lost else []
     if KERNEL not in db.tables:
         notes.append(f"no {KERNEL} table: nsys recorded no CUDA kernel")
     if graphs:
         notes.append(
-            f"{graphs} CUDA graph launches were recorded whole, without the kernels inside: "
+            f"{graphs} CUDA graph launches were recorded whole, without the kernels inside: their "
+            f"{graph_ns / 1e6:.3g} ms are in no GPU time shown; "
             "capture with --cuda-graph-trace=node to see them"
         )
     if schema and not schema.startswith("3."):
