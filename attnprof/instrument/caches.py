@@ -9,6 +9,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from attnprof.instrument.undescribed import unseen
+
 _TOKENS = ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds")
 _CAPACITY = ("get_max_length", "get_max_cache_shape")  # of a cache with room for so many from the start
 
@@ -29,6 +31,7 @@ def _parameters(model_class: Any, method: str) -> tuple[str, ...]:
     return tuple(inspect.signature(getattr(model_class, method)).parameters)[1:]
 
 
+@unseen()
 def batch_and_length(given: dict[str, Any]) -> tuple[int | None, int | None]:
     """(batch, tokens per sequence) of ids [B, S] or embeddings [B, S, H], the decoder's first."""
     tokens = next((given[name] for name in _TOKENS if given.get(name) is not None), None)
@@ -36,6 +39,7 @@ def batch_and_length(given: dict[str, Any]) -> tuple[int | None, int | None]:
     return (int(sizes[0]), int(sizes[1])) if len(sizes) >= 2 else (None, None)
 
 
+@unseen()
 def output_size(output: Any) -> tuple[int | None, int | None]:
     """(batch, length) of the states [B, S, H] that an encoder returns; None where it returns none."""
     states = getattr(output, "last_hidden_state", None)
@@ -87,6 +91,7 @@ class CacheLengths:
     def __init__(self) -> None:
         self._counted: dict[int, tuple[weakref.ref[Any], int, bool]] = {}
 
+    @unseen()
     def past(self, cache: Any, seqlen_q: int | None) -> int:
         """Tokens in the cache before a forward of ``seqlen_q`` more."""
         if cache is None:
@@ -104,6 +109,7 @@ class CacheLengths:
         self._keep(cache, past + (seqlen_q or 0), mine)
         return past
 
+    @unseen()
     def returned(self, output: Any, seqlen_q: int | None) -> None:
         """A forward without a cache has returned this: a cache in it holds the forward's tokens."""
         values = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else ()

@@ -291,3 +291,38 @@ def test_everything_is_put_back():
         assert inside is not before
     assert F.scaled_dot_product_attention is before
     assert inside(Q, Q, Q).equal(before(Q, Q, Q))
+
+
+def test_a_model_is_traced_transformed_and_checkpointed_as_alone():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 64}
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    model.requires_grad_(False)
+    ids = torch.ones(1, 5, dtype=torch.long)
+
+    def forward(tokens: torch.Tensor) -> torch.Tensor:
+        return model(tokens, use_cache=False).logits
+
+    def checkpointed() -> float:
+        model.train().requires_grad_(True)
+        model.gradient_checkpointing_enable()
+        loss = forward(ids).sum()
+        loss.backward()
+        model.gradient_checkpointing_disable()
+        model.eval().requires_grad_(False)
+        return float(loss)
+
+    def every() -> list[tuple[str, list[str]]]:
+        traced = outcome(lambda: torch.jit.trace(forward, ids, check_trace=False)(ids).shape)
+        mapped = outcome(lambda: torch.vmap(forward)(ids.reshape(1, 1, 5)).shape)
+        return [traced, mapped, outcome(checkpointed)]
+
+    every()
+    alone = every()
+    recorder = Recorder()
+    with instrument(recorder):
+        recorded = every()
+    assert recorded == alone
+    assert "Error" not in alone[0][0] + alone[2][0]
+    assert {(step["seqlen_q"], step["batch"]) for step in recorder.steps} == {(5, 1)}
