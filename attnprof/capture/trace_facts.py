@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-from attnprof.machine.library_versions import NVTX_PIN
 
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
 
@@ -53,18 +50,14 @@ def _missing_ranges(export: Path, workload: dict[str, Any], nsys: str | None, *,
     if ranges == 0 and "pid" not in workload:  # the program's own description is missing
         return ["nsys lost the ranges of a program that did not come to its end"]
     if ranges == 0:
-        return [f"no NVTX range arrived: {_silence(export, workload['versions'].get('nvtx'), nsys)}"]
+        return [f"no NVTX range arrived: {_silence(export, nsys)}"]
     return [f"{calls} attention calls were recorded but {ranges} ranges arrived: some were lost"]
 
 
-def _silence(export: Path, nvtx: str | None, nsys: str | None) -> str:
-    """Why there is no range, and what to do about it."""
-    if nvtx is None:
-        return f"the package nvtx is not installed; {NVTX_PIN}"
-    if os.environ.get("NVTX_DISABLE"):
-        return "NVTX_DISABLE is set; unset it"
+def _silence(export: Path, nsys: str | None) -> str:
+    """Why there is no range."""
     if _number(export, _DOMAIN, ("attnprof",)):
-        return f"nvtx {nvtx} is silent under nsys {nsys}; {NVTX_PIN}"
+        return f"nsys {nsys} knows the domain attnprof, and kept none of its ranges"
     return "nsys left the domain attnprof out, or the program dropped the variables it was started with"
 
 

@@ -127,7 +127,6 @@ def run(
     The exit code is the workload's own.
 
     \b
-    \b
     Examples:
       attnprof run --max-new-tokens 512
       attnprof run --model llama-3-8b --batch 8 --prompt-tokens 4000 --gpu a100

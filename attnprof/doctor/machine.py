@@ -19,11 +19,7 @@ from attnprof.doctor.trial import TrialCapture, TrialGeneration, TryCapture, Try
 from attnprof.errors import UsageError
 from attnprof.gpus import find_model
 from attnprof.machine.find_nsys import find_importer, find_nsys, nsys_version
-from attnprof.machine.library_versions import (
-    NVTX_PIN,
-    find_installed,
-    versions,
-)
+from attnprof.machine.library_versions import find_installed, versions
 from attnprof.model import Library
 from attnprof.runs import run_folders
 from attnprof.version import __version__
@@ -46,7 +42,7 @@ def examine_machine(
     """
     installed = versions()
     yield ok("attnprof", f"{__version__} on Python {platform.python_version()}, {platform.machine()}")
-    yield from _nsys(nsys, installed["nvtx"], try_capture)
+    yield from _nsys(nsys, try_capture)
     gpus = query_gpus()
     yield from _gpu(gpus)
     yield _transformers(installed["transformers"])
@@ -58,7 +54,7 @@ def examine_machine(
     yield from _runs_folder()
 
 
-def _nsys(named: str | None, nvtx: str | None, try_capture: TryCapture) -> Iterator[Finding]:
+def _nsys(named: str | None, try_capture: TryCapture) -> Iterator[Finding]:
     program = find_nsys(named)
     asked = named or os.environ.get("ATTNPROF_NSYS")
     if program is None:
@@ -75,12 +71,10 @@ def _nsys(named: str | None, nvtx: str | None, try_capture: TryCapture) -> Itera
                 "not found: attnprof run records with torch.profiler on a GPU, else call records only",
                 f"{_DOWNLOAD}, or set ATTNPROF_NSYS to it",
             )
-        yield _nvtx_alone(nvtx)
         return
     version = nsys_version(program)
     if version is None:
         yield fail("nsys", f"{program} does not run", f"run {program} --version to see why, or reinstall it")
-        yield _nvtx_alone(nvtx)
         return
     yield ok("nsys", f"{version} at {program} ({_where(program, named)})")
     importer = find_importer(program)
@@ -94,10 +88,7 @@ def _nsys(named: str | None, nvtx: str | None, try_capture: TryCapture) -> Itera
         )
     yield _temporary_files()
     yield _permissions()
-    if nvtx is None:
-        yield _nvtx_alone(nvtx)
-        return
-    yield from _capture(try_capture(program), program, version, nvtx)
+    yield from _capture(try_capture(program), program, version)
 
 
 def _temporary_files() -> Finding:
@@ -134,16 +125,7 @@ def _where(program: Path, named: str | None) -> str:
     return "on PATH" if shutil.which("nsys") == str(program) else "not on PATH, found where installers put it"
 
 
-def _nvtx_alone(nvtx: str | None) -> Finding:
-    """What can be said of nvtx without a capture."""
-    if nvtx is None:
-        return fail("nvtx", "not installed: no range is recorded", NVTX_PIN)
-    if parse_version(nvtx) >= parse_version("0.2.12"):
-        return warn("nvtx", f"{nvtx} records nothing under nsys 2022.4 and 2023.4, without a word", NVTX_PIN)
-    return ok("nvtx", f"{nvtx} (not tried: there is no nsys to record it)")
-
-
-def _capture(test: TrialCapture, nsys: Path, version: str, nvtx: str) -> Iterator[Finding]:
+def _capture(test: TrialCapture, nsys: Path, version: str) -> Iterator[Finding]:
     short = version.partition("-")[0]
     if test.error:
         see = f"{nsys} profile --force-overwrite=true -o test sleep 1 shows why"
@@ -151,16 +133,15 @@ def _capture(test: TrialCapture, nsys: Path, version: str, nvtx: str) -> Iterato
             see = "a slow machine needs longer: --timeout 60; else reinstall nsys"
         fix = test.fix or f"{see}; attnprof run --capture none needs no nsys"
         yield fail("capture", test.error, fix)
-        yield _nvtx_alone(nvtx)
         return
     for note in test.notes:
         yield warn("capture", note, "a newer Nsight Systems records more")
     yield ok("capture", f"a test program was recorded and exported in {test.seconds:.1f} s")
     if test.ranges == 1:
-        yield ok("ranges", f"an NVTX range of nvtx {nvtx} arrived under nsys {short}")
+        yield ok("ranges", f"an NVTX range arrived under nsys {short}")
     else:
-        why = f"no NVTX range arrived: nvtx {nvtx} is silent under nsys {short}"
-        yield fail("ranges", f"{why}, so no kernel would get a step, layer or call", NVTX_PIN)
+        why = f"no NVTX range arrived under nsys {short}, so no kernel would get a step, layer or call"
+        yield fail("ranges", why, f"attnprof run --capture torch needs no nsys; {_DOWNLOAD}")
 
 
 def query_gpus() -> list[dict[str, str]]:

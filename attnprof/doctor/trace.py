@@ -13,7 +13,6 @@ from attnprof.arrays import occurring
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import AttnprofError
-from attnprof.machine.library_versions import NVTX_PIN
 from attnprof.runs.run import load
 from attnprof.trace.companion_files import (
     BrokenExportError,
@@ -147,7 +146,7 @@ def _ranges(run: Run) -> Iterator[Finding]:
             found = (
                 f"NVTX domains ({', '.join(domains[:3])}) but not one range: nvtx is too new for this nsys"
             )
-            yield fail("ranges", found, NVTX_PIN)
+            yield fail("ranges", found, "capture again with attnprof run, or with nvtx 0.2.11")
         elif recorder == "none":
             yield warn("ranges", "none: recorded without a profiler", "attnprof run --capture nsys")
         else:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from attnprof.instrument.nvtx_injection import Injection
 
 DOMAIN = "attnprof"
 
@@ -33,14 +37,16 @@ class NoRanges:
 
 
 class NvtxRanges:
-    """NVTX push/pop ranges in domain "attnprof": constant registered message, integer payload."""
+    """NVTX push/pop ranges in one domain: constant registered message, integer payload."""
 
-    def __init__(self) -> None:
-        probe = _NvtxChannel("attn")
-        self.active = probe.attributes is not None
+    def __init__(self, domain: str = DOMAIN) -> None:
+        from attnprof.instrument.nvtx_injection import load_injection
+
+        self._injection = load_injection(domain)
+        self.active = self._injection is not None
 
     def channel(self, message: str) -> Channel:
-        return _NvtxChannel(message) if self.active else _SilentChannel()
+        return _SilentChannel() if self._injection is None else _NvtxChannel(self._injection, message)
 
 
 class RecordFunctionRanges:
@@ -63,21 +69,17 @@ class _SilentChannel:
 class _NvtxChannel(threading.local):
     # One attribute object per message and thread, its payload rewritten for each range: a message built per
     # range costs four times as much, and two threads must not share a payload.
-    def __init__(self, message: str) -> None:
-        import nvtx
-
-        # nvtx caches attributes by their arguments; the first payload keeps this thread's object its own.
-        annotation: Any = nvtx.annotate(message, domain=DOMAIN, payload=threading.get_ident())
-        self.attributes: Any = getattr(annotation, "attributes", None)  # None: nvtx found no profiler
-        self._enter = annotation.__enter__
-        self._exit = annotation.__exit__
+    def __init__(self, injection: Injection, message: str) -> None:
+        self._attributes = injection.attributes(message)
+        self._reference = ctypes.byref(self._attributes)
+        self._domain, self._push, self._pop = injection.domain, injection.push, injection.pop
 
     def push(self, payload: int) -> None:
-        self.attributes.payload = payload
-        self._enter()
+        self._attributes.payload = payload
+        self._push(self._domain, self._reference)
 
     def pop(self) -> None:
-        self._exit()
+        self._pop(self._domain)
 
 
 class _RecordFunctionChannel(threading.local):

@@ -12,7 +12,6 @@ from attnprof.dispatch.libraries import all_libraries, default_version, library,
 from attnprof.dispatch.library import Evidence, InstalledLibrary
 
 _OTHERS = ("transformers", "nvtx", "kernels")
-NVTX_PIN = "pip install 'nvtx>=0.2.11,<0.2.12'"
 
 
 def package_versions(package: str) -> list[str]:

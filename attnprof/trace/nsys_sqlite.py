@@ -59,7 +59,8 @@ _WORTH_SHOWING = re.compile(
 )
 _NVTX_TOO_NEW = (
     "NVTX domains were created but not one range was recorded: nothing was annotated, or nvtx is too new for "
-    "this nsys (0.2.12 and later record nothing under nsys 2022.4 and 2023.4: capture again with nvtx 0.2.11)"
+    "this nsys (0.2.12 and later record nothing under nsys 2022.4 and 2023.4: capture again with attnprof"
+    " run, or with nvtx 0.2.11)"
 )
 
 

@@ -314,6 +314,11 @@ def _write(
     error: AttnprofError | str | None,
     duration: float,
 ) -> None:
+    if recorder and spec.ranges == "nvtx":
+        from attnprof.workloads.environment import silent_nvtx
+
+        if nvtx := silent_nvtx():
+            recorder.note(f"the program's own ranges are lost: nvtx {nvtx} is too new for this nsys, 0.2.11 not")
     write_recorded(
         Path(spec.folder), recorder, asked=_asked(spec), facts=facts, code=code, error=error,
         duration_s=duration, notes=spec.notes,

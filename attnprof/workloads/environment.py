@@ -7,6 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from attnprof.gpus import make_gpu
+from attnprof.machine.library_versions import package_versions
+
+
+def silent_nvtx() -> str | None:
+    """The version of the package nvtx where the program uses it and the recorder hears nothing of it."""
+    package = sys.modules.get("nvtx")
+    if package is None or type(package.get_domain("attnprof")).__name__ != "DummyDomain":
+        return None
+    return next(iter(package_versions("nvtx")), "")
 
 
 def gpu() -> dict[str, Any] | None:

@@ -26,16 +26,17 @@ RECORDERS = [pytest.param("nsys", marks=[NSYS, pytest.mark.nsys]), "torch"]
 PROGRAM = """
 import json, sys, torch
 from pathlib import Path
+from attnprof.instrument.ranges import NvtxRanges
 names = json.loads(Path(sys.argv[1]).read_text())
 query = torch.zeros(1, 2, 4, 8)
 for name in names:
     if sys.argv[2] == "nsys":
-        import nvtx
-        nvtx.push_range(name)
+        own = NvtxRanges("program").channel(name)
+        own.push(0)
     with torch.profiler.record_function(name):
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     if sys.argv[2] == "nsys":
-        nvtx.pop_range()
+        own.pop()
 raise SystemExit(0)
 """
 PYARROW = find_spec("pyarrow") is not None

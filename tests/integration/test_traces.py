@@ -338,10 +338,12 @@ def test_a_report_is_exported_elsewhere_and_its_folder_stays_as_it_was(tmp_path)
     if nsys is None:
         pytest.skip("no nsys here")
     program = """if True:
-        import nvtx, time
+        import time
+        from attnprof.instrument.ranges import NvtxRanges
+        decode = NvtxRanges().channel("decode")
         for i in range(5):
-            with nvtx.annotate("decode", domain="attnprof", payload=i):
-                pass
+            decode.push(i)
+            decode.pop()
         time.sleep(0.5)"""
     options = ["--trace=nvtx", "--sample=none", "--cpuctxsw=none", "-o", tmp_path / "run"]
     command = [nsys, "profile", *options, sys.executable, "-c", program]
