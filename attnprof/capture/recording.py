@@ -23,6 +23,7 @@ from attnprof.capture.saved_calls import Memory
 from attnprof.capture.trace_facts import about_trace, is_empty
 from attnprof.errors import EXIT_USAGE, CaptureError, UsageError
 from attnprof.machine.find_nsys import find_nsys, nsys_version
+from attnprof.machine.gpu_devices import has_gpu
 from attnprof.safety.redact import redact_arguments
 from attnprof.workloads.child import HANDED, PID_FILE, TORCH_TRACE, Handed
 from attnprof.workloads.spec import AttentionOptions, ChildSpec, GenerateOptions, Program, RangeKind
@@ -279,11 +280,6 @@ def _result(
         chosen.recorder, chosen.version, recorded.command, end.exit_code, workload, trace, tuple(notes),
         recorded.failure, interrupted,
     )  # fmt: skip
-
-
-def has_gpu() -> bool:
-    """An NVIDIA GPU by its device files: torch is not imported for it."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 def _raise_failure(workload: dict[str, Any]) -> None:

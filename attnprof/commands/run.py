@@ -167,6 +167,7 @@ def run(
         final = run_folders.run_folder(name if output else unused_name(name))
         print(describe_command(chosen, options, final))
         return
+    _require_libraries(work)
     begun = {"kind": "run", "command": redact_arguments(["attnprof", *sys.argv[1:]]), "predict": predict}
     known = {"config": begun, "recorder": chosen.recorder, "nsys": nsys}
     with new_run(name, force=force, numbered=output is None, known=known) as builder:
@@ -213,6 +214,17 @@ def _workload(
         )
     parsed, notes = parse_program(program)
     return parsed, notes, Path(parsed.target).stem if parsed.mode != "command" else "command"
+
+
+def _require_libraries(work: Any) -> None:
+    """Raises UsageError where the built-in workload lacks its libraries; a program brings its own."""
+    from attnprof.machine.extras import require
+    from attnprof.workloads.spec import AttentionOptions, GenerateOptions
+
+    if isinstance(work, GenerateOptions):
+        require("generate()", "torch", "transformers")
+    elif isinstance(work, AttentionOptions):
+        require(f"--workload {work.kind}", "torch")
 
 
 def _refuse(given: dict[str, Any], kind: str, foreign: frozenset[str]) -> None:

@@ -18,6 +18,7 @@ from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.doctor.trial import TrialCapture, TrialGeneration, TryCapture, TryGeneration
 from attnprof.errors import UsageError
 from attnprof.gpus import find_model
+from attnprof.machine.extras import install_line
 from attnprof.machine.find_nsys import find_importer, find_nsys, nsys_version
 from attnprof.machine.library_versions import find_installed, versions
 from attnprof.model import Library
@@ -215,7 +216,7 @@ def _library(name: str, library: AttentionLibrary) -> Iterator[Finding]:
 def _torch(version: str | None, *, has_gpu: bool) -> list[Finding]:
     """What keeps torch from running a workload, if anything."""
     if version is None:
-        return [fail("torch", "not installed: no workload can run", "pip install torch")]
+        return [warn("torch", "not installed: attnprof run has no workload of its own", install_line())]
     if has_gpu and "+cpu" in version:
         why = f"{version} is built for the CPU alone and leaves the GPU unused"
         return [warn("torch", why, "install a CUDA build of torch")]
@@ -224,11 +225,7 @@ def _torch(version: str | None, *, has_gpu: bool) -> list[Finding]:
 
 def _transformers(version: str | None) -> Finding:
     if version is None:
-        return fail(
-            "transformers",
-            "not installed: attnprof run has no workload of its own",
-            "pip install transformers",
-        )
+        return warn("transformers", "not installed: attnprof run has no generate()", install_line())
     if parse_version(version) < parse_version(_OLDEST_TRANSFORMERS):
         found = f"{version} repeats K and V instead of passing fewer heads: another dispatch than newer ones"
         return warn("transformers", found, "pip install -U transformers")

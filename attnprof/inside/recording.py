@@ -12,10 +12,11 @@ from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from attnprof.capture.own_recordings import join
-from attnprof.capture.recording import RECORDERS, CaptureResult, RecorderName, has_gpu
+from attnprof.capture.recording import RECORDERS, CaptureResult, RecorderName
 from attnprof.errors import AttnprofError, RunError, UsageError
 from attnprof.files import durable
 from attnprof.instrument import Recorder, instrument
+from attnprof.machine.gpu_devices import has_gpu
 from attnprof.runs.ingest import finish_recorded
 from attnprof.runs.run import Run, gpu_from_options, load
 from attnprof.runs.run_builder import new_run

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -182,6 +183,8 @@ def _run_program(program: Program) -> int:
 
 
 def _run_workload(spec: ChildSpec, recorder: Recorder, finish: _Finish) -> int:
+    if not sys.warnoptions:  # nobody's program is running: what torch says of itself concerns nobody
+        warnings.simplefilter("ignore")
     run = _prepare(spec, recorder)
     finish.started = time.perf_counter()
     finish.facts = run()
@@ -318,7 +321,9 @@ def _write(
         from attnprof.workloads.environment import silent_nvtx
 
         if nvtx := silent_nvtx():
-            recorder.note(f"the program's own ranges are lost: nvtx {nvtx} is too new for this nsys, 0.2.11 not")
+            recorder.note(
+                f"the program's own ranges are lost: nvtx {nvtx} is too new for this nsys, 0.2.11 not"
+            )
     write_recorded(
         Path(spec.folder), recorder, asked=_asked(spec), facts=facts, code=code, error=error,
         duration_s=duration, notes=spec.notes,

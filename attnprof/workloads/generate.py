@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from attnprof.errors import UsageError
 from attnprof.instrument.models import describe_model
 from attnprof.instrument.recorder import Recorder
+from attnprof.machine.gpu_devices import has_gpu
 from attnprof.workloads.presets import DEFAULT_LAYERS, find_preset, preset_name
 from attnprof.workloads.spec import DEFAULT_PROMPT_TOKENS, GenerateOptions, spread_lengths
 
@@ -30,7 +32,7 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    device = pick_device(options.device)
+    device = pick_device(options.device, recorder)
     if device.type == "cpu":
         torch.set_num_threads(1)  # more threads than free cores make a token ten times slower
     torch.manual_seed(options.seed)
@@ -92,10 +94,15 @@ def prepare(options: GenerateOptions, recorder: Recorder) -> Callable[[], dict[s
     return run
 
 
-def pick_device(name: str) -> Any:
+def pick_device(name: str, recorder: Recorder) -> Any:
+    """The torch.device of --device; a GPU that torch cannot use is noted with torch's reason."""
     import torch
 
-    available = torch.cuda.is_available()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if said and not available and has_gpu():
+        recorder.note(f"torch cannot use the GPU: {_first_lines(said[0].message)}")
     if name.startswith("cuda") and not available:
         raise UsageError(f"--device {name}: torch sees no GPU", hint="--device cpu, or let it choose: auto")
     return torch.device("cuda" if name == "auto" and available else "cpu" if name == "auto" else name)
@@ -197,7 +204,7 @@ def _shown_name(model: str) -> str:
     return preset_name(model) if find_preset(model) else model
 
 
-def _first_lines(error: BaseException) -> str:
+def _first_lines(error: BaseException | str) -> str:
     return " ".join(str(error).split())[:300]
 
 

@@ -32,7 +32,7 @@ def prepare(options: AttentionOptions, recorder: Recorder) -> Callable[[], dict[
             f"--workload kvcache runs flash_attn_with_kvcache, which needs {' and '.join(absent)}",
             hint="attnprof predict --entry fwd_kvcache --seqlen-k N tells its dispatch without either",
         )
-    device = pick_device(options.device)
+    device = pick_device(options.device, recorder)
     torch.manual_seed(options.seed)
     heads, heads_k, dim = heads_of(options.model)
     lengths = spread_lengths(options.prompt_tokens, options.batch)

@@ -26,7 +26,7 @@ def prepare(options: AttentionOptions, recorder: Recorder) -> Callable[[], dict[
     """
     import torch
 
-    device = pick_device(options.device)
+    device = pick_device(options.device, recorder)
     if device.type == "cpu":
         torch.set_num_threads(1)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,0 +1,1 @@
+"""Real programs under the library versions people have: a short suite, its environments, and their page."""
