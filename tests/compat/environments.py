@@ -31,9 +31,7 @@ ENVIRONMENTS = (
     Environment("newest"),
     Environment("reading", extras="parquet", options=("--constraints=constraints.txt",)),
     *(
-        Environment(
-            f"transformers {version}", options=(f"transformers=={version}.*", f"torch=={_OLDER_TORCH}")
-        )
+        Environment(f"transformers {version}", options=(f"transformers=={version}.*", _OLDER_TORCH))
         for version in TRANSFORMERS
     ),
     *(
