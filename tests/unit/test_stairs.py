@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "inside": (
         "recording from inside a program or a notebook",
-        "safety ground files instrument workloads capture runs",
+        "safety ground files machine instrument workloads capture runs",
     ),
     "doctor": (
         "can this machine record, can this trace be believed",
