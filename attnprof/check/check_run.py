@@ -111,8 +111,8 @@ def check_recorded(
     """A verdict per recorded call, and one per observed call that no record accounts for.
 
     ``complete`` says that every attention call of the program was recorded: then a kernel outside the records
-    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way, and a call
-    captured into a CUDA graph runs as its replays; of ``whole_graphs`` not even these are in the trace.
+    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way: of these one
+    between two with kernels has its own. A call captured into a CUDA graph runs as its replays; of ``whole_graphs`` not even these are in the trace.
     Of the calls from ``unseen_from`` on no kernel was recorded, whatever ran.
     """
     captures = whole_graphs or bool(observed.replayed.any())
@@ -120,6 +120,7 @@ def check_recorded(
     by_seq: dict[int, list[int]] = {}
     for index in eager:
         by_seq.setdefault(int(observed.seq[index]), []).append(index)
+    first, last = min(by_seq, default=None), max(by_seq, default=-1)
     checked, predicted = [], {}
     for record in records:
         mine = by_seq.pop(record.seq, [])
@@ -132,7 +133,8 @@ def check_recorded(
             call, prediction = answer
             predicted[record.seq] = prediction
             shape = None if index is None else observed.shapes[observed.shape[index]]
-            if not has_kernels or not record.on_cuda or (index is None and not complete):
+            inside = complete or (first is not None and first < record.seq < last)
+            if not has_kernels or not record.on_cuda or (index is None and not inside):
                 verdict, detail = Verdict.NOT_OBSERVED, prediction.error or ""
             elif index is None and captures and prediction.launches:
                 verdict, detail = Verdict.NOT_OBSERVED, "captured into a CUDA graph, if it is not missing"

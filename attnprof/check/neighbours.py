@@ -1,12 +1,29 @@
-"""What a call's neighbours say of it."""
+"""What a call's neighbours say of it: the other calls of its process, of its step, and of its layer.
+
+Real traces are not neat: layers of two kinds take turns, batches change between steps, requests come and go,
+edges are cut. So layers are told to be alike by what they launch in most steps, a rule holds where steps and
+layers are named, and what a whole program could show is left alone: layers that part ways for good, a window
+that closes, a step that ends with the trace.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from attnprof.check.observed_calls import Int64, ObservedCalls
+import numpy as np
+
+from attnprof.arrays import distinct_rows
+from attnprof.check.observed_calls import Bool, Int64, ObservedCalls, ObservedShape
 from attnprof.dispatch.explanation import ReadBack
+from attnprof.dispatch.libraries import template_fields
+
+_Fixed = tuple[tuple[str, object], ...]
+_ABSENT = -1
+_MOST_CELLS = 20_000_000  # steps x layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,4 +35,351 @@ class Inconsistent:
 
 
 def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) -> Iterator[Inconsistent]:
-    yield from ()
+    """The calls whose neighbours contradict them. ``told`` is per shape."""
+    traits = [_Traits.of(shape) for shape in observed.shapes]
+    for pid in np.unique(observed.pid).tolist():
+        mine = np.flatnonzero(observed.pid == pid)
+        yield from _other_builds(observed, told, mine)
+        placed = mine[(observed.step[mine] >= 0) & (observed.layer[mine] >= 0)]
+        if len(placed):
+            table = _Table(observed, placed, traits)
+            if table.fits:
+                yield from table.findings()
+
+
+def _other_builds(
+    observed: ObservedCalls, told: Sequence[ReadBack | None], mine: Int64
+) -> Iterator[Inconsistent]:
+    """Calls that only another version launches than the rest of their library's calls in this process."""
+    calls = np.bincount(observed.shape[mine], minlength=len(observed.shapes)).tolist()
+    groups: dict[str, list[int]] = {}
+    for shape, back in enumerate(told):
+        if calls[shape] and back is not None and back.explanations:
+            groups.setdefault(observed.shapes[shape].main.library, []).append(shape)
+    for shapes in groups.values():
+        votes: Counter[Any] = Counter()
+        for shape in shapes:
+            back = told[shape]
+            assert back is not None
+            votes.update(dict.fromkeys(back.builds, calls[shape]))
+        total = sum(calls[shape] for shape in shapes)
+        build, most = votes.most_common(1)[0]
+        if most == total:
+            continue
+        for shape in shapes:
+            back = told[shape]
+            if back is not None and build not in back.builds:
+                rows = mine[observed.shape[mine] == shape]
+                others = _build(next(iter(sorted(back.builds))))
+                detail = (
+                    f"only {others} launches this; {most:,} other calls of the process ran {_build(build)}"
+                )
+                yield Inconsistent(rows, detail)
+
+
+def _build(build: tuple[str, tuple[str, str]]) -> str:
+    library, (first, last) = build
+    return f"{library} {first}" if first == last else f"{library} {first} to {last}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What a model does not change from call to call, as the kernel's name says it, and the sizes.
+
+    ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means.  ``shows``: the
+    grid follows from the call, not from the GPU.
+    """
+
+    library: str
+    dtype: str | None
+    local: bool
+    fixed: _Fixed
+    form: tuple[object, ...]
+    grid: tuple[int, int, int]
+    batch_heads: int
+    shows: bool
+    words: str
+
+    @classmethod
+    def of(cls, shape: ObservedShape) -> _Traits:
+        launch, main = shape.launches[0], shape.main
+        fields = dict(template_fields(launch.kernel) or ())
+        dtype = fields.get("dtype")
+        fixed = tuple(
+            (name, fields[name])
+            for name in ("dtype", "head_dim", "Has_alibi", "Is_softcap", "Has_softcap")
+            if name in fields
+        )
+        local = bool(fields.get("Is_local"))
+        split = bool(fields.get("Split"))
+        form = (main.library, main.family, split, local, fields.get("Is_causal"), fields.get("block_m"))
+        heads = launch.grid[2] if split else launch.grid[1] * launch.grid[2]
+        shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1
+        said = f"{main.kernel} grid {'x'.join(map(str, launch.grid))}"
+        splits = shape.num_splits
+        words = f"{said}, {splits} splits" if splits and splits > 1 else said
+        return cls(
+            main.library, None if dtype is None else str(dtype), local, fixed, form, launch.grid, heads,
+            shows, words,
+        )  # fmt: skip
+
+
+class _Table:
+    """The calls of one process by step and layer: a cell is the shape of its call, or of its calls."""
+
+    def __init__(self, observed: ObservedCalls, rows: Int64, traits: Sequence[_Traits]) -> None:
+        self.observed, self.rows, self.traits = observed, rows, traits
+        self.steps, step = np.unique(observed.step[rows], return_inverse=True)
+        self.layers, layer = np.unique(observed.layer[rows], return_inverse=True)
+        self.fits = len(self.steps) * len(self.layers) <= _MOST_CELLS and len(self.layers) > 1
+        if not self.fits:
+            return
+        self.at = step.astype(np.int64) * len(self.layers) + layer
+        size = len(self.steps) * len(self.layers)
+        counts = np.bincount(self.at, minlength=size)
+        cells = np.full(size, _ABSENT, np.int64)
+        cells[self.at] = observed.shape[rows]
+        self.shapes_of: list[tuple[int, ...]] = [(number,) for number in range(len(traits))]
+        many = counts > 1
+        if many.any():
+            held: dict[int, list[int]] = {}
+            inside = np.flatnonzero(many[self.at])
+            for cell, shape in zip(
+                self.at[inside].tolist(), observed.shape[rows[inside]].tolist(), strict=True
+            ):
+                held.setdefault(cell, []).append(shape)
+            numbers: dict[tuple[int, ...], int] = {}
+            for cell, shapes in held.items():
+                key = tuple(shapes)
+                if key not in numbers:
+                    numbers[key] = len(self.shapes_of)
+                    self.shapes_of.append(key)
+                cells[cell] = numbers[key]
+        self.cells = cells.reshape(len(self.steps), len(self.layers))
+        phase = np.zeros(len(self.steps), np.int64)
+        phase[step] = observed.phase[rows]
+        self.phase = phase
+
+    def findings(self) -> Iterator[Inconsistent]:
+        """Each finding once; a cell that one rule finds is not looked at by the next."""
+        found: set[tuple[int, int]] = set()
+        rules = (self._mixed, self._absent, self._twice, self._unlike, self._changed, self._other_sizes)
+        for rule in rules:
+            for step, layer, detail in rule():
+                if (step, layer) not in found:
+                    found.add((step, layer))
+                    where = self._rows_at(step, layer)
+                    if len(where):
+                        yield Inconsistent(where, detail)
+
+    def _rows_at(self, step: int, layer: int) -> Int64:
+        """The rows of a cell; of an empty one, those of the step's other layers next to it."""
+        row = self.cells[step]
+        if row[layer] == _ABSENT:
+            present = np.flatnonzero(row != _ABSENT)
+            layer = int(present[np.argmin(np.abs(present - layer))])
+        rows: Int64 = self.rows[self.at == step * len(self.layers) + layer]
+        return rows
+
+    # groups of layers
+
+    @cached_property
+    def _columns(self) -> list[list[int]]:
+        """The layers that launch the same in every step, together."""
+        groups: dict[bytes, list[int]] = {}
+        for layer in range(len(self.layers)):
+            groups.setdefault(np.ascontiguousarray(self.cells[:, layer]).tobytes(), []).append(layer)
+        return list(groups.values())
+
+    def _distinct_steps(self) -> Iterator[tuple[list[int], list[tuple[int, ...]]]]:
+        """Steps whose layers launch the same, and the shapes of each layer in them, () for none."""
+        groups: dict[bytes, list[int]] = {}
+        for step in range(len(self.steps)):
+            groups.setdefault(self.cells[step].tobytes(), []).append(step)
+        for steps in groups.values():
+            row = self.cells[steps[0]].tolist()
+            yield steps, [() if cell == _ABSENT else self.shapes_of[cell] for cell in row]
+
+    # rules: (step, layer, what is wrong), by position
+
+    def _mixed(self) -> Iterator[tuple[int, int, str]]:
+        """One step has one data type; and of another library's kernels there is not one layer alone."""
+        if len({(t.dtype, t.library) for t in self.traits}) == 1:
+            return
+        for steps, layers in self._distinct_steps():
+            dtypes = [frozenset(d for s in shapes if (d := self.traits[s].dtype)) for shapes in layers]
+            yield from self._minority(steps, dtypes, "in", alone=False)
+            libraries = [frozenset(self.traits[shape].library for shape in shapes) for shapes in layers]
+            yield from self._minority(steps, libraries, "with", alone=True)
+
+    def _minority(
+        self, steps: list[int], kinds: list[frozenset[str]], word: str, *, alone: bool
+    ) -> Iterator[tuple[int, int, str]]:
+        counted = Counter(kind for kind in kinds if kind)
+        if len(counted) < 2:
+            return
+        usual, most = counted.most_common(1)[0]
+        odd = [layer for layer, kind in enumerate(kinds) if kind and kind != usual]
+        if alone and len(odd) > 1:
+            return
+        for layer in odd:
+            theirs, ours = " and ".join(sorted(kinds[layer])), " and ".join(sorted(usual))
+            others = f"{most} other layers" if most > 1 else "the other layer"
+            for step in steps:
+                detail = f"layer {self.layers[layer]} ran {word} {theirs}, {others} of the step {word} {ours}"
+                yield step, layer, detail
+
+    def _absent(self) -> Iterator[tuple[int, int, str]]:
+        """A layer that has attention in other steps has it in this one."""
+        present = self.cells != _ABSENT
+        if present.all():
+            return
+        last = len(self.steps) - 1
+        for layer in np.flatnonzero(~present.all(axis=0)).tolist():
+            has = present[:, layer]
+            for step in np.flatnonzero(~has).tolist():
+                others = np.flatnonzero(present[step])
+                inside = bool(others[0] < layer < others[-1])
+                edge = (step == 0 and layer < others[0]) or (step == last and layer > others[-1])
+                same_phase = self.phase == self.phase[step]
+                same_phase[step] = False
+                among = has[same_phase] if same_phase.any() else np.delete(has, step)
+                usual = among.size > 0 and 2 * np.count_nonzero(among) > among.size
+                if inside or (not edge and (usual or self._like_one_throughout(layer))):
+                    missing = f"layer {self.layers[layer]} launched no attention in step {self.steps[step]}"
+                    elsewhere = f"{len(others)} other layers did, and it did in {np.count_nonzero(has)} steps"
+                    yield step, layer, f"{missing}: {elsewhere}"
+
+    def _like_one_throughout(self, layer: int) -> bool:
+        """Whether a layer launches what another one does, in each of the steps in which it has attention."""
+        has = self.cells[:, layer] != _ABSENT
+        same = self.cells[has] == self.cells[has][:, [layer]]
+        same[:, layer] = False
+        return bool(np.any(same.all(axis=0)))
+
+    def _twice(self) -> Iterator[tuple[int, int, str]]:
+        """Where every layer makes one call a step, none makes two in one."""
+        sizes = np.array([len(shapes) for shapes in self.shapes_of] + [0])[self.cells]
+        odd = sizes > 1
+        if np.count_nonzero(odd) * 20 > np.count_nonzero(sizes):
+            return
+        for step in np.flatnonzero(odd.any(axis=1)).tolist():
+            layers = np.flatnonzero(odd[step]).tolist()
+            if len(layers) == 1:
+                (layer,) = layers
+                twice = f"layer {self.layers[layer]} ran {self._words(step, layer)} in one step"
+                yield step, layer, f"{twice}: every other layer and step has one call"
+
+    def _unlike(self) -> Iterator[tuple[int, int, str]]:
+        """Layers that launch the same in most steps do so in all, until they part ways for good."""
+        columns = self._columns
+        if len(columns) < 2 or len(self.steps) < 3:
+            return
+        shows = np.array([all(self.traits[s].shows for s in shapes) for shapes in self.shapes_of], np.bool_)
+        for number, one in enumerate(columns):
+            for other in columns[number + 1 :]:
+                a, b = self.cells[:, one[0]], self.cells[:, other[0]]
+                both = (a != _ABSENT) & (b != _ABSENT)
+                differ = both & (a != b)
+                agree = both & (a == b) & shows[a]
+                if np.count_nonzero(agree) <= np.count_nonzero(differ) or not differ.any():
+                    continue
+                for step in np.flatnonzero(differ).tolist():
+                    if self._may_part(step, differ, a, b):
+                        continue
+                    odd, usual = self._odd_one(step, one, other)
+                    theirs, ours = self._words(step, odd[0]), self._words(step, usual[0])
+                    for layer in odd:
+                        yield (
+                            step, layer,
+                            f"layer {self.layers[layer]} ran {theirs}, layer {self.layers[usual[0]]} "
+                            f"{ours}: the two launch the same in {np.count_nonzero(agree)} other steps",
+                        )  # fmt: skip
+
+    def _may_part(self, step: int, differ: Bool, a: Int64, b: Int64) -> bool:
+        """Whether a whole program could show this: a window that begins to hide keys, or another cache."""
+        locals_ = [any(self.traits[s].local for s in self.shapes_of[int(side[step])]) for side in (a, b)]
+        if locals_[0] != locals_[1]:
+            side = a if locals_[0] else b
+            cells = [int(cell) for cell in side if cell >= 0]
+            return sum(any(self.traits[s].local for s in self.shapes_of[cell]) for cell in cells) > 1
+        later = np.flatnonzero(self.phase[step:] != self.phase[step])
+        end = step + int(later[0]) if len(later) else len(differ)
+        return end - step > 1 and bool(differ[step:end].all())
+
+    def _odd_one(self, step: int, one: list[int], other: list[int]) -> tuple[list[int], list[int]]:
+        """Of two groups that differ in a step, the one that fewer layers go with; (odd, usual)."""
+        row = self.cells[step]
+        with_one = int(np.count_nonzero(row == row[one[0]]))
+        with_other = int(np.count_nonzero(row == row[other[0]]))
+        if with_one != with_other:
+            return (one, other) if with_one < with_other else (other, one)
+        before = self.cells[step - 1] if step else self.cells[step + 1]
+        return (one, other) if row[other[0]] == before[other[0]] else (other, one)
+
+    def _words(self, step: int, layer: int) -> str:
+        shapes = self.shapes_of[int(self.cells[step, layer])]
+        return " and ".join(self.traits[shape].words for shape in shapes)
+
+    def _changed(self) -> Iterator[tuple[int, int, str]]:
+        """A layer's head dim, data type, softcap and ALiBi are its model's: they do not change for a step."""
+        for group in self._columns:
+            column = self.cells[:, group[0]]
+            kinds: Counter[_Fixed] = Counter()
+            of_cell: dict[int, _Fixed] = {}
+            cells, counts = np.unique(column[column != _ABSENT], return_counts=True)
+            for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
+                shapes = self.shapes_of[cell]
+                if len(shapes) == 1 and self.traits[shapes[0]].fixed:
+                    of_cell[cell] = self.traits[shapes[0]].fixed
+                    kinds[of_cell[cell]] += count
+            if len(kinds) < 2:
+                continue
+            usual, most = kinds.most_common(1)[0]
+            if most <= 2 * (sum(kinds.values()) - most):
+                continue
+            odd = [cell for cell, fixed in of_cell.items() if fixed != usual]
+            for step in np.flatnonzero(np.isin(column, odd)).tolist():
+                now = dict(of_cell[int(column[step])])
+                said = ", ".join(f"{k} {now.get(k)}, not {was}" for k, was in usual if now.get(k) != was)
+                for layer in group:
+                    told = f"layer {self.layers[layer]} ran with {said}, as in {most} other steps"
+                    yield step, layer, told
+
+    def _other_sizes(self) -> Iterator[tuple[int, int, str]]:
+        """Layers of one step share batch and queries: their sizes keep their ratio from step to step."""
+        columns = self._columns
+        for number, one in enumerate(columns):
+            for other in columns[number + 1 :]:
+                pairs, inverse = distinct_rows([self.cells[:, one[0]], self.cells[:, other[0]]])
+                sizes = [self._sizes(a, b) for a, b in zip(pairs[0].tolist(), pairs[1].tolist(), strict=True)]
+                counts = np.bincount(inverse, minlength=len(sizes)).tolist()
+                ratios: dict[object, Counter[object]] = {}
+                for size, count in zip(sizes, counts, strict=True):
+                    if size is not None:
+                        ratios.setdefault(size[0], Counter())[size[1]] += count
+                for at, size in enumerate(sizes):
+                    if size is None:
+                        continue
+                    usual, most = ratios[size[0]].most_common(1)[0]
+                    if size[1] == usual or most < 3 or most <= 2 * (ratios[size[0]].total() - most):
+                        continue
+                    for step in np.flatnonzero(inverse == at).tolist():
+                        odd, ours = self._odd_one(step, one, other)
+                        detail = (
+                            f"layer {self.layers[odd[0]]} ran {self._words(step, odd[0])} beside layer "
+                            f"{self.layers[ours[0]]} with {self._words(step, ours[0])}: in {most} other "
+                            "steps their batch, heads and queries go together otherwise"
+                        )
+                        for layer in odd:
+                            yield step, layer, detail
+
+    def _sizes(self, left: int, right: int) -> tuple[object, object] | None:
+        """Of two cells: what their grids mean, and how their sizes go together; None where unknown."""
+        if left == _ABSENT or right == _ABSENT or len(self.shapes_of[left] + self.shapes_of[right]) != 2:
+            return None
+        a, b = self.traits[self.shapes_of[left][0]], self.traits[self.shapes_of[right][0]]
+        if not (a.shows and b.shows) or not b.batch_heads:
+            return None
+        rows = a.form == b.form and a.grid[0] != b.grid[0]
+        return (a.form, b.form), (a.batch_heads / b.batch_heads, rows)

@@ -15,7 +15,7 @@ from attnprof.check.recording import Recording
 from attnprof.check.verdicts import Verdict
 from attnprof.dispatch.explanation import GpuFacts, Observed
 from attnprof.dispatch.libraries import DEFAULT_LIBRARY, default_version, explain, predict, versions_spelling
-from attnprof.dispatch.versions import parse_version
+from attnprof.dispatch.versions import Version, parse_version
 from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name
 from attnprof.model import AttentionCall, Gpu, Library, Prediction
@@ -116,7 +116,7 @@ def choose_target(
         chosen = _recorded_gpu(known) if known else gpu_by_name(DEFAULT_GPU)
     if library is None and version is None:
         library, version = wanted.get("library"), wanted.get("version")
-    installed = workload.get("versions") or _versions_by_launches(recording, chosen)
+    installed = workload.get("versions") or ({} if version else _versions_by_launches(recording, chosen))
     return Target(chosen, library, version, installed, model_heads(workload))
 
 
@@ -154,8 +154,15 @@ def _versions_by_launches(recording: Recording, gpu: Gpu) -> dict[str, str | Non
             for version in possible
         }
         if scores:
-            found[library] = max(scores, key=lambda version: (scores[version], parse_version(version)))
+            found[library] = max(scores, key=lambda version: (scores[version], _newness(version)))
     return found
+
+
+def _newness(version: str) -> Version:
+    try:
+        return parse_version(version)
+    except UsageError:  # a build that is no release
+        return ()
 
 
 def _possible_versions(library: str, shapes: set[ObservedShape], gpu: Gpu) -> list[str]:
