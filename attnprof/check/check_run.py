@@ -111,8 +111,9 @@ def check_recorded(
     """A verdict per recorded call, and one per observed call that no record accounts for.
 
     ``complete`` says that every attention call of the program was recorded: then a kernel outside the records
-    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way: of these one
-    between two with kernels has its own. A call captured into a CUDA graph runs as its replays; of ``whole_graphs`` not even these are in the trace.
+    is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way: one of
+    these has kernels of its own where it lies between two that have. A call captured into a CUDA graph runs
+    as its replays; of ``whole_graphs`` not even these are in the trace.
     Of the calls from ``unseen_from`` on no kernel was recorded, whatever ran.
     """
     captures = whole_graphs or bool(observed.replayed.any())
