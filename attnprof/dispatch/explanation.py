@@ -12,7 +12,7 @@ from attnprof.model import Entry, Gpu, KernelLaunch, Library
 LONGEST = 131_072  # keys; strengths are shares of the lengths up to it
 STRONG = 0.05
 _TILE_CLASSES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
-_SOME_SMS = 132
+_SOME_SMS = (132, 108, 46, 188)  # of an unknown GPU: split counts follow from them
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,9 @@ class GpuFacts:
 
     def candidates(self) -> tuple[Gpu, ...]:
         """The GPUs it may be, one for each way in which tiles are chosen."""
-        sms = self.num_sms or _SOME_SMS
-        return tuple(make_gpu("", *sm, sms) for sm in ((self.sm,) if self.sm else _TILE_CLASSES))
+        counts = (self.num_sms,) if self.num_sms else _SOME_SMS
+        classes = (self.sm,) if self.sm else _TILE_CLASSES
+        return tuple(make_gpu("", *sm, sms) for sm in classes for sms in counts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,8 @@ class _Reader:
         if not (ragged or even or (not whole and passes(sq_whole, sk_ragged))):
             return None
         only_ragged = not (whole or ragged or even)  # queries of whole tiles: the keys must not be
+        if self.gpu.num_sms is None:
+            lengths, chosen = _ANY, False  # other SMs, other lengths
         below = max((bucket for bucket in build.rules.tiles if bucket < self.bucket), default=0)
         least, most = (head_dim, head_dim) if head_dim == self.bucket else (below + 1, self.bucket - 1)
         return Explanation(
@@ -208,9 +210,9 @@ class _Reader:
         asks = kind.entry != "varlen_fwd" or kind.folded or (kind.paged and rules.paged_varlen_splits)
         if kind.given or dropout or not asks:
             return (_ANY if kind.entry in rules.skips_empty else (Interval(0, None),)), False
-        if self.gpu.num_sms is None or not all(self.seen.main.grid):
+        if not all(self.seen.main.grid):
             return _ANY, False
-        slots = self.gpu.num_sms * rules.slots_per_sm
+        slots = gpu.num_sms * rules.slots_per_sm
         blocks = range(ceil_div(queries.low, SPLIT_BLOCK_M), ceil_div(queries.high or 1, SPLIT_BLOCK_M) + 1)
         lengths = union(
             seqlens_for(self.num_splits, self.batch_heads * count, slots, self.bucket) for count in blocks
