@@ -139,10 +139,17 @@ class _Reader:
     def explanations(self, build: Build) -> Iterator[Explanation]:
         for gpu in self.gpu.candidates():
             for kind in _kinds(self.main, self.num_splits, build.rules):
-                for head_dim in (self.bucket, self.bucket - _MULTIPLE_OF):
+                for head_dim in self._head_dims():
                     found = self._explanation(build, gpu, kind, head_dim)
                     if found is not None:
                         yield found
+
+    def _head_dims(self) -> tuple[int, ...]:
+        """The bucket's own head dim and one below it, as far as Is_even_K leaves them open."""
+        if self.main.flag("Is_even_K"):
+            return (self.bucket,)
+        cleared = self.main.flag("Has_alibi") or self.main.flag("Return_softmax")
+        return (self.bucket, self.bucket - _MULTIPLE_OF) if cleared else (self.bucket - _MULTIPLE_OF,)
 
     def _explanation(self, build: Build, gpu: Gpu, kind: _Kind, head_dim: int) -> Explanation | None:
         queries = self._queries(kind)
@@ -177,7 +184,7 @@ class _Reader:
         ragged = not whole and any(
             passes(sq, sk) for sq in (sq_ragged, last) for sk in (sk_ragged, sk_whole) if sq != sq_whole
         )
-        even = passes(sq_whole, sk_whole)
+        even = ragged or passes(sq_whole, sk_whole)
         if not (ragged or even or (not whole and passes(sq_whole, sk_ragged))):
             return None
         only_ragged = not (whole or ragged or even)  # queries of whole tiles: the keys must not be
