@@ -59,7 +59,7 @@ class Target:
             call = attention_call(record, library)
             if isinstance(call, NotModelled):
                 return call
-            if self.heads is not None and repeats_heads(record, self.heads) and library != "torch":
+            if self.heads is not None and repeats_heads(record, self.heads) and library != record.library:
                 call = replace(call, num_heads_k=self.heads[1])
             predicted = _predict(call, self.gpu, version)
             # What the library refuses as predicted has raised, too.

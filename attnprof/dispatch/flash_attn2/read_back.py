@@ -24,8 +24,7 @@ from attnprof.dispatch.versions import parse_version
 from attnprof.model import AttentionCall, Entry, Gpu, KernelLaunch, Library, Prediction
 
 _ANY: Intervals = (Interval(1, None),)
-_PAGE = 256
-_DROPOUT = 0.1
+_PAGE, _DROPOUT = 256, 0.1
 _MULTIPLE_OF = 8  # head dims that the library takes
 
 

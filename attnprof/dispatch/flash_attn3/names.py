@@ -12,6 +12,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from attnprof.dispatch.names.arguments import literal, template_arguments
+from attnprof.dispatch.names.family import Family, row
+
+FAMILIES: tuple[Family, ...] = (
+    row("flash-attn-3", "fa3_bwd_aux", r"FlashAttnBwd(?:Pre|Post)process\w*$", "backward"),
+    row("flash-attn-3", "fa3_bwd", r"FlashAttnBwd\w*$", "backward"),
+    row("flash-attn-3", "fa3_combine", r"FlashAttnFwdCombine$", "combine"),
+    row("flash-attn-3", "fa3_fwd_sm80", r"FlashAttnFwdSm80$"),
+    row("flash-attn-3", "fa3_fwd", r"FlashAttnFwdSm90$"),
+    row("flash-attn-3", "fa3_fwd_early", r"compute_attn_ws\w*$"),
+    row("flash-attn-3", "scheduler_aux", r"prepare_varlen_num_blocks_kernel$", "scheduler"),
+)  # fmt: skip
 
 _PREPARE = "flash::prepare_varlen_num_blocks_kernel"
 _PREPARE_PARAMETERS = (

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 
 from attnprof.dispatch.aiter import names as aiter
+from attnprof.dispatch.flash_attn2 import names as flash_attn2
+from attnprof.dispatch.flash_attn3 import names as flash_attn3
 from attnprof.dispatch.flash_attn4 import names as flash_attn4
 from attnprof.dispatch.flash_mla import names as flash_mla
 from attnprof.dispatch.flashinfer import names as flashinfer
@@ -18,12 +20,17 @@ from attnprof.dispatch.libraries import kernel_families
 from attnprof.dispatch.names import others
 from attnprof.dispatch.names.family import Family
 from attnprof.dispatch.names.symbols import own_name
+from attnprof.dispatch.torch_sdpa import names as torch_sdpa
+from attnprof.dispatch.vllm_flash_attn import names as vllm_flash_attn
 
 NOT_ATTENTION = "not_attention"
 
 FAMILIES: tuple[Family, ...] = (
     *flash_mla.FAMILIES,
-    *others.TORCH_AND_FLASH,
+    *torch_sdpa.FAMILIES,
+    *flash_attn2.FAMILIES,
+    *vllm_flash_attn.FAMILIES,
+    *flash_attn3.FAMILIES,
     *flash_attn4.FAMILIES,
     *flashinfer.FAMILIES,
     *flex_attention.FAMILIES,

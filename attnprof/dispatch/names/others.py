@@ -4,32 +4,9 @@ from __future__ import annotations
 
 from attnprof.dispatch.names.family import Family, bounded, row
 
-TORCH_AND_FLASH: tuple[Family, ...] = (
-    row(
-        "pytorch-bundled-flash", "fwd_splitkv_combine",
-        r"pytorch_flash::flash_fwd_splitkv_combine_kernel$", "combine",
-    ),
-    row("pytorch-bundled-flash", "fwd_splitkv", r"pytorch_flash::flash_fwd_splitkv_kernel$"),
-    row("pytorch-bundled-flash", "fwd", r"pytorch_flash::flash_fwd_kernel$"),
-    row("pytorch-bundled-flash", "bwd", r"pytorch_flash::flash_bwd_\w+$", "backward"),
-    row("pytorch-bundled-flash-v1", "fa1_fwd", r"fmha_fwd_loop_kernel|pytorch_fmha::fmha_fwd"),
-    row("pytorch-bundled-flash-v1", "fa1_bwd", r"fmha_bwd_\w*loop\w*|pytorch_fmha::fmha_bwd", "backward"),
-    row("flash-attn", "fwd_splitkv_combine", r"flash_fwd_splitkv_combine_kernel$", "combine"),
-    row("flash-attn", "fwd_splitkv", r"flash_fwd_splitkv_kernel$"),
-    row("flash-attn", "fwd", r"flash_fwd_kernel$"),
-    row("flash-attn", "bwd", r"flash_bwd_(?:dq_dk_dv|dot_do_o|convert_d|clear_d)\w*$", "backward"),
-    row("vllm-flash-attn", "fwd_sparse", r"flash_fwd_sparse_kernel$"),
-    row("infllm", "fwd_splitkv_stage1", r"flash_fwd_splitkv_stage1_kernel$"),
-    row("flash-attn-3", "fa3_bwd_aux", r"FlashAttnBwd(?:Pre|Post)process\w*$", "backward"),
-    row("flash-attn-3", "fa3_bwd", r"FlashAttnBwd\w*$", "backward"),
-    row("flash-attn-3", "fa3_combine", r"FlashAttnFwdCombine$", "combine"),
-    row("flash-attn-3", "fa3_fwd_sm80", r"FlashAttnFwdSm80$"),
-    row("flash-attn-3", "fa3_fwd", r"FlashAttnFwdSm90$"),
-    row("flash-attn-3", "fa3_fwd_early", r"compute_attn_ws\w*$"),
-    row("flash-attn-3", "scheduler_aux", r"prepare_varlen_num_blocks_kernel$", "scheduler"),
-)  # fmt: skip
 _CUDNN = r"cudnn_generated_\w*(?:sdpa|flash|fmha|attention)\w*"
 OTHERS: tuple[Family, ...] = (
+    row("infllm", "fwd_splitkv_stage1", r"flash_fwd_splitkv_stage1_kernel$"),
     row("cudnn", "cudnn_bwd", rf"{_CUDNN}(?:bprop|bwd)", "backward"),
     row("cudnn", "cudnn_fwd", _CUDNN),
     row("pytorch-mem-efficient", "mem_efficient_bwd", r"fmha_cutlassB_\w+", "backward"),
