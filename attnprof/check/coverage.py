@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,12 +10,15 @@ from attnprof.check.verdicts import Verdict
 
 _NOT_COMPARED = {  # why, in the order in which it is said
     Verdict.EXPLAINED: "arguments not recorded",
+    Verdict.NOT_RECORDED: "arguments not recorded",
     Verdict.NOT_MODELLED: "not modelled",
     Verdict.NOT_READ: "not read",
     Verdict.NOT_OBSERVED: "not observed",
 }
+_RECORD = "record the arguments: attnprof run, or torch.profiler with record_shapes=True"
 _HINTS = {
-    Verdict.EXPLAINED: "record the arguments: attnprof run, or torch.profiler with record_shapes=True",
+    Verdict.EXPLAINED: _RECORD,
+    Verdict.NOT_RECORDED: _RECORD,
     Verdict.NOT_MODELLED: "attnprof report names the kernels and their libraries",
     Verdict.NOT_READ: "capture whole kernel names, grids and blocks: nsys, or torch.profiler",
     Verdict.NOT_OBSERVED: "run it on a machine with an NVIDIA GPU to see what really ran",
@@ -63,7 +67,10 @@ class Coverage:
         return f"nothing was compared: {self._reasons()}", _HINTS[most]
 
     def _reasons(self) -> str:
-        reasons = [(why, self.counts[v]) for v, why in _NOT_COMPARED.items() if self.counts.get(v)]
-        if len(reasons) == 1:
-            return reasons[0][0]
-        return ", ".join(f"{number:,} {why}" for why, number in reasons)
+        reasons: Counter[str] = Counter()
+        for verdict, why in _NOT_COMPARED.items():
+            reasons[why] += self.counts.get(verdict, 0)
+        given = [(why, number) for why, number in reasons.items() if number]
+        if len(given) == 1:
+            return given[0][0]
+        return ", ".join(f"{number:,} {why}" for why, number in given)

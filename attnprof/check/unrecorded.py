@@ -16,7 +16,7 @@ from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.heuristic import SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import InferredCall
-from attnprof.dispatch.libraries import explain
+from attnprof.dispatch.libraries import explain, template_fields
 from attnprof.dispatch.limits import is_grid
 from attnprof.model import Prediction
 
@@ -80,6 +80,8 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
         wrong = next((launch for launch in shape.launches if not is_grid(launch.grid)), None)
         if main.modelled and wrong is not None and any(wrong.grid):
             return Reading(Verdict.UNEXPLAINED, f"no GPU takes the grid {'x'.join(map(str, wrong.grid))}")
+        if template_fields(shape.launches[0].kernel) is not None:
+            return Reading(Verdict.NOT_RECORDED, f"{main.library}: its launches are not read back to calls")
         return Reading(Verdict.NOT_MODELLED, f"{main.library} {main.family}")
     combined = len(shape.launches) > 1
     split = main.flag("Split") if main.family == "fwd_splitkv" else False if main.family == "fwd" else None

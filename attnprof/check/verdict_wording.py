@@ -14,7 +14,8 @@ MEANINGS = {
     "unexplained": "no call makes any known version launch this",
     "inconsistent": "the library launches this for some call, but not beside the calls around it",
     "frozen": "a CUDA graph replays a split count chosen for another KV length",
+    "not recorded": "predicted from a call's arguments alone, which were not recorded",
     "not read": "a kernel's name, grid or block cannot be read; nothing that can contradicts the rules",
     "not modelled": "another library or backend, whose launches attnprof does not predict",
-    "not observed": "predicted only: the trace holds no GPU kernels",
+    "not observed": "predicted only: no kernel of the call was seen",
 }

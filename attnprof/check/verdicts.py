@@ -32,6 +32,7 @@ class Verdict(str, Enum):
     UNEXPLAINED = "unexplained"
     INCONSISTENT = "inconsistent"
     FROZEN = "frozen"
+    NOT_RECORDED = "not recorded"
     NOT_READ = "not read"
     NOT_MODELLED = "not modelled"
     NOT_OBSERVED = "not observed"

@@ -38,6 +38,13 @@ def test_a_split_count_that_cannot_be_read_is_neither_as_expected_nor_not(count:
     assert "FlashAttnFwdSm90 does not show how many splits it ran" in " ".join(done.out.split())
 
 
+def test_a_library_that_is_predicted_is_no_other_where_its_arguments_are_missing() -> None:
+    done = attnprof("check", case("F15_fa3_upstream_names.json"))
+    assert done.code == 3
+    assert done.out.startswith("compared 0 of 3 calls; 3 not compared: arguments not recorded\n")
+    assert "another library" not in done.out
+
+
 def trace_of(tmp_path: Path, *names: str, graphs: int = 0) -> str:
     """An nsys export with these kernels, and CUDA graphs recorded whole."""
     builder = TraceBuilder()
