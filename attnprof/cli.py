@@ -25,7 +25,7 @@ from attnprof.commands import (
     runs,
     sweep,
 )
-from attnprof.errors import EXIT_OK, EXIT_USAGE, AttnprofError, ConfigError
+from attnprof.errors import EXIT_OK, EXIT_USAGE, AttnprofError, ConfigError, UsageError
 from attnprof.machine import stop_signals
 from attnprof.machine.configuration import default_map, origins
 from attnprof.safety import streams
@@ -94,6 +94,10 @@ def _run() -> int:
             if "--help" not in sys.argv:
                 defaults = default_map(sys.argv[1:])
             app(default_map=defaults)
+        except ValueError as error:
+            if "null byte" not in str(error):
+                raise
+            raise UsageError("no file's name holds a NUL character", hint="check the paths given") from error
         except SystemExit as ending:
             code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         sys.stdout.flush()

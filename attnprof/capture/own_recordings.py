@@ -14,6 +14,7 @@ from typing import Any
 
 from attnprof.capture.saved_calls import Kept, read_journal
 from attnprof.instrument.prompts import first_prompt
+from attnprof.safety.next_command import next_command
 from attnprof.safety.redact import redact_command
 from attnprof.workloads.child import TORCH_TRACE
 from attnprof.workloads.injected import TRACE, UNRECORDED, WRITTEN, folder_of
@@ -191,7 +192,7 @@ def _traces(folder: Path, others: list[OwnRecording], *, has_own: bool) -> list[
     place.mkdir(exist_ok=True)
     for one in traced:
         one.trace.rename(place / f"{one.label.replace(' ', '-').replace(os.sep, '-')}-{one.pid}{TRACE}")
-    return [f"the kernels of {len(traced)} more processes: attnprof report {place}"]
+    return [f"the kernels of {len(traced)} more processes: {next_command('report', place)}"]
 
 
 def _unrecorded(folder: Path) -> list[str]:

@@ -78,6 +78,30 @@ def record(
         raise raised
 
 
+_handed: list[dict[str, str | None]] = []  # to what is started, by open block; first what was there before
+
+
+@contextmanager
+def _handed_down(variables: dict[str, str]) -> Iterator[None]:
+    """What the block starts gets these variables; after it, those of the last block that is still open."""
+    if not _handed:
+        _handed.append({name: os.environ.get(name) for name in variables})
+    mine: dict[str, str | None] = {**variables}
+    _handed.append(mine)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        _handed[:] = [one for one in _handed if one is not mine]
+        for name, value in _handed[-1].items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if len(_handed) == 1:
+            _handed.clear()
+
+
 class Inside:
     """A block that is being recorded; ``error`` is what it raised."""
 
@@ -86,15 +110,13 @@ class Inside:
         self._builder, self._capture, self._notes = builder, capture, notes
         self._started = time.perf_counter()
         self._files = injected.ProcessFiles(injected.folder_of(builder.folder))
-        self._before = {name: os.environ.get(name) for name in (injected.VARIABLE, "PYTHONPATH")}
         self._recording = ExitStack()
         self._recorder = self._begin()
 
     def _begin(self) -> Recorder:
         folder = self._builder.folder
         kind = "torch" if self._capture == "torch" else "none"
-        os.environ.update(injected.environment(kind, folder, os.environ))  # for what it starts
-        self._recording.callback(self._restore_environment)
+        self._recording.enter_context(_handed_down(injected.environment(kind, folder, os.environ)))
         ranges, _ = injected.ranges_of(kind)
         # On the disk, so that a run can be made of it should this process be killed.
         recorder = Recorder(ranges, self._files.journal(), self._files.journal)
@@ -104,13 +126,6 @@ class Inside:
 
             self._recording.enter_context(profiled(folder / TORCH_TRACE))
         return recorder
-
-    def _restore_environment(self) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
     def stop(self) -> None:
         """Nothing is recorded any more."""

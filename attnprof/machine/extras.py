@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import shlex
 from importlib import metadata
 
@@ -21,7 +20,7 @@ def install_line(extra: str = RUN) -> str:
     wanted = [
         specifier.strip()
         for specifier, _, marker in (one.partition(";") for one in required)
-        if re.search(rf"\bextra\s*==\s*['\"]{extra}['\"]", marker)
+        if f'extra=="{extra}"' in "".join(marker.split()).replace("'", '"')
     ]
     return "pip install " + (shlex.join(wanted) if wanted else f"'attnprof[{extra}]'")
 

@@ -142,7 +142,7 @@ def test_nested_blocks_record_each_what_is_in_it():
 
 
 def test_blocks_that_end_in_the_order_they_began_leave_nothing_behind():
-    original = F.scaled_dot_product_attention
+    original, environment = F.scaled_dot_product_attention, dict(os.environ)
     first, second = attnprof.record("first"), attnprof.record("second")
     one, other = first.__enter__(), second.__enter__()
     attend(1)
@@ -151,6 +151,7 @@ def test_blocks_that_end_in_the_order_they_began_leave_nothing_behind():
     second.__exit__(None, None, None)
     attend(3)
     assert (lengths(one), lengths(other)) == ([1], [1, 2])
+    assert dict(os.environ) == environment
     F.scaled_dot_product_attention = original
 
 
