@@ -3,7 +3,6 @@ an output is to go."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
@@ -11,13 +10,11 @@ import os
 import re
 import sqlite3
 import stat
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from enum import EnumMeta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import typer.main
 
@@ -99,21 +96,6 @@ def drawn_stream(dice: Dice) -> io.StringIO:
     if kind == 1:
         return Failing(errno.EPIPE, dice.pick((0, 10, 1_000)))
     return Terminal() if kind == 2 else _Encoded() if kind == 3 else io.StringIO()
-
-
-def run_with(out: io.StringIO, err: io.StringIO, *arguments: str) -> Done:
-    """attnprof with these streams."""
-    with (
-        mock.patch.object(sys, "argv", ["attnprof", *arguments]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def drawn_options(dice: Dice, command: str) -> list[str]:

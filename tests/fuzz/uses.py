@@ -29,11 +29,10 @@ from tests.fuzz.circumstances import (
     drawn_environment,
     drawn_options,
     drawn_stream,
-    run_with,
 )
 from tests.fuzz.dice import Dice
 from tests.fuzz.subjects import CONFIG, RUNS, Kind
-from tests.support.command import Done
+from tests.support.command import Done, run_with
 
 # What moves a cursor, hides or reorders text, or cannot be encoded; a line may end and have tabs.
 _UNPRINTABLE = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]")

@@ -22,7 +22,11 @@ class Done:
 
 def attnprof(*arguments: str) -> Done:
     """``attnprof ARGUMENTS`` as a shell would run it, without a terminal."""
-    out, err = io.StringIO(), io.StringIO()
+    return run_with(io.StringIO(), io.StringIO(), *arguments)
+
+
+def run_with(out: io.StringIO, err: io.StringIO, *arguments: str) -> Done:
+    """The same with these streams."""
     with (
         mock.patch.object(sys, "argv", ["attnprof", *arguments]),
         contextlib.redirect_stdout(out),
