@@ -23,8 +23,8 @@ def main() -> int:
             code = 2
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    if stop_signals.stopped_by and code < 128:  # a library kept it to itself
-        code = 128 + stop_signals.stopped_by[0]
+    if code < 128:
+        code = stop_signals.heard() or code  # a library kept it to itself
     stop_signals.at_the_end()
     return code
 

@@ -102,13 +102,17 @@ def _run() -> int:
             code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         sys.stdout.flush()
     except AttnprofError as error:
-        _tell(error, defaults)
-        code = error.exit_code
+        code = stop_signals.heard()
+        if not code:
+            _tell(error, defaults)
+            code = error.exit_code
     except (BrokenPipeError, streams.ReaderGoneError):  # `| head`: there is nobody left to tell
         streams.drop(sys.stdout)
         code = 128 + signal.SIGPIPE
     except (OSError, ImportError, MemoryError, sqlite3.Error) as error:
         streams.drop(sys.stdout)
+        if code := stop_signals.heard():
+            return code
         if isinstance(error, OSError) and error.filename is None and error.errno in _WRITING:
             streams.say(f"error: cannot write the output: {error.strerror}")
         else:

@@ -23,6 +23,11 @@ def hear() -> dict[int, object]:
     return {number: signal.signal(number, _unwind) for number in heard}
 
 
+def heard() -> int:
+    """The exit code of the signal that was heard, 0 for none: errors that follow it are only its echo."""
+    return 128 + stopped_by[0] if stopped_by else 0
+
+
 def insist() -> None:
     """Where a signal comes in a callback that nothing can be raised through, it is heard a moment later."""
     shown = sys.unraisablehook
@@ -38,7 +43,7 @@ def insist() -> None:
 
 
 def _again(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + stopped_by[0])
+    sys.exit(heard())
 
 
 def at_the_end() -> None:

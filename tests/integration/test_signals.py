@@ -76,6 +76,27 @@ time.sleep(20)
     assert (done.returncode, done.stderr) == (143, "terminated\n")
 
 
+@pytest.mark.parametrize("number", SAID)
+def test_a_signal_that_a_library_makes_an_error_of_is_not_told_as_that_error(
+    trace: Path, number: signal.Signals
+) -> None:
+    """SQLite says "not authorized" where its question, in Python, is interrupted."""
+    program = f"""
+import os, sys
+from attnprof.trace import sqlite_read_only
+may = sqlite_read_only._may
+sqlite_read_only._may = lambda *given: (os.kill(os.getpid(), {int(number)}), may(*given))[1]
+sys.argv = ["attnprof", "check", {str(trace)!r}]
+from attnprof.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert set(done.stderr.splitlines()) == {SAID[number]}  # once for each time it was sent
+
+
 def test_a_signal_within_the_first_imports_is_one_line(tmp_path: Path) -> None:
     """A module that waits stands for the one that was just being imported."""
     slow = tmp_path / "slow"

@@ -17,6 +17,7 @@ from tests.support.patterns import asked_whole, compiled, fragments, written_in_
 _LENGTH = 16_000
 _QUICK_S = 0.008  # a pattern that looks at every pair of 16,000 characters takes ten times that
 _GROWTH = 7.0  # for four times the text; 16 where time grows with the square
+_ASKED_AGAIN = 3  # a busy machine's clock jumps once; what grows too fast does so each time
 _PAIRED, _SHORT = 9, 14  # so many pieces of so few characters are also tried two and two
 _GIVEN_UP_S = 1.5
 
@@ -99,9 +100,12 @@ def _grows_too_fast(pattern: re.Pattern[Any], whole: bool, longest: int | None) 
             if seconds > _SHORT_S and min(_seconds(pattern, whole, text) for _ in range(3)) > _SHORT_S:
                 return f"{text[:60]!r}… takes {seconds:.3f} s"
         elif seconds > _QUICK_S:
-            longer = min(_seconds(pattern, whole, text) for _ in range(3))
-            quarter = min(_seconds(pattern, whole, text[: len(text) // 4] + text[-1]) for _ in range(3))
-            if longer > _QUICK_S and longer > _GROWTH * quarter:
+            for _ in range(_ASKED_AGAIN):
+                longer = min(_seconds(pattern, whole, text) for _ in range(3))
+                quarter = min(_seconds(pattern, whole, text[: len(text) // 4] + text[-1]) for _ in range(3))
+                if longer <= max(_QUICK_S, _GROWTH * quarter):
+                    break
+            else:
                 return f"{text[:60]!r}… takes {longer:.3f} s, a quarter of it {quarter:.3f} s"
     return ""
 
