@@ -153,7 +153,7 @@ def _require_derived(derived: Mapping[str, npt.NDArray[Any]], rows: Mapping[str,
     for name, (table, least, named) in _DERIVED.items():
         values = derived[name]
         _require_column(f"derived.{name}", values, "Narrow", rows[table])
-        most = len(PHASES) if named is None else np.iinfo(np.int32).max if not named else rows[named]
+        most = len(PHASES) if named is None else rows[named] if named else np.iinfo(np.int32).max + 1
         _require_within(f"derived.{name}", values, least, most)
     parent = derived["parent"]
     if np.any(parent >= np.arange(len(parent), dtype=np.int32)):

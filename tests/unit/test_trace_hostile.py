@@ -116,6 +116,15 @@ def _stored(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
         return path, {name: arrays[name] for name in arrays.files}
 
 
+def test_the_highest_number_that_a_layer_can_have_is_kept(tmp_path: Path) -> None:
+    builder = TraceBuilder()
+    builder.domain("attnprof", 1)
+    builder.range("layer", 0, 100, domainId=1, int64Value=2**31 - 1)
+    run, _ = import_trace(builder.write(tmp_path / "t.sqlite"), name="it")
+    _, derived = load_trace(run / "trace.npz")
+    assert derived["of_range.layer"].tolist() == [2**31 - 1]
+
+
 @pytest.mark.parametrize(
     ("column", "change", "says"),
     [
