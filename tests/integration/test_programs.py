@@ -362,9 +362,24 @@ def test_signals_reach_a_script_and_the_pythons_below_it(tmp_path, number):
     )
 
 
-def test_what_other_processes_recorded_outlives_attnprof_itself(tmp_path):
+ODD_CALLS = """
+for odd in ({'scale': float('nan')}, {'scale': torch.tensor(0.5)}, {'is_causal': 'x'}):
+    try:
+        attend(5, **odd)
+    except (TypeError, ValueError):
+        pass
+attend(6)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("attend(5)\n", [5]), (ODD_CALLS, [5, 5, None, 6])],
+    ids=["a call", "calls that cannot be described"],
+)
+def test_what_other_processes_recorded_outlives_attnprof_itself(tmp_path, text, kept):
     (tmp_path / "child.py").write_text(
-        ATTEND + "import time\nattend(5)\nopen('begun', 'w').close()\ntime.sleep(60)\n"
+        ATTEND + text + "import time\nopen('begun', 'w').close()\ntime.sleep(60)\n"
     )
     running = subprocess.Popen(
         [sys.executable, "-m", "attnprof", "run", "--capture", "none", "-o", "run", "--", "sh", "-c",
@@ -379,7 +394,7 @@ def test_what_other_processes_recorded_outlives_attnprof_itself(tmp_path):
     running.kill()
     running.wait()
     left = attnprof("runs", cwd=tmp_path)
-    assert "1 attention calls" in left.stderr
+    assert f"{len(kept)} attention calls" in left.stderr
     resumed = attnprof("runs", "run", "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert lengths(calls(tmp_path)) == [5]
+    assert lengths(calls(tmp_path)) == kept
