@@ -234,7 +234,11 @@ def _changes(calls: Iterable[CheckedCall], first: int) -> Iterable[tuple[SplitRo
     """Where decode changes from step ``first`` on: the rows of the split timeline before and after."""
     rows = split_rows([call for call in calls if call.phase == "decode" and call.step is not None])
     for before, after in pairwise(rows):
-        if before.layers == after.layers and after.steps and after.steps[0] >= first:
+        if (
+            (before.slots, before.processes) == (after.slots, after.processes)
+            and after.steps
+            and after.steps[0] >= first
+        ):
             yield before, after
 
 

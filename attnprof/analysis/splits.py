@@ -1,21 +1,35 @@
-"""From which step and KV length on which kernel and how many splits."""
+"""From which step and KV length on which kernel and how many splits, for each layer of a model."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from attnprof.arrays import distinct_rows
-from attnprof.check.observed_calls import Int32, ObservedShape
+from attnprof.analysis.call_slots import slots
+from attnprof.check.observed_calls import Int64, ObservedShape
 from attnprof.check.verdicts import CheckedCall, ReadBackCalls
 from attnprof.dispatch.intervals import Interval, Intervals, first_length, union
-from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import PHASES
 from attnprof.trace.range_names import DECODE
-from attnprof.trace.timeline import PHASE_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What of a call does not change as its cache grows; None where neither kernel nor record tells.
+
+    ``head_dim`` and ``local``, a sliding window, are what the kernel was built for; ``heads`` (query heads,
+    KV heads, head_dim) and ``window`` what the caller gave.
+    """
+
+    head_dim: int | None = None
+    local: bool | None = None
+    heads: tuple[int, int, int] | None = None
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +39,9 @@ class SplitRow:
     ``seqlen_k``: KV lengths in tokens, from the call records or as far as the launches tell them; empty where
     neither does. ``steps`` and ``layers`` are empty where the trace does not say. ``gpu_ns`` is None where
     nothing was observed. ``processes`` are the launching ones: of a run with call records their
-    numbers, where there are several; of a trace their process ids.
+    numbers, where there are several; of a trace their process ids. ``slots`` are (layer, which of its calls
+    in a step); of unknown layers (-1, place in the step), or below -1 where places do not compare.
+    ``recorded``: the lengths are those that the caller gave.
     """
 
     phase: str
@@ -38,24 +54,36 @@ class SplitRow:
     observed: bool
     gpu_ns: int | None
     processes: tuple[int, ...] = ()
+    slots: tuple[tuple[int, int], ...] = ()
+    geometry: Geometry = Geometry()
+    recorded: bool = False
 
 
 _Key = tuple[str, int | None, bool]
+_RunKey = tuple[_Key, int | None, bool | None]  # what runs, and the head_dim and window it is built for
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Consecutive calls of one phase and layer dispatched alike; fields as in SplitRow."""
+    """Consecutive calls of one slot dispatched alike; fields as in SplitRow."""
 
     key: _Key
     steps: tuple[int, int] | tuple[()]
     seqlen_k: Intervals
     calls: int
     gpu_ns: int | None
+    geometry: Geometry
+    recorded: bool
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What slots of one row have in common: of recorded calls the lengths too."""
+        return self.key, self.steps, self.geometry, self.seqlen_k if self.recorded else ()
 
 
-_Where = tuple[str, int, int]  # phase, layer and process, -1 where it is not known
+_Where = tuple[str, int, int, int]  # phase, layer, place and process, -1 where it is not known
 _Timelines = dict[_Where, list[_Run]]
+_Lengths = Callable[[Int64], tuple[Intervals, Geometry, bool]]
 
 
 def split_rows(calls: Sequence[CheckedCall]) -> list[SplitRow]:
@@ -63,14 +91,16 @@ def split_rows(calls: Sequence[CheckedCall]) -> list[SplitRow]:
     timelines = _from_columns(calls) if isinstance(calls, ReadBackCalls) else _from_calls(calls)
     alike: dict[tuple[object, ...], list[_Where]] = defaultdict(list)
     for where, runs in timelines.items():
-        alike[where[0], tuple((run.key, run.steps) for run in runs)].append(where)
+        alike[where[0], tuple(run.alike for run in runs)].append(where)
     rows: list[SplitRow] = []
     for members in alike.values():
         together = zip(*(timelines[member] for member in members), strict=True)
         rows += [_row(members, runs) for runs in together]
     order = {phase: place for place, phase in enumerate(PHASES[1:])}  # "other" comes last
     at = len(order)
-    return sorted(rows, key=lambda row: (order.get(row.phase, at), row.layers, row.processes, row.steps))
+    return sorted(
+        rows, key=lambda row: (order.get(row.phase, at), row.layers, row.processes, row.slots, row.steps)
+    )
 
 
 def _row(members: Sequence[_Where], runs: Sequence[_Run]) -> SplitRow:
@@ -78,7 +108,7 @@ def _row(members: Sequence[_Where], runs: Sequence[_Run]) -> SplitRow:
     spent = [run.gpu_ns for run in runs if run.gpu_ns is not None]
     return SplitRow(
         phase=members[0][0],
-        layers=tuple(sorted({layer for _, layer, _ in members if layer >= 0})),
+        layers=tuple(sorted({layer for _, layer, *_ in members if layer >= 0})),
         steps=runs[0].steps,
         seqlen_k=union({run.seqlen_k for run in runs}),
         num_splits=num_splits,
@@ -87,6 +117,9 @@ def _row(members: Sequence[_Where], runs: Sequence[_Run]) -> SplitRow:
         observed=observed,
         gpu_ns=sum(spent) if spent else None,
         processes=tuple(sorted({process for *_, process in members if process >= 0})),
+        slots=tuple(sorted({(layer, place) for _, layer, place, _ in members})),
+        geometry=runs[0].geometry,
+        recorded=runs[0].recorded,
     )
 
 
@@ -105,83 +138,114 @@ def _of_shape(shape: ObservedShape) -> _Key:
     return " + ".join(signature.kernel for signature in shape.signatures), shape.num_splits, True
 
 
+def _run_key(key: _Key, main: KernelSignature | None) -> _RunKey:
+    return (key, None, None) if main is None else (key, main.head_dim, main.flag("Is_local"))
+
+
+def _key_of(call: CheckedCall) -> _RunKey:
+    if call.observed is not None:
+        return _run_key(_of_shape(call.observed), call.observed.main)
+    launches = call.predicted.launches if call.predicted else ()
+    return _run_key(kernel_and_splits(call), parse_kernel_name(launches[0].kernel) if launches else None)
+
+
+class _Columns(NamedTuple):
+    """Calls as columns, -1 where a number is unknown; ``key`` indexes ``keys``."""
+
+    keys: list[_RunKey]
+    phase: Int64
+    layer: Int64
+    process: Int64
+    step: Int64
+    key: Int64
+    spent: Int64
+
+
 def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
-    by_layer: dict[_Where, list[CheckedCall]] = defaultdict(list)
     calls = list(calls)
     several = any(call.process for call in calls)
-    for call in calls:
-        if call.observed is not None or call.predicted is not None:
-            process = call.process if several and call.process is not None else -1
-            by_layer[call.phase, -1 if call.layer is None else call.layer, process].append(call)
-    return {where: [_run(part) for part in _run_lengths(group)] for where, group in by_layer.items()}
+    known = [call for call in calls if call.observed is not None or call.predicted is not None]
+    numbers: dict[_RunKey, int] = {}
+    rows = [
+        (
+            PHASES.index(call.phase),
+            -1 if call.layer is None else call.layer,
+            call.process if several and call.process is not None else -1,
+            -1 if call.step is None else call.step,
+            numbers.setdefault(_key_of(call), len(numbers)),
+            -1 if call.duration_ns is None else call.duration_ns,
+        )
+        for call in known
+    ]
+    columns = np.array(rows, np.int64).reshape(-1, 6).T
 
+    def lengths(members: Int64) -> tuple[Intervals, Geometry, bool]:
+        """KV lengths of a run: those recorded, else those the launches allow."""
+        mine = [known[row] for row in members.tolist()]
+        given = [one.call for one in mine if one.call is not None]
+        if not given:
+            return union({one.inferred.seqlen_k for one in mine if one.inferred}), Geometry(), False
+        recorded = [call.seqlen_k for call in given]
+        first = given[0]
+        heads = (first.num_heads, first.num_heads_k, first.head_dim)
+        geometry = Geometry(heads=heads, window=first.window)
+        return (Interval(min(recorded), max(recorded)),), geometry, True
 
-def _run_lengths(calls: Iterable[CheckedCall]) -> list[list[CheckedCall]]:
-    runs: list[list[CheckedCall]] = []
-    for call in sorted(calls, key=lambda c: -1 if c.step is None else c.step):
-        if runs and kernel_and_splits(runs[-1][-1]) == kernel_and_splits(call):
-            runs[-1].append(call)
-        else:
-            runs.append([call])
-    return runs
-
-
-def _run(calls: Sequence[CheckedCall]) -> _Run:
-    steps = [call.step for call in calls if call.step is not None]
-    spent = [call.duration_ns for call in calls if call.duration_ns is not None]
-    return _Run(
-        key=kernel_and_splits(calls[0]),
-        steps=(min(steps), max(steps)) if steps else (),
-        seqlen_k=_lengths(calls),
-        calls=len(calls),
-        gpu_ns=sum(spent) if spent else None,
-    )
-
-
-def _lengths(run: Sequence[CheckedCall]) -> Intervals:
-    """KV lengths of a run: those recorded, else those the launches allow."""
-    recorded = [call.call.seqlen_k for call in run if call.call is not None]
-    if recorded:
-        return (Interval(min(recorded), max(recorded)),)
-    return union({call.inferred.seqlen_k for call in run if call.inferred is not None})
+    return _timelines(_Columns([*numbers], *columns), lengths)
 
 
 def _from_columns(calls: ReadBackCalls) -> _Timelines:
     """The same for calls that are columns, without an object per call."""
     o = calls.observed
-    if not len(o):
-        return {}
-    keys = [_of_shape(shape) for shape in o.shapes]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    order = np.lexsort((o.step, o.layer, o.phase, o.pid))
-    group = np.array([numbers[key] for key in keys])[o.shape[order]]
-    phase, layer, step, pid = o.phase[order], o.layer[order], o.step[order], o.pid[order]
-    changes = np.ones(len(order), np.bool_)
-    columns = (phase, layer, pid, group)
-    changes[1:] = np.any([np.diff(column) != 0 for column in columns], axis=0)
-    first = np.flatnonzero(changes)
-    last = np.append(first[1:], len(order)) - 1
-    spent = np.add.reduceat(o.duration[order], first)
-    of_run = np.cumsum(changes) - 1
-    (runs, shapes), _ = distinct_rows([of_run, o.shape[order]])
-    shapes_of_run = np.split(shapes, np.flatnonzero(np.diff(runs)) + 1)
+    numbers: dict[_RunKey, int] = {}
+    keys = [_run_key(_of_shape(shape), shape.main) for shape in o.shapes]
+    codes = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
     of_shape = calls.inferred
-    timelines: _Timelines = defaultdict(list)
-    for number, (a, b, ns) in enumerate(zip(first.tolist(), last.tolist(), spent.tolist(), strict=True)):
-        inferred = [of_shape[shape] for shape in shapes_of_run[number].tolist()]
-        timelines[PHASE_NAMES[int(phase[a])], int(layer[a]), int(pid[a])].append(
+
+    def lengths(members: Int64) -> tuple[Intervals, Geometry, bool]:
+        inferred = [of_shape[shape] for shape in np.unique(o.shape[members]).tolist()]
+        return union({one.seqlen_k for one in inferred if one is not None}), Geometry(), False
+
+    columns = (o.phase, o.layer, o.pid, o.step, codes[o.shape] if len(o) else o.shape, o.duration)
+    wide = (column.astype(np.int64) for column in columns)
+    return _timelines(_Columns([*numbers], *wide), lengths)
+
+
+def _timelines(calls: _Columns, lengths: _Lengths) -> _Timelines:
+    """The runs of each slot: of calls in order of their steps, those that follow each other alike."""
+    found: _Timelines = defaultdict(list)
+    if not len(calls.step):
+        return found
+    where = (calls.process, calls.phase, calls.layer)
+    place, breaks = slots(where, calls.step, calls.key)
+    order = np.lexsort((calls.step, place, *where))
+    changes = np.ones(len(order), np.bool_)
+    columns = (*where, place, calls.key, breaks)
+    changes[1:] = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
+    first = np.flatnonzero(changes)
+    after = np.append(first[1:], len(order))
+    for a, b in zip(first.tolist(), after.tolist(), strict=True):
+        members = order[a:b]
+        at = members[0]
+        key, head_dim, local = calls.keys[calls.key[at]]
+        seqlen_k, given, recorded = lengths(members)
+        spent = calls.spent[members]
+        slot = (PHASES[calls.phase[at]], int(calls.layer[at]), int(place[at]), int(calls.process[at]))
+        found[slot].append(
             _Run(
-                key=keys[int(o.shape[order[a]])],
-                steps=_known_steps(step[a : b + 1]),
-                seqlen_k=union({one.seqlen_k for one in inferred if one is not None}),
-                calls=b + 1 - a,
-                gpu_ns=ns,
+                key=key,
+                steps=_known_steps(calls.step[members]),
+                seqlen_k=seqlen_k,
+                calls=b - a,
+                gpu_ns=int(spent[spent >= 0].sum()) if np.any(spent >= 0) else None,
+                geometry=Geometry(head_dim, local, given.heads, given.window),
+                recorded=recorded,
             )
         )
-    return timelines
+    return found
 
 
-def _known_steps(ascending: Int32) -> tuple[int, int] | tuple[()]:
+def _known_steps(ascending: Int64) -> tuple[int, int] | tuple[()]:
     """First and last of the steps of a run; unknown ones, -1, come first."""
     known = ascending[ascending >= 0] if ascending[0] < 0 else ascending
     return (int(known[0]), int(known[-1])) if len(known) else ()

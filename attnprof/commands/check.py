@@ -63,6 +63,7 @@ def check(
       attnprof check trace.sqlite --gpu h100 --format csv
       attnprof check my-run --expect flash --phase decode
     """
+    from attnprof.analysis.layer_kinds import layer_kinds
     from attnprof.analysis.splits import split_rows
     from attnprof.check.expectations import Expectation, judge, parse_fail_on
     from attnprof.report.run_tables import splits_table, verdicts_table
@@ -81,9 +82,9 @@ def check(
     if result.disbelief:
         print(f"note: {result.disbelief}", file=sys.stderr)
     if output_format is TableFormat.TABLE:
-        print_check(
-            judgement, (splits_table(split_rows(result.calls)), verdicts_table(result)), run or loaded.name
-        )
+        splits = split_rows(result.calls)
+        tables = splits_table(splits, layer_kinds(splits)), verdicts_table(result)
+        print_check(judgement, tables, run or loaded.name)
         raise typer.Exit(judgement.exit_code)
     from attnprof.check.call_rows import CALL_COLUMNS, CallRows
 

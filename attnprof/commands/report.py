@@ -27,6 +27,7 @@ class ReportTable(str, Enum):
     KERNELS = "kernels"
     ATTENTION = "attention"
     SPLITS = "splits"
+    KINDS = "kinds"
     PHASES = "phases"
     STEPS = "steps"
     PROCESSES = "processes"

@@ -15,7 +15,7 @@ from attnprof.report.diff_tables import (
     tables,
     words,
 )
-from attnprof.report.run_tables import spans
+from attnprof.report.numbers import spans
 from attnprof.report.tables import duration, make_console, to_markdown
 from attnprof.report.text import labelled, print_titled
 from attnprof.safety.quoting import markdown_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnprof.report.run_tables import spans
+from attnprof.report.numbers import spans
 from attnprof.report.tables import Column, Table, duration, percent
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ _ROWS_SHOWN = 8
 _LAYERS_SHOWN = 5
 _UNCHANGED_SHOWN = 3
 _CHANGED = 0.0005  # relative: what a table shows as 0.1 %
-_KERNEL_WIDTH = 44
 _TITLES = {
     "total": "Total",
     "phase": "Phases",
@@ -156,8 +155,7 @@ def _shown(section: str, measures: Sequence[Measure]) -> tuple[list[list[str]], 
         ]
     shown, last = [], ""
     for m in measures:
-        name = m.name if len(m.name) <= _KERNEL_WIDTH else m.name[: _KERNEL_WIDTH - 1] + "…"
-        shown.append(["" if m.name == last or section == "total" else name, m.metric, *cells(m)])
+        shown.append(["" if m.name == last or section == "total" else m.name, m.metric, *cells(m)])
         last = m.name
     return shown, rest
 

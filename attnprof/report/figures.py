@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attnprof.analysis.layer_kinds import layer_kinds
 from attnprof.errors import UsageError
 from attnprof.files.output import writing_file
 from attnprof.report.colours import COLOURS as COLOURS
 from attnprof.report.colours import colour_numbers
+from attnprof.report.layer_words import row_label
 
 if TYPE_CHECKING:
     from attnprof.analysis.splits import SplitRow
@@ -32,6 +34,7 @@ def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
             "there is nothing to plot: the run has no decode steps with a split count",
             hint="the trace needs ranges that name decode steps, as attnprof run writes them",
         )
+    kinds = layer_kinds(splits)
     figure = Figure(figsize=(9, 4.2), layout="constrained", dpi=150)
     axes = figure.add_subplot()
     numbers = colour_numbers(row.kernel for row in rows)
@@ -50,7 +53,7 @@ def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
         labelled.add(row.kernel)
         if row.seqlen_k and len(rows) <= _ANNOTATED_ROWS:
             axes.annotate(
-                str(row.seqlen_k[0].low),
+                " ".join(filter(None, (str(row.seqlen_k[0].low), row_label(row.slots, kinds)))),
                 (first, row.num_splits or 0),
                 xytext=(2, 5),
                 textcoords="offset points",
@@ -60,7 +63,10 @@ def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
     mixed = "observed solid, predicted dashed"
     what = mixed if len(seen) == 2 else "observed" if seen.pop() else "predicted, not observed"
     axes.set_title(f"{title}: num_splits per decode step ({what})".removeprefix(": "), fontsize=10)
-    axes.set_xlabel("decode step (number); small figures: KV length in tokens where a row begins")
+    axes.set_xlabel(
+        "decode step (number); small figures: KV length in tokens where a row begins"
+        + (", and which layers" if len(kinds) > 1 else "")
+    )
     axes.set_ylabel("num_splits (thread blocks along the keys)")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnprof.dispatch.names.kernel_names import short_name
-from attnprof.report.run_tables import spans, splits_table
+from attnprof.report.numbers import spans
+from attnprof.report.run_tables import splits_table
 from attnprof.report.tables import Column, Table, duration, make_console, percent
 from attnprof.report.text import labelled, print_titled
 from attnprof.safety.next_command import next_command

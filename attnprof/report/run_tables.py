@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnprof.report.layer_words import row_label
+from attnprof.report.numbers import span, spans
 from attnprof.report.tables import Column, Table, duration, percent
 
 if TYPE_CHECKING:
     from attnprof.analysis.kernels import KernelTotal
+    from attnprof.analysis.layer_kinds import LayerKind
     from attnprof.analysis.splits import SplitRow
     from attnprof.check.check_run import CheckResult
 
 _LENGTHS_SHOWN = 3
+_LENGTHS_WIDTH = 24  # characters
 _COMMAND = 40  # characters of a process's command line
 _SOURCES = {True: "observed", False: "predicted"}
 
 
-def splits_table(splits: Sequence[SplitRow]) -> Table:
-    """The split timeline."""
+def splits_table(splits: Sequence[SplitRow], kinds: Sequence[LayerKind] = ()) -> Table:
+    """The split timeline; the layers of a row by their kind, where it is of whole ``kinds``."""
     columns = (
         Column("phase"), Column("layers"), Column("steps"), Column("seqlen_k", "KV length"),
-        Column("num_splits", "splits", right=True), Column("kernel"), Column("calls", right=True),
-        Column("gpu_ns", "GPU time", right=True), Column("source"), Column("processes", "process"),
+        Column("num_splits", "splits", right=True), Column("kernel"), Column("calls", right=True, use=0),
+        Column("gpu_ns", "GPU time", right=True), Column("source"), Column("processes", "process", use=2),
+        Column("kind"),
     )  # fmt: skip
     same_processes = len({row.processes for row in splits}) == 1
     sources = {row.observed for row in splits}
@@ -30,17 +35,18 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
     same_layers = len({row.layers for row in splits}) == 1
     rows, shown = [], []
     for row in splits:
-        steps = _span(*row.steps) if row.steps else ""
+        steps = span(*row.steps) if row.steps else ""
         source = _SOURCES[row.observed]
         every = ", ".join(map(str, row.seqlen_k))
         layers = spans(row.layers)
+        kind = row_label(row.slots, kinds)
         rows.append(
             (row.phase, layers, steps, every, row.num_splits, row.kernel, row.calls, row.gpu_ns, source,
-             spans(row.processes))
+             spans(row.processes), kind)
         )  # fmt: skip
         shown.append([
             "" if row.phase == "other" else row.phase,
-            "" if same_layers else layers,
+            kind or ("" if same_layers else layers),
             steps,
             lengths(row),
             "" if row.num_splits is None else str(row.num_splits),
@@ -49,6 +55,7 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
             duration(row.gpu_ns),
             "" if one_source else source,
             "" if same_processes else spans(row.processes),
+            "",
         ])  # fmt: skip
     title = f"Split timeline ({_SOURCES[sources.pop()]})" if one_source else "Split timeline"
     return Table("splits", columns, rows, shown, title)
@@ -56,23 +63,10 @@ def splits_table(splits: Sequence[SplitRow]) -> Table:
 
 def lengths(row: SplitRow) -> str:
     """The KV lengths of a row, the first few of many."""
-    more = ", …" if len(row.seqlen_k) > _LENGTHS_SHOWN else ""
-    return ", ".join(str(interval) for interval in row.seqlen_k[:_LENGTHS_SHOWN]) + more
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Ascending integers with runs as a–b."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return ", ".join(_span(a, b) for a, b in found)
-
-
-def _span(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}–{last}"
+    shown = [str(interval) for interval in row.seqlen_k[:_LENGTHS_SHOWN]]
+    while len(shown) > 1 and len(", ".join(shown)) > _LENGTHS_WIDTH:
+        shown.pop()
+    return ", ".join(shown) + (", …" if len(shown) < len(row.seqlen_k) else "")
 
 
 def processes_table(processes: Sequence[Mapping[str, Any]]) -> Table:

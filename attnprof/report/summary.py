@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.kernels import kernel_totals
+from attnprof.analysis.layer_kinds import LayerKind, kind_changes, layer_kinds
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.phases import PhaseTotal, phase_totals
 from attnprof.analysis.split_cost import split_costs
@@ -14,6 +15,7 @@ from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.dispatch.libraries import library
+from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.run_tables import (
     attention_table,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 from attnprof.check.target import model_heads, repeats_heads
 
 _FROZEN_SHOWN = 3
+_KINDS_TOLD = 3
+_LENGTHS_TOLD = 6  # intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Report:
     story: tuple[str, ...]
     tables: dict[str, Table]
     splits: tuple[SplitRow, ...]
+    kinds: tuple[LayerKind, ...]
     check: CheckResult
     notes: tuple[str, ...]
     next_command: str
@@ -54,13 +59,15 @@ class Report:
 def summarise(run: Recording, result: CheckResult) -> Report:
     """Everything that the report command shows of a run and its check."""
     splits = split_rows(result.calls)
+    kinds = layer_kinds(splits)
     totals = kernel_totals(run.trace)
     phases = phase_totals(run.timeline)
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
         "processes": processes_table((run.config.get("workload") or {}).get("processes") or ()),
-        "splits": splits_table(splits),
+        "kinds": kinds_table(kinds),
+        "splits": splits_table(splits, kinds),
         "splitting": split_cost_table(split_costs(run.timeline, run.observed)),
         "attention": attention_table(totals),
         "kernels": kernels_table(totals),
@@ -70,17 +77,20 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     return Report(
         name=run.name,
         target=name,
-        facts=tuple(_facts(run, result, phases)),
-        story=tuple(_story(splits, result)) or _without_calls(run, result),
+        facts=tuple(_facts(run, result, phases, kinds)),
+        story=tuple(_story(splits, kinds, result)) or _without_calls(run, result),
         tables=tables,
         splits=tuple(splits),
+        kinds=tuple(kinds),
         check=result,
-        notes=_notes(run, result),
+        notes=_notes(run, result, kinds),
         next_command=_next_command(name, result, splits),
     )
 
 
-def _facts(run: Recording, result: CheckResult, phases: list[PhaseTotal]) -> list[tuple[str, str]]:
+def _facts(
+    run: Recording, result: CheckResult, phases: list[PhaseTotal], kinds: list[LayerKind]
+) -> list[tuple[str, str]]:
     config, info = run.config, run.trace.info
     facts = [("run", f"{run.name} ({run.ending})")]
     workload = config.get("workload") or {}
@@ -104,6 +114,8 @@ def _facts(run: Recording, result: CheckResult, phases: list[PhaseTotal]) -> lis
         facts.append(("gpu", f"{label}{sms}{more}"))
     else:
         facts.append(("gpu", "none: no GPU kernel was observed"))
+    if len(kinds) > 1:
+        facts.append(("layers", f"{kinds_sentence(kinds)}."))
     if why := time_sentences(phases):
         facts.append(("time", " ".join(why)))
     if result.library and result.gpu and any(call.predicted for call in result.calls):
@@ -143,33 +155,49 @@ def _volume(run: Recording) -> str:
     return f"{len(trace.kernels):,} kernels, {len(trace.api_calls):,} API calls, {len(trace.ranges):,} ranges"
 
 
-def _story(splits: list[SplitRow], result: CheckResult) -> list[str]:
-    """The answer to "which kernel, how many splits, when does it change", decode first."""
+def _story(splits: list[SplitRow], kinds: list[LayerKind], result: CheckResult) -> list[str]:
+    """The answer to "which kernel, how many splits, when does it change", decode first, kind by kind."""
     decode = [row for row in splits if row.phase == "decode" and row.num_splits is not None]
     if result.several_processes:  # the first alone: each has its own timeline in the table
         decode = [row for row in decode if row.processes == decode[0].processes]
     if not decode:
         return _story_without_decode(splits)
+    frozen = dict.fromkeys(call.detail for call in result.having(frozenset({Verdict.FROZEN})))
+    whole = [f"Frozen: {detail}." for detail in frozen][:_FROZEN_SHOWN]
+    told = [(kind, [row for row in kind.rows if row in decode]) for kind in kinds]
+    told = [one for one in told if one[1]]
+    if len(told) < 2:
+        change = "" if frozen else _next_change(result)
+        return [*_of_decode(decode), *whole, *([change] if change else [])]
+    sentences = []
+    titles = dict(zip((kind.slots for kind in kinds), kind_titles(kinds), strict=True))
+    by_cost = sorted(told, key=lambda one: (-(one[0].gpu_ns or 0), -len(one[0].slots)))[:_KINDS_TOLD]
+    for kind, rows in (one for one in told if one in by_cost):
+        said = _of_decode(rows)
+        stays = frozen or kind.steady or not kind.layers
+        change = "" if stays else _next_change(result, frozenset(kind.layers))
+        said = [*said, *([change] if change else [])]
+        sentences += [f"{titles[kind.slots]}: {said[0][:1].lower()}{said[0][1:]}", *said[1:]]
+    if len(told) > len(by_cost):
+        sentences.append(f"{len(told) - len(by_cost)} more kinds of layers are in the split timeline.")
+    return [*sentences, *whole]
+
+
+def _of_decode(decode: list[SplitRow]) -> list[str]:
+    """What layers of one kind run in decode, and from when on it is another."""
     first = decode[0]
     run, split = ("runs", "splits") if first.observed else ("would run", "would split")
     never = "never splits" if first.observed else "would never split"
     if all(row.num_splits == 1 for row in decode):
-        sentences = [f"Decode {never} the keys: it {run} {first.kernel}{_keys(first)}."]
-    else:
-        changed = next(index for index, row in enumerate(decode) if row.num_splits != 1)
-        counts = ", ".join(dict.fromkeys(str(row.num_splits) for row in decode[changed:]))
-        row = decode[changed]
-        sentences = [f"Decode {run} {first.kernel}{_at_most(first)}."] if changed else []
-        whence = (
-            f"From {_low(row)} keys on{_step(row)} it {split} them" if changed else f"Decode {split} the keys"
-        )
-        sentences.append(f"{whence} in {counts}: {row.kernel}.")
-    frozen = dict.fromkeys(call.detail for call in result.having(frozenset({Verdict.FROZEN})))
-    if frozen:
-        whole = [f"Frozen: {detail}." for detail in frozen]
-        return [*sentences, *whole[:_FROZEN_SHOWN]]
-    change = _next_change(result)
-    return [*sentences, change] if change else sentences
+        return [f"Decode {never} the keys: it {run} {first.kernel}{_keys(first)}."]
+    changed = next(index for index, row in enumerate(decode) if row.num_splits != 1)
+    counts = ", ".join(dict.fromkeys(str(row.num_splits) for row in decode[changed:]))
+    row = decode[changed]
+    sentences = [f"Decode {run} {first.kernel}{_at_most(first)}."] if changed else []
+    whence = (
+        f"From {_low(row)} keys on{_step(row)} it {split} them" if changed else f"Decode {split} the keys"
+    )
+    return [*sentences, f"{whence} in {counts}: {row.kernel}."]
 
 
 def _story_without_decode(splits: list[SplitRow]) -> list[str]:
@@ -229,11 +257,12 @@ def _step(row: SplitRow) -> str:
     return f" (step {row.steps[0]})" if row.steps else ""
 
 
-def _next_change(result: CheckResult) -> str:
-    """When the dispatch of the last decode call would change next, were the cache to grow on."""
+def _next_change(result: CheckResult, layers: frozenset[int] | None = None) -> str:
+    """When the last decode call's dispatch, of these layers, would change next, were the cache to grow."""
     if result.library is None:
         return ""
-    last = next((call for call in reversed(result.calls) if call.phase == "decode" and call.call), None)
+    decode = (call for call in reversed(result.calls) if call.phase == "decode" and call.call)
+    last = next((call for call in decode if layers is None or call.layer in layers), None)
     if last is None or last.call is None or result.gpu is None or last.predicted is None:
         return ""
     # A cache's capacity does not grow.
@@ -255,20 +284,21 @@ def _splits(count: int) -> str:
     return "1 split" if count == 1 else f"{count} splits"
 
 
-def _notes(run: Recording, result: CheckResult) -> tuple[str, ...]:
+def _notes(run: Recording, result: CheckResult, kinds: list[LayerKind]) -> tuple[str, ...]:
     # Without kernels the verdict says so already.
     notes = [
         note for note in run.timeline.notes if result.observed or "CUPTI_ACTIVITY_KIND_KERNEL" not in note
     ]
+    notes += [change_sentence(change, kinds) for change in kind_changes(kinds)]
     notes += _not_modelled(run, result)
     notes += _repeated_heads(run, result)
     notes += (run.config.get("capture") or {}).get("notes") or []
     if result.calls and result.gpu is None:
         notes.append("the trace does not state the GPU's SM count: give --gpu NAME to learn the KV lengths")
-    if not run.records and result.calls:
+    if not run.records and result.calls and len(kinds) < 2:  # one layer's lengths are not another's
         first = inferred_first_length(result.calls)
         if first:
-            told = ", ".join(map(str, first))
+            told = ", ".join(map(str, first[:_LENGTHS_TOLD])) + (" or more" if first[_LENGTHS_TOLD:] else "")
             notes.append(f"the first decode step held {told} keys, told from the split counts")
     return tuple(dict.fromkeys(notes))
 

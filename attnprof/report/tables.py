@@ -6,10 +6,13 @@ import csv
 import io
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from attnprof.report.column_widths import Column as Column
+from attnprof.report.column_widths import fitted
 from attnprof.safety.printable import printable
 from attnprof.safety.quoting import csv_cell, markdown
 from attnprof.safety.redact import redact, redact_all, redact_rows
@@ -19,20 +22,6 @@ if TYPE_CHECKING:
 
 TERMINAL_WIDTH = 100
 _NARROWEST = 40  # a narrower terminal breaks the lines itself
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column: its key in JSON and CSV, its heading for people, whether it aligns right or may wrap."""
-
-    key: str
-    heading: str = ""
-    right: bool = False
-    wraps: bool = False
-
-    @property
-    def title(self) -> str:
-        return self.heading or self.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +136,7 @@ def make_console() -> Console:
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
-    """The table for a terminal, less its empty columns; what is too wide ends in an ellipsis."""
+    """The table for a terminal, less its empty columns and those that it has no room for, which it names."""
     console = console or make_console()
     console.out(table_text(table, console), highlight=False)
 
@@ -164,7 +153,10 @@ def table_text(table: Table, console: Console | None = None) -> str:
     )
     rows = table.for_people()
     filled = [index for index in range(len(table.columns)) if any(row[index] for row in rows)]
-    for column in (table.columns[index] for index in filled):
+    cells = [[printable(redact(row[index]).replace("\n", " ")) for index in filled] for row in rows]
+    columns = [table.columns[index] for index in filled]
+    kept, cells = fitted(columns, cells, console.width)
+    for column in (columns[index] for index in kept):
         justify: Literal["right", "left"] = "right" if column.right else "left"
         drawn.add_column(
             column.title,
@@ -172,12 +164,15 @@ def table_text(table: Table, console: Console | None = None) -> str:
             no_wrap=not column.wraps,
             overflow="fold" if column.wraps else "ellipsis",
         )
-    for row in rows:
-        drawn.add_row(*(Text(printable(redact(row[index]).replace("\n", " "))) for index in filled))
+    for row in cells:
+        drawn.add_row(*map(Text, row))
     with console.capture() as captured:
         console.print(drawn)
     # rich pads every line to the table's width.
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    if lost := [column.title for index, column in enumerate(columns) if index not in kept]:
+        lines += textwrap.wrap(f"left out at this width: {', '.join(lost)}", console.width)
+    return "\n".join(lines)
 
 
 def write_table(table: Table, output_format: str) -> None:
