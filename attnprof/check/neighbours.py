@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from attnprof.arrays import distinct_rows
-from attnprof.check.observed_calls import Bool, Int64, ObservedCalls, ObservedShape
+from attnprof.check.growth import Sequences, find_ungrown
+from attnprof.check.observed_calls import Bool, Int64, ObservedCalls
+from attnprof.check.traits import Fixed, Traits
 from attnprof.dispatch.explanation import ReadBack
-from attnprof.dispatch.libraries import template_fields
 
-_Fixed = tuple[tuple[str, object], ...]
 _ABSENT = -1
 _MOST_CELLS = 20_000_000  # steps x layers
 
@@ -36,13 +36,14 @@ class Inconsistent:
 
 def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) -> Iterator[Inconsistent]:
     """The calls whose neighbours contradict them. ``told`` is per shape."""
-    traits = [_Traits.of(shape) for shape in observed.shapes]
+    traits = [Traits.of(shape) for shape in observed.shapes]
     for pid in np.unique(observed.pid).tolist():
         mine = np.flatnonzero(observed.pid == pid)
         yield from _other_builds(observed, told, mine)
+        yield from _bare_steps(observed, mine, pid)
         placed = mine[(observed.step[mine] >= 0) & (observed.layer[mine] >= 0)]
         if len(placed):
-            table = _Table(observed, placed, traits)
+            table = _Table(observed, placed, traits, told)
             if table.fits:
                 yield from table.findings()
 
@@ -77,61 +78,36 @@ def _other_builds(
                 yield Inconsistent(rows, detail)
 
 
+def _bare_steps(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator[Inconsistent]:
+    """A step has the attention that the steps beside it have; said of the first call of the next one."""
+    for _, number in (one for one in observed.bare_steps if one[0] == pid):
+        later = mine[observed.step[mine] > number]
+        if len(later):
+            follows = int(observed.step[later].min())
+            calls = later[observed.step[later] == follows]
+            ran = f"step {number} ran its other kernels, but no attention"
+            yield Inconsistent(calls[:1], f"{ran}: step {follows} has {len(calls)} calls of it")
+
+
 def _build(build: tuple[str, tuple[str, str]]) -> str:
     library, (first, last) = build
     return f"{library} {first}" if first == last else f"{library} {first} to {last}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Traits:
-    """What a model does not change from call to call, as the kernel's name says it, and the sizes.
-
-    ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means.  ``shows``: the
-    grid follows from the call, not from the GPU.
-    """
-
-    library: str
-    dtype: str | None
-    local: bool
-    fixed: _Fixed
-    form: tuple[object, ...]
-    grid: tuple[int, int, int]
-    batch_heads: int
-    shows: bool
-    words: str
-
-    @classmethod
-    def of(cls, shape: ObservedShape) -> _Traits:
-        launch, main = shape.launches[0], shape.main
-        fields = dict(template_fields(launch.kernel) or ())
-        dtype = fields.get("dtype")
-        fixed = tuple(
-            (name, fields[name])
-            for name in ("dtype", "head_dim", "Has_alibi", "Is_softcap", "Has_softcap")
-            if name in fields
-        )
-        local = bool(fields.get("Is_local"))
-        split = bool(fields.get("Split"))
-        form = (main.library, main.family, split, local, fields.get("Is_causal"), fields.get("block_m"))
-        heads = launch.grid[2] if split else launch.grid[1] * launch.grid[2]
-        shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1
-        said = f"{main.kernel} grid {'x'.join(map(str, launch.grid))}"
-        splits = shape.num_splits
-        words = f"{said}, {splits} splits" if splits and splits > 1 else said
-        return cls(
-            main.library, None if dtype is None else str(dtype), local, fixed, form, launch.grid, heads,
-            shows, words,
-        )  # fmt: skip
-
-
 class _Table:
     """The calls of one process by step and layer: a cell is the shape of its call, or of its calls."""
 
-    def __init__(self, observed: ObservedCalls, rows: Int64, traits: Sequence[_Traits]) -> None:
-        self.observed, self.rows, self.traits = observed, rows, traits
+    def __init__(
+        self,
+        observed: ObservedCalls,
+        rows: Int64,
+        traits: Sequence[Traits],
+        told: Sequence[ReadBack | None],
+    ) -> None:
+        self.observed, self.rows, self.traits, self.told = observed, rows, traits, told
         self.steps, step = np.unique(observed.step[rows], return_inverse=True)
         self.layers, layer = np.unique(observed.layer[rows], return_inverse=True)
-        self.fits = len(self.steps) * len(self.layers) <= _MOST_CELLS and len(self.layers) > 1
+        self.fits = len(self.steps) * len(self.layers) <= _MOST_CELLS
         if not self.fits:
             return
         self.at = step.astype(np.int64) * len(self.layers) + layer
@@ -163,7 +139,8 @@ class _Table:
     def findings(self) -> Iterator[Inconsistent]:
         """Each finding once; a cell that one rule finds is not looked at by the next."""
         found: set[tuple[int, int]] = set()
-        rules = (self._mixed, self._absent, self._twice, self._unlike, self._changed, self._other_sizes)
+        among = (self._mixed, self._absent, self._twice, self._unlike, self._changed, self._other_sizes)
+        rules = (*(among if len(self.layers) > 1 else ()), self._ungrown)
         for rule in rules:
             for step, layer, detail in rule():
                 if (step, layer) not in found:
@@ -325,8 +302,8 @@ class _Table:
         """A layer's head dim, data type, softcap and ALiBi are its model's: they do not change for a step."""
         for group in self._columns:
             column = self.cells[:, group[0]]
-            kinds: Counter[_Fixed] = Counter()
-            of_cell: dict[int, _Fixed] = {}
+            kinds: Counter[Fixed] = Counter()
+            of_cell: dict[int, Fixed] = {}
             cells, counts = np.unique(column[column != _ABSENT], return_counts=True)
             for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
                 shapes = self.shapes_of[cell]
@@ -383,3 +360,23 @@ class _Table:
             return None
         rows = a.form == b.form and a.grid[0] != b.grid[0]
         return (a.form, b.form), (a.batch_heads / b.batch_heads, rows)
+
+    def _ungrown(self) -> Iterator[tuple[int, int, str]]:
+        """In a generation the cache grows by the tokens of each step."""
+        replayed = np.zeros(self.cells.size, np.bool_)
+        replayed[self.at[self.observed.replayed[self.rows]]] = True
+        of = Sequences(
+            self.steps.astype(np.int64), self.phase, self.cells, replayed.reshape(self.cells.shape),
+            self.shapes_of, self.told, [traits.local for traits in self.traits],
+        )  # fmt: skip
+        for places, layers, judged in find_ungrown(of):
+            before, after = places[0] - 1, places[-1] + 1
+            for layer in layers:
+                ran, sooner, later = (self._words(at, layer) for at in (places[0], before, after))
+                between = sooner if sooner == later else f"{sooner}, and {later}"
+                told = (
+                    f"ran {ran} between {between}: no keys that grow by each step's tokens give this, "
+                    f"and without it all {judged} steps of the generation go together"
+                )
+                for step in places:
+                    yield step, layer, told

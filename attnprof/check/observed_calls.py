@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
+from attnprof.check.bare_steps import find_bare_steps
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.timeline import Timeline
@@ -63,7 +64,8 @@ class ObservedCalls:
     ``pid`` is the launching process. ``replayed`` calls were launched by a CUDA graph: their ``seq`` is that
     of the captured call, and their layer, where the capture does not tell it, that of the call in the same
     place of an eager step. ``strangers`` are the kernels launched inside a recorded call, by its number, that
-    belong to no attention library and do more than fill or copy.
+    belong to no attention library and do more than fill or copy.  ``bare_steps`` are those, by process and
+    number, that ran what the steps beside them ran, except for any attention.
     """
 
     main: Int64
@@ -78,6 +80,7 @@ class ObservedCalls:
     replayed: Bool
     shapes: tuple[ObservedShape, ...]
     strangers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    bare_steps: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.main)
@@ -116,7 +119,8 @@ def _role(signature: KernelSignature) -> int:
 def observe(timeline: Timeline) -> ObservedCalls:
     """The attention calls that ran."""
     kernels = timeline.trace.kernels
-    found, role, first, seq = _attention_kernels(timeline)
+    role_of_name = _roles_of_names(timeline)
+    found, role, first, seq = _attention_kernels(timeline, role_of_name)
     call_of = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(found))))
     main = _first_with(role == _MAIN, call_of, first)
     after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
@@ -142,15 +146,24 @@ def observe(timeline: Timeline) -> ObservedCalls:
         replayed=replayed,
         shapes=shapes,
         strangers=_strangers(timeline),
+        bare_steps=find_bare_steps(timeline, role_of_name >= 0),
     )
 
 
-def _attention_kernels(timeline: Timeline) -> tuple[Int64, npt.NDArray[np.int8], Int64, Int64]:
-    """The attention kernels by stream and time, the role of each, where a call begins, each one's call id."""
-    trace, kernels = timeline.trace, timeline.trace.kernels
-    role_of_name = np.full(len(trace.strings) + 1, -1, dtype=np.int8)
-    for index, signature in attention_names(trace.strings, kernels.name).items():
+def _roles_of_names(timeline: Timeline) -> npt.NDArray[np.int8]:
+    """The role of each string as a kernel's name, -1 where it is no attention call's."""
+    strings = timeline.trace.strings
+    role_of_name = np.full(len(strings) + 1, -1, dtype=np.int8)
+    for index, signature in attention_names(strings, timeline.trace.kernels.name).items():
         role_of_name[index] = _role(signature)
+    return role_of_name
+
+
+def _attention_kernels(
+    timeline: Timeline, role_of_name: npt.NDArray[np.int8]
+) -> tuple[Int64, npt.NDArray[np.int8], Int64, Int64]:
+    """The attention kernels by stream and time, the role of each, where a call begins, each one's call id."""
+    kernels = timeline.trace.kernels
     parts = [
         rows.start + np.flatnonzero(role_of_name[kernels.name[rows]] >= 0) for rows in blocks(len(kernels))
     ]

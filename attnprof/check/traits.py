@@ -1,0 +1,52 @@
+"""What a kernel's name and grid say of the model whose call it is, and of the call's sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnprof.check.observed_calls import ObservedShape
+from attnprof.dispatch.libraries import template_fields
+
+Fixed = tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a model does not change from call to call, as the kernel's name says it, and the sizes.
+
+    ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means.  ``shows``: the
+    grid follows from the call, not from the GPU.
+    """
+
+    library: str
+    dtype: str | None
+    local: bool
+    fixed: Fixed
+    form: tuple[object, ...]
+    grid: tuple[int, int, int]
+    batch_heads: int
+    shows: bool
+    words: str
+
+    @classmethod
+    def of(cls, shape: ObservedShape) -> Traits:
+        launch, main = shape.launches[0], shape.main
+        fields = dict(template_fields(launch.kernel) or ())
+        dtype = fields.get("dtype")
+        fixed = tuple(
+            (name, fields[name])
+            for name in ("dtype", "head_dim", "Has_alibi", "Is_softcap", "Has_softcap")
+            if name in fields
+        )
+        local = bool(fields.get("Is_local"))
+        split = bool(fields.get("Split"))
+        form = (main.library, main.family, split, local, fields.get("Is_causal"), fields.get("block_m"))
+        heads = launch.grid[2] if split else launch.grid[1] * launch.grid[2]
+        shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1
+        said = f"{main.kernel} grid {'x'.join(map(str, launch.grid))}"
+        splits = shape.num_splits
+        words = f"{said}, {splits} splits" if splits and splits > 1 else said
+        return cls(
+            main.library, None if dtype is None else str(dtype), local, fixed, form, launch.grid, heads,
+            shows, words,
+        )  # fmt: skip
