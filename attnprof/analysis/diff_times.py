@@ -18,6 +18,7 @@ from attnprof.analysis.phases import (
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.trace.tables import Bool, Int64
 from attnprof.trace.timeline import Timeline
+from attnprof.trace.whole_graphs import are_whole_graphs
 
 _PHASE_OF_PART = np.array([name.rpartition(" ")[2] for name in PART_NAMES[:-1]])
 
@@ -80,7 +81,7 @@ def compare_times(a: Timeline, b: Timeline, phase: str | None = None) -> TimeDif
     measures = [*_total(gpu, wall, sides), *_phases(sides, has_kernels)]
     if has_kernels:
         measures += [*_kernels(sides), *_layers(sides, count)]
-    num_kernels = tuple(len(side.duration) for side in sides)
+    num_kernels = tuple(int(np.count_nonzero(~side.graphs)) for side in sides)
     return TimeDiff(count, num_kernels, gpu, wall, tuple(measures))  # type: ignore[arg-type]
 
 
@@ -92,6 +93,7 @@ class _Side:
         kernels = timeline.trace.kernels
         self.duration: Int64 = kernels.end - kernels.start
         self.attention: Bool = attention_mask(timeline)
+        self.graphs: Bool = are_whole_graphs(timeline.trace)
         self.rows: Int64 = np.zeros(0, np.int64)
         self.kernels: Bool = np.zeros(len(kernels), np.bool_)
 
@@ -129,7 +131,7 @@ def _total(gpu: tuple[int, ...] | None, wall: tuple[int, ...] | None, sides: lis
         if values is not None:
             found.append(Measure("total", "all", metric, "ns", *values))
     if gpu is not None:
-        launches = (int(side.kernels.sum()) for side in sides)
+        launches = (int((side.kernels & ~side.graphs).sum()) for side in sides)
         found.append(Measure("total", "all", "kernel launches", "count", *launches))
     return found
 
@@ -164,6 +166,7 @@ def _phases(sides: list[_Side], has_kernels: bool) -> list[Measure]:
 def _means(side: _Side, rows: Int64, mask: Bool) -> dict[str, float | None]:
     steps = side.steps
     gpu, attention = (float(side.duration[m].sum()) for m in (mask, mask & side.attention))
+    hidden = bool((mask & side.graphs).any())
     wall = float((steps.wall[rows] * steps.devices[rows]).sum())
     idle, waiting = (
         float(values[rows].sum()) / wall if wall and np.all(values[rows] >= 0) else None
@@ -171,9 +174,9 @@ def _means(side: _Side, rows: Int64, mask: Bool) -> dict[str, float | None]:
     )
     return {
         "GPU time": gpu / len(rows),
-        "attention": attention / len(rows),
-        "kernels": float(mask.sum()) / len(rows),
-        "attention, of GPU time": attention / gpu if gpu else None,
+        "attention": None if hidden else attention / len(rows),
+        "kernels": float((mask & ~side.graphs).sum()) / len(rows),
+        "attention, of GPU time": attention / gpu if gpu and not hidden else None,
         "GPU idle, of wall time": idle,
         "waiting for launch, of wall time": waiting,
     }

@@ -41,6 +41,7 @@ class MergedPhase:
     steps: int
     gpu_ns: int
     attention_ns: int
+    graph_ns: int
     wall_median_ns: float | None
     slowest: str
     slowest_wall_ns: int | None
@@ -145,6 +146,7 @@ def _merged_phases(ranks: Sequence[RankSummary]) -> list[MergedPhase]:
                 steps=max(phase.steps for _, phase in found),
                 gpu_ns=sum(phase.gpu_ns for _, phase in found),
                 attention_ns=sum(phase.attention_ns for _, phase in found),
+                graph_ns=sum(phase.graph_ns for _, phase in found),
                 wall_median_ns=median(wall for wall, _ in walls) if walls else None,
                 slowest=slowest[1],
                 slowest_wall_ns=slowest[0],

@@ -14,10 +14,13 @@ from attnprof.analysis.phases import PART_NAMES, Steps, Sums, build_steps, kerne
 from attnprof.arrays import blocks, look_up, occurring
 from attnprof.check.check_run import CheckedCall
 from attnprof.dispatch.names.kernel_names import is_attention_kernel
-from attnprof.trace.tables import Int64
+from attnprof.trace.tables import WHOLE_GRAPH, Int64
 from attnprof.trace.timeline import Timeline
+from attnprof.trace.whole_graphs import are_whole_graphs
 
-GROUPS = ("attention", "matrix product", "communication", "normalisation", "elementwise", "other")
+GROUPS = (
+    "attention", "matrix product", "communication", "normalisation", "elementwise", "whole graph", "other",
+)  # fmt: skip
 # After attention; the first pattern that a name contains decides.
 _PATTERNS = tuple(
     (group, re.compile(pattern, re.IGNORECASE))
@@ -44,6 +47,8 @@ def kernel_group(name: str) -> str:
     """Which of GROUPS a kernel belongs to, by its name."""
     if is_attention_kernel(name):
         return "attention"
+    if name == WHOLE_GRAPH:
+        return "whole graph"
     return next((group for group, pattern in _PATTERNS if pattern.search(name)), "other")
 
 
@@ -96,9 +101,14 @@ class StepShares:
 
 
 def step_shares(timeline: Timeline, calls: Sequence[CheckedCall], steps: Steps | None = None) -> StepShares:
-    """Attention's share of each decode step's GPU time, against what its calls say."""
+    """Attention's share of each decode step's GPU time, against what its calls say.
+
+    Steps with CUDA graphs recorded whole are left out: what attention took in them is not known.
+    """
     steps = build_steps(timeline) if steps is None else steps
-    decode = (steps.part > 0) & (steps.gpu > 0)
+    hidden = np.zeros(len(steps) + 1, np.bool_)  # the last one is what -1 finds
+    hidden[steps.of_kernel[are_whole_graphs(timeline.trace)]] = True
+    decode = (steps.part > 0) & (steps.gpu > 0) & ~hidden[:-1]
     number = steps.number[decode].astype(np.int64)
     lengths: dict[int, int] = {}
     splits: dict[int, int] = {}

@@ -30,7 +30,8 @@ from attnprof.analysis.nsys_nvtx import nvtx_kernel_summary, projection_trace
 from attnprof.arrays import coded_rows
 from attnprof.errors import UsageError
 from attnprof.trace.tables import Int64, NsysDetails
-from attnprof.trace.timeline import Timeline
+from attnprof.trace.timeline import Timeline, build_timeline
+from attnprof.trace.whole_graphs import without_whole_graphs
 
 _MEMORY = ("Pageable", "Pinned", "Device", "Array", "Managed", "Device Static", "Managed Static", "Unknown")
 _WAYS = ("Unknown", "HtoD", "DtoH", "HtoA", "AtoH", "AtoA", "AtoD", "DtoA", "DtoD", "HtoH", "PtoP")
@@ -49,6 +50,9 @@ def make_report(name: str, timeline: Timeline) -> NsysReport:
     Raises UsageError for an unknown name, CannotTellError where the trace lacks what the report is about.
     """
     canonical = canonical_name(name)
+    kernels_alone = without_whole_graphs(timeline.trace)
+    if kernels_alone is not timeline.trace:
+        timeline = build_timeline(kernels_alone)
     return _REPORTS[canonical](canonical, timeline)
 
 

@@ -29,6 +29,7 @@ from attnprof.trace.range_names import (
 )
 from attnprof.trace.tables import Bool, Int32, Int64
 from attnprof.trace.timeline import Timeline
+from attnprof.trace.whole_graphs import are_whole_graphs
 
 PART_NAMES = ("prefill", "first decode", "steady decode", "mixed", "encode", "draft", "unknown", "other")
 PREFILL_PART, FIRST_DECODE, STEADY_DECODE, _MIXED, _ENCODE, _DRAFT, _UNKNOWN, OUTSIDE = range(8)
@@ -36,6 +37,7 @@ _PARTS = {  # the part of a step of each phase, the first decode apart
     PREFILL: PREFILL_PART, DECODE: STEADY_DECODE, MIXED: _MIXED, ENCODE: _ENCODE, DRAFT: _DRAFT,
     UNKNOWN_PHASE: _UNKNOWN,
 }  # fmt: skip
+_GRAPH, _KINDS = 2, 3  # of kernels: others, attention, graphs recorded whole
 _PART_OF_PHASE = np.array([_PARTS.get(phase, OUTSIDE) for phase in range(len(PHASES))], np.int8)
 
 
@@ -80,6 +82,7 @@ class PhaseTotal:
     ``device_wall_ns`` is the wall time times the GPUs in use; of it ``idle_ns`` passed without a kernel, and
     ``waiting_ns`` without the next kernel having been launched; None where the trace cannot tell.
     ``layer_ns`` and ``attention_layer_ns`` are GPU time of one layer in one step, None without layers.
+    ``graph_ns`` of the GPU time were CUDA graphs recorded whole: what of it is attention is not known.
     """
 
     phase: str
@@ -96,11 +99,12 @@ class PhaseTotal:
     waiting_ns: int | None = None
     layer_ns: float | None = None
     attention_layer_ns: float | None = None
+    graph_ns: int = 0
 
     @property
     def attention_share(self) -> float | None:
-        """Attention's share of the phase's GPU time, 0 to 1; None without GPU time."""
-        return self.attention_ns / self.gpu_ns if self.gpu_ns else None
+        """Attention's share of the phase's GPU time, 0 to 1; None without GPU time, or hidden in graphs."""
+        return self.attention_ns / self.gpu_ns if self.gpu_ns and not self.graph_ns else None
 
     @property
     def idle_share(self) -> float | None:
@@ -115,7 +119,7 @@ class PhaseTotal:
     @property
     def attention_of_wall(self) -> float | None:
         """Attention's GPU time as a share of the wall time, 0 to 1."""
-        return self._of_wall(self.attention_ns if self.kernels else None)
+        return self._of_wall(self.attention_ns if self.kernels and not self.graph_ns else None)
 
     def _of_wall(self, part_ns: int | None) -> float | None:
         return None if part_ns is None or not self.device_wall_ns else part_ns / self.device_wall_ns
@@ -214,11 +218,12 @@ def phase_totals(timeline: Timeline, steps: Steps | None = None) -> list[PhaseTo
     steps = build_steps(timeline) if steps is None else steps
     kernels, attention = timeline.trace.kernels, _attention_by_name(timeline)
     (layers,), of_layer = coded_rows([timeline.layer])
-    sums = Sums(len(PART_NAMES) * len(layers) * 2)  # by phase, layer and attention
+    sums = Sums(len(PART_NAMES) * len(layers) * _KINDS)  # by phase, layer and kind
     for rows in blocks(len(kernels)):
         where = kernel_parts(timeline, steps, rows).astype(np.int64) * len(layers) + of_layer[rows]
-        sums.add(2 * where + attention[kernels.name[rows]], kernels.end[rows] - kernels.start[rows])
-    shape = len(PART_NAMES), len(layers), 2
+        kind = np.where(are_whole_graphs(timeline.trace, rows), _GRAPH, attention[kernels.name[rows]])
+        sums.add(_KINDS * where + kind, kernels.end[rows] - kernels.start[rows])
+    shape = len(PART_NAMES), len(layers), _KINDS
     found = []
     for code in range(len(PART_NAMES)):
         count, spent = sums.count.reshape(shape)[code], sums.total.reshape(shape)[code]
@@ -229,8 +234,9 @@ def phase_totals(timeline: Timeline, steps: Steps | None = None) -> list[PhaseTo
         total = PhaseTotal(
             phase=PART_NAMES[code],
             steps=of_steps,
-            kernels=int(count.sum()),
+            kernels=int(count[:, :_GRAPH].sum()),
             gpu_ns=int(spent.sum()),
+            graph_ns=int(spent[:, _GRAPH].sum()),
             attention_kernels=int(count[:, 1].sum()),
             attention_ns=int(spent[:, 1].sum()),
             **(_of_steps(steps, of_phase) if of_steps else {}),

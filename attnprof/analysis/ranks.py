@@ -27,7 +27,8 @@ class KernelSum:
 
 @dataclass(frozen=True, slots=True)
 class RankSummary:
-    """One trace of a job. Times are in ns; ``communication_ns`` is GPU time of NCCL's kernels and their like.
+    """One trace of a job. Times are in ns; ``communication_ns`` is GPU time of NCCL's kernels and their like,
+    ``graph_ns`` that of CUDA graphs recorded whole.
 
     ``step_walls`` are (step, wall time) pairs. ``error`` says why a trace could not be read; then the rest is
     empty.
@@ -40,6 +41,7 @@ class RankSummary:
     gpu_ns: int = 0
     attention_ns: int = 0
     communication_ns: int = 0
+    graph_ns: int = 0
     wall_ns: int = 0
     step_walls: tuple[tuple[int, int], ...] = ()
     phases: tuple[PhaseTotal, ...] = ()
@@ -68,10 +70,11 @@ def summary_of(recording: Recording, result: CheckResult, label: str) -> RankSum
         label=label,
         source=Path(recording.trace.info.path).name,
         gpu=", ".join(filter(None, (names.get(device, "") for device in used))),
-        kernels=len(recording.trace.kernels),
+        kernels=recording.trace.num_kernels,
         gpu_ns=sum(total.total_ns for total in totals),
         attention_ns=sum(total.total_ns for total in totals if total.family),
         communication_ns=sum(t.total_ns for t in totals if kernel_group(t.name) == "communication"),
+        graph_ns=sum(phase.graph_ns for phase in phases),
         wall_ns=sum(phase.wall_ns or 0 for phase in phases),
         step_walls=tuple(zip(steps.number.tolist(), steps.wall.tolist(), strict=True)),
         phases=tuple(phases),

@@ -208,7 +208,7 @@ def check(
 ) -> CheckResult:
     """All verdicts: against the call records where there are any, else read back from the launches."""
     info = recording.trace.info
-    has_kernels = len(recording.trace.kernels) > 0
+    has_kernels = recording.trace.num_kernels > 0
     whole = (
         f"{info.whole_graph_launches} CUDA graph launches were recorded whole: "
         "the attention kernels inside them, if any, are not in the trace"

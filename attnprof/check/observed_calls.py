@@ -18,6 +18,7 @@ from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
 from attnprof.check.bare_steps import find_bare_steps
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
+from attnprof.trace.tables import WHOLE_GRAPH
 from attnprof.trace.timeline import Timeline
 
 Int64 = npt.NDArray[np.int64]
@@ -305,7 +306,7 @@ def _strangers(timeline: Timeline) -> dict[int, tuple[str, ...]]:
     odd = np.zeros(len(strings) + 1, np.bool_)
     for index in occurring(kernels.name[inside], len(strings)).tolist():
         name = strings[index]
-        odd[index] = not parse_kernel_name(name).library and not _HELPERS.search(name)
+        odd[index] = not (name == WHOLE_GRAPH or parse_kernel_name(name).library or _HELPERS.search(name))
     inside = inside[odd[kernels.name[inside]]]
     seqs = _call_ids(timeline, inside)
     found: dict[int, dict[str, None]] = {}

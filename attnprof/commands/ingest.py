@@ -50,7 +50,7 @@ def import_(
         with guarded():  # nsys exports its reports
             folder, trace = import_trace(path, name=output, force=force, gpu=target, nsys=nsys)
         source = trace.info.exporter or trace.info.format
-        print(f"{folder}: {len(trace.kernels):,} kernels, {len(trace.ranges):,} ranges, from {source}")
+        print(f"{folder}: {trace.num_kernels:,} kernels, {len(trace.ranges):,} ranges, from {source}")
         for note in trace.info.notes:
             print(f"  note: {note}")
         print(f"next: {next_command('report', folder.name)}")

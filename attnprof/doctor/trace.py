@@ -13,6 +13,7 @@ from attnprof.arrays import occurring
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import AttnprofError
+from attnprof.report.tables import percent
 from attnprof.runs.run import load
 from attnprof.trace.companion_files import (
     BrokenExportError,
@@ -22,9 +23,11 @@ from attnprof.trace.companion_files import (
     seconds_late,
 )
 from attnprof.trace.timeline import NO_PHASE, PHASE_NAMES
+from attnprof.trace.whole_graphs import are_whole_graphs
 
 if TYPE_CHECKING:
     from attnprof.runs.run import Run
+    from attnprof.trace.tables import Bool
 
 _RECORD = "attnprof run -- python script.py records ranges without a change to the script"
 
@@ -72,7 +75,7 @@ def _stale(path: Path) -> Iterator[Finding]:
 
 
 def _kernels(run: Run) -> Iterator[Finding]:
-    count = len(run.trace.kernels)
+    count = run.trace.num_kernels
     if not count:
         if run.records:
             found = (
@@ -86,7 +89,7 @@ def _kernels(run: Run) -> Iterator[Finding]:
                 "capture with --trace=cuda,nvtx on a GPU",
             )
         return
-    lost = int(np.count_nonzero(run.timeline.launch < 0))
+    lost = int(np.count_nonzero((run.timeline.launch < 0) & ~are_whole_graphs(run.trace)))
     if lost:
         text = f"{count:,}; {lost:,} of them have no launching call, so no step, layer or call"
         yield warn(
@@ -128,11 +131,21 @@ def _many(count: int) -> str:
     return "1 kernel" if count == 1 else f"{count} kernels"
 
 
+def _spent_in(run: Run, mine: Bool) -> str:
+    """These kernels' share of the GPU time, "" where there is none."""
+    kernels = run.trace.kernels
+    spent = kernels.end - kernels.start
+    return percent(int(spent[mine].sum()) / int(spent.sum())) if spent[mine].any() else ""
+
+
 def _graphs(run: Run) -> Iterator[Finding]:
     whole = run.trace.info.whole_graph_launches
     inside = int(np.count_nonzero(run.trace.kernels.graph_node))
     if whole:
         found = f"{whole:,} CUDA graph launches were recorded whole: the kernels inside are not in the trace"
+        spent = _spent_in(run, are_whole_graphs(run.trace))
+        if spent:
+            found += f", {spent} of the GPU time with them"
         yield fail("graphs", found, "capture with --cuda-graph-trace=node (attnprof run does)")
     elif inside:
         yield ok("graphs", f"{inside:,} kernels inside CUDA graphs, recorded one by one")

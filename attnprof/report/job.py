@@ -46,7 +46,7 @@ def ranks_table(job: Job) -> Table:
     rows, shown = [], []
     gpus = {rank.gpu for rank in job.ranks if not rank.error}
     for rank in job.ranks:
-        share = rank.attention_ns / rank.gpu_ns if rank.gpu_ns else None
+        share = rank.attention_ns / rank.gpu_ns if rank.gpu_ns and not rank.graph_ns else None
         check = _check(rank)
         times = (rank.gpu_ns, rank.communication_ns, rank.attention_ns)
         counts = (len(rank.step_walls), rank.wall_ns, rank.kernels)
@@ -91,7 +91,7 @@ def phases_table(job: Job) -> Table:
     )  # fmt: skip
     rows, shown = [], []
     for p in job.phases:
-        share = p.attention_ns / p.gpu_ns if p.gpu_ns else None
+        share = p.attention_ns / p.gpu_ns if p.gpu_ns and not p.graph_ns else None
         walls = (p.wall_median_ns, p.slowest, p.slowest_wall_ns)
         rows.append((p.phase, p.ranks, p.steps, p.gpu_ns, p.attention_ns, share, *walls))
         times = [duration(p.gpu_ns), duration(p.attention_ns), percent(share), duration(p.wall_median_ns)]

@@ -27,7 +27,7 @@ def phases_table(phases: Sequence[PhaseTotal]) -> Table:
         Column("waiting_share", "waiting/wall", right=True),
         Column("idle_ns"), Column("waiting_ns"), Column("device_wall_ns"), Column("attention_kernels"),
     )  # fmt: skip
-    any_kernel = any(phase.kernels for phase in phases)
+    any_kernel = any(phase.gpu_ns for phase in phases)
     rows, shown = [], []
     for p in phases:
         shares = (p.attention_share, p.idle_share, p.waiting_share)
@@ -56,13 +56,13 @@ def steps_table(phases: Sequence[PhaseTotal]) -> Table:
     )  # fmt: skip
     rows, shown = [], []
     for p in (p for p in phases if p.steps):
-        each = [value / p.steps if p.kernels else None for value in (p.kernels, p.gpu_ns, p.attention_ns)]
+        each = [value / p.steps if p.gpu_ns else None for value in (p.kernels, p.gpu_ns, p.attention_ns)]
         layers = (p.layer_ns, p.attention_layer_ns)
         rows.append((p.phase, p.median_ns, p.p95_ns, *each, *layers))
         kernels = "" if each[0] is None else f"{each[0]:,.1f}".removesuffix(".0")
         p95 = duration(p.p95_ns) if p.steps > 1 else ""
         shown.append([p.phase, duration(p.median_ns), p95, kernels, *map(duration, (*each[1:], *layers))])
-    means = ", means of GPU time" if any(p.kernels for p in phases) else " on the CPU"
+    means = ", means of GPU time" if any(p.gpu_ns for p in phases) else " on the CPU"
     return Table("steps", columns, rows, shown, f"Per step (in decode: per token): wall time{means}")
 
 
@@ -87,18 +87,18 @@ def time_sentences(phases: Sequence[PhaseTotal]) -> list[str]:
     by_name = {phase.phase: phase for phase in phases}
     decode = by_name.get("steady decode") or by_name.get("first decode")
     prefill, other = by_name.get("prefill"), by_name.get("other")
-    if decode is not None and decode.kernels:
+    if decode is not None and decode.gpu_ns:
         spread = f" (median; p95 {duration(decode.p95_ns)})" if decode.steps > 1 else ""
         sentences = [f"Decode takes {duration(decode.median_ns)} per token{spread}{_bound(decode)}."]
         sentences += _attention(decode, "decode", "a token's wall time")
-        if prefill is not None and prefill.kernels:
+        if prefill is not None and prefill.gpu_ns:
             idle = _share(prefill.idle_share, "the GPU is idle {} of it")
             attention = _share(prefill.attention_share, "attention is {} of its GPU time")
             whole = f"Prefill takes {duration(prefill.median_ns)}"
             sentences.append("; ".join(part for part in (whole, idle, attention) if part) + ".")
         return sentences
     for phase, name in ((prefill, "Prefill"), (other, "The trace, first kernel to last,")):
-        if phase is not None and phase.kernels and phase.wall_ns:
+        if phase is not None and phase.gpu_ns and phase.wall_ns:
             took = phase.median_ns if phase.steps else phase.wall_ns
             return [
                 f"{name} takes {duration(took)}{_bound(phase)}.",
@@ -124,6 +124,10 @@ def _bound(phase: PhaseTotal) -> str:
 
 
 def _attention(phase: PhaseTotal, name: str, of: str) -> list[str]:
+    if phase.graph_ns:
+        hidden = percent(phase.graph_ns / phase.gpu_ns)
+        told = f"{hidden} of {name}'s GPU time are CUDA graphs recorded whole".replace("it's", "its")
+        return [f"{told}: what of it is attention is not known."]
     if not phase.attention_ns:
         return []
     text = f"Attention is {percent(phase.attention_share)} of {name}'s GPU time".replace("it's", "its")

@@ -152,7 +152,10 @@ def _workload(workload: dict[str, Any], *, told: bool) -> str:
 
 def _volume(run: Recording) -> str:
     trace = run.trace
-    return f"{len(trace.kernels):,} kernels, {len(trace.api_calls):,} API calls, {len(trace.ranges):,} ranges"
+    graphs = trace.info.whole_graph_launches
+    whole = f"{graphs:,} CUDA graphs recorded whole, " if graphs else ""
+    calls, ranges = len(trace.api_calls), len(trace.ranges)
+    return f"{trace.num_kernels:,} kernels, {whole}{calls:,} API calls, {ranges:,} ranges"
 
 
 def _story(splits: list[SplitRow], kinds: list[LayerKind], result: CheckResult) -> list[str]:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from attnprof.trace.tables import Bool
     from attnprof.trace.timeline import Timeline
 
-_GROUP_COLOURS = dict(
-    zip(GROUPS, (COLOURS[1], COLOURS[0], COLOURS[3], COLOURS[4], COLOURS[5], "#999999"), strict=True)
-)
+_GROUP_COLOURS = dict(zip(GROUPS, (*(COLOURS[n] for n in (1, 0, 3, 4, 5, 2)), "#999999"), strict=True))
 _MOST_BARS = 60_000
 _NO_KERNELS = "there is nothing to plot: the run holds no GPU kernels"
 _RECORD_ON_GPU = "record it on a machine with an NVIDIA GPU, or import such a trace"

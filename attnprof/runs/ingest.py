@@ -103,7 +103,7 @@ def trace_summary(trace: Trace) -> dict[str, Any]:
     info["path"] = Path(trace.info.path).name
     return {
         **info,
-        "kernels": len(trace.kernels),
+        "kernels": trace.num_kernels,
         "api_calls": len(trace.api_calls),
         "ranges": len(trace.ranges),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from attnprof.trace.nsys_texts import Texts, as_text
 from attnprof.trace.nvtx_ranges import read_ranges
 from attnprof.trace.sqlite_columns import Database
 from attnprof.trace.tables import (
+    WHOLE_GRAPH,
     ApiCalls,
     Copies,
     Kernels,
@@ -40,6 +41,7 @@ from attnprof.trace.tables import (
     TraceInfo,
     in_time_order,
 )
+from attnprof.trace.whole_graphs import with_whole_graphs
 
 _VERSIONS = ("META_DATA_EXPORT", "EXPORT_META_DATA")
 
@@ -49,7 +51,7 @@ _SHAPE = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ")
 _LAUNCHED = {"start": None, "end": None, "deviceId": 0, "streamId": 0, "correlationId": -1, "globalPid": 0}
 _KERNEL = {**_LAUNCHED, "demangledName": None, "graphNodeId": 0, **dict.fromkeys(_SHAPE, 0)}
 _RUNTIME = {"start": None, "end": None, "globalTid": 0, "correlationId": -1, "nameId": -1}
-_READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, **dict.fromkeys(COPIES, _LAUNCHED)}
+_READ = {KERNEL: _KERNEL, RUNTIME: _RUNTIME, **dict.fromkeys((*COPIES, GRAPH), _LAUNCHED)}
 
 # Warnings of the recorder that bear on what a trace can answer; the others are about sampling, OpenGL, …
 _WORTH_SHOWING = re.compile(
@@ -94,17 +96,15 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
     calls = _read_calls(db, texts)
     ranges, domains, lost = read_ranges(db, texts)
     exporter, schema = _versions(db)
-    graphs, graph_ns = 0, 0
-    if GRAPH in db.tables:
-        spent = f"SELECT count(*), coalesce(sum(max(0, end - start)), 0) FROM {GRAPH}"
-        graphs, graph_ns = map(int, db.rows(GRAPH, spent).fetchone())
+    whole = _read_launched(db, (GRAPH,))
+    graphs, graph_ns = len(whole), int(np.maximum(0, whole.end - whole.start).sum())
     notes = [_NVTX_TOO_NEW] if lost else []
     if KERNEL not in db.tables:
         notes.append(f"no {KERNEL} table: nsys recorded no CUDA kernel")
     if graphs:
         notes.append(
             f"{graphs} CUDA graph launches were recorded whole, without the kernels inside: their "
-            f"{graph_ns / 1e6:.3g} ms are in no GPU time shown; "
+            f"{graph_ns / 1e6:.3g} ms count as GPU time, of no kernel; "
             "capture with --cuda-graph-trace=node to see them"
         )
     if schema and not schema.startswith("3."):
@@ -122,8 +122,12 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
     )
     nodes = read_graph_nodes(db) if np.any(kernels.graph_node) else None
     named = _only(texts.all, kernels.name, calls.name, ranges.name, ranges.domain)
+    if graphs:
+        kernels, of_kernels = with_whole_graphs(kernels, of_kernels, whole, len(named))
+        named.append(WHOLE_GRAPH)
     details = read_details(db, of_kernels) if with_details else None
-    return Trace(info, kernels, calls, ranges, named, _read_copies(db), details=details, graph_nodes=nodes)
+    copies = _read_launched(db, COPIES)
+    return Trace(info, kernels, calls, ranges, named, copies, details=details, graph_nodes=nodes)
 
 
 def _only(texts: list[str], *used: Narrow) -> list[str]:
@@ -161,8 +165,9 @@ def _read_kernels(db: Database, texts: Texts, with_details: bool) -> tuple[Kerne
     return kernels, {name: c[name] for name in more}
 
 
-def _read_copies(db: Database) -> Copies:
-    parts = [_columns(db, table) for table in COPIES]
+def _read_launched(db: Database, tables: Sequence[str]) -> Copies:
+    """What was launched besides kernels, as these tables hold it."""
+    parts = [_columns(db, table) for table in tables]
     c = in_time_order({key: np.concatenate([part[key] for part in parts]) for key in _LAUNCHED})
     return Copies(
         start=c["start"],

@@ -21,6 +21,7 @@ Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
 TraceFormat = Literal["nsys-sqlite", "torch-json"]
+WHOLE_GRAPH = "CUDA graph recorded whole"  # the name of a row among the kernels that is a whole graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,3 +272,11 @@ class Trace:
     attention_ops: AttentionOps | None = None
     details: NsysDetails | None = None
     graph_nodes: GraphNodes | None = None
+
+    @property
+    def num_kernels(self) -> int:
+        """How many kernels it holds: CUDA graphs recorded whole have rows among them, but are none."""
+        if not self.info.whole_graph_launches:
+            return len(self.kernels)
+        graphs = [index for index, text in enumerate(self.strings) if text == WHOLE_GRAPH]
+        return int(np.count_nonzero(~np.isin(self.kernels.name, graphs)))

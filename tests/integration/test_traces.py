@@ -19,6 +19,7 @@ from attnprof.machine.find_nsys import find_nsys
 from attnprof.trace.open_trace import open_trace
 from attnprof.trace.range_names import DECODE, PREFILL
 from attnprof.trace.timeline import build_timeline
+from attnprof.trace.whole_graphs import without_whole_graphs
 from tests.conftest import SHARED, TESTS
 
 OURS = sorted((TESTS / "data" / "traces").glob("*.gz"))
@@ -60,7 +61,7 @@ def counted(db, table, columns="count(*)", where="1"):
 
 @pytest.mark.parametrize("path", NSYS, ids=lambda p: p.name)
 def test_nsys_tables_count_as_plain_sql_does(path, unpacked):
-    trace = open_trace(path)
+    trace = without_whole_graphs(open_trace(path))
     db = sqlite3.connect(unpacked(path))
     spent = "count(*), sum(end - start), sum(correlationId)"
     for table, rows in (
@@ -83,7 +84,7 @@ def test_nsys_tables_count_as_plain_sql_does(path, unpacked):
 
 @pytest.mark.parametrize("path", NSYS, ids=lambda p: p.name)
 def test_nsys_names_and_launches_are_those_of_plain_sql(path, unpacked):
-    trace = open_trace(path)
+    trace = without_whole_graphs(open_trace(path))
     timeline = build_timeline(trace)
     db = sqlite3.connect(unpacked(path))
     if not len(trace.kernels):
