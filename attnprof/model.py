@@ -125,6 +125,8 @@ class Prediction:
     ``num_splits`` is None where the call is refused or launches nothing. ``backend`` is who takes the call
     where a library has several and was asked which; launches of others than its flash backend are not told.
     ``plan`` is what a library's planner answers for a batch, field by field, () for libraries without one.
+    ``splits_of_requests``: how many splits of each request hold keys, () where all have ``num_splits``;
+    ``all_lengths_known`` is False where only the longest was, and stood for all.
     """
 
     launches: tuple[KernelLaunch, ...] = ()
@@ -133,3 +135,5 @@ class Prediction:
     reasons: tuple[Reason, ...] = field(default=(), compare=False)
     backend: str | None = None
     plan: tuple[tuple[str, object], ...] = ()
+    splits_of_requests: tuple[int, ...] = ()
+    all_lengths_known: bool = True

@@ -32,6 +32,8 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_mla": "attnprof.dispatch.flash_mla",
     "flex_attention": "attnprof.dispatch.flex_attention",
     "aiter": "attnprof.dispatch.aiter",
+    "vllm_triton": "attnprof.dispatch.vllm_triton",
+    "sglang_triton": "attnprof.dispatch.sglang_triton",
 }
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
 _ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"
@@ -111,7 +113,7 @@ def predict(
     Raises UsageError for a library or version whose rules are not known.
     """
     asked = library(call.library)
-    if gpu.vendor != asked.vendor:
+    if asked.vendor not in (gpu.vendor, "any"):
         raise UsageError(
             f"{call.library} is not predicted on {gpu.name}: "
             f"its rules are those of {_VENDORS[asked.vendor]} GPUs",

@@ -97,7 +97,7 @@ class AttentionLibrary(Protocol):
     module: str = ""  # a top-level module whose text tells the version better than its package
     files: tuple[str, ...] = ()  # files beside that module which tell more
     modelled: str = "its launches are modelled"
-    vendor: Literal["nvidia", "amd"] = "nvidia"  # whose GPUs its rules are of
+    vendor: Literal["nvidia", "amd", "any"] = "nvidia"  # whose GPUs its rules are of
     when_absent: str = ""  # what to say where it is not installed, if anything
 
     @property

@@ -13,7 +13,7 @@ class Aiter(LibraryOfVersions):
     folder = "attnprof.dispatch.aiter"
     entries = ("fwd", "varlen_fwd", "fwd_kvcache")
     packages = ("amd-aiter",)
-    vendor: Literal["nvidia", "amd"] = "amd"
+    vendor: Literal["nvidia", "amd", "any"] = "amd"
     modelled = "its split counts are modelled"
 
 

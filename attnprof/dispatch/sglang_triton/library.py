@@ -1,0 +1,29 @@
+"""SGLang's Triton backend as the registry knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attnprof.dispatch.library import LibraryOfVersions
+from attnprof.model import Entry
+
+_FUNCTIONS: Mapping[Entry, str] = {
+    "fwd_kvcache": "decode of SGLang's triton backend",
+    "batch_paged": "extend of SGLang's triton backend",
+}
+
+
+class SglangTriton(LibraryOfVersions):
+    """``--attention-backend triton`` of the sglang package, on NVIDIA GPUs.
+
+    On AMD GPUs it may take another kernel by sequence length, and other tiles: not modelled.
+    """
+
+    folder = "attnprof.dispatch.sglang_triton"
+    entries = ("fwd_kvcache", "batch_paged")
+    functions = _FUNCTIONS
+    packages = ("sglang",)
+    modelled = "its Triton backend is modelled"
+
+
+LIBRARY = SglangTriton()
