@@ -16,9 +16,11 @@ from benchmarks.gpu_evidence.calls import matrix
 from benchmarks.gpu_evidence.package import with_caches, within
 
 _CALLS = 20_000
+_ARCH = re.compile(r"^arch = (\w+)$")
 _FUNCTION = re.compile(r"^ *Function (\S+):\s*$")
 _REGISTERS = re.compile(r"REG:(\d+)")
 _SHARED = re.compile(r"SHARED:(\d+)")
+Used = tuple[int, int]  # registers a thread, static shared memory in bytes
 
 
 def check_built(folder: Path, version: str, head_dims: Sequence[int], dtypes: Sequence[str]) -> int:
@@ -35,7 +37,7 @@ def check_built(folder: Path, version: str, head_dims: Sequence[int], dtypes: Se
         print(f"error: it does not load: {loaded.stderr.strip()[-2000:]}", file=sys.stderr)
         return 1
     print(f"loads: {loaded.stdout.strip()}")
-    there = set(kernel_resources(library))
+    there = {name for _, name in kernel_resources(library)}
     wanted = predicted_kernels(version, head_dims, dtypes)
     missing = sorted(wanted - there)
     print(f"kernels: {len(there)} in the binary, {len(wanted)} distinct ones predicted for {_CALLS:,} calls")
@@ -45,21 +47,27 @@ def check_built(folder: Path, version: str, head_dims: Sequence[int], dtypes: Se
     return 1 if missing else 0
 
 
-def kernel_resources(library: Path) -> dict[str, tuple[int, int]]:
-    """(registers a thread, static shared memory in bytes) by demangled kernel name, read by cuobjdump."""
+def kernel_resources(library: Path) -> dict[tuple[str, str], Used]:
+    """What each kernel uses, by architecture (``sm_90``) and demangled name, read by cuobjdump."""
     tool = find_cuobjdump()
     said = subprocess.run([tool, "-res-usage", str(library)], capture_output=True, text=True, check=True)
-    names, used = [], []
+    arch, name = "", ""
+    used: dict[tuple[str, str], Used] = {}
     for line in said.stdout.splitlines():
-        if found := _FUNCTION.match(line):
-            names.append(found[1])
-        elif "REG:" in line and len(used) < len(names):
+        if found := _ARCH.match(line):
+            arch = found[1]
+        elif found := _FUNCTION.match(line):
+            name = found[1]
+        elif name and "REG:" in line:
             registers, shared = _REGISTERS.search(line), _SHARED.search(line)
-            used.append((int(registers[1]) if registers else 0, int(shared[1]) if shared else 0))
+            used[arch, name] = (int(registers[1]) if registers else 0, int(shared[1]) if shared else 0)
+            name = ""
+    names = sorted({name for _, name in used})
     demangled = subprocess.run(
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     )
-    return dict(zip(map(as_predicted, demangled.stdout.splitlines()), used, strict=True))
+    spelled = dict(zip(names, map(as_predicted, demangled.stdout.splitlines()), strict=True))
+    return {(arch, spelled[name]): each for (arch, name), each in used.items()}
 
 
 def find_cuobjdump() -> str:

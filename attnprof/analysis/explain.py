@@ -92,7 +92,7 @@ def explain(
         version,
         prediction,
         _weighed(call, prediction),
-        tuple(sm_fill(launch, gpu) for launch in prediction.launches),
+        tuple(sm_fill(launch, gpu, call.library, version) for launch in prediction.launches),
         None if live_seqlen is None else _live(call, gpu, version, prediction, live_seqlen),
         observed,
     )
@@ -304,10 +304,12 @@ def _fill(explained: Explanation) -> list[str]:
             f"only ({_percent(main.last_wave / main.slots)}), although it takes about as long as a full one."
         )
     counted = explained.rule("slots")
-    if counted and main.slots < int(counted[0]):
+    if counted and main.slots != int(counted[0]):
+        verb = "admits" if main.limited_by == "shared memory" else "admit"
+        known = f" ({main.registers} registers a thread)" if main.limited_by == "registers" else ""
         sentences.append(
-            f"The library counts {counted[0]} slots, but {main.limited_by} admits {main.per_sm} such block"
-            f"{'s' * (main.per_sm != 1)} per SM."
+            f"The library counts {counted[0]} slots, but {main.limited_by} {verb} {main.per_sm} such block"
+            f"{'s' * (main.per_sm != 1)} per SM{known}."
         )
     return sentences
 

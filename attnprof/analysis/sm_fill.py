@@ -1,10 +1,9 @@
 """How full the SMs are while an attention launch runs: thread blocks against what fits, wave by wave.
 
-Resident at once are as many thread blocks per SM as threads, blocks and shared memory admit, but of
-FlashAttention's main kernels no more than the library itself counts: 2, and 1 of FlashAttention-3.
-Registers, which a launch does not name, may admit fewer: the 255 per thread seen in traces admit 2 blocks of
-128 threads. Blocks are taken to spread over all SMs before any SM gets a second one, and to take equally
-long.
+Resident at once are as many thread blocks per SM as threads, blocks, shared memory and registers admit.
+Registers are known of the builds in ``kernel_resources.py``. Of other kernels it is said to be at most that,
+and of FlashAttention's main kernels at most what the library itself counts: 2, and 1 of FlashAttention-3.
+Blocks are taken to spread over all SMs before any SM gets a second one, and to take equally long.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from attnprof.analysis.kernel_resources import Resources, resources_of
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.gpus import resident_limits
 from attnprof.model import Gpu, KernelLaunch
@@ -23,15 +23,21 @@ if TYPE_CHECKING:
 
 COUNTED_PER_SM = {"fwd": 2, "fwd_splitkv": 2, "fa3_fwd": 1, "fa3_fwd_early": 1, "fa4_fwd": 1}
 _RESERVED_SMEM = 1024  # bytes the driver takes per block from sm 8.0 on
+_SMEM_STEP, _SMEM_STEP_BEFORE_8 = 128, 256  # bytes that shared memory is given out in
 _ELEMENT_BYTES = 2
+_REGISTERS_PER_QUARTER = 65536 // 4  # each quarter of an SM has its own
+_REGISTERS_STEP = 256  # that a warp's registers are given out in
+_WARP = 32
 
 
 @dataclass(frozen=True, slots=True)
 class SmFill:
     """One launch on one GPU; ``family`` as in ``dispatch/families.py``.
 
-    ``admitted_per_sm``: thread blocks that threads, blocks and shared memory admit on an SM, ``limited_by``
-    the tightest of these.  ``per_sm``: the same, at most what the library counts of its main kernels.
+    ``admitted_per_sm``: thread blocks that threads, blocks, shared memory and known registers admit on an SM,
+    ``limited_by`` the tightest of these.  ``per_sm``: the same, and unless it is ``exact`` no more than the
+    library counts of its main kernels.  ``exact``: registers and shared memory are those of ``source``, the
+    build that was read; else ``per_sm`` is at most that, and ``waves`` at least.
     ``slots``: ``per_sm`` x SMs.  ``waves``: thread blocks / slots.  ``last_wave``: thread blocks in the last
     wave.  ``sms_busy``: SMs that get any thread block.  ``fill``: used part of the slots over whole waves, 0
     to 1.
@@ -51,6 +57,9 @@ class SmFill:
     num_sms: int
     fill: float
     role: str = "main"
+    exact: bool = False
+    registers: int | None = None
+    source: str = ""
 
     @property
     def is_main(self) -> bool:
@@ -58,15 +67,20 @@ class SmFill:
         return self.role == "main"
 
 
-def sm_fill(launch: KernelLaunch, gpu: Gpu) -> SmFill:
+def sm_fill(launch: KernelLaunch, gpu: Gpu, library: str = "", version: str = "") -> SmFill:
     """How ``launch`` fills ``gpu``.
 
-    Dynamic shared memory is the launch's, or where a trace does not hold it, what the tile in the kernel's
-    name needs.
+    ``library`` and ``version``: whose kernel it is, where that is known.  Dynamic shared memory is the
+    launch's, or where a trace does not hold it, what the tile in the kernel's name needs.
     """
     signature = parse_kernel_name(launch.kernel)
-    admitted, limited_by = _admitted(launch, signature, gpu)
-    per_sm = min(admitted, COUNTED_PER_SM.get(signature.family, admitted))
+    stated = resources_of(launch.kernel, gpu, library, version) if library else None
+    limits = _limits(launch, signature, gpu, stated)
+    limited_by = min(limits, key=lambda name: limits[name])
+    admitted = limits[limited_by]
+    # Where shared memory is not known, one block fits all the same, or it would not have been launched.
+    exact = stated is not None and (_smem_known(launch, signature) or admitted == 1)
+    per_sm = admitted if exact else min(admitted, COUNTED_PER_SM.get(signature.family, admitted))
     thread_blocks, slots = prod(launch.grid), per_sm * gpu.num_sms
     whole = -(-thread_blocks // slots) if slots else 0
     return SmFill(
@@ -84,18 +98,48 @@ def sm_fill(launch: KernelLaunch, gpu: Gpu) -> SmFill:
         num_sms=gpu.num_sms,
         fill=thread_blocks / (whole * slots) if whole else 0.0,
         role=signature.role,
+        exact=exact,
+        registers=stated.registers if stated else None,
+        source=stated.source if stated else "",
     )
 
 
-def _admitted(launch: KernelLaunch, signature: KernelSignature, gpu: Gpu) -> tuple[int, str]:
-    """(thread blocks per SM, what limits them); 0 where a single one has no room."""
+def _limits(
+    launch: KernelLaunch, signature: KernelSignature, gpu: Gpu, stated: Resources | None
+) -> dict[str, int]:
+    """Thread blocks per SM that each resource admits; 0 where a single one has no room."""
     threads, blocks = resident_limits(gpu)
-    smem = dynamic_smem(launch, signature)
-    limits = {"threads": threads // max(1, prod(launch.block)), "blocks": blocks}
-    if smem:
-        limits["shared memory"] = gpu.smem_per_sm // (smem + _RESERVED_SMEM)
-    limited_by = min(limits, key=lambda name: limits[name])
-    return limits[limited_by], limited_by
+    size = max(1, prod(launch.block))
+    limits = {"threads": threads // (-(-size // _WARP) * _WARP), "blocks": blocks}
+    smem = dynamic_smem(launch, signature) + (stated.static_smem if stated else 0)
+    if smem or stated:
+        limits["shared memory"] = blocks_by_smem(smem, gpu)
+    if stated:
+        limits["registers"] = blocks_by_registers(stated.registers, size)
+    return limits
+
+
+def blocks_by_smem(smem: int, gpu: Gpu) -> int:
+    """Thread blocks of ``smem`` bytes that one SM's shared memory holds at its largest."""
+    before_8 = gpu.sm_major < 8
+    step = _SMEM_STEP_BEFORE_8 if before_8 else _SMEM_STEP
+    taken = -(-(smem + (0 if before_8 else _RESERVED_SMEM)) // step) * step
+    return gpu.smem_per_sm // taken if taken else resident_limits(gpu)[1]
+
+
+def blocks_by_registers(registers: int, threads: int) -> int:
+    """Thread blocks of ``threads`` threads that an SM's registers hold, a quarter of them for each warp.
+
+    Source: cuda_occupancy.h of CUDA 13.0, ``cudaOccMaxBlocksPerSMRegsLimit``, for sm 7.0 to 12.1.
+    """
+    per_warp = -(-registers * _WARP // _REGISTERS_STEP) * _REGISTERS_STEP
+    warps = _REGISTERS_PER_QUARTER // per_warp * 4
+    return warps // -(-threads // _WARP)
+
+
+def _smem_known(launch: KernelLaunch, signature: KernelSignature) -> bool:
+    """Whether the launch's dynamic shared memory is known, if only to be none."""
+    return dynamic_smem(launch, signature) > 0 or signature.family == "fwd_splitkv_combine"
 
 
 def dynamic_smem(launch: KernelLaunch, signature: KernelSignature) -> int:
@@ -107,14 +151,19 @@ def dynamic_smem(launch: KernelLaunch, signature: KernelSignature) -> int:
     return (block_m + 2 * block_n) * head_dim * _ELEMENT_BYTES
 
 
-def fill_rows(calls: Iterable[CheckedCall], gpu: Gpu) -> list[dict[str, Any]]:
+def fill_rows(
+    calls: Iterable[CheckedCall], gpu: Gpu, library: str = "", version: str = ""
+) -> list[dict[str, Any]]:
     """A plain row per observed attention launch, for a DataFrame: where it ran, grid and SmFill."""
     known: dict[KernelLaunch, dict[str, Any]] = {}
     rows = []
     for call in calls:
         for launch in call.observed.launches if call.observed else ():
             if launch not in known:
-                known[launch] = {"grid": "x".join(map(str, launch.grid)), **asdict(sm_fill(launch, gpu))}
+                known[launch] = {
+                    "grid": "x".join(map(str, launch.grid)),
+                    **asdict(sm_fill(launch, gpu, library, version)),
+                }
             where = {"seq": call.seq, "step": call.step, "phase": call.phase, "layer": call.layer}
             rows.append(where | known[launch])
     return rows

@@ -8,6 +8,7 @@ from typing import Any
 from attnprof.analysis.explain import Explanation, LiveKeys, in_words
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import AttentionCall, KernelLaunch
+from attnprof.report.occupancy import at_most, fill_note
 from attnprof.report.tables import Column, Table, duration, make_console, percent, print_table, to_markdown
 from attnprof.report.text import labelled
 from attnprof.safety.quoting import markdown_words
@@ -78,7 +79,7 @@ def launches_table(explained: Explanation) -> Table:
             )
         )
         shown.append([
-            fill.kernel, grid, str(launch.block[0]), f"{fill.thread_blocks:,}", str(fill.per_sm),
+            fill.kernel, grid, str(launch.block[0]), f"{fill.thread_blocks:,}", at_most(fill),
             _waves(fill.waves), last, busy,
         ])  # fmt: skip
     return Table("launches", columns, rows, shown, "Launches")
@@ -164,12 +165,6 @@ def _tables(explained: Explanation) -> list[Table]:
     return [*tables, launches_table(explained), observed_table(explained)]
 
 
-_FILL_NOTE = (
-    "per SM: what threads and shared memory admit, at most what the library counts; registers, unknown "
-    "before the launch, may admit fewer"
-)
-
-
 def print_explanation(explained: Explanation) -> None:
     """The answer in words, then every step it rests on."""
     console = make_console()
@@ -185,7 +180,7 @@ def print_explanation(explained: Explanation) -> None:
             print_table(table, console)
     if explained.fills:
         console.print()
-        labelled(console, "note", _FILL_NOTE)
+        labelled(console, "note", fill_note(explained.fills))
     if explained.observed is not None:
         checked = explained.observed
         labelled(

@@ -15,6 +15,7 @@ from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.explanation import strength
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
 from attnprof.report.explain import call_in_words
+from attnprof.report.occupancy import at_most
 from attnprof.report.tables import Column, Table, percent
 from attnprof.safety.redact import redact_command
 
@@ -195,7 +196,7 @@ def _fill_table(result: CheckResult) -> Table | None:
         for launch in (launches or ())[:1]:
             counts[launch, observed] = counts.get((launch, observed), 0) + 1
     rows = [
-        (launch, observed, count, sm_fill(launch, result.gpu))
+        (launch, observed, count, sm_fill(launch, result.gpu, result.library or "", result.version or ""))
         for (launch, observed), count in sorted(counts.items(), key=lambda item: -item[1])
         if all(launch.grid)
     ][:_FILL_ROWS]
@@ -203,22 +204,30 @@ def _fill_table(result: CheckResult) -> Table | None:
         return None
     columns = (
         Column("source"), Column("kernel"), Column("grid"), Column("calls", right=True),
-        Column("thread_blocks", "thread blocks", right=True), Column("slots", right=True),
-        Column("waves", right=True), Column("sms_busy", "SMs busy", right=True),
+        Column("thread_blocks", "thread blocks", right=True), Column("per_sm", "per SM", right=True),
+        Column("slots", right=True), Column("waves", right=True), Column("sms_busy", "SMs busy", right=True),
         Column("fill", "of the slots used", right=True),
     )  # fmt: skip
     values = [_fill_row(*row) for row in rows]
     shown = [
-        [*(str(v) for v in row[:3]), *(f"{v:,}" for v in row[3:6]), f"{row[6]:.2f}", busy, percent(row[8])]
-        for row, busy in zip(values, (f"{r[3].sms_busy} of {r[3].num_sms}" for r in rows), strict=True)
+        [
+            *(str(v) for v in row[:3]),
+            *(f"{v:,}" for v in row[3:5]),
+            at_most(fill),
+            f"{row[6]:,}",
+            f"{row[7]:.2f}",
+            f"{fill.sms_busy} of {fill.num_sms}",
+            percent(row[9]),
+        ]
+        for row, (_, _, _, fill) in zip(values, rows, strict=True)
     ]
     return Table("sm_fill", columns, values, shown, "SM fill")
 
 
 def _fill_row(launch: KernelLaunch, observed: bool, count: int, fill: SmFill) -> tuple[Any, ...]:
     source, grid = "observed" if observed else "predicted", "x".join(map(str, launch.grid))
-    sizes = (fill.thread_blocks, fill.slots, round(fill.waves, 4), fill.sms_busy, round(fill.fill, 4))
-    return source, fill.kernel, grid, count, *sizes
+    room = (fill.thread_blocks, fill.per_sm, fill.slots, round(fill.waves, 4))
+    return source, fill.kernel, grid, count, *room, fill.sms_busy, round(fill.fill, 4)
 
 
 class _Strings:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from attnprof.analysis.sm_fill import sm_fill
 from attnprof.dispatch.libraries import FLASH
+from attnprof.report.occupancy import per_sm
 from attnprof.report.tables import Column, Table, make_console, print_table
 from attnprof.safety.next_command import next_command
 from attnprof.safety.printable import printable
@@ -148,6 +150,7 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
         labelled(console, "launch", launch.kernel)
         grid, block = "x".join(map(str, launch.grid)), "x".join(map(str, launch.block))
         smem = f", {launch.dynamic_smem:,} bytes of dynamic shared memory" if launch.dynamic_smem else ""
-        labelled(console, "", f"grid {grid}, block {block}{smem}")
+        room = per_sm(sm_fill(launch, gpu, call.library, version))
+        labelled(console, "", f"grid {grid}, block {block}{smem}, {room}")
     if prediction.num_splits is not None:
         labelled(console, "num_splits", str(prediction.num_splits))

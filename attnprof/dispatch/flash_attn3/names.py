@@ -181,6 +181,8 @@ _HOPPER_FLAGS = ("MmaPV_is_RS", "IntraWGOverlap", "PackGQA", "Split", "V_colmajo
 _PLAN_FLAGS = ("LPT", "Sort", "Prepared")  # the last of ten arguments of the packed batches' scheduler
 _FLAGS = {  # mainloop, how many booleans it names -> which
     ("CollectiveMainloopFwdSm90", 12): (*_MASK_FLAGS, "HasQv", *_HOPPER_FLAGS),
+    # vllm 0.33.0 and sglang-kernel 0.4.10: one more, set in some of the kernels with HasQv and in no others
+    ("CollectiveMainloopFwdSm90", 13): (*_MASK_FLAGS, "HasQv", "HasQv_and", *_HOPPER_FLAGS),
     ("CollectiveMainloopFwdSm90", 11): (*_MASK_FLAGS, *_HOPPER_FLAGS),
     ("CollectiveMainloopFwdSm80", 8): (*_MASK_FLAGS, "PackGQA", "Split"),
 }
