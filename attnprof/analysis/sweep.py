@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ import numpy.typing as npt
 
 from attnprof.analysis.sum_order import SumOrder, sum_order
 from attnprof.dispatch.heuristic import MAX_SPLITS
-from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.dispatch.libraries import library, predict
 from attnprof.dispatch.library import NO_PREDICTION, SplitCounter
 from attnprof.dispatch.names.kernel_names import short_name
@@ -68,6 +66,10 @@ class Sweep:
     def arithmetic(self) -> Ints:
         """A number per call, equal where split count, kernels and tiles are: the keys are summed alike."""
         return self.num_splits.astype(np.int64) * max(1, len(self.orders)) + self.order
+
+    def refusal(self, row: int, column: int) -> str | None:
+        """Why the library refuses a call; None where it does not."""
+        return _predict(self.settings[row], self.along, int(self.values[column])).error
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,80 +226,3 @@ def _launches(setting: Setting, along: Along, value: int, count: int) -> Sequenc
 def launched(launches: Sequence[KernelLaunch]) -> str:
     """The kernels' own names, in order."""
     return " + ".join(short_name(launch.kernel) for launch in launches)
-
-
-@dataclass(frozen=True, slots=True)
-class Differing:
-    """Neighbouring batch sizes that sum in another order than the reference at the same lengths."""
-
-    batches: Interval
-    seqlen_k: Intervals
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Invariance:
-    """Where one setting's order of summation, by split count, kernels and tiles, depends on the batch.
-
-    ``reference``: the batch compared with, the smallest.  ``differing``: the others that differ anywhere,
-    ``num_differing`` in all.
-    ``constant``: the longest run of batch sizes with equal counts at every length, and how many it has.
-    ``same_for_all``: the lengths at which all batches agree.
-    """
-
-    setting: Setting
-    reference: int
-    batches: tuple[int, ...]
-    differing: tuple[Differing, ...]
-    num_differing: int
-    constant: Interval
-    constant_batches: int
-    same_for_all: Intervals
-
-
-def invariance(result: Sweep) -> list[Invariance]:
-    """Each setting's order of summation, batch against batch, in a sweep along seqlen_k over batches."""
-    groups: dict[Any, list[int]] = {}
-    for row, setting in enumerate(result.settings):
-        alike = replace(setting, call=replace(setting.call, batch=1))
-        groups.setdefault(alike, []).append(row)
-    by_batch = [sorted(rows, key=lambda row: result.settings[row].call.batch) for rows in groups.values()]
-    return [_invariance(result, rows) for rows in by_batch]
-
-
-def _invariance(result: Sweep, rows: list[int]) -> Invariance:
-    batches = tuple(result.settings[row].call.batch for row in rows)
-    counts = result.arithmetic[rows]
-    differs = counts != counts[0]
-    others = (differs[1:] != differs[:-1]).any(axis=1) | (np.diff(batches) != 1)
-    edges = [0, *(np.flatnonzero(others) + 1).tolist(), len(rows)]
-    differing = tuple(
-        Differing(
-            Interval(batches[first], batches[after - 1]),
-            spans_of(differs[first], result.values),
-            float(differs[first].mean()),
-        )
-        for first, after in pairwise(edges)
-        if differs[first].any()
-    )
-    breaks = [0, *(np.flatnonzero((counts[1:] != counts[:-1]).any(axis=1)) + 1).tolist(), len(rows)]
-    first, after = max(pairwise(breaks), key=lambda run: run[1] - run[0])
-    return Invariance(
-        setting=result.settings[rows[0]],
-        reference=batches[0],
-        batches=batches,
-        differing=differing,
-        num_differing=int(differs.any(axis=1).sum()),
-        constant=Interval(batches[first], batches[after - 1]),
-        constant_batches=after - first,
-        same_for_all=spans_of(~differs.any(axis=0), result.values),
-    )
-
-
-def spans_of(chosen: npt.NDArray[np.bool_], values: Ints) -> Intervals:
-    """The chosen values as runs of neighbours."""
-    edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
-    return tuple(
-        Interval(int(values[first]), int(values[after - 1]))
-        for first, after in zip(edges[::2], edges[1::2], strict=True)
-    )

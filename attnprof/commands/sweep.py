@@ -70,8 +70,8 @@ def sweep(
         bool,
         typer.Option(
             "--invariance",
-            help="The batch sizes and lengths at which the split count, hence the order of summation, "
-            "differs from the smallest batch.",
+            help="The batch sizes, and numbers of queries, at which split count, kernel or tile, hence the "
+            "order of summation, differ from the smallest.",
         ),
     ] = False,
     every: Annotated[
@@ -94,6 +94,7 @@ def sweep(
       attnprof sweep --seqlen-k 1:8192 --batch 1,8,32 --gpu a100,h200,h20 --plot splits.png
       attnprof sweep --seqlen-k 4096 --batch 10:50 --num-heads 40 --num-heads-k 8
       attnprof sweep --seqlen-k 1:8192 --batch 1:64 --invariance
+      attnprof sweep --seqlen-k 4096 --seqlen-q 1:16 --invariance
       attnprof sweep --seqlen-k 1:8192 --version 2.5.6,2.8.3 --format csv
     """
     from attnprof.analysis.sweep import sweep as run_sweep
@@ -117,9 +118,10 @@ def sweep(
     direction = "seqlen_k" if invariance else _direction(along, ranges)
     _refuse_too_many(ranges, names, direction)
     values = {name: each.values() for name, each in ranges.items()}
-    if invariance and len(values["batch"]) < 2:
+    if invariance and len(values["batch"]) < 2 and len(values["seqlen_q"]) < 2:
         raise UsageError(
-            "--invariance compares batch sizes, and --batch names one", hint="give several: --batch 1:64"
+            "--invariance compares batch sizes or queries, and --batch and --seqlen-q name one each",
+            hint="give several: --batch 1:64, or --seqlen-q 1:16",
         )
     settings = list(_settings(values, names, call_flags, direction))
     result = run_sweep(settings, direction, values[direction])
@@ -218,8 +220,8 @@ def _write_changes(result: Sweep, output_format: TableFormat, plot: Path | None)
 
 
 def _write_invariance(result: Sweep, output_format: TableFormat) -> None:
-    from attnprof.analysis.sweep import invariance
-    from attnprof.report.sweep import invariance_objects, invariance_table, print_invariance
+    from attnprof.analysis.invariance import invariance
+    from attnprof.report.invariance import invariance_objects, invariance_tables, print_invariance
     from attnprof.report.tables import write_table
 
     found = invariance(result)
@@ -230,7 +232,10 @@ def _write_invariance(result: Sweep, output_format: TableFormat) -> None:
 
         print(json.dumps(invariance_objects(found), indent=1))
     else:
-        write_table(invariance_table(found), output_format.value)
+        for number, table in enumerate(invariance_tables(found)):
+            if number:
+                print()
+            write_table(table, output_format.value)
 
 
 def _write_points(result: Sweep, output_format: TableFormat) -> None:

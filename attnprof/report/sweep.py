@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from attnprof.analysis.sweep import Invariance, Setting, Stretch, Sweep, stretches
-from attnprof.dispatch.intervals import Interval, Intervals
-from attnprof.report.tables import Column, Table, make_console, percent, print_table
+from attnprof.analysis.sweep import Setting, Stretch, Sweep, stretches
+from attnprof.dispatch.intervals import Interval
+from attnprof.report.tables import Column, Table, make_console, print_table
 from attnprof.report.text import labelled
 
 AXES = (
@@ -19,8 +19,7 @@ AXES = (
     "batch", "max_splits",
 )  # fmt: skip
 UNITS = {"seqlen_k": "keys", "seqlen_q": "queries", "batch": "sequences"}
-_TEXT_AXES = ("library", "version", "gpu", "entry")
-_INTERVALS_SHOWN = 3
+TEXT_AXES = ("library", "version", "gpu", "entry")
 _SHORT_KERNELS = {
     "flash_fwd_kernel": "flash_fwd",
     "flash_fwd_splitkv_kernel": "splitkv",
@@ -52,7 +51,7 @@ def varying(settings: Sequence[Setting], along: str) -> list[str]:
 def changes_table(result: Sweep, found: Sequence[Stretch]) -> Table:
     """The change points; people see steps of equal height and width as one row."""
     names, along = axes_of(result.along), result.along
-    columns = [Column(name, right=name not in _TEXT_AXES) for name in names]
+    columns = [Column(name, right=name not in TEXT_AXES) for name in names]
     columns += [
         Column(f"{along}_from", along, right=True), Column(f"{along}_to", "change", right=True),
         Column("num_splits", "splits", right=True),
@@ -181,65 +180,6 @@ def points(result: Sweep) -> Iterator[tuple[Any, ...]]:
             at += 1
 
 
-def invariance_table(found: Sequence[Invariance]) -> Table:
-    """The batch sizes whose split count differs from the reference, and where."""
-    settings = [each.setting for each in found]
-    names = tuple(name for name in axes_of("seqlen_k") if name != "batch")
-    columns = [Column(name, right=name not in _TEXT_AXES) for name in names]
-    columns += [
-        Column("reference_batch"), Column("batch", right=True),
-        Column("seqlen_k", "differs at seqlen_k", wraps=True),
-        Column("share", "of the lengths", right=True),
-    ]  # fmt: skip
-    shown_axes = varying(settings, "seqlen_k")
-    rows, shown = [], []
-    for each in found:
-        axes = [axis_value(each.setting, name) for name in names]
-        for index, part in enumerate(each.differing):
-            every = ", ".join(map(str, part.seqlen_k))
-            rows.append((*axes, each.reference, str(part.batches), every, round(part.share, 4)))
-            named = [
-                str(v) if n in shown_axes and not index else "" for n, v in zip(names, axes, strict=True)
-            ]
-            shown.append([*named, "", str(part.batches), some(part.seqlen_k), percent(part.share)])
-    title = f"Sums ordered otherwise than at batch {found[0].reference}" if found else ""
-    return Table("invariance", columns, rows, shown, title)
-
-
-def some(intervals: Intervals) -> str:
-    """The first few of the intervals, and how many more there are."""
-    more = len(intervals) - _INTERVALS_SHOWN
-    shown = ", ".join(map(str, intervals[:_INTERVALS_SHOWN]))
-    return shown + (f" and {more} more" if more > 0 else "")
-
-
-def invariance_objects(found: Sequence[Invariance]) -> list[dict[str, Any]]:
-    """The same for JSON, with every interval as [first, last]."""
-
-    def pairs(intervals: Intervals) -> list[list[int | None]]:
-        return [[interval.low, interval.high] for interval in intervals]
-
-    names = [name for name in axes_of("seqlen_k") if name != "batch"]
-    return [
-        {
-            **{name: axis_value(each.setting, name) for name in names},
-            "batches": list(each.batches),
-            "reference_batch": each.reference,
-            "constant_batches": [each.constant.low, each.constant.high],
-            "same_for_all_batches": pairs(each.same_for_all),
-            "differing": [
-                {
-                    "batches": [part.batches.low, part.batches.high],
-                    "seqlen_k": pairs(part.seqlen_k),
-                    "share": part.share,
-                }
-                for part in each.differing
-            ],
-        }
-        for each in found
-    ]  # fmt: skip
-
-
 def print_sweep(result: Sweep, found: Sequence[Stretch], next_command: str) -> None:
     """What was swept, the change points, and what to do with them."""
     console = make_console()
@@ -252,63 +192,6 @@ def print_sweep(result: Sweep, found: Sequence[Stretch], next_command: str) -> N
     labelled(console, "points", f"{result.num_splits.size:,} predictions, {changes:,} changes")
     if next_command:
         labelled(console, "next", next_command)
-
-
-def print_invariance(result: Sweep, found: Sequence[Invariance]) -> None:
-    """Where the split count depends on the batch, in words and as a table."""
-    console = make_console()
-    for label, text in facts(result):
-        labelled(console, label, text)
-    shown_axes = varying([each.setting for each in found], "seqlen_k")
-    for each in found:
-        console.print()
-        which = ", ".join(
-            f"{name} {axis_value(each.setting, name)}" for name in shown_axes if name != "batch"
-        )
-        for index, sentence in enumerate(invariance_in_words(result, each)):
-            label = "answer" if index == 0 else ""
-            labelled(
-                console, label, f"{which}: {sentence}" if which and index == 0 else first_upper(sentence)
-            )
-    if any(each.differing for each in found):
-        console.print()
-        table = invariance_table(found)
-        console.print(table.title, style="bold")
-        print_table(table, console)
-
-
-def invariance_in_words(result: Sweep, each: Invariance) -> list[str]:
-    """Where the order of summation depends on the batch size, in sentences."""
-    low, high = int(result.values[0]), int(result.values[-1])
-    lengths = f"{low} to {high} keys"
-    if not each.differing:
-        return [
-            f"batch {Interval(each.batches[0], each.batches[-1])} all have the same split count, kernels and "
-            f"tiles at every length from {lengths}: the order of summation does not depend on the batch."
-        ]
-    sentences = [
-        f"the order of summation depends on the batch: {each.num_differing} of {len(each.batches)} batch "
-        f"sizes differ from batch {each.reference} at some length from {lengths}, in "
-        "split count, kernel or tile. There the keys are summed in another order, and the low bits of the "
-        "output may differ."
-    ]
-    if each.constant_batches > 1:
-        sentences.append(
-            f"The longest range of batch sizes that agree at every length is {each.constant} "
-            f"({each.constant_batches} of the {len(each.batches)} given)."
-        )
-    else:
-        sentences.append("No two neighbouring batch sizes agree at every length.")
-    if each.same_for_all:
-        sentences.append(f"All batch sizes agree at {some(each.same_for_all)} keys.")
-    else:
-        sentences.append("At no length do all batch sizes agree.")
-    return sentences
-
-
-def first_upper(sentence: str) -> str:
-    """The sentence with a capital to begin with."""
-    return sentence[:1].upper() + sentence[1:]
 
 
 def facts(result: Sweep) -> list[tuple[str, str]]:
@@ -328,7 +211,7 @@ def facts(result: Sweep) -> list[tuple[str, str]]:
         parts.append(f"num_splits {call.num_splits} given")
     told = [("sweep", ", ".join(parts))]
     if "gpu" not in names:
-        told.append(("gpu", f"{first.gpu.name}: {first.gpu.num_sms} SMs"))
+        told.append(("gpu", f"{first.gpu.name}: {first.gpu.num_sms} {first.gpu.units}"))
     gap = int(np.diff(result.values).max(initial=1))
     if gap > 1:
         unit = UNITS[result.along]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from attnprof.analysis.invariance import invariance
 from attnprof.analysis.sum_order import sum_order
-from attnprof.analysis.sweep import ALONG, Along, Setting, invariance, stretches, sweep
+from attnprof.analysis.sweep import ALONG, Along, Setting, stretches, sweep
 from attnprof.dispatch import predict
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
@@ -73,3 +75,41 @@ def test_a_change_of_tile_alone_ends_a_stretch() -> None:
     assert all(one.num_splits == 1 for one in found)
     assert [(one.low, one.tile) for one in found][:2] == [(1, "128 x 32"), (2, "64 x 64")]
     assert all(first.setting is after.setting for first, after in pairwise(found))
+
+
+VLLM = ("--library", "vllm_flash_attn", "--version", "fa3", "--entry", "varlen_fwd", "--gpu", "h100")
+
+
+def test_invariance_over_queries_finds_the_tile_of_vllms_report() -> None:
+    """#51902 again: one split throughout, but from 10 queries on another tile."""
+    asked = ("sweep", *VLLM, "--page-block-size", "16", "--seqlen-k", "4096", "--invariance")
+    (found,) = json.loads(attnprof(*asked, "--seqlen-q", "1:18", "--format", "json").out)
+    assert found["compared"] == "seqlen_q"
+    assert [part["seqlen_q"] for part in found["differing"]] == [[10, 18]]
+    words = " ".join(attnprof(*asked, "--seqlen-q", "1:18").out.split())
+    assert "9 of 18 numbers of queries differ from seqlen_q 1 at 4096 keys" in words
+    words = " ".join(attnprof(*asked, "--seqlen-q", "1:9").out.split())
+    assert "seqlen_q 1–9 all have the same split count, kernels and tiles at 4096 keys" in words
+    both = json.loads(attnprof(*asked, "--seqlen-q", "9:10", "--batch", "1:2", "--format", "json").out)
+    assert [one["compared"] for one in both] == ["batch", "batch", "seqlen_q", "seqlen_q"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "never"),
+    [
+        (("--batch", "1:4"), "batch 1–4 all have the same", "given"),
+        (("--batch", "1:9:4"), "the 3 batch sizes given, 1–9, all have the same", "batch 1–9"),
+        (("--batch", "1:4", "--head-dim", "300"), "the library refuses: FlashAttention forward", "the same"),
+        (
+            ("--batch", "1:2", "--library", "flash_attn_4", "--gpu", "b200"),
+            "not tell their tiles",
+            "order of",
+        ),
+    ],
+)
+def test_invariance_claims_what_was_compared_and_no_more(
+    flags: tuple[str, ...], said: str, never: str
+) -> None:
+    words = " ".join(attnprof("sweep", "--seqlen-k", "1:64", "--invariance", *flags).out.split())
+    assert said.lower() in words.lower()
+    assert never not in words

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnprof.analysis.sweep import Setting, invariance, stretches, sweep
+from attnprof.analysis.invariance import invariance
+from attnprof.analysis.sweep import Setting, stretches, sweep
 from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.flash_attn2 import versions as flash_attn2
 from attnprof.dispatch.flash_attn2.array import split_counts
@@ -151,13 +152,13 @@ def test_invariance_agrees_with_comparing_every_batch_and_length() -> None:
         (batch, keys)
         for part in found.differing
         for batch in batches
-        if batch in part.batches
+        if batch in part.sizes
         for interval in part.seqlen_k
         for keys in range(interval.low, (interval.high or 0) + 1)
     }
     assert told == expected
     assert found.num_differing == len({batch for batch, _ in expected})
-    assert (found.constant.low, found.constant.high, found.constant_batches) == (50, 53, 4)
+    assert (found.constant.low, found.constant.high, found.num_constant) == (50, 53, 4)
     agreeing = {k for k in lengths if len({splits[b, k] for b in batches}) == 1}
     assert {k for i in found.same_for_all for k in range(i.low, (i.high or 0) + 1)} == agreeing
 
@@ -235,7 +236,7 @@ def test_other_libraries_are_swept_call_by_call() -> None:
         (["--seqlen-k", "1", "--version", "2.8.3,9.9"], "flash_attn 9.9 is not modelled"),
         (["--seqlen-k", "1", "--library", "torch,flash_attn", "--version", "2.6"], "--version goes with one"),
         (["--seqlen-k", "1", "--along", "heads"], "--along 'heads' is none of"),
-        (["--seqlen-k", "1:9", "--invariance"], "--invariance compares batch sizes"),
+        (["--seqlen-k", "1:9", "--invariance"], "--invariance compares batch sizes or queries"),
         (["--seqlen-k", "1:9000", "--all"], "--all would print a table of 9,000 lines"),
     ],
 )  # fmt: skip
