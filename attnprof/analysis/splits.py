@@ -41,7 +41,8 @@ class SplitRow:
     nothing was observed. ``processes`` are the launching ones: of a run with call records their
     numbers, where there are several; of a trace their process ids. ``slots`` are (layer, which of its calls
     in a step); of unknown layers (-1, place in the step), or below -1 where places do not compare.
-    ``recorded``: the lengths are those that the caller gave.
+    ``recorded``: the lengths are those that the caller gave. ``of_requests``: the fewest and most splits
+    that a request is predicted to get, () where all get ``num_splits``.
     """
 
     phase: str
@@ -57,6 +58,7 @@ class SplitRow:
     slots: tuple[tuple[int, int], ...] = ()
     geometry: Geometry = Geometry()
     recorded: bool = False
+    of_requests: tuple[int, int] | tuple[()] = ()
 
 
 _Key = tuple[str, int | None, bool]
@@ -74,6 +76,7 @@ class _Run:
     gpu_ns: int | None
     geometry: Geometry
     recorded: bool
+    of_requests: tuple[int, ...]
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -83,7 +86,18 @@ class _Run:
 
 _Where = tuple[str, int, int, int]  # phase, layer, place and process, -1 where it is not known
 _Timelines = dict[_Where, list[_Run]]
-_Lengths = Callable[[Int64], tuple[Intervals, Geometry, bool]]
+
+
+class _Told(NamedTuple):
+    """Of a run of calls: KV lengths, geometry, whether the caller gave them, splits of its requests."""
+
+    seqlen_k: Intervals
+    geometry: Geometry = Geometry()
+    recorded: bool = False
+    of_requests: tuple[int, ...] = ()
+
+
+_Lengths = Callable[[Int64], _Told]
 
 
 def split_rows(calls: Sequence[CheckedCall]) -> list[SplitRow]:
@@ -120,7 +134,12 @@ def _row(members: Sequence[_Where], runs: Sequence[_Run]) -> SplitRow:
         slots=tuple(sorted({(layer, place) for _, layer, place, _ in members})),
         geometry=runs[0].geometry,
         recorded=runs[0].recorded,
+        of_requests=_span([count for run in runs for count in run.of_requests]),
     )
+
+
+def _span(counts: Sequence[int]) -> tuple[int, int] | tuple[()]:
+    return (min(counts), max(counts)) if counts else ()
 
 
 def kernel_and_splits(call: CheckedCall) -> _Key:
@@ -179,17 +198,19 @@ def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
     ]
     columns = np.array(rows, np.int64).reshape(-1, 6).T
 
-    def lengths(members: Int64) -> tuple[Intervals, Geometry, bool]:
+    def lengths(members: Int64) -> _Told:
         """KV lengths of a run: those recorded, else those the launches allow."""
         mine = [known[row] for row in members.tolist()]
         given = [one.call for one in mine if one.call is not None]
         if not given:
-            return union({one.inferred.seqlen_k for one in mine if one.inferred}), Geometry(), False
+            return _Told(union({one.inferred.seqlen_k for one in mine if one.inferred}))
+        counts = [_span(one.predicted.splits_of_requests) for one in mine if one.predicted]
         recorded = [call.seqlen_k for call in given]
         first = given[0]
         heads = (first.num_heads, first.num_heads_k, first.head_dim)
         geometry = Geometry(heads=heads, window=first.window)
-        return (Interval(min(recorded), max(recorded)),), geometry, True
+        of_requests = _span([count for each in counts for count in each])
+        return _Told((Interval(min(recorded), max(recorded)),), geometry, True, of_requests)
 
     return _timelines(_Columns([*numbers], *columns), lengths)
 
@@ -202,9 +223,9 @@ def _from_columns(calls: ReadBackCalls) -> _Timelines:
     codes = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
     of_shape = calls.inferred
 
-    def lengths(members: Int64) -> tuple[Intervals, Geometry, bool]:
+    def lengths(members: Int64) -> _Told:
         inferred = [of_shape[shape] for shape in np.unique(o.shape[members]).tolist()]
-        return union({one.seqlen_k for one in inferred if one is not None}), Geometry(), False
+        return _Told(union({one.seqlen_k for one in inferred if one is not None}))
 
     columns = (o.phase, o.layer, o.pid, o.step, codes[o.shape] if len(o) else o.shape, o.duration)
     wide = (column.astype(np.int64) for column in columns)
@@ -228,18 +249,20 @@ def _timelines(calls: _Columns, lengths: _Lengths) -> _Timelines:
         members = order[a:b]
         at = members[0]
         key, head_dim, local = calls.keys[calls.key[at]]
-        seqlen_k, given, recorded = lengths(members)
+        told = lengths(members)
+        given = told.geometry
         spent = calls.spent[members]
         slot = (PHASES[calls.phase[at]], int(calls.layer[at]), int(place[at]), int(calls.process[at]))
         found[slot].append(
             _Run(
                 key=key,
                 steps=_known_steps(calls.step[members]),
-                seqlen_k=seqlen_k,
+                seqlen_k=told.seqlen_k,
                 calls=b - a,
                 gpu_ns=int(spent[spent >= 0].sum()) if np.any(spent >= 0) else None,
                 geometry=Geometry(head_dim, local, given.heads, given.window),
-                recorded=recorded,
+                recorded=told.recorded,
+                of_requests=told.of_requests,
             )
         )
     return found

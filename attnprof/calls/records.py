@@ -8,6 +8,7 @@ from typing import Any
 
 from attnprof.calls.call_files import read_json_lines
 from attnprof.calls.record_fields import require_record
+from attnprof.calls.request_lengths import request_lengths
 from attnprof.dispatch.libraries import library as library_of
 from attnprof.dispatch.library import FP8
 from attnprof.errors import RunError, UsageError
@@ -165,6 +166,7 @@ def _from_varlen(fields: dict[str, Any], library: Library) -> AttentionCall | No
         q[2],
         total_q=q[0],
         page_block_size=k[1] if paged else None,
+        **request_lengths(fields, fields["batch"]),
         **_common(fields),
     )
 
@@ -189,5 +191,6 @@ def _from_kvcache(fields: dict[str, Any], library: Library) -> AttentionCall | N
         seqlen_knew=k_new[1] if k_new else None,
         cache_seqlens=bool(fields["has_cache_seqlens"]),
         cache_batch_idx=bool(fields["cache_batch_idx"]),
+        **request_lengths(fields, batch),
         **_common(fields),
     )

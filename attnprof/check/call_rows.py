@@ -10,6 +10,7 @@ from attnprof.check.verdicts import CheckedCall
 from attnprof.dispatch.explanation import strength
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.requests import split_range
 from attnprof.model import KernelLaunch
 
 _SHAPE: dict[str, type] = {
@@ -20,8 +21,10 @@ CALL_COLUMNS: dict[str, type] = {
     "seq": int, "step": int, "phase": str, "layer": int, "verdict": str, "detail": str, **_SHAPE,
     "predicted_kernel": str, "predicted_grid": str, "predicted_num_splits": int, "observed_kernel": str,
     "observed_grid": str, "observed_num_splits": int, "inferred_seqlen_k": str, "duration_ns": int,
-    "process": int, "strength": str, "share": float,
+    "process": int, "strength": str, "share": float, "seqlens_q": str, "seqlens_k": str, "lengths": str,
+    "predicted_splits": str,
 }  # fmt: skip
+EACH, ONLY_MAXIMA = "each request's", "only the maxima"  # of ``lengths``
 _Row = tuple[Any, ...]
 
 
@@ -46,7 +49,11 @@ class CallRows(Sequence[_Row]):
 
 
 def call_row(call: CheckedCall) -> _Row:
-    """The values of CALL_COLUMNS, None where unknown; ``share`` and ``strength`` are of explained calls."""
+    """The values of CALL_COLUMNS, None where unknown; ``share`` and ``strength`` are of explained calls.
+
+    ``seqlens_q`` and ``seqlens_k`` are each request's own, ``predicted_splits`` the fewest and most that one
+    gets where they may differ.
+    """
     asked, predicted, observed = call.call, call.predicted, call.observed
     shape = (None,) * len(_SHAPE) if asked is None else tuple(getattr(asked, name) for name in _SHAPE)
     ours = (None, None, None) if predicted is None else (*_told(predicted.launches), predicted.num_splits)
@@ -54,7 +61,19 @@ def call_row(call: CheckedCall) -> _Row:
     where = (call.seq, call.step, call.phase, call.layer, call.verdict.value, call.detail)
     lengths = None if call.inferred is None else _lengths(call.inferred)
     proof = (strength(call.share) or None, call.share)
-    return (*where, *shape, *ours, *theirs, lengths, call.duration_ns, call.process, *proof)
+    last = (*proof, *_requests(call))
+    return (*where, *shape, *ours, *theirs, lengths, call.duration_ns, call.process, *last)
+
+
+def _requests(call: CheckedCall) -> tuple[str | None, ...]:
+    """Each request's queries, keys, which of its lengths are known, and its splits as a range."""
+    asked, predicted = call.call, call.predicted
+    if asked is None:
+        return None, None, None, None
+    queries, keys = (" ".join(map(str, each)) for each in (asked.seqlens_q, asked.seqlens_k))
+    known = EACH if asked.seqlens_k or asked.entry == "fwd" or asked.batch <= 1 else ONLY_MAXIMA
+    splits = split_range(predicted.splits_of_requests) if predicted else ""
+    return queries or None, keys or None, known, splits or None
 
 
 @lru_cache(maxsize=1 << 14)

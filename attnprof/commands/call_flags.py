@@ -25,6 +25,15 @@ def _flags(
     seqlen_k: Annotated[
         int | None, typer.Option(min=0, help="Keys per sequence; the cache's capacity for fwd_kvcache.")
     ] = None,
+    seqlens_q: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="Each request's queries, instead of --seqlen-q.")
+    ] = None,
+    seqlens_k: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…", help="Each request's keys: so many are the batch, the longest --seqlen-k."
+        ),
+    ] = None,
     num_heads: Annotated[int, typer.Option("--num-heads", "--heads", min=1, help="Query heads.")] = 28,
     num_heads_k: Annotated[
         int | None,
@@ -98,6 +107,28 @@ def _keyword(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     return parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY)
 
 
+def _lengths(name: str, text: str | None) -> tuple[int, ...]:
+    """Each request's length; () where the flag is not given."""
+    try:
+        found = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        found = (-1,)
+    if any(not 0 <= length <= LARGEST for length in found):
+        flag = "--" + name.replace("_", "-")
+        raise UsageError(f"{flag} {str(text)[:40]!r} is no list of lengths", hint="give it as 4096,512,77")
+    return found
+
+
+def _of_lengths(lengths: dict[str, tuple[int, ...]], flags: dict[str, Any]) -> dict[str, int]:
+    """The batch and maxima of requests whose lengths are given."""
+    queries, keys = lengths["seqlens_q"], lengths["seqlens_k"]
+    if queries and keys and len(queries) != len(keys):
+        raise UsageError(f"--seqlens-q has {len(queries)} requests, --seqlens-k {len(keys)}")
+    known = {"batch": len(queries) or len(keys)} if queries or keys else {}
+    known |= {"seqlen_q": max(queries)} if queries else {}
+    return known | ({"seqlen_k": max(keys)} if keys and flags["seqlen_k"] is None else {})
+
+
 def default_num_heads_k(num_heads: int) -> int:
     """KV heads where none are given: Qwen2.5-7B's for its 28 query heads, else one per query head."""
     return 4 if num_heads == 28 else num_heads
@@ -111,6 +142,8 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     from attnprof.machine.library_versions import version_to_predict
     from attnprof.runs.run import gpu_from_options
 
+    lengths = {name: _lengths(name, flags[name]) for name in ("seqlens_q", "seqlens_k")}
+    flags = {**flags, **_of_lengths(lengths, flags)}
     if flags["seqlen_k"] is None:
         raise UsageError("--seqlen-k is missing", hint="give the number of keys, e.g. --seqlen-k 4096")
     if flags["entry"] not in ENTRIES:
@@ -135,6 +168,9 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
         num_heads_k=flags["num_heads_k"] or default_num_heads_k(flags["num_heads"]),
         window=(flags["window_left"], flags["window_right"]),
         cache_seqlens=flags["entry"] == "fwd_kvcache",
+        total_q=sum(lengths["seqlens_q"]) or None,
+        seqlens_q=lengths["seqlens_q"],
+        seqlens_k=lengths["seqlens_k"],
         **{name: flags[name] for name in (*plain, *more)},
     )
     gpu = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"]) or gpu_by_name(DEFAULT_GPU)

@@ -65,6 +65,7 @@ def predict(
 def prediction_row(prediction: Prediction) -> dict[str, Any]:
     """A prediction as the bulk format has it."""
     backend = {} if prediction.backend is None else {"backend": prediction.backend}
+    splits = list(prediction.splits_of_requests)
     return {
         **backend,
         "error": prediction.error,
@@ -74,6 +75,11 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
             for launch in prediction.launches
         ],
         **({"plan": dict(prediction.plan)} if prediction.plan else {}),
+        **(
+            {"splits_of_requests": splits, "all_lengths_known": prediction.all_lengths_known}
+            if splits
+            else {}
+        ),
     }
 
 

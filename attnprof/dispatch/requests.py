@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from attnprof.model import AttentionCall
 
-ONLY_LONGEST = "only the longest is known: each request is taken to be as long"
+ONLY_LONGEST = "each request is taken to be as long as the longest, which alone is known"
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """``seqlens_q`` and ``seqlens_k`` of each request; ``tokens`` are the queries of all.
 
-    ``known_k``: whether the call states each request's keys, or all are of one length.
+    ``known_k``: whether the call states each request's keys, or the one request's.
     """
 
     call: AttentionCall
@@ -38,15 +38,28 @@ class Lengths:
 
     @property
     def known_k(self) -> bool:
-        return bool(self.call.seqlens_k) or self.call.batch == 1
+        one = self.call.batch == 1 and self.call.entry != "fwd_kvcache"  # whose seqlen_k is the capacity
+        return bool(self.call.seqlens_k) or self.call.entry == "fwd" or one
 
     def said(self, why: str) -> str:
         """``why``, and that only the longest request is known where that is so."""
         return why if self.known_k else f"{why}; {ONLY_LONGEST}"
 
-    def range_of(self, splits: Sequence[int]) -> str:
-        """Split counts of requests as "3" or "1 to 8"."""
-        return split_range(splits)
+
+def lengths_in_words(call: AttentionCall) -> str:
+    """The lengths of a call's requests beside its maxima; "" where all are as long, or there is one alone."""
+    if call.entry == "fwd" or call.batch <= 1:
+        return ""
+    parts = []
+    if call.seqlens_q and len(set(call.seqlens_q)) > 1:
+        parts.append(f"{split_range(call.seqlens_q)} queries")
+    if call.seqlens_k:
+        parts.append(f"{split_range(call.seqlens_k)} keys")
+    if parts:
+        return f"each of {call.batch} requests with {' and '.join(parts)}"
+    if call.entry == "fwd_kvcache":
+        return "of the requests' lengths only the cache's capacity is known"
+    return "of the requests' lengths only the maxima are known"
 
 
 def split_range(splits: Sequence[int]) -> str:

@@ -222,6 +222,8 @@ def _fields(arguments: tuple[Any, ...]) -> dict[str, Any]:
     if entry == "varlen_fwd":
         for name in ("max_seqlen_q", "max_seqlen_k", "cu_seqlens_q", "cu_seqlens_k"):
             record[name] = kept_value(given.get(name))
+        if given.get("seqused_k") is not None:
+            record["seqused_k"] = kept_value(given["seqused_k"])
         record["block_table"] = sizes(given.get("block_table"))
         record["batch"] = given["batch"]
     if entry == "fwd_kvcache":
@@ -237,6 +239,7 @@ def _fields(arguments: tuple[Any, ...]) -> dict[str, Any]:
         record |= {name: given.get(name) for name in _ONLY_FA3}
         if entry == "fwd_kvcache" and "batch" in given:
             record["batch"], record["max_seqlen_q"] = given["batch"], kept_value(given.get("max_seqlen_q"))
+            record["cu_seqlens_q"] = kept_value(given.get("cu_seqlens_q"))
     return record
 
 

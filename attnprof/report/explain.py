@@ -7,6 +7,7 @@ from typing import Any
 
 from attnprof.analysis.explain import Explanation, LiveKeys, in_words
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.requests import lengths_in_words
 from attnprof.model import AttentionCall, KernelLaunch
 from attnprof.report.occupancy import at_most, fill_note
 from attnprof.report.tables import Column, Table, duration, make_console, percent, print_table, to_markdown
@@ -155,6 +156,8 @@ def call_in_words(call: AttentionCall, version: str) -> str:
     ):  # fmt: skip
         if given:
             parts.append(words)
+    if told := lengths_in_words(call):
+        parts.append(told)
     return f"{call.library} {version} {call.entry}: {', '.join(parts)}"
 
 
@@ -240,6 +243,8 @@ def as_object(explained: Explanation) -> dict[str, Any]:
         "answer": in_words(explained),
         "error": prediction.error,
         "num_splits": prediction.num_splits,
+        "splits_of_requests": list(prediction.splits_of_requests),
+        "all_lengths_known": prediction.all_lengths_known,
         "derivation": derivation_table(explained).objects(),
         "heuristic": heuristic,
         "launches": launches,

@@ -13,6 +13,7 @@ from attnprof.analysis.splits import kernel_and_splits
 from attnprof.check.check_run import CheckedCall, CheckResult
 from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.explanation import strength
+from attnprof.dispatch.requests import split_range
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
 from attnprof.report.explain import call_in_words
 from attnprof.report.occupancy import at_most
@@ -308,6 +309,7 @@ def _shape(call: CheckedCall, run: Recording, result: CheckResult, strings: _Str
             "would": _launches(predicted.launches, strings),
             "reasons": [[strings(r.rule), strings(r.value), strings(r.why)] for r in rules],
             "predicted": predicted.num_splits,
+            "of_requests": strings(split_range(predicted.splits_of_requests)),
             "refused": strings(predicted.error),
         }
     return shape

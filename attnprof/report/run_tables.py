@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnprof.dispatch.requests import split_range
 from attnprof.report.layer_words import row_label
 from attnprof.report.numbers import span, spans
 from attnprof.report.tables import Column, Table, duration, percent
@@ -49,7 +50,7 @@ def splits_table(splits: Sequence[SplitRow], kinds: Sequence[LayerKind] = ()) ->
             kind or ("" if same_layers else layers),
             steps,
             lengths(row),
-            "" if row.num_splits is None else str(row.num_splits),
+            split_range(row.of_requests) or ("" if row.num_splits is None else str(row.num_splits)),
             row.kernel.replace(" + flash_fwd_splitkv_combine_kernel", " + combine"),
             f"{row.calls:,}",
             duration(row.gpu_ns),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnprof.analysis.sm_fill import sm_fill
 from attnprof.dispatch.libraries import FLASH
+from attnprof.dispatch.requests import ONLY_LONGEST, lengths_in_words, split_range
 from attnprof.report.occupancy import per_sm
 from attnprof.report.tables import Column, Table, make_console, print_table
 from attnprof.safety.next_command import next_command
@@ -130,9 +131,9 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
     shape = f"batch {call.batch}, seqlen_q {call.seqlen_q}, seqlen_k {call.seqlen_k}"
     heads = f"{call.num_heads}/{call.num_heads_k} heads x {call.head_dim}"
     masks = "causal" if call.causal else "not causal"
-    labelled(
-        console, "call", f"{call.library} {version} {call.entry}: {shape}, {heads}, {call.dtype}, {masks}"
-    )
+    told = lengths_in_words(call)
+    parts = ", ".join((shape, heads, call.dtype, masks, *([told] if told else ())))
+    labelled(console, "call", f"{call.library} {version} {call.entry}: {parts}")
     labelled(console, "gpu", f"{gpu.name}: {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
     console.print()
     # Launches follow in full.
@@ -154,3 +155,6 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
         labelled(console, "", f"grid {grid}, block {block}{smem}, {room}")
     if prediction.num_splits is not None:
         labelled(console, "num_splits", str(prediction.num_splits))
+    if prediction.splits_of_requests:
+        known = "" if prediction.all_lengths_known else f"; {ONLY_LONGEST}"
+        labelled(console, "", f"{split_range(prediction.splits_of_requests)} of a request hold keys{known}")

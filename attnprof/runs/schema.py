@@ -4,6 +4,7 @@
 2: attnprof.db states its schema and when it was made; run.json has no name, the folder has.
 3: calls say which process made them, and how much an explained one proves; a run of several processes lists
    them.
+4: calls hold each request's lengths, and the splits that requests get.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from attnprof.files.untrusted import read_json, require_shape
 
-SCHEMA = 3
+SCHEMA = 4
 STEPS = ("steps", "steps_of_others")  # of workload.json: run.json goes without
 
 Config = dict[str, Any]
@@ -98,7 +99,11 @@ def _from_2(config: Config) -> Config:
     return config  # of one process, as a run without a list of them is
 
 
-_STEPS: dict[int, Callable[[Config], Config]] = {1: _from_1, 2: _from_2}
+def _from_3(config: Config) -> Config:
+    return config  # calls.jsonl held the lengths before
+
+
+_STEPS: dict[int, Callable[[Config], Config]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 
 def upgraded(config: Config) -> Config:

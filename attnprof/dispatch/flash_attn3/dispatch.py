@@ -24,9 +24,11 @@ from attnprof.dispatch.flash_attn3.rules import (
     packs_gqa,
     split_choice,
 )
+from attnprof.dispatch.flash_attn3.sequence_splits import splits_of_requests
 from attnprof.dispatch.heuristic import SplitChoice, ceil_div
 from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS
 from attnprof.dispatch.limits import GRID_REFUSAL, impossible_grid
+from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 
 _V_HEAD_DIMS = (
@@ -89,7 +91,11 @@ class _Dispatch:
         self.explain_launches()
         for launch in found:
             self.say("launch", kernel_kind(launch.kernel), f"grid {launch.grid}, block {launch.block}")
-        return Prediction(found, self.settled.num_splits, reasons=tuple(self.reasons))
+        return Prediction(
+            found, self.settled.num_splits, reasons=tuple(self.reasons),
+            splits_of_requests=splits_of_requests(self.settled),
+            all_lengths_known=Lengths(self.call).known_k,
+        )  # fmt: skip
 
     def say(self, rule: str, value: object, why: str) -> None:
         if self.explain:
@@ -262,17 +268,17 @@ class _Dispatch:
             margin = f" less a margin of {call.sm_margin}" if call.sm_margin else ""
             self.say("slots", settled.num_sms, f"one per SM{margin}")
             self.say("num_splits", choice.num_splits, choice_in_words(choice, blocks, n_blocks, head_bytes))
-            if settled.dynamic_split and choice.num_splits > 1:
-                self.explain_dynamic_split(choice.num_splits)
         return choice.num_splits
 
-    def explain_dynamic_split(self, num_splits: int) -> None:
+    def explain_dynamic_split(self) -> None:
         if self.call.batch > MAX_PLANNED_BATCH and not self.rules.one_split_past_planned:
             why = f"the device splits no batch of more than {MAX_PLANNED_BATCH}; the kernels run as launched"
             self.say("splits per sequence", 1, why)
             return
+        each = split_range(splits_of_requests(self.settled)) or f"1 to {self.settled.num_splits}"
         why = "a kernel on the device gives each sequence as many as its own length needs"
-        self.say("splits per sequence", f"1 to {num_splits}", why)
+        known = Lengths(self.call).known_k
+        self.say("splits per sequence", each, why if known else f"{why}; these are not known")
 
     def choose_packing(self) -> None:
         """Whether the query heads of a KV head share query blocks; the kernel may insist."""
@@ -333,6 +339,8 @@ class _Dispatch:
             self.say("prepare kernel", "launched", "it plans the packed batch, also for one split")
         elif settled.dynamic_split and self.call.scheduler_metadata:
             self.say("prepare kernel", "not launched", "the caller passes the plan of an earlier launch")
+        if settled.dynamic_split and settled.num_splits > 1:
+            self.explain_dynamic_split()
         if settled.persistent:
             self.say("scheduler", "persistent", "the grid is the SMs, whatever the work")
         else:

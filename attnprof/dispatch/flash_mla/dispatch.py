@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attnprof.dispatch.flash_mla.rules import BLOCK_M, plan_decode
 from attnprof.dispatch.heuristic import ceil_div
+from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
@@ -28,27 +29,30 @@ def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
     if call.batch == 0 or call.seqlen_q == 0:
         return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
     rows = call.seqlen_q * call.num_heads // call.num_heads_k
-    lengths = call.seqlens_k or (call.seqlen_k,) * call.batch
-    plan = plan_decode(lengths, gpu.num_sms, call.num_heads_k, rows)
-    fewest, most = min(plan.num_splits), max(plan.num_splits)
+    lengths = Lengths(call)
+    plan = plan_decode(lengths.seqlens_k, gpu.num_sms, call.num_heads_k, rows)
     grid = (ceil_div(rows, BLOCK_M), call.num_heads_k, plan.num_sm_parts)
     blocks = f"{gpu.num_sms} SMs / {call.num_heads_k} KV heads / {grid[0]} blocks of {BLOCK_M} query rows"
-    many = str(most) if fewest == most else f"{fewest} to {most}"
-    known = "" if call.seqlens_k else "; every request is taken to be as long as the longest"
     reasons = (
         Reason("parts", str(plan.num_sm_parts), blocks),
-        Reason("payload", str(plan.payload), f"blocks of 64 keys a part, 5 of them for each start{known}"),
-        Reason("num_splits", many, "of a request; they depend on the requests before it"),
+        Reason(
+            "payload", str(plan.payload), lengths.said("blocks of 64 keys a part, 5 of them for each start")
+        ),
+        Reason(
+            "num_splits", split_range(plan.num_splits), "of a request; they depend on the requests before it"
+        ),
         Reason("combine", "follows", "requests of one split write their output at once"),
         Reason("scheduler", "persistent", "a part works off its share; read in the source, not recorded"),
     )
     return Prediction(
         (KernelLaunch(METADATA, (1, 1, 1), (32, 1, 1)), KernelLaunch(KERNEL, grid, (256, 1, 1))),
-        most,
+        max(plan.num_splits),
         reasons=reasons,
         plan=(
             ("num_sm_parts", plan.num_sm_parts),
             ("payload", plan.payload),
             ("num_splits", list(plan.num_splits)),
         ),
+        splits_of_requests=plan.num_splits,
+        all_lengths_known=lengths.known_k,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attnprof.dispatch.heuristic import ceil_div
-from attnprof.dispatch.requests import Lengths
+from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.dispatch.sglang_triton.rules import (
     BLOCK_H,
     MLA_HEAD_DIMS,
@@ -67,7 +67,7 @@ def _decode(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
         reasons=(
             Reason("kernel", "grouped" if grouped else "plain", shared),
             Reason("most splits", str(most), f"of the grid, {room}; blocks beyond a request's end at once"),
-            Reason("num_splits", lengths.range_of(splits), lengths.said(why)),
+            Reason("num_splits", split_range(splits), lengths.said(why)),
             Reason("combine", "follows", "always, over requests and heads"),
         ),
         plan=(("max_kv_splits", most), ("num_kv_splits", list(splits))),

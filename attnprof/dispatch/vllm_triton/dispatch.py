@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnprof.dispatch.heuristic import ceil_div
-from attnprof.dispatch.requests import Lengths
+from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.dispatch.vllm_triton.rules import (
     LEAST_GRID_2D,
     MOST_QUERIES_3D,
@@ -172,7 +172,7 @@ def _reasons(
     ]  # fmt: skip
     if used:
         reasons.append(
-            Reason("segments with keys", lengths.range_of(used), lengths.said("the others end at once; read"))
+            Reason("segments with keys", split_range(used), lengths.said("the others end at once; read"))
         )
     why = f"{lengths.tokens} queries // {chosen.block_q} + {call.batch} sequences: an upper bound"
     reasons.append(Reason("query blocks", str(lengths.tokens // chosen.block_q + call.batch), why))

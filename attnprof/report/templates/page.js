@@ -27,7 +27,11 @@
     Number.isInteger(value) && value < 1000 ? String(value) : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
   const count = (number) => number.toLocaleString("en");
   const known = (number) => (number < 0 ? null : number);
-  const splitsOf = (shape) => (shape.splits == null ? "" : shape.splits === 1 ? "1 split" : `${shape.splits} splits`);
+  const splitsOf = (shape) => {
+    const each = text(shape.of_requests || 0);
+    if (each) return `${each} splits a request`;
+    return shape.splits == null ? "" : shape.splits === 1 ? "1 split" : `${shape.splits} splits`;
+  };
   const badge = (observed) =>
     make("span", { class: observed ? "badge observed" : "badge predicted" }, observed ? "observed" : "predicted, not observed");
 
