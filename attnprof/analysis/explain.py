@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
 
+from attnprof.analysis.measured_splits import MeasuredSplits, advice, bandwidth, find, not_measured
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.sweep import launched
@@ -54,7 +56,8 @@ class Explanation:
     """A call with everything that explains its dispatch.
 
     ``weighed`` is None where the heuristic was not asked or is not one that attnprof can lay open.
-    ``observed`` is the same call as it ran, where a run holds it.
+    ``observed`` is the same call as it ran, where a run holds it.  ``measured``: its split counts as timed,
+    where it is among what was ``asked_of``, every call that evidence times.
     """
 
     call: AttentionCall
@@ -65,6 +68,12 @@ class Explanation:
     fills: tuple[SmFill, ...]
     live: LiveKeys | None = None
     observed: CheckedCall | None = None
+    asked_of: tuple[MeasuredSplits, ...] | None = None
+
+    @property
+    def measured(self) -> MeasuredSplits | None:
+        """What was timed of just this call."""
+        return find(self.asked_of or (), self.call, self.gpu, self.version)
 
     @property
     def main(self) -> SmFill | None:
@@ -78,7 +87,7 @@ class Explanation:
 
 def explain(
     call: AttentionCall, gpu: Gpu, version: str, *, live_seqlen: int | None = None,
-    observed: CheckedCall | None = None,
+    observed: CheckedCall | None = None, measured: Sequence[MeasuredSplits] | None = None,
 ) -> Explanation:  # fmt: skip
     """Explains ``call``. ``live_seqlen``: the keys really in a cache whose capacity is ``call.seqlen_k``.
 
@@ -95,6 +104,7 @@ def explain(
         tuple(sm_fill(launch, gpu, call.library, version) for launch in prediction.launches),
         None if live_seqlen is None else _live(call, gpu, version, prediction, live_seqlen),
         observed,
+        None if measured is None else tuple(measured),
     )
 
 
@@ -145,7 +155,17 @@ def in_words(explained: Explanation) -> list[str]:
     if explained.live is not None:
         sentences += _live_in_words(explained, explained.live)
     change = _next_change(explained)
-    return [*sentences, change] if change else sentences
+    return [*sentences, *([change] if change else []), *_measured(explained)]
+
+
+def _measured(explained: Explanation) -> list[str]:
+    """What was timed of the call, where it was asked for."""
+    if explained.asked_of is None:
+        return []
+    timed, chosen = explained.measured, explained.prediction.num_splits
+    if timed is None or chosen is None:
+        return [not_measured(explained.asked_of)]
+    return [sentence for sentence in (advice(timed, chosen), bandwidth(timed)) if sentence]
 
 
 def _backend(explained: Explanation) -> list[str]:

@@ -14,6 +14,7 @@ from attnprof.errors import CannotTellError, UsageError
 
 if TYPE_CHECKING:
     from attnprof.analysis.explain import Explanation
+    from attnprof.analysis.measured_splits import MeasuredSplits
     from attnprof.runs.run import Run
 
 
@@ -48,6 +49,13 @@ def explain(
             help="Keys really in the cache (fwd_kvcache): compare with the choice made from its capacity.",
         ),
     ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="EVIDENCE",
+            help="Split counts timed on a GPU: evidence.json of benchmarks.gpu_evidence, or its folder.",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw efficiency over num_splits (.png, .svg, .pdf)."),
@@ -67,6 +75,11 @@ def explain(
     from attnprof.analysis.explain import explain as explain_call
 
     files: tuple[Path, ...] = ()
+    timed = None
+    if measured is not None:
+        from attnprof.commands.measured_evidence import read_measured
+
+        timed = read_measured(measured)
     if call is not None:
         from attnprof.runs.run import load
 
@@ -74,12 +87,12 @@ def explain(
             raise UsageError("--call and --seqlen-k describe two calls", hint="give one of them")
         loaded = load(run)
         files = loaded.files
-        explained = _of_run(loaded, call, run, call_flags, live_seqlen)
+        explained = _of_run(loaded, call, run, call_flags, live_seqlen, timed)
     else:
         if run is not None:
             raise UsageError("--run needs --call", hint="name the call by its seq: --call 0 --run NAME")
         asked, gpu, version = call_from_flags(call_flags)
-        explained = explain_call(asked, gpu, version, live_seqlen=live_seqlen)
+        explained = explain_call(asked, gpu, version, live_seqlen=live_seqlen, measured=timed)
     _write(explained, output_format)
     if plot is not None:
         from attnprof.report.dispatch_figures import plot_candidates
@@ -90,7 +103,12 @@ def explain(
 
 
 def _of_run(
-    loaded: Run, seq: int, name: str | None, flags: dict[str, Any], live_seqlen: int | None
+    loaded: Run,
+    seq: int,
+    name: str | None,
+    flags: dict[str, Any],
+    live_seqlen: int | None,
+    measured: list[MeasuredSplits] | None,
 ) -> Explanation:
     """The explanation of one call of a run, with what was observed of it."""
     from attnprof.analysis.explain import explain as explain_call
@@ -119,7 +137,10 @@ def _of_run(
     if live_seqlen is None and checked.call.entry == "fwd_kvcache":
         live_seqlen = _keys_in_use(next(each.fields for each in loaded.records if each.seq == seq))
     observed = checked if checked.observed is not None else None
-    return explain_call(checked.call, result.gpu, result.version, live_seqlen=live_seqlen, observed=observed)
+    return explain_call(
+        checked.call, result.gpu, result.version,
+        live_seqlen=live_seqlen, observed=observed, measured=measured,
+    )  # fmt: skip
 
 
 def _keys_in_use(fields: dict[str, Any]) -> int | None:

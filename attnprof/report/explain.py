@@ -14,7 +14,7 @@ from attnprof.report.tables import Column, Table, duration, make_console, percen
 from attnprof.report.text import labelled
 from attnprof.safety.quoting import markdown_words
 
-_CHOSEN, _BEST = "chosen", "best"
+_CHOSEN, _BEST, _FASTEST = "chosen", "best", "fastest"
 
 
 def derivation_table(explained: Explanation) -> Table:
@@ -132,6 +132,34 @@ def observed_table(explained: Explanation) -> Table:
     return Table("observed", columns, rows, shown, "Predicted against observed")
 
 
+def measured_table(explained: Explanation) -> Table:
+    """Each split count as it was timed, against the chosen one."""
+    columns = (
+        Column("num_splits", "splits", right=True), Column("us", "GPU time", right=True),
+        Column("against_chosen_us", "against the chosen", right=True), Column("mark", ""),
+    )  # fmt: skip
+    timed, chosen = explained.measured, explained.prediction.num_splits
+    if timed is None:
+        return Table("measured", columns, [])
+    times = dict(timed.us_by_num_splits)
+    base, best = times.get(chosen or 0), timed.fastest[0]
+    rows = [
+        (
+            count,
+            us,
+            None if base is None else round(us - base, 3),
+            _CHOSEN if count == chosen else _FASTEST if count == best else "",
+        )
+        for count, us in times.items()
+    ]
+    shown = [
+        [str(count), f"{us:.1f} µs", "" if more is None else f"{more:+.1f} µs", mark and f"← {mark}"]
+        for count, us, more, mark in rows
+    ]
+    how = f"Measured on {timed.gpu.name}, {timed.date}: medians, by {timed.forced_by or 'unknown means'}"
+    return Table("measured", columns, rows, shown, how)
+
+
 def _launch(launch: KernelLaunch) -> tuple[str, str, str]:
     return parse_kernel_name(launch.kernel).kernel, sizes(launch.grid), sizes(launch.block)
 
@@ -165,7 +193,7 @@ def _tables(explained: Explanation) -> list[Table]:
     tables = [derivation_table(explained), candidates_table(explained)]
     if explained.live is not None and explained.prediction.launches:
         tables.append(live_table(explained, explained.live))
-    return [*tables, launches_table(explained), observed_table(explained)]
+    return [*tables, launches_table(explained), measured_table(explained), observed_table(explained)]
 
 
 def print_explanation(explained: Explanation) -> None:
@@ -190,7 +218,11 @@ def print_explanation(explained: Explanation) -> None:
             console, "verdict", checked.verdict.value + (f": {checked.detail}" if checked.detail else "")
         )
     elif explained.prediction.launches:
-        labelled(console, "observed", "nothing: all of this is predicted")
+        labelled(console, "observed", "nothing: all of this is predicted" + _but_times(explained))
+
+
+def _but_times(explained: Explanation) -> str:
+    return ", times aside, which were measured elsewhere" if explained.measured else ""
 
 
 def markdown(explained: Explanation) -> str:
@@ -249,5 +281,6 @@ def as_object(explained: Explanation) -> dict[str, Any]:
         "heuristic": heuristic,
         "launches": launches,
         "live": asdict(explained.live) if explained.live else None,
+        "measured": asdict(explained.measured) if explained.measured else None,
         "observed": ran,
     }

@@ -50,6 +50,12 @@ class Forcer:
         """The split count predicted for the automatic call."""
         return predict(self._call(batch, seqlen_k), gpu, self.version).num_splits or 1
 
+    def geometry(self) -> dict[str, Any]:
+        """What all its calls have in common."""
+        call = self._call(1, 1)
+        named = ("library", "entry", "seqlen_q", "num_heads", "num_heads_k", "head_dim", "dtype")
+        return {name: getattr(call, name) for name in named}
+
     def _call(self, batch: int, seqlen_k: int) -> AttentionCall:
         return AttentionCall("torch", "fwd", batch, 1, seqlen_k, HEADS, HEADS_K, HEAD_DIM)
 

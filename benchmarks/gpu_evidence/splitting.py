@@ -44,7 +44,10 @@ def run(evidence: Evidence) -> None:
                 "left_on_the_table": automatic / times[best] - 1,
                 "bytes_per_s": per_s, "share_of_copy_bandwidth": per_s / copy,
             })  # fmt: skip
-            evidence.add("splitting", forced_by=forcer.how, copy_bytes_per_s=copy, rows=rows)
+            evidence.add(
+                "splitting", forced_by=forcer.how, version=forcer.version, call=forcer.geometry(),
+                copy_bytes_per_s=copy, rows=rows,
+            )  # fmt: skip
     worse = [row for row in rows if row["left_on_the_table"] > 0.10]
     evidence.add("splitting", over_10_percent=len(worse), shapes=len(rows))
     plot_splitting(rows, gpu.name, evidence.out / "splitting.png")
