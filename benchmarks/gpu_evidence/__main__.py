@@ -18,13 +18,14 @@ from benchmarks.gpu_evidence.evidence import REHEARSED, Evidence, Scale
 
 def steps() -> dict[str, Callable[[Evidence], None]]:
     """Name to step, most worth first. Imported late: each needs torch."""
-    from benchmarks.gpu_evidence import graphs, matrix, numerics, package, splitting, story
+    from benchmarks.gpu_evidence import graphs, matrix, numerics, occupancy, package, splitting, story
 
     return {
         "story": story.run,
         "matrix": matrix.run,
         "flash_attn": package.run,
         "splitting": splitting.run,
+        "occupancy": occupancy.run,
         "graphs": graphs.run,
         "numerics": numerics.run,
     }

@@ -69,7 +69,8 @@ class MadeUpProfile:
                 free_at = max(free_at, float(mark["ts"]) + 1)
                 args = {
                     "device": 0, "stream": 7, "correlation": correlation, "grid": list(launch.grid),
-                    "block": list(launch.block), "registers per thread": 0, "shared memory": 0,
+                    "block": list(launch.block), "shared memory": launch.dynamic_smem,
+                    "registers per thread": self._device.registers(launch),
                     **({"graph node id": at} if graph else {}),
                 }  # fmt: skip
                 made.append({

@@ -20,6 +20,7 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
+from attnprof.analysis.kernel_resources import resources_of
 from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.dispatch import predict
 from attnprof.gpus import make_gpu
@@ -107,6 +108,11 @@ class StandIn(TorchFunctionMode):
             return
         with torch.profiler.record_function(f"{LAUNCH}{number}"):
             pass
+
+    def registers(self, launch: KernelLaunch) -> int:
+        """Those of the table, 0 where it has none: made up like the launch itself."""
+        found = (resources_of(launch.kernel, self.gpu(), *library) for library in self._versions.items())
+        return next((stated.registers for stated in found if stated), 0)
 
     def next_correlation(self) -> int:
         """Of a launch in a trace: no two of a process share one."""

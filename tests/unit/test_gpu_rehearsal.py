@@ -97,6 +97,10 @@ def test_it_says_that_it_is_evidence_of_nothing_and_fails_where_a_step_breaks(
     assert set(results["steps"]) >= {"story", "matrix", "flash_attn", "splitting", "graphs", "numerics"}
     assert not any("error" in step or "skipped" in step for step in results["steps"].values())
     assert results["steps"]["flash_attn"]["verdicts"]
+    occupancy = results["steps"]["occupancy"]
+    assert occupancy["kernels"] > 20
+    assert occupancy["mismatches"] == 0
+    assert results["steps"]["splitting"]["call"]["num_heads"] == 28
     with gzip.open(out / "observed_flash_attn.jsonl.gz", "rt") as rows:
         calls = [json.loads(row)["call"] for row in rows]
     # What was left out of the package's build is not called.

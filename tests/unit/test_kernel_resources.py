@@ -148,6 +148,18 @@ def test_where_shared_memory_is_not_known_only_a_single_block_is_exact() -> None
     assert known.exact
 
 
+def test_registers_of_a_gpu_are_held_against_the_table() -> None:
+    from benchmarks.gpu_evidence.occupancy import against_table
+
+    launch = predict(SQUARE, H100, "2.13.0").launches[0]
+    seen = {"kernel": launch.kernel, "grid": [8, 4, 32], "block": [128, 1, 1], "shared memory": 65536}
+    for registers in (255, 254):
+        row = against_table({**seen, "registers per thread": registers}, H100, "torch", "2.13.0+cu130")
+        assert (row["registers"], row["registers_in_table"], row["exact"]) == (registers, 255, True)
+    unknown = against_table({**seen, "registers per thread": 255}, H100, "torch", "2.13.0+cpu")
+    assert unknown["registers_in_table"] is None
+
+
 def test_each_spelling_of_a_kernel_is_one_template() -> None:
     launch = predict(SQUARE, H100, "2.13.0").launches[0]
     as_nsys = launch.kernel.replace("<128,", "<(int)128,").replace("false", "(bool)0").replace(
