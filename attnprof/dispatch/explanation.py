@@ -62,6 +62,8 @@ class Explanation:
     are None where only their product ``batch_heads`` shows.  ``seqlen_k``: every KV length (the capacity, for
     fwd_kvcache), of which only multiples of ``multiple_of`` and none of ``no_multiple_of`` (0 for none).
     ``chosen``: the library chose ``num_splits`` from these lengths; else the caller gave it, or nobody asked.
+    Of a kernel whose grid does not show the count, ``num_splits`` is the least of those possible, and
+    ``batch_heads`` None.  ``sm_margin``: SMs that the caller asks the kernel to leave free.
     """
 
     library: Library
@@ -79,6 +81,7 @@ class Explanation:
     multiple_of: int = 1
     no_multiple_of: int = 0
     appends: bool = False
+    sm_margin: int = 0
 
     def has_length(self, seqlen_k: int) -> bool:
         """Whether a KV length is among those explained."""

@@ -19,7 +19,8 @@ from attnprof.dispatch.flash_attn2.rules import OPTIONAL_TEMPLATES, Rules, combi
 from attnprof.dispatch.heuristic import MAX_SPLITS, SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
-from attnprof.dispatch.names.spelling import namespace, plain_template
+from attnprof.dispatch.names.spelling import namespace
+from attnprof.dispatch.seen_launches import SeenLaunches
 from attnprof.dispatch.versions import parse_version
 from attnprof.model import AttentionCall, Entry, Gpu, KernelLaunch, Library, Prediction
 
@@ -110,11 +111,7 @@ class _Reader:
         self.batch, self.heads = (1, grid[2]) if self.splits else grid[1:]
         self.block_m, self.block_n = int(main.block_m or 1), int(main.block_n or 1)
         self.bucket = int(main.head_dim or 0)
-        self.names = tuple(plain_template(launch.kernel) for launch in self._own())
-        self.signatures = tuple(parse_kernel_name(launch.kernel) for launch in self._own())
-
-    def _own(self) -> tuple[KernelLaunch, ...]:
-        return (self.seen.main,) if self.seen.combine is None else (self.seen.main, self.seen.combine)
+        self.own = SeenLaunches((seen.main,) if seen.combine is None else (seen.main, seen.combine))
 
     def _some_grid(self) -> tuple[int, int, int]:
         """Where the trace holds no grid, one that could be."""
@@ -174,7 +171,7 @@ class _Reader:
             if seqlen_q is None or seqlen_k is None:
                 return False
             call = self._call(build.library, kind, head_dim, seqlen_q, seqlen_k)
-            return self._same(build.predict(call, gpu).launches)
+            return self.own.are(build.predict(call, gpu).launches)
 
         sq_whole, sq_ragged = _witnesses((queries,), self.block_m, 1)
         sk_whole, sk_ragged = _witnesses(lengths, self.block_n, step)
@@ -243,30 +240,13 @@ class _Reader:
             cache_seqlens=kind.cache_seqlens, cache_batch_idx=kind.batch_idx,
         )  # fmt: skip
 
-    # what is launched for it
-
-    def _same(self, launches: Sequence[KernelLaunch]) -> bool:
-        """Whether these are the observed launches, in all that can be read."""
-        own = self._own()
-        if len(launches) != len(own):
-            return False
-        for launch, ran, name, signature in zip(launches, own, self.names, self.signatures, strict=True):
-            if _other(launch.grid, ran.grid) or _other(launch.block, ran.block):
-                return False
-            predicted = parse_kernel_name(launch.kernel)
-            if predicted.family != signature.family or predicted.template() != signature.template():
-                return False
-            if name is not None and name != plain_template(launch.kernel):
-                return False
-        return True
-
     def nearest(self, builds: Sequence[Build]) -> str:
         """In which fields the launches differ from the nearest that the newest of the builds makes."""
         best: tuple[int, str] | None = None
         for build in list(builds)[-2:]:
             for gpu in self.gpu.candidates()[:1]:
                 for launches in filter(None, self._alike(build, gpu)):
-                    fields = self._differences(launches)
+                    fields = self.own.differences(launches)
                     if best is None or len(fields) < best[0]:
                         best = len(fields), "; ".join(fields[:3])
         return best[1] if best else ""
@@ -291,37 +271,6 @@ class _Reader:
                             if sq is not None and sk is not None:
                                 call = other._call(build.library, kind, head_dim, sq, sk)
                                 yield build.predict(call, gpu).launches
-
-    def _differences(self, launches: Sequence[KernelLaunch]) -> list[str]:
-        own = self._own()
-        found = []
-        if len(launches) != len(own):
-            found.append(f"{len(own)} kernels: the library launches {len(launches)}")
-        for launch, ran in zip(launches, own, strict=False):
-            predicted, signature = parse_kernel_name(launch.kernel), parse_kernel_name(ran.kernel)
-            kernel = "combine kernel's " if signature.family.endswith("_combine") else ""
-            theirs, ours = dict(signature.template()), dict(predicted.template())
-            found += [
-                f"{kernel}{name} {theirs.get(name)}, the library's {ours.get(name)}"
-                for name in dict.fromkeys([*theirs, *ours])
-                if theirs.get(name) != ours.get(name)
-            ]
-            found += [
-                f"{kernel}{what} {_size(b)}, the library's {_size(a)}"
-                for what, a, b in (("grid", launch.grid, ran.grid), ("block", launch.block, ran.block))
-                if any(b) and a != b
-            ]
-            if not found and plain_template(ran.kernel) not in (None, plain_template(launch.kernel)):
-                found.append(f"{kernel}template arguments that the library spells otherwise")
-        return found
-
-
-def _other(predicted: tuple[int, int, int], ran: tuple[int, int, int]) -> bool:
-    return any(ran) and predicted != ran
-
-
-def _size(size: tuple[int, int, int]) -> str:
-    return "x".join(map(str, size))
 
 
 def _witnesses(lengths: Intervals, tile: int, step: int) -> tuple[int | None, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn3 import installed, records
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice
 from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, FP8, Evidence, InstalledLibrary, LibraryOfVersions
@@ -38,6 +39,12 @@ class FlashAttention3(LibraryOfVersions):
         from attnprof.dispatch.flash_attn3.names import template_fields
 
         return template_fields(kernel)
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flash_attn3.read_back import read_back
+        from attnprof.dispatch.flash_attn3.versions import builds
+
+        return read_back(seen, gpu, builds())
 
 
 LIBRARY = FlashAttention3()

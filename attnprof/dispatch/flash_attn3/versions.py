@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from attnprof.dispatch.flash_attn3.dispatch import dispatch
 from attnprof.dispatch.flash_attn3.installed import NEWEST, NOT_MODELLED
+from attnprof.dispatch.flash_attn3.read_back import Build
 from attnprof.dispatch.flash_attn3.rules import MAX_SPLITS_AUTOMATIC, Rules, packs_gqa, split_choice
 from attnprof.dispatch.flash_attn3.tiles import tile_sm90, tile_sm90_2_7, tile_sm90_2_8
 from attnprof.dispatch.versions import parse_version
@@ -130,3 +131,17 @@ def predict(
 ) -> Prediction:
     """What flash_attn_3 ``version`` launches for ``call`` on ``gpu``; see ``flash_attn3_dispatch``."""
     return dispatch(call, gpu, rules_for(version), explain=explain)
+
+
+@lru_cache(maxsize=1)
+def builds() -> tuple[Build, ...]:
+    """The states of ``hopper/`` that launch alike, for reading launches back, oldest first."""
+    spans = ((OLDEST, "2.7.4.post1"), ("2.8.0", LAST_2_8), (NEWEST, NEWEST))
+    return tuple(
+        Build("flash_attn_3", span, rules_for(span[0]), partial(_launch, rules=rules_for(span[0])))
+        for span in spans
+    )
+
+
+def _launch(call: AttentionCall, gpu: Gpu, *, rules: Rules) -> Prediction:
+    return dispatch(call, gpu, rules)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from attnprof.dispatch.names.families import own_name
-
 _CASTS = re.compile(r"\((?:int|bool|unsigned int|unsigned|long|char)\)")
 _NAMESPACE = re.compile(r"\b[A-Za-z_]\w*::")
 _GUARD = re.compile(r"enable_sm\w{1,40}<")  # FlashAttention-3 renamed it after 3.0.0
@@ -47,13 +45,13 @@ def _plain(arguments: str) -> str:
 
 
 def namespace(name: str) -> str | None:
-    """What qualifies the kernel itself, "flash::" or ""; None where the recorder drops namespaces.
+    """What qualifies the kernel itself, "flash::", "cutlass::" or ""; None where a recorder drops namespaces.
 
     Every FlashAttention kernel names an element type of cutlass, which shows whether they are spelled.
     """
     if name.startswith("_Z") or "cutlass::" not in name:
         return None
-    head, found, _ = own_name(name).rpartition("::")
+    head, found, _ = re.split(r"[<(]", name.strip().removeprefix("void "), maxsplit=1)[0].rpartition("::")
     return head + found
 
 

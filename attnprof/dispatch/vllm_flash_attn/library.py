@@ -19,10 +19,12 @@ class VllmFlashAttention(LibraryOfVersions):
         extension_for(gpu_by_name(DEFAULT_GPU), version)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
-        from attnprof.dispatch.flash_attn2.read_back import read_back
-        from attnprof.dispatch.vllm_flash_attn.versions import builds
+        from attnprof.dispatch.flash_attn2 import read_back as flash_attn2
+        from attnprof.dispatch.flash_attn3 import read_back as flash_attn3
+        from attnprof.dispatch.vllm_flash_attn.versions import builds, fa3_builds
 
-        return read_back(seen, gpu, builds())
+        told = flash_attn2.read_back(seen, gpu, builds())
+        return flash_attn3.read_back(seen, gpu, fa3_builds()) if told is None else told
 
 
 LIBRARY = VllmFlashAttention()

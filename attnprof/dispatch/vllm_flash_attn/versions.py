@@ -25,6 +25,7 @@ from attnprof.dispatch.flash_attn2.read_back import Build
 from attnprof.dispatch.flash_attn2.rules import Rules as FlashAttention2Rules
 from attnprof.dispatch.flash_attn2.versions import rules_for
 from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
+from attnprof.dispatch.flash_attn3.read_back import Build as FlashAttention3Build
 from attnprof.dispatch.flash_attn3.rules import Rules
 from attnprof.dispatch.flash_attn3.tiles import Tile, TileQuery, sm90, tile_sm90
 from attnprof.errors import UsageError
@@ -210,7 +211,14 @@ def builds() -> tuple[Build, ...]:
     return (Build("vllm_flash_attn", ("fa2", "fa2"), _fa2_rules(), _predict_fa2),)
 
 
-def _predict_fa3(call: AttentionCall, gpu: Gpu, explain: bool) -> Prediction:
+@lru_cache(maxsize=1)
+def fa3_builds() -> tuple[FlashAttention3Build, ...]:
+    """``_vllm_fa3_C``, for reading launches back."""
+    build = FlashAttention3Build("vllm_flash_attn", ("fa3", "fa3"), FA3_RULES, _predict_fa3, fork=True)
+    return (build,)
+
+
+def _predict_fa3(call: AttentionCall, gpu: Gpu, explain: bool = False) -> Prediction:
     if call.alibi:
         return Prediction(error="Alibi is not supported in FA3")
     if call.page_block_size is not None:
