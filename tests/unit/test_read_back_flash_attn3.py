@@ -96,7 +96,7 @@ def calls(draw: st.DrawFn) -> tuple[AttentionCall, Gpu, str]:
 
 
 @given(calls())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_calls_read_back_hold_the_true_one(drawn: tuple[AttentionCall, Gpu, str]) -> None:
     call, gpu, version = drawn
     launches = predict(call, gpu, version).launches

@@ -46,7 +46,7 @@ def sizes_of(
     if rows_m:
         per_batch = rules.combine_by_head_dim_block
         sparse = rules.sparse_combine and grid[2] == 1
-        most = 0 if sparse else grid[0] * rows_m
+        most = 0 if sparse or not per_batch else grid[0] * rows_m
         for batch in batches:
             for total in _within(grid[0], rows_m, 1 if per_batch else batch):
                 for seqlen_q in dict.fromkeys((1, 2, 3, rows_m, _FEW_QUERIES, total)):
