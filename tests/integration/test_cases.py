@@ -23,6 +23,19 @@ def test_sglang_extend_is_prefill() -> None:
     assert " other " not in attnprof("report", case("F14_sglang_extend.json")).out
 
 
+def test_an_amd_gpu_is_named_and_nothing_is_predicted_for_another() -> None:
+    path = case("F1_aotriton_attn_fwd.json")
+    report, doctor, check = (attnprof(command, path) for command in ("report", "doctor", "check"))
+    assert (report.code, doctor.code, check.code) == (0, 0, 3)
+    text = " ".join(report.out.split())
+    assert "AMD Instinct MI300X, 304 CUs" in text
+    assert "1 attention call ran attn_fwd: not modelled" in text
+    assert "Attention is 100.0 % of its GPU time" in text
+    assert "(aotriton)" in doctor.out
+    for said in (report.out, doctor.out, check.out):
+        assert not any(wrong in said for wrong in ("H100", "GEMM", "no GPU kernel"))
+
+
 def test_a_trace_of_which_nothing_was_compared_is_no_success() -> None:
     done = attnprof("check", case("F4_unmodelled_plus_unobserved.json"))
     assert done.code == 3
