@@ -14,7 +14,8 @@ _SHAPE = {
     "dropout_p": (int, float), "alibi": (bool, int), "return_softmax": (bool, int), "num_splits": int,
     "batch": int, "max_seqlen_q": int, "max_seqlen_k": int, "has_cache_seqlens": (bool, int),
     "cache_batch_idx": (bool, int), "pack_gqa": (bool, int), "attention_chunk": int, "sm_margin": int,
-    "process": int, "not_described": str, "raised": str,
+    "process": int, "not_described": str, "raised": str, "seqlens_q": [int], "seqlens_k": [int],
+    "lengths_of": str, "stage": str, "page_size": int,
 }  # fmt: skip
 _ALWAYS = ("seq", "phase", "library", "entry", "dtype", "causal", "dropout_p")
 _OF_FLASH = ("q", "k", "v", "window", "softcap", "alibi", "return_softmax")

@@ -18,12 +18,13 @@ from typing import Any
 
 from attnprof.capture.interrupt import InterruptError
 from attnprof.instrument import flash_attn, journal, sdpa
+from attnprof.instrument.engines import entry_point
 from attnprof.instrument.undescribed import undescribed
 from attnprof.workloads.child import Handed
 
 _SAVED = (".journal-calls", ".journal-texts")
 _SAVED_EVERY_S = 1.0
-_DESCRIBE = {module.__name__: module.describe for module in (flash_attn, sdpa)}
+_DESCRIBE = {module.__name__: module.describe for module in (flash_attn, sdpa, entry_point)}
 _DESCRIBE[undescribed.__module__] = undescribed
 
 

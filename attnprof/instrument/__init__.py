@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
 from attnprof.instrument import flash_attn, native_attention, sdpa, transformers_hooks
+from attnprof.instrument.engines import hooks
 from attnprof.instrument.imports import when_imported
 from attnprof.instrument.recorder import Recorder
 from attnprof.instrument.steps import StepWatcher
@@ -44,4 +45,6 @@ def instrument(recorder: Recorder) -> Iterator[Recorder]:
             patch_when(name, functools.partial(patch, watcher))
         for interface in flash_attn.INTERFACES:
             patch_when(interface, lambda module: flash_attn.patch(recorder, module))
+        for engine in hooks.HOOKS:
+            patch_when(engine, functools.partial(hooks.hook, recorder))
         yield recorder

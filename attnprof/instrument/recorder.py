@@ -8,8 +8,8 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ _ROLES = ("decoder", "encoder", "draft")  # the language model is the first of t
 
 
 class _Context(threading.local):
-    """Where this thread is: the model forward (step) and the layer it is in."""
+    """Where this thread is: the model forward (step) and the layer it is in.
+
+    ``stage`` is "warmup" or "capture" where an engine runs its model on nobody's tokens.
+    """
 
     step: int | None = None
     phase: str = "other"
     layer: int | None = None
+    stage: str | None = None
 
 
 class Recorder:
@@ -57,6 +61,7 @@ class Recorder:
         self.attn_implementation: str | None = None
         self._named = False
         self.paused = False
+        self.requests: Mapping[str, Any] = {}  # of the engine's step that is open, by the engine's names
         self._calls: list[tuple[Any, ...]] = []
         self._raised: dict[int, dict[str, str]] = {}
         self._seq = itertools.count()
@@ -157,10 +162,35 @@ class Recorder:
 
     def measured(self, batch: int | None, length: int | None) -> None:
         """The step that is open turned out to be of this size."""
+        if length is not None:
+            self.amend_step(batch=batch, seqlen_q=length, seqlen_k=length)
+
+    def amend_step(self, **facts: Any) -> None:
+        """Further facts of the step that is open."""
         step = self._context.step
-        if step is not None and length is not None:
-            self.steps[step] |= {"batch": batch, "seqlen_q": length, "seqlen_k": length}
+        if step is not None:
+            self.steps[step] |= facts
             self._keep_step(step)
+
+    @property
+    def open_step(self) -> dict[str, Any]:
+        """The facts of the step that is open, {} outside of any."""
+        step = self._context.step
+        return {} if step is None else self.steps[step]
+
+    @property
+    def stage(self) -> str | None:
+        return self._context.stage
+
+    @contextmanager
+    def staged(self, stage: str) -> Iterator[None]:
+        """Inside the block an engine warms up, or captures a graph: what it calls is of no step."""
+        context = self._context
+        outer, context.stage = context.stage, stage
+        try:
+            yield
+        finally:
+            context.stage = outer
 
     def end_step(self, outer: tuple[Any, ...] = (None, "other", None)) -> None:
         self._phases[self._context.phase].pop()

@@ -50,7 +50,7 @@ class _Generation:
         return "prefill" if past < (self._prefilled or 0) else "decode"
 
 
-class _Place(threading.local):
+class Place(threading.local):
     """Where this thread is: whose step, in a tower or not, and the generate() calls around it."""
 
     model: _Model | None = None
@@ -63,7 +63,7 @@ class StepWatcher:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.place = _Place()
+        self.place = Place()
         self._models: weakref.WeakKeyDictionary[Any, _Model] = weakref.WeakKeyDictionary()
         self._inner: weakref.WeakKeyDictionary[Any, set[int]] = weakref.WeakKeyDictionary()
         self._lengths = CacheLengths()
@@ -142,7 +142,7 @@ class StepWatcher:
             for block, layer in layers(model):
                 if block not in self._hooked:
                     self._hooked.add(block)
-                    hook = _LayerHook(self, layer)
+                    hook = LayerHook(self.recorder, self.place, layer)
                     self._hooks.append(block.register_forward_pre_hook(hook.enter))
                     self._hooks.append(block.register_forward_hook(hook.leave, always_call=True))
             attn = getattr(model.config, "_attn_implementation", None)
@@ -252,11 +252,13 @@ def _as_it_is(model: Any, known: Any, call: Callable[..., Any], args: Any, kwarg
     return call(*args, **kwargs)
 
 
-class _LayerHook:
-    def __init__(self, watcher: StepWatcher, layer: int) -> None:
+class LayerHook:
+    """Opens and closes the range of a layer around the forward of its block."""
+
+    def __init__(self, recorder: Recorder, place: Place, layer: int) -> None:
         import torch
 
-        self._recorder, self._place = watcher.recorder, watcher.place
+        self._recorder, self._place = recorder, place
         self._layer = layer
         self._is_compiling = torch.compiler.is_compiling
         self._outer: list[int | None] = []

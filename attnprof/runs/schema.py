@@ -30,7 +30,8 @@ PROCESS = {  # of the processes of a run that has several; its keys are the colu
 }  # fmt: skip
 _STEPS_SHAPE: list[Any] = [{
     "step": int, "phase": str, "batch": int, "seqlen_q": int, "seqlen_k": int, "model": int, "capacity": int,
-    "cache": bool, "seqlens_q": [int], "seqlens_k": [int],
+    "cache": bool, "seqlens_q": [int], "seqlens_k": [int], "requests": [int], "prefills": int, "graph": str,
+    "graph_tokens": int,
 }]  # fmt: skip
 _MODELS_SHAPE: dict[str, Any] = {
     "models": [{"*": (str, int, float)}],

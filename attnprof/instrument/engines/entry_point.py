@@ -1,0 +1,179 @@
+"""Records a Python function through which attention is launched: one wrapper, told what the function takes.
+
+Nothing is read from a device. Lengths that lie there are those that the engine's scheduler stated for the
+step that is open, as ``lengths_of`` "step" says; lengths on the host are read as passed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from attnprof.instrument import flash_attn
+from attnprof.instrument.recorder import Recorder, shape
+from attnprof.instrument.undescribed import Called, is_fake, require_tensors, unseen
+
+# From a function's arguments by name: (library, entry, what ``flash_attn.describe`` turns into a record).
+Read = Callable[["Lengths", dict[str, Any]], tuple[str, str, dict[str, Any]]]
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def patch(recorder: Recorder, owner: Any, name: str, library: str, read: Read) -> Callable[[], None]:
+    """Replaces ``owner.name`` by one that records and forwards; returns what puts the original back.
+
+    ``library`` is what a call is filed under that cannot be read. Raises AttributeError where there is none.
+    """
+    import torch
+
+    original = inspect.getattr_static(owner, name)
+    if isinstance(original, staticmethod):
+        original = original.__func__
+    function = f"{getattr(owner, '__module__', '')}.{owner.__qualname__}" if inspect.isclass(owner) else ""
+    called = f"{function or owner.__name__}.{name}", library, "fwd"
+    names, defaults = _parameters(original)
+    lengths = Lengths(recorder)
+    is_compiling = torch.compiler.is_compiling
+
+    def look(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], None]:
+        with unseen():
+            filed, entry, taken = read(lengths, defaults | dict(zip(names, args, strict=False)) | kwargs)
+        if recorder.stage is not None:
+            taken["stage"] = recorder.stage
+        return (called[0], filed, entry, taken), None
+
+    @functools.wraps(original)
+    def record(*args: Any, **kwargs: Any) -> Any:
+        if is_compiling():
+            return original(*args, **kwargs)
+        if recorder.paused:
+            recorder.skip_call()
+            return original(*args, **kwargs)
+        call = recorder.open_call(describe, called, look, args, kwargs)
+        try:
+            return original(*args, **kwargs)
+        except BaseException as error:
+            recorder.call_raised(call, error)
+            raise
+        finally:
+            recorder.end_call()
+
+    before = inspect.getattr_static(owner, name)
+    setattr(owner, name, staticmethod(record) if isinstance(before, staticmethod) else record)
+
+    def restore() -> None:
+        if getattr(inspect.getattr_static(owner, name), "__wrapped__", None) is original:
+            setattr(owner, name, before)
+
+    return restore
+
+
+def _parameters(function: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of a function's parameters, and the defaults among them that are plain values."""
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {one.name: one.default for one in parameters if isinstance(one.default, _PLAIN)}
+    return tuple(one.name for one in parameters), defaults
+
+
+def patch_all(undo: list[Callable[[], None]]) -> Callable[[], None]:
+    """One undo for several."""
+
+    def restore() -> None:
+        for one in reversed(undo):
+            one()
+
+    return restore
+
+
+class Lengths:
+    """Each request's lengths as far as the host knows them, read once for all layers of a step."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._read: dict[int, tuple[Any, dict[str, Any], list[int]]] = {}
+
+    def of(self, tensor: Any) -> list[int] | None:
+        """The values of a tensor on the host; None for one that lies on a device, or none."""
+        if isinstance(tensor, list | tuple):
+            return [int(value) for value in tensor]
+        if getattr(tensor, "device", None) is None or tensor.device.type != "cpu" or is_fake(tensor):
+            return None
+        step = self._recorder.open_step
+        known = self._read.get(id(tensor))
+        if step and known is not None and known[0] is tensor and known[1] is step:
+            return known[2]
+        if len(self._read) > 8:  # those of past steps
+            self._read.clear()
+        values: list[int] = tensor.tolist()
+        self._read[id(tensor)] = tensor, step, values
+        return values
+
+    def steps(self) -> dict[str, Any]:
+        """The lengths that the open step states, as fields of a call; {} where none does."""
+        step = self._recorder.open_step
+        if not step.get("seqlens_q") or not step.get("seqlens_k"):
+            return {}
+        return {"seqlens_q": step["seqlens_q"], "seqlens_k": step["seqlens_k"], "lengths_of": "step"}
+
+    def packed(self, cu_seqlens_q: Any, seqlens_k: Any, batch: int) -> dict[str, Any]:
+        """The lengths of a packed call, from what it was given: cumulative of Q, each of K."""
+        ends, keys = self.of(cu_seqlens_q), self.of(seqlens_k)
+        if ends is None or keys is None:
+            known = self.steps()
+            return known if len(known.get("seqlens_q", ())) == batch else {}
+        queries = [end - start for start, end in pairwise(ends[: batch + 1])]
+        return {"seqlens_q": queries, "seqlens_k": keys[:batch]}
+
+
+def taken(q: Any, k: Any, v: Any, **given: Any) -> dict[str, Any]:
+    """The part of a record that every call has; ``given`` by flash_attn's names, its defaults filled in.
+
+    ``k`` and ``v`` may be shapes where the library takes one tensor for both.
+    """
+    require_tensors(q=q)
+    made = {
+        "q": shape(q),
+        "k": k if isinstance(k, tuple) else shape(k),
+        "v": v if isinstance(v, tuple) else shape(v),
+        "dtype": q.dtype,
+        "device": f"fake {q.device}" if is_fake(q) else q.device,
+    }
+    return {**_DEFAULTS, **made, **given}
+
+
+_DEFAULTS = {
+    "causal": False,
+    "window_left": -1,
+    "window_right": -1,
+    "softcap": 0.0,
+    "dropout_p": 0.0,
+    "alibi": False,
+    "has_cache_seqlens": True,
+    "cache_batch_idx": False,
+}
+
+_MORE = (  # what flash_attn's own records do not have
+    "seqlens_q", "seqlens_k", "lengths_of", "stage", "cuda_graph", "page_size", "backend", "head_dim_v",
+    "split_size", "disable_split_kv", "fa_version", "pack_gqa", "scheduler_metadata", "sinks", "plan",
+    "kv_dtype", "segments",
+)  # fmt: skip
+
+
+def describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """The fields of one call in calls.jsonl."""
+    function, library, entry = arguments[:3]
+    if len(arguments) < 4 or not isinstance(arguments[3], dict):
+        return flash_attn.describe(tuple(arguments))
+    given = arguments[3]
+    called: Called = (function, library, entry)
+    described = flash_attn.describe((*called, given))
+    if "not_described" in described:
+        return described
+    return described | {name: _plain(given[name]) for name in _MORE if given.get(name) is not None}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
