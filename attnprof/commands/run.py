@@ -40,8 +40,26 @@ def run(
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The prompt.")] = None,
     prompt_tokens: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="A prompt of N random tokens. Default: 25; 512 for kvcache, varlen."),
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="A prompt of N random tokens; A:B for an engine's shortest and longest. Default: 25; 512 for"
+            " kvcache, varlen; 16:128 for an engine.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="vllm or sglang: serve random prompts with that engine, offline."),
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(metavar="N", help="Prompts that the engine is given. Default: 8.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="Requests the engine holds at once. Default: all.")
+    ] = None,
+    engine_python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The Python that has the engine. Default: attnprof's own."),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Sequences. Default: 1; 4 for kvcache, varlen.")
@@ -132,6 +150,7 @@ def run(
       attnprof run --model llama-3-8b --batch 8 --prompt-tokens 4000 --gpu a100
       attnprof run --batch 4 --prompt-tokens 200 --left-padding
       attnprof run --workload varlen --batch 8 --prompt-tokens 1024
+      attnprof run --engine vllm --requests 16 --prompt-tokens 16:512 --concurrency 8
       attnprof run -- python script.py ARGS
     """
     from attnprof.capture.recording import CaptureOptions, describe_command, plan, record
@@ -156,9 +175,12 @@ def run(
         "static_cache": static_cache or None,
         "num_splits": num_splits,
         "page_size": page_size,
+        "requests": requests,
+        "concurrency": concurrency,
+        "engine_python": engine_python,
     }
     given = {option: value for option, value in given.items() if value is not None}
-    work, notes, stem = _workload(program or [], workload, given)
+    work, notes, stem = _workload(program or [], workload, engine, given)
     predict = _prediction(gpu, sms, sm, library, version)
     options = CaptureOptions(work, recorder=capture, nsys=nsys, notes=notes, keep_report=keep_report)
     chosen = plan(options)
@@ -185,22 +207,27 @@ def run(
 
 
 def _workload(
-    program: list[str], kind: str | None, given: dict[str, Any]
+    program: list[str], kind: str | None, engine: str | None, given: dict[str, Any]
 ) -> tuple[Any, tuple[str, ...], str]:
     """(what to run, notes, the stem of the run's name)."""
+    from attnprof.commands.engine_flags import ENGINE_ALONE, engine_workload, whole_number
     from attnprof.errors import UsageError
     from attnprof.workloads.presets import find_preset, preset_name
     from attnprof.workloads.spec import KINDS, AttentionOptions, GenerateOptions, parse_program
 
     if kind not in (None, *KINDS):
         raise UsageError(f"--workload {kind} is none of {', '.join(KINDS)}")
-    if program and kind is not None:
-        given = {"workload": kind} | given
-    elif kind == "kvcache" or kind == "varlen":
-        _refuse(given, kind, _NO_MODEL | (_CACHE if kind == "varlen" else frozenset()))
-        return AttentionOptions(kind, **given), (), kind  # type: ignore[arg-type]
+    if program and (kind is not None or engine is not None):
+        given = ({"workload": kind} if kind is not None else {"engine": engine}) | given
+    elif engine is not None:
+        return engine_workload(engine, kind, given)
     elif not program:
-        _refuse(given, "generate", _CACHE - {"max_new_tokens"})
+        given = whole_number(given, "prompt_tokens")
+    if not program and kind in ("kvcache", "varlen"):
+        _refuse(given, kind, ENGINE_ALONE | _NO_MODEL | (_CACHE if kind == "varlen" else frozenset()))
+        return AttentionOptions(kind, **given), (), kind  # type: ignore[arg-type]
+    if not program:
+        _refuse(given, "generate", ENGINE_ALONE | (_CACHE - {"max_new_tokens"}))
         options = GenerateOptions(**given)
         stem = preset_name(options.model) if find_preset(options.model) else Path(options.model).name
         return options, (), stem
@@ -269,6 +296,8 @@ def _describe(options: CaptureOptions) -> str:
     work = options.workload
     if isinstance(work, AttentionOptions):
         return f"{work.kind}: {work.batch} sequences of up to {work.prompt_tokens} tokens,"
+    if not isinstance(work, GenerateOptions) and work.kind != "program":
+        return f"{work.kind}: {work.asked['requests']} requests, {work.asked['max_new_tokens']} tokens each,"
     if not isinstance(work, GenerateOptions):
         command = redact_command([work.target, *work.arguments])
         return command if work.mode != "command" else "python -c …"

@@ -212,6 +212,7 @@ def _asked(spec: ChildSpec) -> dict[str, Any]:
         "workload": spec.kind,
         "max_new_tokens": options.max_new_tokens if options and decodes else None,
         "seed": options.seed if options else None,
+        **(spec.program.asked if spec.program else {}),
     }
 
 

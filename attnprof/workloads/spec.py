@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,13 +116,16 @@ def _check_device(name: str) -> None:
 class Program:
     """A program of the user's: a Python script, module or command line run in-process, or any other program.
 
-    ``mode`` "other" is started as it is; each Python among it and its children records itself.
+    ``mode`` "other" is started as it is; each Python among it and its children records itself. ``kind`` is
+    an engine's name where attnprof's own workload for it runs, ``asked`` what workload.json says of that.
     """
 
     mode: Literal["script", "module", "command", "other"]
     target: str
     arguments: tuple[str, ...] = ()
     interpreter_flags: tuple[str, ...] = ()
+    kind: str = "program"
+    asked: dict[str, int] = field(default_factory=dict)
 
 
 _FLAG_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
@@ -202,6 +205,8 @@ class ChildSpec:
         """What workload.json calls it."""
         if self.attention is not None:
             return self.attention.kind
+        if self.program is not None:
+            return self.program.kind
         return "generate" if self.generate is not None else "program"
 
     def command(self) -> list[str]:
@@ -239,5 +244,8 @@ class ChildSpec:
 
 
 def _changed(options: GenerateOptions | AttentionOptions | Program) -> dict[str, Any]:
-    defaults = {field.name: field.default for field in fields(options)}
+    defaults = {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory()
+        for one in fields(options)
+    }
     return {name: value for name, value in asdict(options).items() if value != defaults[name]}
