@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from attnprof.commands import (
+    capture,
     check,
     diff,
     doctor,
@@ -63,6 +64,7 @@ app.command("run", short_help="Record a workload.", context_settings={"allow_int
     run.run
 )
 app.command("import", short_help="Ingest a trace made by nsys or torch.profiler.")(ingest.import_)
+app.command("capture", short_help="Profile a running vLLM or SGLang server.")(capture.capture)
 app.command("report", short_help="Show phases, kernels and the split timeline of a run.")(report.report)
 app.command("check", short_help="Compare what ran with what should have run.")(check.check)
 app.command("predict", short_help="Predict the launches of attention calls.")(predict.predict)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnprof.runs import run_folders
 from attnprof.runs.run_builder import RunBuilder, new_run, refuse_taken
+from attnprof.trace.merge_traces import merged
 from attnprof.trace.open_trace import open_trace
 from attnprof.trace.process_numbers import numbered_through
 from attnprof.trace.saved_trace import save_trace
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 DERIVED = (run_folders.TRACE_NPZ, run_folders.DATABASE)  # what is made of a recording
 ENDINGS = re.compile(r"(\.sqlite3?|\.nsys-rep|\.qdrep|\.qdstrm|\.pt\.trace|\.json|\.gz|\.db)+$")
+_FRONT_END = re.compile(r"async_?llm|frontend", re.IGNORECASE)
 
 
 def import_trace(
@@ -46,6 +50,42 @@ def import_trace(
     stem = ENDINGS.sub("", path.name).lstrip(".") or "trace"
     known = {"config": config, "source": str(path.absolute()), "nsys": nsys}
     with new_run(name or stem, force=force, numbered=name is None, known=known) as builder:
+        folder = finish(builder, trace, config)
+    return folder, trace
+
+
+def import_ranks(
+    paths: Sequence[Path],
+    *,
+    name: str | None,
+    stem: str,
+    force: bool = False,
+    gpu: Gpu | None = None,
+    server: dict[str, Any] | None = None,
+    note: str = "",
+) -> tuple[Path, Trace]:
+    """A new run from the traces of all ranks of one job, on one timeline; the files are copied into it.
+
+    A trace of the front end, which launches nothing, is left out. ``server`` says whose they are. Raises
+    TraceError where one cannot be read, RunError where the name is taken.
+    """
+    ranks = [path for path in paths if not _FRONT_END.search(path.name)] or list(paths)
+    trace = merged([open_trace(path) for path in ranks])
+    if note:
+        trace = replace(trace, info=replace(trace.info, notes=(*trace.info.notes, note)))
+    total = sum(path.stat().st_size for path in ranks)
+    config = {
+        "kind": "import",
+        "source": {"path": str(ranks[0].parent), "bytes": total},
+        "predict": {"gpu": asdict(gpu)} if gpu else {},
+        "server": server or {},
+    }
+    known = {"config": config, "source": str(ranks[0].absolute())}
+    with new_run(name or stem, force=force, numbered=name is None, known=known) as builder:
+        place = builder.folder / "traces"
+        place.mkdir()
+        for path in ranks:
+            shutil.copyfile(path, place / path.name)
         folder = finish(builder, trace, config)
     return folder, trace
 

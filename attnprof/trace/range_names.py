@@ -34,9 +34,11 @@ _NUMBERS = {
 _PHASES = (  # a word that must be there, the rule, the phase
     ("prefill", re.compile(r"(?<![a-z])prefill(?![a-z])", re.IGNORECASE), PREFILL),
     ("decode", re.compile(r"(?<![a-z])decode(?![a-z])", re.IGNORECASE), DECODE),
+    ("step[mixed", re.compile(r"(?<![a-z])step\[mixed(?![a-z])", re.IGNORECASE), MIXED),  # SGLang
     ("step[extend", re.compile(r"(?<![a-z])step\[extend(?![a-z])", re.IGNORECASE), PREFILL),  # SGLang
     ("execute_", re.compile(r"execute_(\d+_)?context_[1-9]\d*\(.*_generation_0\("), PREFILL),  # vLLM, SGLang
     ("execute_", re.compile(r"execute_(\d+_)?context_0\(.*_generation_[1-9]"), DECODE),
+    ("execute_", re.compile(r"execute_(\d+_)?context_[1-9]\d*\(.*_generation_[1-9]"), MIXED),
 )
 
 

@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def serve(asked: dict[str, Any]) -> int:
         if "config" in asked:
             folder = tempfile.mkdtemp(prefix="attnprof-model-")
             (Path(folder) / "config.json").write_text(json.dumps(asked["config"]), encoding="utf-8")
-        engine = {"vllm": _vllm, "sglang": _sglang}[asked["engine"]]
+        engine: Callable[..., int] = _vllm if asked["engine"] == "vllm" else _sglang
         return engine(asked, folder or asked["model"], _prompts(asked))
     finally:
         if folder is not None:
@@ -38,7 +39,7 @@ def _prompts(asked: dict[str, Any]) -> list[list[int]]:
 
 def _room(asked: dict[str, Any]) -> int:
     """Tokens that the longest request comes to."""
-    return max(asked["lengths"]) + int(asked["max_new_tokens"])
+    return int(max(asked["lengths"])) + int(asked["max_new_tokens"])
 
 
 def _vllm(asked: dict[str, Any], model: str, prompts: list[list[int]]) -> int:
