@@ -97,10 +97,11 @@ def capture(
         )
     about = {"engine": server.engine, "version": server.version, "model": server.model}
     stem = f"{server.engine}-{Path(server.model or 'server').name}"
-    made, trace = import_ranks(
+    made, trace, ranks = import_ranks(
         paths, name=output, stem=stem, force=force, gpu=target, server=about, note=note or ""
     )
-    print(f"{made}: {len(paths)} traces, {len(trace.kernels):,} kernels, {len(trace.ranges):,} ranges")
+    rows = f"{len(trace.kernels):,} kernels, {len(trace.ranges):,} ranges"
+    print(f"{made}: {ranks} rank{'s' if ranks > 1 else ''}, {rows}")
     print(f"next: {next_command('report', made.name)}")
 
 

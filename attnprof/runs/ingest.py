@@ -63,11 +63,12 @@ def import_ranks(
     gpu: Gpu | None = None,
     server: dict[str, Any] | None = None,
     note: str = "",
-) -> tuple[Path, Trace]:
+) -> tuple[Path, Trace, int]:
     """A new run from the traces of all ranks of one job, on one timeline; the files are copied into it.
 
-    A trace of the front end, which launches nothing, is left out. ``server`` says whose they are. Raises
-    TraceError where one cannot be read, RunError where the name is taken.
+    Returns its folder, the trace and the number of ranks. A trace of the front end, which launches nothing,
+    is left out. ``server`` says whose they are. Raises TraceError where one cannot be read, RunError where
+    the name is taken.
     """
     ranks = [path for path in paths if not _FRONT_END.search(path.name)] or list(paths)
     trace = merged([open_trace(path) for path in ranks])
@@ -87,7 +88,7 @@ def import_ranks(
         for path in ranks:
             shutil.copyfile(path, place / path.name)
         folder = finish(builder, trace, config)
-    return folder, trace
+    return folder, trace, len(ranks)
 
 
 def finish_recorded(builder: RunBuilder, trace: Path | None, config: dict[str, Any], status: str) -> Path:

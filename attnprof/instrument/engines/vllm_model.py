@@ -77,9 +77,9 @@ def _compiles(runner: Any) -> bool:
 
 def _block(model: Any, name: str, layer: int) -> Any:
     """The module that holds an attention layer, "model.layers.3" of "model.layers.3.self_attn.attn"."""
-    at = re.match(rf".*?\.{layer}(?=\.)", name)
+    before, number, _ = name.partition(f".{layer}.")
     try:
-        return model.get_submodule(at.group()) if at else None
+        return model.get_submodule(f"{before}.{layer}") if number else None
     except AttributeError:  # the names of its layers are not those of its modules
         return None
 
