@@ -71,7 +71,8 @@ def served(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     port = _free_port()
     traces = json.dumps({"profiler": "torch", "torch_profiler_dir": str(work / "traces")})
     serving = ("-m", "vllm.entrypoints.openai.api_server", "--model", str(work / "model"),
-               "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512",
+               "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
+               "--max-model-len", "512",
                "--load-format", "dummy", "--profiler-config", traces)  # fmt: skip
     with (work / "log").open("w") as log:
         server = subprocess.Popen(
