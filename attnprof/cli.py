@@ -20,6 +20,7 @@ from attnprof.commands import (
     export,
     gpus,
     ingest,
+    names,
     predict,
     report,
     run,
@@ -74,6 +75,7 @@ app.command("diff", short_help="Compare two runs: dispatch, then time.")(diff.di
 app.command("export", short_help="Write a run for Perfetto, pandas or SQL.")(export.export)
 app.command("doctor", short_help="Examine this machine, or a trace.")(doctor.doctor)
 app.command("gpus", short_help="List the known GPUs.")(gpus.gpus)
+app.command("names", short_help="Read what attention kernels' names state.")(names.names)
 app.command("runs", short_help="List the runs on disk.")(runs.runs)
 
 

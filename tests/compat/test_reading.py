@@ -34,6 +34,7 @@ COMMANDS = (
     "export",
     "doctor",
     "gpus",
+    "names",
     "runs",
 )
 

@@ -50,8 +50,8 @@ _PA = bounded(
     r"pa_(?P<dtype>bf16|fp16)_(?P<kv>noquant|\w*?(?:Fp8|Int8))_gqa(?P<group_size>\d+)_(?P<groups>\d+)tg_(?P<waves>\d+)w"
 )
 _CK_TILE = bounded(
-    r"TileFmhaShape(?:<ck_tile::sequence<|INS_8sequenceIJ)(?:\(int\)|Li)?(\d+)E?(?:, |)(?:\(int\)|Li)?(\d+)"
-    r"E?(?:, |)(?:\(int\)|Li)?(\d+)E?(?:, |)(?:\(int\)|Li)?(\d+)"
+    r"TileFmhaShape(?:<ck_tile::sequence<|INS_8sequenceIJ)(?:\(int\)|Li)?(\d+)(?:E|, )(?:\(int\)|Li)?(\d+)"
+    r"(?:E|, )(?:\(int\)|Li)?(\d+)(?:E|, )(?:\(int\)|Li)?(\d+)(?=[E,>])"
 )
 _CK_ELEMENTS = (("DF16b", "bf16"), ("DF16_", "fp16"), ("__bf16", "bf16"), ("_Float16", "fp16"))
 _LL4MI = bounded(r"ll4mi_QKV\w*<[^<>]*?KVCacheDataType\)\d, (\d+), (\d+), (\d+)")

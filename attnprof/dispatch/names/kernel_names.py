@@ -168,7 +168,7 @@ def _mangled_literals(name: str) -> _Literals | None:
     literals = [int(value) for value in re.findall(r"L[ib]([0-9]{1,9})E", name)]
     dtype = next((ours for theirs, ours in _DTYPES.items() if theirs in name), None)
     # Six literals of Flash_fwd_kernel_traits, four of the Flash_kernel_traits inside it, then the rest.
-    if len(literals) < 12 or dtype is None:
+    if len(literals) < 12 or dtype is None or "EEv" not in name:  # which ends the template
         return None
     head_dim, block_m, block_n, warps = literals[:4]
     return (head_dim, block_m, block_n, warps), dtype, literals[10:]
