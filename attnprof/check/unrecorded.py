@@ -81,7 +81,9 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
         if main.modelled and wrong is not None and any(wrong.grid):
             return Reading(Verdict.UNEXPLAINED, f"no GPU takes the grid {'x'.join(map(str, wrong.grid))}")
         if template_fields(shape.launches[0].kernel) is not None:
-            return Reading(Verdict.NOT_RECORDED, f"{main.library}, of a build whose launches are not modelled")
+            return Reading(
+                Verdict.NOT_RECORDED, f"{main.library}, of a build whose launches are not modelled"
+            )
         return Reading(Verdict.NOT_MODELLED, f"{main.library} {main.family}")
     combined = len(shape.launches) > 1
     split = main.flag("Split") if main.family == "fwd_splitkv" else False if main.family == "fwd" else None

@@ -81,6 +81,7 @@ def render_page(page: Page) -> str:
         page=page,
         drawing=draw_timeline(page.columns),
         filled=filled_columns,
+        blob=Markup(page.kernel_timeline.blob if page.kernel_timeline else ""),
         calls=redact_all(page.calls),
     )
 

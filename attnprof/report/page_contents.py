@@ -16,6 +16,7 @@ from attnprof.dispatch.explanation import strength
 from attnprof.dispatch.requests import split_range
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
 from attnprof.report.explain import call_in_words
+from attnprof.report.kernel_timeline import KernelTimeline, kernel_timeline
 from attnprof.report.occupancy import at_most
 from attnprof.report.tables import Column, Table, percent
 from attnprof.safety.redact import redact_command
@@ -52,6 +53,7 @@ class Page:
     columns: TimelineColumns
     environment: tuple[tuple[str, str], ...]
     calls: dict[str, Any]
+    kernel_timeline: KernelTimeline | None
     next_command: str
 
 
@@ -98,6 +100,7 @@ def make_page(run: Recording, report: Report) -> Page:
         columns=timeline_columns(result.calls),
         environment=tuple(_environment(run)),
         calls=call_data(run, result),
+        kernel_timeline=kernel_timeline(run, result.calls, report.splits),
         next_command=report.next_command,
     )
 

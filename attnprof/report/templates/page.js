@@ -60,7 +60,9 @@
     }
     if (shape.ran) {
       box.append(make("h3", {}, "What ran", badge(true)));
-      box.append(make("p", {}, [splitsOf(shape), duration(call.ns)].filter(Boolean).join(", ")));
+      const kernels = typeof kernelTimeline === "undefined" ? "" :
+        make("button", { type: "button", class: "as-link", onclick: () => kernelTimeline.showCall(call.order) }, "see its kernels");
+      box.append(make("p", {}, [splitsOf(shape), duration(call.ns)].filter(Boolean).join(", "), " ", kernels));
       box.append(launches(shape.ran));
     }
     if (shape.would) {
