@@ -43,13 +43,15 @@ class Dispatch:
     """How one call was dispatched: what may change the order in which its output is summed.
 
     ``builds`` are (library, kernel) of each launch, ``tile`` is (block_m, block_n, warps) of the first, None
-    where its name does not tell. Boundary checks and other template flags do not count.
+    where its name does not tell. Boundary checks and other template flags do not count.  ``untold``: a kernel
+    adds up splits, and how many is not known.
     """
 
     builds: tuple[tuple[str, str], ...]
     tile: tuple[int, int, int] | None
     num_splits: int | None
     observed: bool
+    untold: bool = False
 
     def differs_in(self, other: Dispatch) -> str:
         """ "num_splits", "kernel" or "tile", whichever comes first; "" where both are alike."""
@@ -88,7 +90,10 @@ class OneSided:
 
 @dataclass(frozen=True, slots=True)
 class DispatchDiff:
-    """``shared`` calls have a known dispatch in both runs; ``unknown`` are in both, but not both modelled."""
+    """``shared`` calls have a known dispatch in both runs; ``unknown`` are in both, but not both modelled.
+
+    ``untold`` of the shared ones run the same kernels, but do not both tell how often they split.
+    """
 
     shared: int
     unknown: int
@@ -97,6 +102,7 @@ class DispatchDiff:
     only_a: OneSided
     only_b: OneSided
     first_other_length: tuple[CallKey, int, int] | None
+    untold: int = 0
 
     @property
     def equal(self) -> bool:
@@ -170,7 +176,8 @@ def _dispatch(signatures: Sequence[KernelSignature], num_splits: int | None, *, 
     tile = None
     if main and main.block_m and main.block_n and main.warps:
         tile = (main.block_m, main.block_n, main.warps)
-    return Dispatch(tuple((s.library, s.kernel) for s in signatures), tile, num_splits, observed)
+    untold = num_splits is None and any(s.role == "combine" for s in signatures)
+    return Dispatch(tuple((s.library, s.kernel) for s in signatures), tile, num_splits, observed, untold)
 
 
 def _keyed(calls: Iterable[CheckedCall]) -> dict[CallKey, CheckedCall]:
@@ -187,7 +194,7 @@ def compare_dispatch(calls_a: Sequence[CheckedCall], calls_b: Sequence[CheckedCa
     """Call by call, what ran or would run in both, and what only one of them has."""
     a, b = _keyed(calls_a), _keyed(calls_b)
     both = sorted(a.keys() & b.keys(), key=lambda key: key.order)
-    differences, shared = [], 0
+    differences, shared, untold = [], 0, 0
     first_other_length = None
     for key in both:
         in_a, in_b = dispatch_of(a[key]), dispatch_of(b[key])
@@ -199,6 +206,8 @@ def compare_dispatch(calls_a: Sequence[CheckedCall], calls_b: Sequence[CheckedCa
         shared += 1
         if what := in_a.differs_in(in_b):
             differences.append(Difference(key, what, in_a, in_b, keys_a, keys_b))
+        elif in_a.untold or in_b.untold:
+            untold += 1
     steps_a, steps_b = ({(key.phase, key.step) for key in keys} for keys in (a, b))
     return DispatchDiff(
         shared=shared,
@@ -208,6 +217,7 @@ def compare_dispatch(calls_a: Sequence[CheckedCall], calls_b: Sequence[CheckedCa
         only_a=_one_sided(a, b.keys(), steps_b),
         only_b=_one_sided(b, a.keys(), steps_a),
         first_other_length=first_other_length,
+        untold=untold,
     )
 
 

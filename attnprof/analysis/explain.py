@@ -150,7 +150,8 @@ def in_words(explained: Explanation) -> list[str]:
     if prediction.backend not in (None, FLASH):
         return [*_backend(explained), "Its launches are not predicted."]
     if not prediction.launches:
-        return [f"{named} launches no attention kernel: there are no keys."]
+        why = ": there are no keys" if explained.call.seqlen_k == 0 else " for this call"
+        return [f"{named} launches no attention kernel{why}."]
     sentences = [*_backend(explained), _opening(explained), *_why(explained), *_fill(explained)]
     if explained.live is not None:
         sentences += _live_in_words(explained, explained.live)
@@ -308,9 +309,10 @@ def _fill(explained: Explanation) -> list[str]:
     room = f"{main.slots:,} slots"
     sentences = []
     if main.thread_blocks < main.num_sms:
-        idle = main.num_sms - main.thread_blocks
+        idle, units = main.num_sms - main.thread_blocks, explained.gpu.units
         sentences.append(
-            f"{blocks} for {main.num_sms} SMs: {idle} of the SMs ({_percent(idle / main.num_sms)}) get none."
+            f"{blocks} for {main.num_sms} {units}: {idle} of the {units} ({_percent(idle / main.num_sms)}) "
+            "get none."
         )
     elif main.thread_blocks == main.slots:
         sentences.append(f"{blocks} for {room}: exactly one wave.")

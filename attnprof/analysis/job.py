@@ -88,6 +88,11 @@ class Job:
     usual: tuple[SplitRow, ...]
 
     @property
+    def same_throughout(self) -> bool:
+        """Whether the readable ranks ran the same in the same phases, steps and layers."""
+        return len({_dispatch(rank) for rank in self.ranks if not rank.error}) == 1
+
+    @property
     def unreadable(self) -> tuple[RankSummary, ...]:
         return tuple(rank for rank in self.ranks if rank.error)
 

@@ -32,7 +32,8 @@ class CheckResult:
     """All verdicts of a run. ``cannot_tell`` is a sentence where the trace lacks what the question needs.
 
     ``only_other_kernels``: the trace holds kernels, all that ran, and none is of an attention library.
-    ``disbelief``: why the calls' phases could not be told.
+    ``disbelief``: why the calls' phases could not be told.  ``unseen``: why attention may have run of which
+    the trace holds no kernel, "" where none may have.
     """
 
     calls: Sequence[CheckedCall]
@@ -44,6 +45,7 @@ class CheckResult:
     hint: str = ""
     only_other_kernels: bool = False
     disbelief: str | None = None
+    unseen: str = ""
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -232,23 +234,29 @@ def check(
         elif unseen_from is not None:
             why = f"the profiler's buffer was full: it recorded no kernel from call {unseen_from} on"
             hint = "record fewer tokens or layers at a time, or with nsys"
-        elif not any(call.observed for call in recorded):
+        elif not has_kernels:
             why = "no GPU kernel was observed: every dispatch shown is a prediction"
             hint = "run it on a machine with an NVIDIA GPU to see what really ran"
+        elif not any(call.observed for call in recorded):
+            why = "no kernel of a recorded call was observed: every dispatch shown is a prediction"
+            hint = "attnprof report lists the kernels that ran"
+        unseen = why if info.whole_graph_launches or unseen_from is not None else ""
         if not why:
             why, hint = Coverage(Counter(call.verdict for call in recorded)).nothing_compared()
         library, version = target.most(recording.records)
         doubt = recording.disbelief
-        return CheckResult(recorded, library, version, target.gpu, has_kernels, why, hint, disbelief=doubt)
+        return CheckResult(
+            recorded, library, version, target.gpu, has_kernels, why, hint, disbelief=doubt, unseen=unseen
+        )
     target_gpu = gpu or recording.gpu
     if gpu is not None:
         facts = {shape.device: _facts(gpu) for shape in recording.observed.shapes}
     else:
         facts = {device.index: _stated(device) for device in info.devices}
     calls = check_unrecorded(recording.observed, facts, recording.keys_of_step)
-    why, hint = "", ""
+    why, hint, unseen = "", "", ""
     if info.whole_graph_launches:
-        why, hint = whole, _NODE_MODE
+        why, hint, unseen = whole, _NODE_MODE, whole
     elif not has_kernels:
         why = "the trace holds no GPU kernels"
         hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"
@@ -262,7 +270,7 @@ def check(
     if not why:
         why, hint = Coverage(calls.counts).nothing_compared()
     other = has_kernels and not calls and not info.whole_graph_launches
-    return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint, other)
+    return CheckResult(calls, None, None, target_gpu, has_kernels, why, hint, other, unseen=unseen)
 
 
 __all__ = ["CheckResult", "CheckedCall", "Verdict", "check", "check_recorded", "compare"]

@@ -82,14 +82,14 @@ class Finding:
 class Judgement:
     """A check measured against what was expected of it.
 
-    ``coverage`` is of the calls that were judged; ``as_expected`` that something was asked of each and is so.
+    ``coverage`` is of the calls that were judged; ``as_expected`` of how many something was asked, and is so.
     """
 
     findings: tuple[Finding, ...]
     coverage: Coverage
     cannot_tell: str
     hint: str
-    as_expected: bool = False
+    as_expected: int = 0
 
     @property
     def calls(self) -> int:
@@ -119,21 +119,24 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
     least = expectation.min_compared
     if least is not None and coverage.compared and coverage.percent < least:
         findings.append(Finding("coverage", None, f"{coverage.percent:.3g} % were compared, not {least:g} %"))
-    seen, unread = False, ""
+    seen, unread = 0, ""
     if expectation.asks:
         for call in result.calls:
             if expectation.phase in (None, call.phase) and call.observed is not None:
-                seen = True
+                seen += 1
                 unread = unread or _unread(call, expectation)
                 if why := _unlike(call, expectation):
                     findings.append(Finding("expected", call, why))
-        if seen:
-            cannot_tell, hint = unread, _UNREAD_HINT if unread else ""  # else what ran is known
+        if seen and unread:
+            cannot_tell, hint = unread, _UNREAD_HINT
+        elif seen and not result.unseen:
+            cannot_tell, hint = "", ""  # what ran is known
         elif result.only_other_kernels:
             findings.append(
                 Finding("expected", None, f"{result.cannot_tell}: attention may have run as plain GEMMs")
             )
-    return Judgement(tuple(findings), coverage, cannot_tell, hint, expectation.asks and seen and not unread)
+    as_expected = 0 if unread else seen
+    return Judgement(tuple(findings), coverage, cannot_tell, hint, as_expected)
 
 
 def _unread(call: CheckedCall, expectation: Expectation) -> str:

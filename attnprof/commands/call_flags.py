@@ -149,7 +149,7 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     if flags["entry"] not in ENTRIES:
         raise UsageError(f"--entry {flags['entry']!r} is none of {', '.join(ENTRIES)}")
     if flags["dtype"] not in ("bf16", "fp16", "fp32"):
-        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16")
+        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16, fp32")
     plain = (
         "entry",
         "batch",

@@ -10,6 +10,7 @@ import numpy as np
 
 from attnprof.analysis.kernel_groups import GROUPS, kernel_group
 from attnprof.arrays import occurring
+from attnprof.check.observed_calls import first_unrecorded
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import AttnprofError
@@ -104,7 +105,8 @@ def _kernels(run: Run) -> Iterator[Finding]:
         yield _without_attention(run)
         return
     libraries = sorted({shape.main.library for shape in observed.shapes})
-    yield ok("attention", f"{len(observed):,} calls ({', '.join(libraries)})")
+    calls = "1 call" if len(observed) == 1 else f"{len(observed):,} calls"
+    yield ok("attention", f"{calls} ({', '.join(libraries)})")
 
 
 def _without_attention(run: Run) -> Finding:
@@ -157,7 +159,8 @@ def _ranges(run: Run) -> Iterator[Finding]:
     if not len(ranges):
         if domains:
             found = (
-                f"NVTX domains ({', '.join(domains[:3])}) but not one range: nvtx is too new for this nsys"
+                f"NVTX domains ({', '.join(domains[:3])}) but not one range: nothing was annotated, "
+                "or nvtx is too new for this nsys"
             )
             yield fail("ranges", found, "capture again with attnprof run, or with nvtx 0.2.11")
         elif recorder == "none":
@@ -189,8 +192,12 @@ def _losses(run: Run) -> Iterator[Finding]:
     said = [note for note in run.trace.info.notes if note.startswith("nsys says:")]
     for note in said:
         yield warn("losses", note, "record fewer steps at once, or with a newer Nsight Systems")
-    if not said:
-        yield ok("losses", "the recorder reports none")
+    cut = first_unrecorded(run.timeline, run.observed)
+    if cut is not None:
+        found = f"the profiler recorded no kernel from call {cut} on: its buffer was full"
+        yield warn("losses", found, "record fewer steps or layers at once, or with nsys")
+    elif not said and run.trace.info.format == "nsys-sqlite":  # a profiler does not say what it lost
+        yield ok("losses", "nsys reports none")
 
 
 def _gpu(run: Run) -> Iterator[Finding]:

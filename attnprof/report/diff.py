@@ -52,10 +52,13 @@ def judge(comparison: Comparison, percentage: float | None, *, dispatch: bool) -
             gates.append(Gate("dispatch", None, "the runs have no attention call in common to compare"))
         else:
             count = len(found.differences) + found.only_a.in_shared_steps + found.only_b.in_shared_steps
-            why = (
-                f"{count:,} calls differ" if count else f"{found.shared:,} shared calls are dispatched alike"
-            )
-            gates.append(Gate("dispatch", not count, why))
+            if count:
+                gates.append(Gate("dispatch", False, f"{count:,} calls differ"))
+            elif found.untold:
+                gates.append(Gate("dispatch", None, f"{_untold(found)}, though all kernels are the same"))
+            else:
+                why = f"{found.shared:,} shared calls are dispatched alike"
+                gates.append(Gate("dispatch", True, why))
     return gates
 
 
@@ -84,8 +87,12 @@ def dispatch_sentences(comparison: Comparison) -> list[tuple[str, str]]:
             ("dispatch", "cannot be compared: no attention call with a known dispatch is in both runs.")
         )
     elif found.equal:
-        said.append(("dispatch", f"EQUAL in all {_shared(found)}{source}: same kernels, same split counts."))
-        said.append(("bitwise", "the dispatch gives the outputs of the shared steps no reason to differ."))
+        alike = f"same kernels; {_untold(found)}" if found.untold else "same kernels, same split counts"
+        said.append(("dispatch", f"EQUAL in all {_shared(found)}{source}: {alike}."))
+        if not found.untold:
+            said.append(
+                ("bitwise", "the dispatch gives the outputs of the shared steps no reason to differ.")
+            )
     else:
         said += _differences(comparison, (a, b), source)
     for name, side in ((a, found.only_a), (b, found.only_b)):
@@ -100,6 +107,10 @@ def dispatch_sentences(comparison: Comparison) -> list[tuple[str, str]]:
             ("unknown", f"{count_of(found.unknown, 'shared call')} went to kernels that are not modelled.")
         )
     return said
+
+
+def _untold(found: DispatchDiff) -> str:
+    return f"{count_of(found.untold, 'call')} of {found.shared:,} do not tell how often they split"
 
 
 def _shared(found: DispatchDiff) -> str:

@@ -11,7 +11,7 @@ from attnprof.dispatch.requests import lengths_in_words
 from attnprof.model import AttentionCall, KernelLaunch
 from attnprof.report.occupancy import at_most, fill_note
 from attnprof.report.tables import Column, Table, duration, make_console, percent, print_table, to_markdown
-from attnprof.report.text import labelled
+from attnprof.report.text import gpu_in_words, labelled
 from attnprof.safety.quoting import markdown_words
 
 _CHOSEN, _BEST, _FASTEST = "chosen", "best", "fastest"
@@ -199,9 +199,8 @@ def _tables(explained: Explanation) -> list[Table]:
 def print_explanation(explained: Explanation) -> None:
     """The answer in words, then every step it rests on."""
     console = make_console()
-    gpu = explained.gpu
     labelled(console, "call", call_in_words(explained.call, explained.version))
-    labelled(console, "gpu", f"{gpu.name}: {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
+    labelled(console, "gpu", gpu_in_words(explained.gpu))
     console.print()
     labelled(console, "answer", " ".join(in_words(explained)))
     for table in _tables(explained):
@@ -229,7 +228,7 @@ def markdown(explained: Explanation) -> str:
     """The same as Markdown."""
     parts = [
         f"# {call_in_words(explained.call, explained.version)}",
-        f"{markdown_words(explained.gpu.name)}, {explained.gpu.num_sms} SMs",
+        f"{markdown_words(explained.gpu.name)}, {explained.gpu.num_sms} {explained.gpu.units}",
         markdown_words(" ".join(in_words(explained))),
     ]
     parts += [

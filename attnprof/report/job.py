@@ -136,8 +136,11 @@ def dispatch_table(job: Job) -> Table:
 def job_sentences(job: Job) -> list[tuple[str, str]]:
     """(label, sentence): what stands out, or that nothing does."""
     said = [("slow", _slow(straggler)) for straggler in job.stragglers]
+    timed = sum(1 for rank in job.ranks if rank.kernels)
     if not said:
-        said.append(("slow", "no rank's kernels take 5 % longer than the median rank's"))
+        slow = "no rank's kernels take 5 % longer than the median rank's"
+        alone = "fewer than two ranks hold kernels: nobody to compare with"
+        said.append(("slow", slow if timed > 1 else alone))
     groups: dict[str, list[str]] = {}
     for d in job.differences:
         where = "" if d.step is None else f" from {d.phase} step {d.step}"
@@ -148,12 +151,30 @@ def job_sentences(job: Job) -> list[tuple[str, str]]:
         groups.setdefault(text, []).append(d.label)
     for text, who in groups.items():
         said.append(("dispatch", f"{_ranks(who)} {text}"))
-    attending = [rank for rank in job.ranks if rank.splits]
-    if not attending:
-        said.append(("dispatch", "no rank has an attention call: nothing to compare"))
-    elif not groups:
-        said.append(("dispatch", "the same on all ranks, kernel by kernel and split by split"))
+    said += [("dispatch", sentence) for sentence in _alike(job, bool(groups))]
     return said + [("unread", f"rank {rank.label}: {rank.error}") for rank in job.unreadable]
+
+
+def _alike(job: Job, differ: bool) -> list[str]:
+    """How far the ranks are known to dispatch alike; nothing where some differ and all attend."""
+    read = [rank for rank in job.ranks if not rank.error]
+    attending = [rank for rank in read if rank.splits]
+    if not attending:
+        return ["no rank has an attention call: nothing to compare"]
+    without = [rank.label for rank in read if not rank.splits]
+    said = [f"{_ranks(without)} no attention call, the others do"] if without else []
+    if differ:
+        return said
+    if len(attending) < 2:
+        return [*said, "one rank alone has attention calls: nobody to compare with"]
+    who = "all ranks" if len(attending) == len(job.ranks) else f"the {len(attending)} ranks that have calls"
+    what = "kernel by kernel"
+    if any(row.num_splits is None and "ombine" in row.kernel for rank in attending for row in rank.splits):
+        what += "; how often some calls split is not told"
+    else:
+        what += " and split by split"
+    shared = "" if job.same_throughout or without else ", in the steps and layers that they share"
+    return [*said, f"the same on {who}{shared}, {what}"]
 
 
 def _slow(straggler: Straggler) -> str:

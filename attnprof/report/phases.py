@@ -133,7 +133,7 @@ def _attention(phase: PhaseTotal, name: str, of: str) -> list[str]:
     text = f"Attention is {percent(phase.attention_share)} of {name}'s GPU time".replace("it's", "its")
     if phase.attention_of_wall is None:
         return [f"{text}."]
-    return [f"{text} and {percent(phase.attention_of_wall)} of {of}: no attention kernel can save more."]
+    return [f"{text} and {percent(phase.attention_of_wall)} of {of}: faster attention kernels save no more."]
 
 
 def _share(share: float | None, text: str) -> str:

@@ -104,7 +104,7 @@ def _facts(
     elif info.exporter or info.format:
         schema = f", schema {info.schema}" if info.schema else ""
         facts.append(("recorded", f"{info.exporter or info.format}{schema}: {_volume(run)}"))
-    if result.observed and run.trace.kernels.device.size:
+    if run.trace.kernels.device.size:
         observed = run.gpu
         names = {device.index: device.name for device in info.devices}
         used = distinct(run.trace.kernels.device).tolist()
@@ -224,7 +224,8 @@ def _not_modelled(run: Recording, result: CheckResult) -> list[str]:
     """Why recorded calls have no prediction, the most frequent reason first."""
     calls = result.calls if run.records else ()
     reasons = Counter(call.detail for call in calls if call.verdict is Verdict.NOT_MODELLED)
-    return [f"not modelled: {why} ({count:,} calls)" for why, count in reasons.most_common(3)]
+    told = ((why, "1 call" if count == 1 else f"{count:,} calls") for why, count in reasons.most_common(3))
+    return [f"not modelled: {why} ({calls})" for why, calls in told]
 
 
 def _repeated_heads(run: Recording, result: CheckResult) -> list[str]:
@@ -302,7 +303,8 @@ def _notes(run: Recording, result: CheckResult, kinds: list[LayerKind]) -> tuple
         first = inferred_first_length(result.calls)
         if first:
             told = ", ".join(map(str, first[:_LENGTHS_TOLD])) + (" or more" if first[_LENGTHS_TOLD:] else "")
-            notes.append(f"the first decode step held {told} keys, told from the split counts")
+            held = f"the first decode step held {told} keys, by the split counts"
+            notes.append(f"if each step added a key, {held}")
     return tuple(dict.fromkeys(notes))
 
 

@@ -106,7 +106,9 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
         labelled(console, "verdict", f"CANNOT TELL: {judgement.cannot_tell}")
         labelled(console, "try", judgement.hint)
     elif judgement.as_expected:
-        labelled(console, "verdict", f"OK: {calls}, all as expected")
+        seen = judgement.as_expected
+        judged = calls if seen == judgement.calls else f"{seen} of {calls} were observed"
+        labelled(console, "verdict", f"OK: {judged}, all as expected")
     else:
         compared = f"{judgement.coverage.compared} of {calls} compared"
         labelled(console, "verdict", f"OK: {compared}, none contradicts the dispatch rules")
@@ -125,6 +127,12 @@ def _where(call: CheckedCall | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
 
 
+def gpu_in_words(gpu: Gpu) -> str:
+    """Name, SMs (of AMD: CUs) and compute capability."""
+    capability = "" if gpu.vendor == "amd" else f", sm {gpu.sm_major}.{gpu.sm_minor}"
+    return f"{gpu.name}: {gpu.num_sms} {gpu.units}{capability}"
+
+
 def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Prediction) -> None:
     """One call's derivation and launches."""
     console = make_console()
@@ -134,7 +142,7 @@ def print_prediction(call: AttentionCall, gpu: Gpu, version: str, prediction: Pr
     told = lengths_in_words(call)
     parts = ", ".join((shape, heads, call.dtype, masks, *([told] if told else ())))
     labelled(console, "call", f"{call.library} {version} {call.entry}: {parts}")
-    labelled(console, "gpu", f"{gpu.name}: {gpu.num_sms} SMs, sm {gpu.sm_major}.{gpu.sm_minor}")
+    labelled(console, "gpu", gpu_in_words(gpu))
     console.print()
     # Launches follow in full.
     rows = [
