@@ -111,11 +111,11 @@ def judge(result: CheckResult, expectation: Expectation) -> Judgement:
     findings += [Finding(group[0].verdict.value, group[0], why, len(group)) for why, group in _alike(found)]
     coverage = result.coverage_in(expectation.phase)
     cannot_tell, hint = result.cannot_tell, result.hint
-    if not cannot_tell and expectation.phase is not None:
+    if expectation.phase is not None and result.calls and not coverage.calls:
+        cannot_tell = result.disbelief or f"there is no attention call in {expectation.phase}"
+        hint = "attnprof report shows the phases there are"
+    elif not cannot_tell and expectation.phase is not None:
         cannot_tell, hint = coverage.nothing_compared()
-        if not coverage.calls:
-            cannot_tell = result.disbelief or f"there is no attention call in {expectation.phase}"
-            hint = "attnprof report shows the phases there are"
     least = expectation.min_compared
     if least is not None and coverage.compared and coverage.percent < least:
         findings.append(Finding("coverage", None, f"{coverage.percent:.3g} % were compared, not {least:g} %"))
