@@ -10,7 +10,6 @@ import numpy as np
 
 from attnprof.analysis.kernel_groups import GROUPS, kernel_group
 from attnprof.arrays import occurring
-from attnprof.check.observed_calls import first_unrecorded
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.doctor.finding import Finding, fail, ok, warn
 from attnprof.errors import AttnprofError
@@ -192,12 +191,11 @@ def _losses(run: Run) -> Iterator[Finding]:
     said = [note for note in run.trace.info.notes if note.startswith("nsys says:")]
     for note in said:
         yield warn("losses", note, "record fewer steps at once, or with a newer Nsight Systems")
-    cut = first_unrecorded(run.timeline, run.observed)
-    if cut is not None:
-        found = f"the profiler recorded no kernel from call {cut} on: its buffer was full"
-        yield warn("losses", found, "record fewer steps or layers at once, or with nsys")
-    elif not said and run.trace.info.format == "nsys-sqlite":  # a profiler does not say what it lost
-        yield ok("losses", "nsys reports none")
+    if run.trace.info.format == "nsys-sqlite":  # a profiler does not say what it lost
+        if not said:
+            yield ok("losses", "nsys reports none")
+    elif run.records and (unseen := run.check().unseen):
+        yield warn("losses", unseen, "record fewer steps or layers at once, or with nsys")
 
 
 def _gpu(run: Run) -> Iterator[Finding]:
