@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Library = str  # a name in attnprof.dispatch.libraries
-Entry = Literal["fwd", "varlen_fwd", "fwd_kvcache", "batch_paged"]
+Entry = Literal[
+    "fwd", "varlen_fwd", "fwd_kvcache",
+    "batch_paged", "batch_decode", "batch_mla", "single_prefill", "single_decode",  # of flashinfer
+]  # fmt: skip
 Dtype = Literal["bf16", "fp16", "fp32", "fp8"]
 # By their code in a timeline. "other" is outside every step, "unknown" where it could not be told.
 PHASES = ("other", "prefill", "decode", "mixed", "encode", "draft", "unknown")

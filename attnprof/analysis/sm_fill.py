@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.kernel_resources import Resources, resources_of
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
+from attnprof.dispatch.occupancy import blocks_by_registers, blocks_by_smem, blocks_by_threads
 from attnprof.gpus import resident_limits
 from attnprof.model import Gpu, KernelLaunch
 
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
     from attnprof.check.check_run import CheckedCall
 
 COUNTED_PER_SM = {"fwd": 2, "fwd_splitkv": 2, "fa3_fwd": 1, "fa3_fwd_early": 1, "fa4_fwd": 1}
-_RESERVED_SMEM = 1024  # bytes the driver takes per block from sm 8.0 on
-_SMEM_STEP, _SMEM_STEP_BEFORE_8 = 128, 256  # bytes that shared memory is given out in
 _ELEMENT_BYTES = 2
-_REGISTERS_PER_QUARTER = 65536 // 4  # each quarter of an SM has its own
-_REGISTERS_STEP = 256  # that a warp's registers are given out in
-_WARP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,33 +104,15 @@ def _limits(
     launch: KernelLaunch, signature: KernelSignature, gpu: Gpu, stated: Resources | None
 ) -> dict[str, int]:
     """Thread blocks per SM that each resource admits; 0 where a single one has no room."""
-    threads, blocks = resident_limits(gpu)
+    _, blocks = resident_limits(gpu)
     size = max(1, prod(launch.block))
-    limits = {"threads": threads // (-(-size // _WARP) * _WARP), "blocks": blocks}
+    limits = {"threads": blocks_by_threads(size, gpu), "blocks": blocks}
     smem = dynamic_smem(launch, signature) + (stated.static_smem if stated else 0)
     if smem or stated:
         limits["shared memory"] = blocks_by_smem(smem, gpu)
     if stated:
         limits["registers"] = blocks_by_registers(stated.registers, size)
     return limits
-
-
-def blocks_by_smem(smem: int, gpu: Gpu) -> int:
-    """Thread blocks of ``smem`` bytes that one SM's shared memory holds at its largest."""
-    before_8 = gpu.sm_major < 8
-    step = _SMEM_STEP_BEFORE_8 if before_8 else _SMEM_STEP
-    taken = -(-(smem + (0 if before_8 else _RESERVED_SMEM)) // step) * step
-    return gpu.smem_per_sm // taken if taken else resident_limits(gpu)[1]
-
-
-def blocks_by_registers(registers: int, threads: int) -> int:
-    """Thread blocks of ``threads`` threads that an SM's registers hold, a quarter of them for each warp.
-
-    Source: cuda_occupancy.h of CUDA 13.0, ``cudaOccMaxBlocksPerSMRegsLimit``, for sm 7.0 to 12.1.
-    """
-    per_warp = -(-registers * _WARP // _REGISTERS_STEP) * _REGISTERS_STEP
-    warps = _REGISTERS_PER_QUARTER // per_warp * 4
-    return warps // -(-threads // _WARP)
 
 
 def _smem_known(launch: KernelLaunch, signature: KernelSignature) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from attnprof.errors import TraceError, UsageError
 from attnprof.files.compressed import unpacking
 from attnprof.files.untrusted import INT32_MAX, open_regular, parse_json, require_shape, written_lines
 from attnprof.gpus import gpu_by_name, make_gpu
-from attnprof.model import AttentionCall, Gpu
+from attnprof.model import AttentionCall, Entry, Gpu
 
 _SHAPE = {
     "library": str, "entry": str, "dtype": str, "version": str, "seqlens_q": [int], "page_block_size": int,
@@ -20,7 +20,7 @@ _SHAPE = {
     "scheduler_metadata": (bool, int), "seqlens_k": [int], "cuda_graph": (bool, int), "backend": str,
     "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int,
 }  # fmt: skip
-ENTRIES = ("fwd", "varlen_fwd", "fwd_kvcache", "batch_paged")
+ENTRIES = get_args(Entry)
 _LONGEST = 1 << 24  # bytes of a line
 _COUNTS = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
 

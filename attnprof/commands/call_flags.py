@@ -17,7 +17,13 @@ from attnprof.model import AttentionCall, Gpu
 
 
 def _flags(
-    entry: Annotated[str, typer.Option(help="fwd (flash_attn_func), varlen_fwd or fwd_kvcache.")] = "fwd",
+    entry: Annotated[
+        str,
+        typer.Option(
+            help="fwd (flash_attn_func), varlen_fwd or fwd_kvcache; of flashinfer batch_paged (prefill, and "
+            "decode with tensor cores), batch_decode, batch_mla, single_prefill or single_decode."
+        ),
+    ] = "fwd",
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
     seqlen_q: Annotated[
         int, typer.Option(min=1, help="Queries per sequence (the longest, for varlen_fwd).")
@@ -40,7 +46,7 @@ def _flags(
         typer.Option("--num-heads-k", "--kv-heads", min=1, help="KV heads. Default: 4 of 28, else all."),
     ] = None,
     head_dim: Annotated[int, typer.Option(min=1, help="Elements per head.")] = 128,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp16.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="bf16 or fp16, of flashinfer's trtllm-gen also fp8.")] = "bf16",
     causal: Annotated[bool, typer.Option("--causal/--no-causal", help="Causal mask.")] = True,
     window_left: Annotated[int, typer.Option(min=-1, help="Keys visible to the left, -1 for all.")] = -1,
     window_right: Annotated[int, typer.Option(min=-1, help="Keys visible to the right, -1 for all.")] = -1,
@@ -58,6 +64,15 @@ def _flags(
         int | None, typer.Option(min=1, help="Tokens per page of a paged KV cache.")
     ] = None,
     seqlen_knew: Annotated[int | None, typer.Option(min=1, help="New keys appended by fwd_kvcache.")] = None,
+    head_dim_v: Annotated[
+        int | None, typer.Option(min=1, help="Elements per head of V. Default: as K.")
+    ] = None,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="flashinfer: planned for a CUDA graph, whose grid is padded.")
+    ] = False,
+    backend: Annotated[
+        str, typer.Option(help="flashinfer: auto, fa2, fa3 or trtllm-gen.", show_default="its own choice")
+    ] = "",
     library: LibraryOption = None,
     version: VersionOption = None,
     gpu: GpuOption = None,
@@ -148,8 +163,8 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
         raise UsageError("--seqlen-k is missing", hint="give the number of keys, e.g. --seqlen-k 4096")
     if flags["entry"] not in ENTRIES:
         raise UsageError(f"--entry {flags['entry']!r} is none of {', '.join(ENTRIES)}")
-    if flags["dtype"] not in ("bf16", "fp16", "fp32"):
-        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16, fp32")
+    if flags["dtype"] not in ("bf16", "fp16", "fp32", "fp8"):
+        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16, fp32, fp8")
     plain = (
         "entry",
         "batch",
@@ -162,7 +177,15 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
         "softcap",
         "alibi",
     )
-    more = ("dropout_p", "num_splits", "page_block_size", "seqlen_knew")
+    more = (
+        "dropout_p",
+        "num_splits",
+        "page_block_size",
+        "seqlen_knew",
+        "head_dim_v",
+        "cuda_graph",
+        "backend",
+    )
     call = AttentionCall(
         library=flags["library"] or DEFAULT_LIBRARY,
         num_heads_k=flags["num_heads_k"] or default_num_heads_k(flags["num_heads"]),

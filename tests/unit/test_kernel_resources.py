@@ -13,8 +13,9 @@ import pytest
 
 from attnprof.analysis import kernel_resources
 from attnprof.analysis.kernel_resources import Build, builds, resources_of, runs_on, template_key
-from attnprof.analysis.sm_fill import blocks_by_registers, blocks_by_smem, sm_fill
+from attnprof.analysis.sm_fill import sm_fill
 from attnprof.dispatch.libraries import predict
+from attnprof.dispatch.occupancy import blocks_by_registers, blocks_by_smem
 from attnprof.gpus import gpu_by_name, make_gpu, resident_limits
 from attnprof.model import AttentionCall, KernelLaunch
 from tests.conftest import GOLDEN

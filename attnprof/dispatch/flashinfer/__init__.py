@@ -1,7 +1,8 @@
 """FlashInfer, and the TensorRT-LLM kernels that it ships.
 
-Checked against the host code of the flashinfer-python 0.7.2.post1 wheel: the fa2 plan of paged batches,
-which decode with tensor cores takes too. Resting on reading alone: the threads of a block, the plan of
-backend fa3, the choice of ``auto`` and that a merge kernel follows. Not modelled: single prefill and decode,
-and which trtllm-gen kernel is chosen; what the name of one says is read in full.
+Checked against the host code of the flashinfer-python 0.7.2.post1 wheel: the plans of paged batches on
+backend fa2 (which decode with tensor cores takes too), fa3, decode on CUDA cores and MLA; the launches of
+fa2, of single calls and of the merge kernels. trtllm-gen's kernel and grid: the host code of 0.6.13 and
+0.7.2.post1 over the kernel table of 0.6.13. Resting on reading alone: the choice of ``auto``, the grids and
+threads of fa3 and MLA kernels. POD, holistic attention, cuDNN, CUTLASS, XQA and CAKE are named only.
 """

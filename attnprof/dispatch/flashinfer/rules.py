@@ -15,7 +15,8 @@ from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 
 DEFAULT_VERSION = "0.7.2.post1"
-VERSIONS = (DEFAULT_VERSION,)
+OLDER = "0.6.13"  # the last whose trtllm-gen kernels were published as a package
+VERSIONS = (DEFAULT_VERSION, OLDER)
 BLOCKS_PER_SM = 2
 _LEAST_KEYS = 128  # in a chunk
 _INT64_MAX = (1 << 63) - 1

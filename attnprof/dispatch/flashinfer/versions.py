@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from attnprof.dispatch.flashinfer.backends import TRTLLM_GEN
 from attnprof.dispatch.flashinfer.dispatch import predict_call
-from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, rules_for
+from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDER, rules_for
+from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
 __all__ = ["DEFAULT_VERSION", "predict", "rules_for"]
@@ -15,4 +17,10 @@ def predict(
     """What flashinfer ``version`` plans and launches for ``call`` on ``gpu``; its reasons come with it."""
     del explain
     rules_for(version)
-    return predict_call(call, gpu)
+    older = version.strip() == OLDER
+    if older and call.backend != TRTLLM_GEN:
+        raise UsageError(
+            f"of flashinfer {OLDER} only backend {TRTLLM_GEN} is modelled",
+            hint=f"give --version {DEFAULT_VERSION}, or --backend {TRTLLM_GEN}",
+        )
+    return predict_call(call, gpu, newer=not older)

@@ -1,0 +1,93 @@
+"""A call of FlashInfer's trtllm-gen backend: the kernel, its grid, and the steps that lead there."""
+
+from __future__ import annotations
+
+from attnprof.dispatch.flashinfer.backends import Choice
+from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode
+from attnprof.dispatch.flashinfer.trtllm_gen_select import Ask, MissingKernelError, Selected, select
+from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu, Prediction, Reason
+
+_PAGE_SIZE = 16
+_NEEDS = "Unsupported architecture"
+_KINDS = {
+    Kind.CONTEXT: "a kernel of prefill",
+    Kind.SWAPS: "a decode kernel for few rows, whose operands are swapped",
+    Kind.KEEPS: "a decode kernel for many rows",
+}
+_MEETS = {
+    Mode.NONE: "no keys are shared out",
+    Mode.GLOBAL: "their results meet in global memory, in the same kernel",
+    Mode.REDUCTION_KERNEL: "fmhaReductionKernel adds up their results",
+    Mode.CLUSTER: "they are a cluster, and their results meet in its shared memory",
+}
+
+
+def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, newer: bool, choice: Choice) -> Prediction:
+    """What the launcher of decode (batch_decode, batch_mla) or prefill (batch_paged) launches."""
+    if call.dtype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise UsageError(f"trtllm-gen is not modelled for {call.dtype}: known are {known}")
+    if (gpu.sm_major, gpu.sm_minor) not in ((10, 0), (10, 3)):
+        return Prediction(error=_NEEDS)
+    ask = Ask(
+        call.dtype, call.entry == "batch_paged", call.batch, call.seqlen_q, call.seqlen_k, call.num_heads,
+        call.num_heads_k, call.head_dim, call.head_dim_v or call.head_dim,
+        call.page_block_size or _PAGE_SIZE, None if call.window[0] < 0 else call.window[0] + 1,
+        call.causal, gpu.num_sms, gpu.sm_minor == 3, newer=newer,
+    )  # fmt: skip
+    if ask.head_dim % 8 or not 32 <= ask.head_dim_v <= ask.head_dim <= 1024:
+        raise UsageError(f"trtllm-gen has no kernels of head dim {ask.head_dim}/{ask.head_dim_v}")
+    if not call.seqlen_q:
+        return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
+    try:
+        found = select(ask)
+    except MissingKernelError as error:
+        return Prediction(error=str(error))
+    plan = (
+        ("split_kv", found.grid.blocks_kv > 1), ("blocks_q", found.grid.blocks_q),
+        ("blocks_kv", found.grid.blocks_kv), ("cta_tile_q", found.traits.tile_q),
+        ("cluster", found.grid.cluster), ("grid", [found.grid.x, found.grid.y, found.grid.z]),
+    )  # fmt: skip
+    reasons = (*choice.reasons, *_reasons(ask, found))
+    return Prediction(found.launches, found.grid.blocks_kv, reasons=reasons, plan=plan)
+
+
+def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
+    traits, grid = found.traits, found.grid
+    rows = ask.group * ask.seqlen_q
+    if ask.context:
+        why = "every prefill kernel has it"
+    elif ask.mla:
+        why = f"for {ask.group} query heads of a KV head"
+    elif ask.seqlen_q > 1:
+        why = f"of {rows} rows; upstream's model of the time weighs smaller tiles while SMs are idle"
+    else:
+        why = f"the smallest that holds {rows} query heads of a KV head"
+    others = grid.blocks // max(grid.blocks_kv, 1)
+    shared = f"{ask.num_sms} SMs / {others} other thread blocks, and at least {2 * traits.step_kv} keys each"
+    if traits.mode is Mode.NONE and grid.blocks_kv == 1:
+        shared = f"{others} thread blocks of {ask.num_sms} SMs leave none over, or the keys are few"
+    if ask.context:
+        shared = "prefill never shares keys out"
+    elif ask.newer and grid.blocks_kv == 16 and traits.mode is Mode.CLUSTER:
+        shared += "; no more than a cluster's 16, where each gets 4,096 keys or fewer"
+    meets = _MEETS[traits.mode]
+    if found.unless_clusters is not None:
+        other = found.unless_clusters.name(ask.sm103)
+        meets += f"; where the GPU does not hold all clusters at once, which only it tells: {other}"
+    table = (
+        "chosen by its traits; the table of kernels is fetched at run time, so that there is one is not known"
+        if ask.newer
+        else "in the table of flashinfer-cubin 0.6.13"
+    )
+    return (
+        Reason("kernel", traits.kind.value, f"{_KINDS[traits.kind]}, {table}"),
+        Reason("query tile", str(traits.tile_q), why),
+        Reason(
+            "scheduler", "persistent" if traits.persistent else "static", "by whether keys are shared out"
+        ),
+        Reason("num_splits", str(grid.blocks_kv), shared),
+        Reason("merge", traits.mode.name.lower().replace("_", " "), meets),
+        Reason("grid", f"{grid.x}x{grid.y}x{grid.z}", "query and key blocks, heads, sequences"),
+    )

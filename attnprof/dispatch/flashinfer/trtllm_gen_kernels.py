@@ -1,0 +1,164 @@
+"""Which trtllm-gen kernels there are, and what their metadata states.
+
+Source: ``flashInferMetaInfo.h`` of flashinfer-cubin 0.6.13, the last that was published as a package: paged
+keys, no sage attention, sparsity or skipped softmax, of the dtypes below. A test holds every row to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+DTYPES = {"bf16": "QkvBfloat16OBfloat16", "fp16": "QkvFp16OFp16", "fp8": "QkvE4m3OBfloat16"}
+DENSE, CAUSAL, SLIDING = 0, 1, 2
+DYNAMIC_PAGE = 128  # from this page size on, one kernel takes every page size
+_MASKS = ("Dense", "Causal", "SlidingOrChunkedCausal")
+_FIXED_PAGES = (16, 32, 64)
+_MLA_DIMS = ((576, 512), (320, 256))
+
+
+class Kind(Enum):
+    """What a kernel is for; its value ends the name. Upstream numbers them 0, 2 and 3."""
+
+    CONTEXT = "Context"
+    SWAPS = "SwapsAbForGen"
+    KEEPS = "KeepsAbForGen"
+
+    @property
+    def number(self) -> int:
+        return {Kind.CONTEXT: 0, Kind.SWAPS: 2, Kind.KEEPS: 3}[self]
+
+
+class Mode(Enum):
+    """Where the thread blocks that share the keys of one query tile meet; the value is upstream's number."""
+
+    NONE = 0
+    GLOBAL = 1
+    REDUCTION_KERNEL = 2
+    CLUSTER = 3
+
+    @property
+    def text(self) -> str:
+        return ("", "MultiCtasKv", "MultiCtasKvGmemSep", "MultiCtasKvCga")[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a kernel is looked up by. ``page`` is DYNAMIC_PAGE with ``dynamic`` where it takes any."""
+
+    dtype: str
+    head_dim: int
+    head_dim_v: int
+    head_dim_per_cta_v: int
+    kind: Kind
+    mode: Mode
+    mask: int
+    page: int
+    dynamic: bool
+    persistent: bool
+    tile_q: int
+    tile_kv: int
+    two_cta: bool
+
+    @property
+    def mla(self) -> bool:
+        return (self.head_dim, self.head_dim_v) in _MLA_DIMS
+
+    @property
+    def step_q(self) -> int:
+        """Query rows that a thread block takes."""
+        return 256 if self.kind is Kind.CONTEXT and self.head_dim <= 128 else self.tile_q
+
+    @property
+    def step_kv(self) -> int:
+        """Keys of a step of its loop."""
+        one_tile = self.kind is Kind.CONTEXT or (self.kind is Kind.KEEPS and self.head_dim > 128)
+        return self.tile_kv if one_tile else 2 * self.tile_kv
+
+    @property
+    def threads(self) -> int:
+        return 384 if self.head_dim > 128 and self.kind is not Kind.SWAPS else 512
+
+    @property
+    def groups_tokens(self) -> bool:
+        """Whether a thread block takes several query tokens of a KV head's group."""
+        return self.kind is not Kind.CONTEXT and not self.mla
+
+    def name(self, sm103: bool) -> str:
+        """As the kernel is called; SM 10.3 has context kernels of its own."""
+        dims = f"H{self.head_dim}"
+        if self.head_dim != self.head_dim_v:
+            dims = f"HQk{self.head_dim}HV{self.head_dim_v}"
+        if self.head_dim_per_cta_v != self.head_dim_v:
+            dims += f"HVPerCta{self.head_dim_per_cta_v}"
+        arch = "103a" if sm103 and self.kind is Kind.CONTEXT else "100f"
+        page = "Paged" if self.dynamic else f"P{self.page}"
+        return (
+            f"fmhaSm{arch}Kernel_{DTYPES[self.dtype]}{dims}PagedKv{_MASKS[self.mask]}{page}{self.mode.text}"
+            f"VarSeqQ{self.tile_q}Kv{self.tile_kv}{'Persistent' if self.persistent else 'Static'}"
+            f"{'2Cta' if self.two_cta else ''}{self.kind.value}"
+        )
+
+
+def exists(traits: Traits) -> bool:
+    """Whether flashinfer-cubin 0.6.13 holds such a kernel."""
+    dims = (traits.head_dim, traits.head_dim_v)
+    if traits.persistent and traits.mode is not Mode.NONE:
+        return False
+    if traits.two_cta and (traits.kind is not Kind.KEEPS or traits.head_dim_per_cta_v != 256):
+        return False
+    if dims == (576, 512):
+        return _of_mla(traits)
+    if traits.two_cta or traits.tile_kv != 128:
+        return False
+    if dims == (320, 256):
+        known = traits.dtype != "fp16" and traits.kind is not Kind.CONTEXT and traits.mask != CAUSAL
+        return known and not traits.dynamic and _paged(traits) and _tiled(traits, traits.head_dim_v)
+    if dims[0] != dims[1] or not _paged(traits):
+        return False
+    if traits.kind is Kind.CONTEXT:
+        return _of_context(traits)
+    if traits.mask == DENSE or dims[0] not in (64, 128, 256, 512):
+        return False
+    if dims[0] == 512:
+        return not traits.dynamic and _of_wide_heads(traits)
+    return _tiled(traits, dims[1])
+
+
+def _paged(traits: Traits) -> bool:
+    return traits.dynamic or traits.page in _FIXED_PAGES
+
+
+def _tiled(traits: Traits, head_dim_per_cta_v: int) -> bool:
+    tiles = (8, 16, 32) if traits.kind is Kind.SWAPS else (64, 128)
+    whole = traits.head_dim_per_cta_v == head_dim_per_cta_v
+    return whole and traits.mode is not Mode.REDUCTION_KERNEL and traits.tile_q in tiles
+
+
+def _of_context(traits: Traits) -> bool:
+    if traits.tile_q != 128 or traits.mode is not Mode.NONE:
+        return False
+    if traits.head_dim == 512:
+        return not traits.dynamic and traits.mask != SLIDING and traits.head_dim_per_cta_v == 256
+    if traits.head_dim == 80:
+        return not traits.dynamic and traits.dtype != "fp8" and traits.head_dim_per_cta_v == 80
+    return traits.head_dim in (64, 128, 256) and traits.head_dim_per_cta_v == traits.head_dim_v
+
+
+def _of_wide_heads(traits: Traits) -> bool:
+    if traits.kind is Kind.KEEPS:
+        meets = traits.mode in (Mode.NONE, Mode.REDUCTION_KERNEL)
+        return meets and traits.head_dim_per_cta_v == 256 and traits.tile_q in (64, 128)
+    return _tiled(traits, 512) and not (traits.mode is Mode.CLUSTER and traits.tile_q == 32)
+
+
+def _of_mla(traits: Traits) -> bool:
+    known = traits.dtype != "fp16" and traits.mask == DENSE and traits.kind is not Kind.CONTEXT
+    if not known or traits.dynamic or not _paged(traits) or traits.head_dim_per_cta_v not in (128, 256, 512):
+        return False
+    if traits.kind is Kind.KEEPS:
+        meets = traits.mode in (Mode.NONE, Mode.REDUCTION_KERNEL)
+        return meets and traits.tile_q == 64 and traits.tile_kv == 128
+    small = traits.tile_kv in (64, 128) and traits.tile_q in (8, 16, 32)
+    lacking = traits.mode is Mode.CLUSTER and traits.head_dim_per_cta_v == 512 and traits.tile_q == 32
+    return small and traits.mode is not Mode.REDUCTION_KERNEL and not lacking

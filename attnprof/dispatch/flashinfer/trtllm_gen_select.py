@@ -1,0 +1,360 @@
+"""Which trtllm-gen kernel FlashInfer launches for a call, and how many thread blocks.
+
+Source: include/flashinfer/trtllm/fmha/fmhaKernels.cuh ``selectKernel``, ``computeCtaAndClusterConfig`` and
+``run``; csrc/fmhaReduction.cu; csrc/trtllm_fmha_kernel_launcher.cu for what they are asked. Versions 0.6.13
+and 0.7.2.post1; the latter fetches its kernel table from elsewhere when it first runs, so what it lacks is
+not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
+    CAUSAL,
+    DENSE,
+    DYNAMIC_PAGE,
+    SLIDING,
+    Kind,
+    Mode,
+    Traits,
+    exists,
+)
+from attnprof.dispatch.heuristic import ceil_div, float32
+from attnprof.model import KernelLaunch
+
+REDUCTION = "tensorrt_llm::kernels::fmhaReductionKernel"
+_REDUCTION_THREADS = 512
+_CLUSTER_MOST = 16  # thread blocks of a cluster
+_KEYS_PER_BLOCK_CLAMPED = 4096
+_LOOP_COST = {128: 2.2, 64: 1.68, 32: 1.48, 16: 1.2, 8: 1.0}
+_MEETING_COST = {128: 1.32, 64: 1.2, 32: 1.08, 16: 1.03, 8: 1.0}
+_MEETING_KEYS = 128.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call as the launcher hands it on. ``window`` is in keys, None for none; ``mask`` as the caller's.
+
+    ``active_clusters``: how many clusters of the kernel the GPU holds at once, None where nobody asked it.
+    """
+
+    dtype: str
+    context: bool
+    batch: int
+    seqlen_q: int
+    seqlen_k: int
+    num_heads: int
+    num_heads_k: int
+    head_dim: int
+    head_dim_v: int
+    page: int
+    window: int | None
+    causal: bool
+    num_sms: int
+    sm103: bool = False
+    active_clusters: int | None = None
+    newer: bool = True  # the rules of 0.7.2, else those of 0.6.13
+
+    @property
+    def group(self) -> int:
+        return self.num_heads // self.num_heads_k
+
+    @property
+    def mla(self) -> bool:
+        return not self.context and (self.head_dim, self.head_dim_v) in ((576, 512), (320, 256))
+
+    @property
+    def least_latency(self) -> bool:
+        """Upstream's mode for one sequence of DeepSeek-V3."""
+        dims = (self.head_dim, self.head_dim_v) == (576, 512)
+        return self.batch == 1 and 1 <= self.seqlen_q <= 16 and dims
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Thread blocks along x, y and z; ``blocks_q`` and ``blocks_kv`` of one sequence; the cluster along x."""
+
+    x: int
+    y: int
+    z: int
+    blocks_q: int
+    blocks_kv: int
+    cluster: int
+
+    @property
+    def blocks(self) -> int:
+        return self.x * self.y * self.z
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The kernel and its grid. ``unless_clusters``: the traits where too few clusters are resident."""
+
+    traits: Traits
+    grid: Grid
+    launches: tuple[KernelLaunch, ...]
+    unless_clusters: Traits | None = None
+
+
+class MissingKernelError(Exception):
+    """No kernel has these traits; the text is upstream's."""
+
+
+def select(ask: Ask) -> Selected:
+    """The launches. Raises MissingKernelError, in upstream's words, where it refuses."""
+    first = _with_kernel(ask, _start(ask), forced=False)
+    if not ask.newer and not exists(first):
+        phase = "context" if ask.context else "decode"
+        raise MissingKernelError(f"Missing TRTLLM-GEN kernel ({phase}): {described(first)}")
+    traits, grid = _settled(ask, _start(ask), forced=False)
+    unless = None
+    if traits.mode is Mode.CLUSTER:
+        resident = None if ask.active_clusters is None else ask.active_clusters * grid.cluster
+        other, other_grid = _settled(ask, replace(traits, mode=Mode.GLOBAL), forced=True)
+        if resident is not None and resident < grid.blocks:
+            traits, grid = other, other_grid
+        elif resident is None:
+            unless = other
+    main = KernelLaunch(traits.name(ask.sm103), (grid.x, grid.y, grid.z), (traits.threads, 1, 1))
+    return Selected(traits, grid, (main, *_reduction(ask, traits, grid)), unless)
+
+
+def described(traits: Traits) -> str:
+    """The traits that a kernel is looked up by, as upstream prints them."""
+    fields = {
+        "qkvLayout": 2, "maskType": traits.mask, "kernelType": traits.kind.number,
+        "tileScheduler": int(traits.persistent), "multiCtasKvMode": traits.mode.value,
+        "headDimPerCtaV": traits.head_dim_per_cta_v, "headDimQk": traits.head_dim,
+        "headDimV": traits.head_dim_v, "tileSizeQ": traits.tile_q, "tileSizeKv": traits.tile_kv,
+        "numTokensPerPage": traits.page, "dynamicNumTokensPerPage": int(traits.dynamic),
+        "reuseSmemKForV": 0, "uses2CtaMma": int(traits.two_cta), "sparseMlaType": 0, "skipsSoftmax": 0,
+    }  # fmt: skip
+    return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def _start(ask: Ask) -> Traits:
+    mask = (CAUSAL if ask.causal else DENSE) if ask.context else DENSE if ask.mla else CAUSAL
+    return Traits(
+        ask.dtype, ask.head_dim, ask.head_dim_v, ask.head_dim_v, Kind.CONTEXT if ask.context else Kind.SWAPS,
+        Mode.NONE if ask.context else Mode.GLOBAL, mask, ask.page, False, ask.context, 128, 128, False,
+    )  # fmt: skip
+
+
+def _settled(ask: Ask, traits: Traits, *, forced: bool) -> tuple[Traits, Grid]:
+    """Selection is repeated until computing the grid asks for no other kernel."""
+    for _ in range(4):
+        traits = _with_kernel(ask, traits, forced=forced)
+        _found(ask, traits)
+        wanted, grid = _grid(ask, traits, forced=forced)
+        if wanted == traits:
+            return traits, grid
+        traits = wanted
+    raise MissingKernelError("trtllm-gen kernel selection did not converge in 4 passes.")
+
+
+def _found(ask: Ask, traits: Traits) -> None:
+    if not ask.newer and not exists(traits):
+        raise MissingKernelError(f"Trtllm-gen kernels not found: {described(traits)}")
+
+
+def _with_kernel(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
+    """``selectKernel``: page, kind, tile and mask."""
+    even = ask.head_dim == ask.head_dim_v and (ask.newer or ask.group > 1)
+    if even and ask.page >= DYNAMIC_PAGE:
+        if ask.page & (ask.page - 1):
+            raise MissingKernelError(
+                f"Dynamic numTokensPerPage requires a power-of-2 page size, got {ask.page}."
+            )
+        traits = replace(traits, dynamic=True, page=DYNAMIC_PAGE)
+    if ask.mla:
+        traits = replace(_mla(ask, traits), mask=DENSE)
+    elif not ask.context:
+        traits = _gqa(ask, traits, forced=forced)
+    if ask.head_dim_v > 256 and not ask.mla and traits.kind is not Kind.SWAPS:
+        traits = replace(traits, head_dim_per_cta_v=256)
+    slides = ask.window is not None and ask.seqlen_k > ask.window
+    if slides and (traits.mask == CAUSAL or not ask.context):
+        traits = replace(traits, mask=SLIDING)
+    return traits
+
+
+def _padded_tile(group: int) -> int:
+    """The head tile of MLA groups that are no tile themselves; 0 where they are, or are too many."""
+    if group >= 128 or (group >= 8 and group & (group - 1) == 0):
+        return 0
+    if group > 64:
+        raise MissingKernelError(f"Non-power-of-two MLA numHeadsQPerKv must be <= 64, got {group}.")
+    return max(8, 1 << (group - 1).bit_length())
+
+
+def _mla(ask: Ask, traits: Traits) -> Traits:
+    if ask.newer and _grouped_mla(ask):
+        blocks = ask.batch * ask.num_heads_k * ceil_div(ask.seqlen_q * ask.group, 64)
+        per_block = 128 if blocks <= 1 else 256 if blocks <= 4 else 512
+        mode = Mode.NONE if traits.mode is Mode.NONE else Mode.REDUCTION_KERNEL
+        return replace(
+            traits, kind=Kind.KEEPS, tile_q=64, tile_kv=128, mode=mode,
+            persistent=traits.persistent and mode is Mode.NONE,
+            head_dim_per_cta_v=min(per_block, ask.head_dim_v),
+        )  # fmt: skip
+    padded = _padded_tile(ask.group) if ask.newer else 0
+    swaps = padded <= 32 if padded else ask.group <= 32 or _short_per_block(ask)
+    if swaps:
+        return replace(traits, kind=Kind.SWAPS, tile_q=padded or (8 if ask.group <= 8 else 16))
+    mode = Mode.NONE if traits.mode is Mode.NONE else Mode.REDUCTION_KERNEL
+    traits = replace(traits, kind=Kind.KEEPS, tile_q=64, mode=mode)
+    if ask.group == 128:
+        traits = replace(traits, two_cta=True, head_dim_per_cta_v=256)
+    return traits
+
+
+def _grouped_mla(ask: Ask) -> bool:
+    """0.7.2 packs query tokens and heads of short drafts into one tile."""
+    dims = (ask.head_dim, ask.head_dim_v) == (576, 512)
+    sizes = ask.seqlen_q > 1 and ask.group in (8, 16, 32) and 1 <= ask.batch <= 16
+    return dims and sizes and ask.page == 32 and ask.dtype in ("bf16", "fp8")
+
+
+def _short_per_block(ask: Ask) -> bool:
+    """``useSwapsMmaAbMlaGenKernel``: at most 1,024 keys a thread block, and all of them resident."""
+    blocks = ask.batch * ask.seqlen_q * ceil_div(ask.group, 16)
+    if blocks == 0:
+        return False
+    per_sequence = min(ceil_div(ask.seqlen_k, 256), max(1, ask.num_sms // blocks))
+    return ceil_div(ask.seqlen_k, max(per_sequence, 1)) <= 1024 and blocks <= ask.num_sms
+
+
+def _gqa(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
+    rows = ask.group * ask.seqlen_q
+    tile = next((tile for tile in (8, 16, 32, 64) if rows <= tile), 128)
+    traits = _of_tile(ask, traits, tile)
+    if ask.seqlen_q > 1:
+        traits = _of_tile(ask, traits, _cheapest_tile(ask, traits, forced=forced))
+    return traits
+
+
+def _of_tile(ask: Ask, traits: Traits, tile: int) -> Traits:
+    """The kind of kernel that goes with a tile; 0.7.2 also keeps wide heads and their meeting in step."""
+    traits = replace(traits, tile_q=tile, kind=Kind.KEEPS if tile >= 64 else Kind.SWAPS)
+    return _in_step(ask, traits) if ask.newer else traits
+
+
+def _in_step(ask: Ask, traits: Traits) -> Traits:
+    """``syncGqaGenerationTraitsForKernelHash`` of 0.7.2."""
+    if traits.kind is Kind.KEEPS and ask.head_dim_v > 256:
+        mode = Mode.NONE if traits.mode is Mode.NONE else Mode.REDUCTION_KERNEL
+        return replace(traits, head_dim_per_cta_v=256, mode=mode)
+    mode = Mode.GLOBAL if traits.mode is Mode.REDUCTION_KERNEL else traits.mode
+    return replace(traits, head_dim_per_cta_v=ask.head_dim_v, mode=mode)
+
+
+def _cheapest_tile(ask: Ask, traits: Traits, *, forced: bool) -> int:
+    """``selectTileSizeQForGqaGeneration``: upstream's model of the time, in float32."""
+    _found(ask, traits)
+    probe, grid = _grid(ask, traits, forced=forced)
+    if grid.blocks * 2 > ask.num_sms or probe.tile_q <= 8:
+        return traits.tile_q
+    best, least = traits.tile_q, float("inf")
+    for tile in (128, 64, 32, 16, 8):
+        if tile > traits.tile_q or tile < ask.group:
+            continue
+        probe = replace(probe, tile_q=tile, kind=Kind.KEEPS if tile >= 64 else Kind.SWAPS)
+        if ask.newer:
+            probe = _in_step(ask, probe)
+        _found(ask, probe)
+        step = probe.step_kv
+        probe, grid = _grid(ask, probe, forced=forced)
+        keys = ceil_div(ceil_div(ask.seqlen_k, step), max(grid.blocks_kv, 1)) * step
+        meeting = float32(float32(float32(_MEETING_COST[tile]) * _MEETING_KEYS) * grid.blocks_kv)
+        time = float32(float32(float32(_LOOP_COST[tile]) * float32(keys)) + meeting)
+        time = float32(time * ceil_div(grid.blocks, ask.num_sms))
+        if time < least:
+            best, least = tile, time
+    return best
+
+
+def _grid(ask: Ask, traits: Traits, *, forced: bool) -> tuple[Traits, Grid]:
+    """``computeCtaAndClusterConfig``: the grid, and the traits it would rather have."""
+    wanted = traits
+    blocks_q = ceil_div(ask.seqlen_q, traits.step_q)
+    if ask.seqlen_q > 1 and not ask.context:
+        tokens = max(1, traits.step_q // ask.group) if _groups_tokens(ask, traits) else 1
+        blocks_q = ceil_div(ask.seqlen_q, tokens)
+    heads = 1 if ask.context else min(ask.group, traits.step_q)
+    all_heads = ask.num_heads // heads
+    if heads * all_heads != ask.num_heads:
+        raise MissingKernelError("The numHeadsQ/numHeadsKv is not supported.")
+    per_dim = ask.head_dim_v // traits.head_dim_per_cta_v
+    x, y, z = blocks_q, all_heads * per_dim, ask.batch
+    if ask.mla and traits.two_cta:
+        if (all_heads, per_dim) != (2, 2):
+            raise MissingKernelError("Internal error: numCtasPerHeadDim should be 2.")
+        x, y = x * 2, y // 4
+    blocks_kv = 1
+    if traits.mode is not Mode.NONE:
+        blocks_kv = _blocks_kv(ask, traits, x * y * z, forced=forced)
+        x *= blocks_kv
+        if blocks_kv <= 1:
+            wanted = replace(wanted, mode=Mode.NONE, persistent=True)
+        elif _meets_in_cluster(ask, wanted, blocks_kv, forced=forced):
+            wanted = replace(wanted, mode=Mode.CLUSTER)
+    cluster = 2 if traits.two_cta else 1
+    if wanted.mode is Mode.CLUSTER:
+        cluster *= blocks_kv
+    splits_dim = ask.mla and wanted == traits and not traits.two_cta
+    if splits_dim and not (ask.newer and _grouped_mla(ask)) and traits.head_dim_per_cta_v == 512:
+        factor = 1 if ask.least_latency else 2
+        if x * y * z * factor <= ask.num_sms:
+            narrow = x * y * z * 2 * factor <= ask.num_sms
+            wanted = replace(wanted, head_dim_per_cta_v=128 if narrow else 256)
+    return wanted, Grid(x, y, z, blocks_q, blocks_kv, cluster)
+
+
+def _groups_tokens(ask: Ask, traits: Traits) -> bool:
+    return traits.groups_tokens or (ask.newer and ask.mla and _grouped_mla(ask))
+
+
+def _blocks_kv(ask: Ask, traits: Traits, others: int, *, forced: bool) -> int:
+    """Thread blocks that share a sequence's keys: as many as leave no SM idle, each with two steps to do."""
+    keys = ask.seqlen_k
+    if traits.mask == SLIDING and ask.window is not None:
+        keys = min(ask.seqlen_k, ask.window + traits.step_kv - 1)
+    most = ceil_div(keys, 2 * traits.step_kv)
+    blocks = min(most, max(1, ask.num_sms // others)) if others else most
+    clamped = (
+        ask.newer
+        and blocks > _CLUSTER_MOST
+        and (ask.seqlen_q == 1 or ask.head_dim_v != 256)
+        and ask.head_dim_v < 512
+        and not ask.least_latency
+        and not forced
+        and traits.kind is Kind.SWAPS
+        and ceil_div(keys, _CLUSTER_MOST) <= _KEYS_PER_BLOCK_CLAMPED
+        and traits.mode in (Mode.CLUSTER, Mode.GLOBAL)
+    )
+    return _CLUSTER_MOST if clamped else blocks
+
+
+def _meets_in_cluster(ask: Ask, traits: Traits, blocks_kv: int, *, forced: bool) -> bool:
+    small = 1 < blocks_kv <= _CLUSTER_MOST and traits.kind is Kind.SWAPS and traits.mode is Mode.GLOBAL
+    usual = not ask.least_latency and ask.head_dim_v < 512
+    narrow = (
+        ask.newer
+        and ask.least_latency
+        and ask.seqlen_q == 1
+        and (traits.page, traits.head_dim_per_cta_v, traits.tile_q) == (32, 128, 16)
+    )
+    return small and not forced and (usual or narrow)
+
+
+def _reduction(ask: Ask, traits: Traits, grid: Grid) -> tuple[KernelLaunch, ...]:
+    """``runFmhaReduction``."""
+    if traits.mode is not Mode.REDUCTION_KERNEL:
+        return ()
+    per_block = traits.head_dim_per_cta_v * (2 if traits.two_cta else 1)
+    slices = per_block * 2 * traits.tile_q // (_REDUCTION_THREADS * 16)
+    heads = ask.num_heads // min(ask.group, traits.tile_q)
+    x, y, z = grid.blocks_q, heads * (ask.head_dim_v // per_block), ask.batch
+    share = min(ask.num_sms * 2 // (x * y * z), slices)
+    return (KernelLaunch(REDUCTION, (x * share, y, z), (_REDUCTION_THREADS, 1, 1)),)

@@ -1,0 +1,104 @@
+"""Compiles upstream's host code into programs that answer a call per line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NEW, OLD, CUBINS = "0.7.2.post1", "0.6.13", "cubin-0.6.13"
+ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120a")
+HEAD_DIMS = (64, 128, 256)
+_FLAGS = ("-std=c++17", "-O1", "-w", "-use_fast_math", "--expt-relaxed-constexpr", "-cudart", "none")
+_ENTRY = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)a?'")
+_USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
+_SINCE = (  # fields of the kernel table that newer host code asks for, true of none of the older kernels
+    "    bool mEnablesBf16QFp8KvKOnlyTransform, mSeparateTransformedKv, mFp16Softmax, mUsesSpcompress;\n"
+    "    bool mFusesDsv4InvRopeFp8Quant, mUsesDsv4Ue8m0ScaleO;\n"
+)
+
+
+def build(work: Path) -> None:
+    """Programs and ``registers.txt`` in ``work``, which holds the unpacked packages."""
+    data = work / NEW / "flashinfer" / "data"
+    emptied = work / "emptied"
+    shutil.copytree(data / "include", emptied, dirs_exist_ok=True)
+    prefill = emptied / "flashinfer" / "attention" / "prefill.cuh"
+    call = "  BatchPrefillWithPagedKVCacheDevice<KTraits, SAME_KV_STRIDES>(params, smem_storage);\n"
+    text = prefill.read_text()
+    if text.count(call) != 1:
+        raise SystemExit(f"{prefill} is not the one that was read")
+    prefill.write_text(text.replace(call, ""))
+    log = _launchers(work, data / "include", emptied)
+    (work / "registers.txt").write_text(registers(log))
+    for version in (OLD, NEW):
+        _trtllm_gen(work, version)
+
+
+def _launchers(work: Path, headers: Path, emptied: Path) -> str:
+    """The programs of launches.cu; returns what ptxas printed of those whose occupancy is asked."""
+    log = ""
+    plain = (("PLANS", 128, emptied), *(("BATCH_PREFILL", dim, emptied) for dim in HEAD_DIMS[:2]))
+    for part, dim, include in plain:
+        _launcher(work, part, dim, include, ("80",))
+    for part, dims in (("DECODE", HEAD_DIMS), ("PREFILL", (128,))):
+        for dim in dims:
+            log += _launcher(work, part, dim, headers, ARCHITECTURES)
+    return log
+
+
+def _launcher(work: Path, part: str, dim: int, include: Path, architectures: tuple[str, ...]) -> str:
+    codes = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in architectures]
+    given = (f"-D{part}", f"-DRECORDED_DIM={dim}", f"-I{include}", *_cccl(work), f"-I{HERE}")
+    sources = (str(HERE / "launches.cu"), str(HERE / "runtime.cpp"))
+    return _nvcc(*codes, "-Xptxas", "-v", *given, *sources, "-o", str(work / f"{part}_{dim}".lower()))
+
+
+def _trtllm_gen(work: Path, version: str) -> None:
+    data = work / version / "flashinfer" / "data"
+    table = next((work / CUBINS).rglob("fmha/trtllm-gen/include/flashInferMetaInfo.h"))
+    include = work / f"table-{version}"
+    include.mkdir(exist_ok=True)
+    text = table.read_text()
+    if version == NEW:
+        end = "    const char* sha256;\n"
+        text = text.replace(end, end + _SINCE, 1)
+    (include / table.name).write_text(text)
+    for header in ("cublasLt.h", "cublas_v2.h"):
+        (include / header).write_text("#pragma once\n")
+    given = (
+        "-arch=sm_100a", '-DTLLM_GEN_FMHA_CUBIN_PATH="x"', '-DTLLM_GEN_FMHA_METAINFO_HASH="x"',
+        f"-I{include}", *_cccl(work), f"-I{data / 'include'}",
+        f"-I{data / 'cutlass' / 'include'}", f"-I{HERE}",
+    )  # fmt: skip
+    sources = (HERE / "trtllm_gen.cu", data / "csrc" / "fmhaReduction.cu", HERE / "runtime.cpp")
+    _nvcc(*given, *map(str, sources), "-o", str(work / f"trtllm_gen-{version}"))
+
+
+def _cccl(work: Path) -> tuple[str, ...]:
+    """Newer than the toolkit's, which the older package needs too."""
+    cccl = work / NEW / "flashinfer" / "data" / "cccl"
+    return tuple(f"-I{cccl / folder}" for folder in ("libcudacxx/include", "cub", "thrust"))
+
+
+def _nvcc(*arguments: str) -> str:
+    done = subprocess.run(["nvcc", *_FLAGS, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-4000:])
+    return done.stderr + done.stdout
+
+
+def registers(log: str) -> str:
+    """What ptxas printed, a kernel a line: SM, symbol, registers, static shared memory, most threads."""
+    found: dict[tuple[int, str], tuple[int, int]] = {}
+    entry: tuple[int, str] | None = None
+    for line in log.splitlines():
+        if named := _ENTRY.search(line):
+            entry = int(named[2]), named[1]
+        elif entry and (used := _USED.search(line)):
+            found[entry] = int(used[1]), int(used[2] or 0)
+            entry = None
+    lines = (f"{sm} {symbol} {used} {smem} 1024\n" for (sm, symbol), (used, smem) in sorted(found.items()))
+    return "".join(lines)

@@ -1,0 +1,144 @@
+"""trtllm-gen's kernels and grids against those that FlashInfer's host code chooses over its own table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnprof.dispatch import libraries
+from attnprof.dispatch.flashinfer.trtllm_gen import stated
+from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Traits, exists
+from attnprof.dispatch.flashinfer.trtllm_gen_select import Ask, MissingKernelError, Selected, select
+from attnprof.gpus import gpu_by_name
+from attnprof.model import AttentionCall
+from tests.conftest import GOLDEN, golden_rows
+from tests.support.command import attnprof
+
+VERSIONS = ("0.6.13", "0.7.2.post1")
+_TILES = {Kind.CONTEXT: (64, 128), Kind.SWAPS: (8, 16, 32, 64), Kind.KEEPS: (32, 64, 128)}
+_DIMS = ((64, 64), (80, 80), (128, 128), (256, 256), (512, 512), (576, 512), (320, 256), (192, 128), (96, 96))
+
+
+def _ask(call: dict[str, Any]) -> Ask:
+    gpu = gpu_by_name(call["device"])
+    window = None if call["window_left"] < 0 else call["window_left"] + 1
+    sizes = (call[name] for name in ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k"))
+    dims = (call["head_dim"], call["head_dim_v"], call["page_size"])
+    return Ask(
+        call["dtype"], call["entry"] == "batch_paged", *sizes, *dims, window, call["causal"], gpu.num_sms,
+        gpu.sm_minor == 3, call["active_clusters"], call["version"] != "0.6.13",
+    )  # fmt: skip
+
+
+def _selected(call: dict[str, Any]) -> Selected | str:
+    try:
+        return select(_ask(call))
+    except MissingKernelError as error:
+        return str(error)
+
+
+def _short(kernel: str) -> str:
+    return kernel.rpartition("::")[2]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_kernel_and_grid_is_the_one_that_the_host_code_chooses(version: str) -> None:
+    rows = golden_rows(f"flashinfer_trtllm_gen_{version}.jsonl.gz")
+    assert len(rows) > 2000
+    wrong = []
+    for row in rows:
+        found = _selected(row["call"])
+        told = row["expect"]["error"] or [
+            (each["kernel"], each["grid"], each["block"]) for each in row["expect"]["launches"]
+        ]
+        ours = (
+            found
+            if isinstance(found, str)
+            else [(_short(each.kernel), list(each.grid), list(each.block)) for each in found.launches]
+        )
+        clusters = row["expect"]["launches"][0]["cluster"] if row["expect"]["launches"] else None
+        if ours != told or (isinstance(found, Selected) and found.grid.cluster != clusters):
+            wrong.append((row["call"], told, ours))
+    assert wrong == []
+
+
+def test_there_are_just_the_kernels_of_the_table() -> None:
+    table = np.genfromtxt(
+        GOLDEN / "trtllm_gen_kernels_0.6.13.csv.gz", delimiter=",", names=True, dtype=None, encoding="utf-8"
+    )
+    told = {
+        str(name): (int(step_q), int(step_kv), int(threads), bool(groups))
+        for name, step_q, step_kv, threads, groups in table.tolist()
+    }
+    ours = {}
+    for traits in _traits():
+        if exists(traits):
+            sizes = (traits.step_q, traits.step_kv, traits.threads, traits.groups_tokens)
+            ours |= {traits.name(sm103): sizes for sm103 in (False, True)}
+    assert ours == told
+
+
+def _traits() -> list[Traits]:
+    found = []
+    for dtype in DTYPES:
+        for dim, dim_v in _DIMS:
+            for per in {dim_v, 128, 256, 512}:
+                for kind in Kind:
+                    for mode in Mode:
+                        found += [
+                            Traits(
+                                dtype, dim, dim_v, per, kind, mode, mask, page, page == 128, persistent,
+                                tile_q, tile_kv, two_cta,
+                            )
+                            for mask in (0, 1, 2)
+                            for page in (8, 16, 32, 64, 128)
+                            for persistent in (False, True)
+                            for tile_q in _TILES[kind]
+                            for tile_kv in (64, 128)
+                            for two_cta in (False, True)
+                            if kind is Kind.KEEPS or not two_cta
+                        ]  # fmt: skip
+    return found
+
+
+def test_the_name_states_what_was_chosen() -> None:
+    for row in golden_rows("flashinfer_trtllm_gen_0.7.2.post1.jsonl.gz")[:200]:
+        fields = dict(stated(row["expect"]["launches"][0]["kernel"]))
+        found = _selected(row["call"])
+        assert isinstance(found, Selected)
+        traits = found.traits
+        assert (fields["block_m"], fields["block_n"]) == (traits.tile_q, traits.tile_kv)
+        assert (fields["head_dim"], fields["head_dim_v"]) == (traits.head_dim, traits.head_dim_v)
+        assert fields["scheduler"] == ("persistent" if traits.persistent else "static")
+        assert (fields["multi_cta"] == "no") == (traits.mode is Mode.NONE)
+
+
+def test_what_the_gpu_alone_knows_is_said() -> None:
+    call = AttentionCall(
+        "flashinfer", "batch_decode", 1, 1, 4096, 32, 8, 128, page_block_size=16, causal=True,
+        backend="trtllm-gen",
+    )  # fmt: skip
+    prediction = libraries.predict(call, gpu_by_name("b200"))
+    merge = next(reason for reason in prediction.reasons if reason.rule == "merge")
+    assert "MultiCtasKvCga" in prediction.launches[0].kernel
+    assert "where the GPU does not hold all clusters at once" in merge.why
+    assert "MultiCtasKvVarSeq" in merge.why
+
+
+def test_it_is_explained_from_the_command_line() -> None:
+    sizes = ("--batch", "64", "--seqlen-k", "4096", "--num-heads", "32", "--num-heads-k", "8")
+    flags = ("--library", "flashinfer", "--gpu", "b200", "--entry", "batch_decode", *sizes)
+    done = attnprof("explain", *flags, "--backend", "trtllm-gen", "--page-block-size", "16")
+    assert done.code == 0, done.err
+    told = " ".join(done.out.split())
+    assert "the caller asks for it" in told
+    assert "leave none over" in told
+
+
+def test_other_gpus_are_refused() -> None:
+    call = AttentionCall(
+        "flashinfer", "batch_decode", 1, 1, 4096, 32, 8, 128, page_block_size=16, backend="trtllm-gen"
+    )
+    assert libraries.predict(call, gpu_by_name("h100")).error == "Unsupported architecture"
