@@ -23,6 +23,7 @@ from attnprof.check.unrecorded import check_unrecorded
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.explanation import GpuFacts, strength
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
+from attnprof.gpus import make_gpu
 from attnprof.model import Gpu, Library
 from attnprof.trace.tables import Device
 
@@ -192,13 +193,13 @@ def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
 
 
 def _facts(gpu: Gpu) -> GpuFacts:
-    return GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor))
+    return GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor), gpu.vendor)
 
 
 def _stated(device: Device) -> GpuFacts:
     """What a trace states of a GPU."""
     sm = None if device.sm_major is None else (device.sm_major, device.sm_minor or 0)
-    return GpuFacts(device.num_sms or None, sm)
+    return GpuFacts(device.num_sms or None, sm, make_gpu(device.name or "", *(sm or (9, 0)), 1).vendor)
 
 
 def check(

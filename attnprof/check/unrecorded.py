@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -37,7 +37,7 @@ def check_unrecorded(
     told = [_told(shape, gpu) for shape, gpu in zip(observed.shapes, facts, strict=True)]
     readings = [_reading(s, gpu, back) for s, gpu, back in zip(observed.shapes, facts, told, strict=True)]
     calls = ReadBackCalls(observed, readings)
-    _spare_cut_calls(calls)
+    _spare_cut_calls(calls, [back is not None and back.cut for back in told])
     replays = np.flatnonzero(observed.replayed & (observed.seq >= 0)) if captured else np.zeros(0, np.int64)
     (seqs, shapes), pair = distinct_rows([observed.seq[replays], observed.shape[replays]])
     for number, (seq, shape) in enumerate(zip(seqs.tolist(), shapes.tolist(), strict=True)):
@@ -124,18 +124,24 @@ def _inferred(shape: ObservedShape, told: ReadBack) -> InferredCall | None:
     return InferredCall(first.num_splits, first.batch_heads, tuple(blocks), told.seqlen_k)
 
 
-def _spare_cut_calls(calls: ReadBackCalls) -> None:
-    """A trace may begin after a call's first kernel and end before its last: these are not judged."""
+def _spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> None:
+    """A trace may begin after a call's first kernel and end before its last: these are not judged.
+
+    parts: whether each shape is a part of a call of its library.
+    """
     observed = calls.observed
-    cut = [len(s.launches) == 1 and (s.main.family.endswith("_combine") or bool(s.main.flag("Split")))
-           for s in observed.shapes]  # fmt: skip
+    alone = [len(shape.launches) == 1 for shape in observed.shapes]
+    cut = [
+        part or (one and (shape.main.family.endswith("_combine") or bool(shape.main.flag("Split"))))
+        for shape, one, part in zip(observed.shapes, alone, parts, strict=True)
+    ]
     if not any(cut):
         return
     for pid in np.unique(observed.pid).tolist():
         mine = np.flatnonzero(observed.pid == pid)
         for row, orphan, says in ((mine[0], True, "begins"), (mine[-1], False, "ends")):
             shape = observed.shapes[observed.shape[row]]
-            if cut[observed.shape[row]] and shape.main.family.endswith("_combine") == orphan:
+            if cut[observed.shape[row]] and (shape.main.role == "combine") == orphan:
                 rows: Int64 = np.array([row], np.int64)
                 calls.read_otherwise(rows, Reading(Verdict.NOT_READ, f"the trace {says} inside the call"))
 

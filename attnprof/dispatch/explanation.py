@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
 from attnprof.gpus import make_gpu
@@ -17,10 +18,14 @@ _SOME_SMS = (132, 108, 46, 188)  # of an unknown GPU: split counts follow from t
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """What a trace states of a GPU: its SM count and its compute capability, None where it does not."""
+    """What a trace states of a GPU: its SM count and its compute capability, None where it does not.
+
+    ``vendor``: "amd" where its name says so; a gfx90a calls itself 9.0, as Hopper does.
+    """
 
     num_sms: int | None = None
     sm: tuple[int, int] | None = None
+    vendor: Literal["nvidia", "amd"] = "nvidia"
 
     def candidates(self) -> tuple[Gpu, ...]:
         """The GPUs it may be, one for each way in which tiles are chosen."""
@@ -101,12 +106,14 @@ class ReadBack:
     """Every explanation of a call's launches.
 
     ``unread``: what could not be read, and is not claimed.  ``nearest``: where nothing explains them, the
-    fields in which they differ from the nearest launches that a library makes, in words.
+    fields in which they differ from the nearest launches that a library makes, in words.  ``cut``: what is
+    launched is a part of a call, whose rest may lie outside the trace.
     """
 
     explanations: tuple[Explanation, ...] = ()
     unread: tuple[str, ...] = ()
     nearest: str = ""
+    cut: bool = False
 
     @property
     def builds(self) -> frozenset[tuple[Library, tuple[str, str]]]:
@@ -158,4 +165,4 @@ def merged(answers: Sequence[ReadBack]) -> ReadBack | None:
         return None
     found = tuple(explanation for answer in answers for explanation in answer.explanations)
     nearest = "" if found else next((answer.nearest for answer in answers if answer.nearest), "")
-    return ReadBack(found, answers[0].unread, nearest)
+    return ReadBack(found, answers[0].unread, nearest, not found and any(answer.cut for answer in answers))

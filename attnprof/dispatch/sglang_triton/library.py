@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 from attnprof.model import Entry
 
@@ -24,6 +25,11 @@ class SglangTriton(LibraryOfVersions):
     functions = _FUNCTIONS
     packages = ("sglang",)
     modelled = "its Triton backend is modelled"
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.sglang_triton.read_back import read_back
+
+        return read_back(seen, gpu)
 
 
 LIBRARY = SglangTriton()

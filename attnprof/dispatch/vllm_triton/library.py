@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 from attnprof.model import Entry
 
@@ -21,6 +22,11 @@ class VllmTriton(LibraryOfVersions):
     packages = ("vllm",)
     vendor: Literal["nvidia", "amd", "any"] = "any"
     modelled = "its Triton backend is modelled"
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.vllm_triton.read_back import read_back
+
+        return read_back(seen, gpu)
 
 
 LIBRARY = VllmTriton()

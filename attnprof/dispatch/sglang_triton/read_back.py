@@ -1,0 +1,81 @@
+"""From launches of SGLang's Triton backend back to the steps that make them.
+
+Both stages of a decode step state requests and heads; the first the most splits that the server allows. How
+many each request gets is not in a grid. ``_fwd_kernel`` is the name of too many kernels to be read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
+from attnprof.dispatch.intervals import Interval
+from attnprof.dispatch.sglang_triton.dispatch import EXTEND_UNIFIED, GROUPED, REDUCE, SINGLE
+from attnprof.dispatch.sglang_triton.rules import DEFAULT_VERSION, extend_tile, head_blocks
+from attnprof.model import Entry
+
+LIBRARY = "sglang_triton"
+_THREADS = (128, 1, 1)
+_ANY_KEYS = (Interval(1, None),)
+
+
+def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+    """Every kind of step that launches exactly ``seen``; None of other kernels."""
+    name = seen.main.kernel
+    if name == REDUCE:
+        return ReadBack(nearest="kernel before it", cut=True)
+    if name not in (GROUPED, SINGLE, EXTEND_UNIFIED):
+        return None
+    decodes = name != EXTEND_UNIFIED
+    if seen.unread:
+        entry: Entry = "fwd_kvcache" if decodes else "batch_paged"
+        return ReadBack((_explanation(entry, None, None, Interval(1, None), 1),), seen.unread)
+    found = tuple(_decode(seen) if decodes else _extend(seen, gpu))
+    if found:
+        return ReadBack(found)
+    if decodes and seen.combine is None:
+        return ReadBack(nearest="kernel after it", cut=True)
+    return ReadBack(nearest="grid or block")
+
+
+def _decode(seen: Observed) -> Iterator[Explanation]:
+    batch, blocks, most = seen.main.grid
+    if seen.combine is None or seen.combine.kernel != REDUCE:
+        return
+    if seen.main.block != _THREADS or seen.combine.block != _THREADS:
+        return
+    of, heads, depth = seen.combine.grid
+    if (of, depth) != (batch, 1) or min(batch, blocks, most, heads) < 1:
+        return
+    plain = seen.main.kernel == SINGLE
+    groups = (1,) if plain else [n for n in range(2, heads + 1) if heads % n == 0]
+    if any(head_blocks(heads, each) == blocks for each in groups):
+        yield _explanation("fwd_kvcache", batch, heads, Interval(1, 1), most)
+
+
+def _extend(seen: Observed, gpu: GpuFacts) -> Iterator[Explanation]:
+    batch, heads, blocks = seen.main.grid
+    if seen.combine is not None or min(seen.main.grid) < 1:
+        return
+    dims = {4: (1, 64), 8: (65, 128, 129, 256, 257, 576)}.get(seen.main.block[0] // 32, ())
+    if seen.main.block not in ((128, 1, 1), (256, 1, 1)):
+        return
+    tiles = {extend_tile(dim, one.sm_major, one.sm_minor)[0] for dim in dims for one in gpu.candidates()}
+    if tiles:
+        queries = Interval((blocks - 1) * min(tiles) + 1, blocks * max(tiles))
+        yield _explanation("batch_paged", batch, heads, queries, 1, Interval(dims[0], dims[-1]))
+
+
+def _explanation(
+    entry: Entry,
+    batch: int | None,
+    heads: int | None,
+    seqlen_q: Interval,
+    most: int,
+    head_dim: Interval | None = None,
+) -> Explanation:
+    """``most``: splits that the grid has room for."""
+    return Explanation(
+        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), entry, False, batch, heads, None, seqlen_q,
+        head_dim or Interval(1, None), most, True, _ANY_KEYS,
+    )  # fmt: skip
