@@ -32,6 +32,7 @@ class ReportTable(str, Enum):
     STEPS = "steps"
     PROCESSES = "processes"
     SPLITTING = "splitting"
+    ROOFLINE = "roofline"
     VERDICTS = "verdicts"
     RANKS = "ranks"
     STRAGGLERS = "stragglers"
@@ -42,6 +43,8 @@ class FigureKind(str, Enum):
     """The figures of a run."""
 
     SPLITS = "splits"
+    CALLS = "calls"
+    ROOFLINE = "roofline"
     STEP = "step"
     PHASES = "phases"
     SHARE = "share"
@@ -72,12 +75,14 @@ def report(
         typer.Option(metavar="FILE.png", help="Draw a figure (.png, .svg, .pdf); --figure says which."),
     ] = None,
     figure: Annotated[
-        FigureKind,
+        FigureKind | None,
         typer.Option(
-            help="splits: num_splits per decode step; step: the kernels of one decode step by stream;"
+            help="splits: num_splits per decode step; calls: attention calls in order; roofline: what they"
+            " read and compute against the card's peak; step: the kernels of one decode step by stream;"
             " phases: GPU time by phase and kind of kernel; share: attention's share against KV length."
+            " Default: splits, else what the run can show."
         ),
-    ] = FigureKind.SPLITS,
+    ] = None,
     step: Annotated[
         int | None, typer.Option(metavar="N", help="The step of --figure step. Default: the middle one.")
     ] = None,
@@ -185,14 +190,19 @@ def report(
         save_page(make_page(recording, summary), html, loaded.files)
         print(f"wrote {html}", file=sys.stderr)
     if plot is not None:
+        from attnprof.report.call_figures import figure_of
         from attnprof.report.figures import plot_splits, save_figure
         from attnprof.report.redacted import redacted
 
-        if figure is FigureKind.SPLITS:
+        if figure is not None:
+            kind, why = figure.value, ""
+        else:
+            kind, why = figure_of(summary.splits, len(summary.check.calls), len(recording.trace.kernels))
+        if kind == "splits":
             drawn = plot_splits(summary.splits, title=redact(summary.name))
         else:
             from attnprof.report.recording_figures import draw
 
-            drawn = draw(figure.value, redacted(recording), step)
+            drawn = draw(kind, redacted(recording), step)
         save_figure(drawn, plot, loaded.files)
-        print(f"wrote {plot}", file=sys.stderr)
+        print(f"wrote {plot}{f' (--figure {kind}: {why})' if why else ''}", file=sys.stderr)

@@ -10,6 +10,7 @@ from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.layer_kinds import LayerKind, kind_changes, layer_kinds
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.phases import PhaseTotal, phase_totals
+from attnprof.analysis.roofline import roofline
 from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.arrays import distinct
@@ -17,6 +18,7 @@ from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.dispatch.libraries import library
 from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
+from attnprof.report.roofline import reading_sentence, roofline_table
 from attnprof.report.run_tables import (
     attention_table,
     kernels_table,
@@ -62,6 +64,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     kinds = layer_kinds(splits)
     totals = kernel_totals(run.trace)
     phases = phase_totals(run.timeline)
+    read = roofline(result.calls, kinds, run.gpu)
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
@@ -69,6 +72,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
         "kinds": kinds_table(kinds),
         "splits": splits_table(splits, kinds),
         "splitting": split_cost_table(split_costs(run.timeline, run.observed)),
+        "roofline": roofline_table(read, kinds),
         "attention": attention_table(totals),
         "kernels": kernels_table(totals),
         "verdicts": verdicts_table(result),
@@ -77,7 +81,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     return Report(
         name=run.name,
         target=name,
-        facts=tuple(_facts(run, result, phases, kinds)),
+        facts=tuple(_facts(run, result, phases, kinds, reading_sentence(read))),
         story=tuple(_story(splits, kinds, result)) or _without_calls(run, result),
         tables=tables,
         splits=tuple(splits),
@@ -89,7 +93,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
 
 
 def _facts(
-    run: Recording, result: CheckResult, phases: list[PhaseTotal], kinds: list[LayerKind]
+    run: Recording, result: CheckResult, phases: list[PhaseTotal], kinds: list[LayerKind], reading: str
 ) -> list[tuple[str, str]]:
     config, info = run.config, run.trace.info
     facts = [("run", f"{run.name} ({run.ending})")]
@@ -118,6 +122,8 @@ def _facts(
         facts.append(("layers", f"{kinds_sentence(kinds)}."))
     if why := time_sentences(phases):
         facts.append(("time", " ".join(why)))
+    if reading:
+        facts.append(("reading", reading))
     if result.library and result.gpu and any(call.predicted for call in result.calls):
         through = _entries(result)
         target = f"{result.gpu.name} ({result.gpu.num_sms} {result.gpu.units})"

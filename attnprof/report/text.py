@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from attnprof.report.summary import Report
 
 _LABEL_WIDTH = 10
-_TABLES = ("phases", "steps", "processes", "kinds", "splits", "splitting", "attention", "verdicts")
+_TABLES = (
+    "phases",
+    "steps",
+    "processes",
+    "kinds",
+    "splits",
+    "splitting",
+    "roofline",
+    "attention",
+    "verdicts",
+)
 _FINDINGS_SHOWN = 10
 _ROWS_SHOWN, _MORE_WORTH_SAYING = 40, 5
 _UNIT = re.compile(r"(?<=\d) (?=(%|ns|µs|ms|s)\b|%)")  # between a number and its unit

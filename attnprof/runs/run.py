@@ -293,7 +293,13 @@ class Run:
         """Attention's share of each decode step's GPU time against the KV length."""
         return self._draw("share")
 
-    def _draw(self, kind: Literal["splits", "step", "phases", "share"], step: int | None = None) -> Figure:
+    def plot_roofline(self) -> Figure:
+        """What attention reads and computes a second against the card's memory bandwidth."""
+        return self._draw("roofline")
+
+    def _draw(
+        self, kind: Literal["splits", "step", "phases", "share", "roofline"], step: int | None = None
+    ) -> Figure:
         from attnprof.report.recording_figures import draw
 
         return draw(kind, self.recording, step)

@@ -1,0 +1,117 @@
+"""What attention reads and computes a second, as a table, sentences and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attnprof.analysis.roofline import RooflineRow
+from attnprof.report.layer_words import kind_titles
+from attnprof.report.tables import Column, Table, duration, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from attnprof.analysis.layer_kinds import LayerKind
+
+_TITLE = "Reading and computing (observed; bytes of K and V of recorded calls, each key once)"
+
+
+def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> Table:
+    """A row per phase, kind of layer and split count."""
+    columns = (
+        Column("phase"), Column("layers"), Column("num_splits", "splits", right=True),
+        Column("calls", right=True, use=0), Column("kv_bytes", "K and V per call", right=True),
+        Column("flops", "FLOP per call", right=True), Column("ns", "per call", right=True, use=0),
+        Column("gb_s", "GB/s", right=True), Column("of_peak", "of peak", right=True),
+        Column("tflop_s", "TFLOP/s", right=True), Column("sms", "SMs at work", right=True),
+        Column("intensity", "FLOP/byte", right=True, use=0), Column("lower_bound"), Column("in_l2"),
+    )  # fmt: skip
+    titles = kind_titles(kinds)
+    values, shown = [], []
+    for row in rows:
+        each = [round(value / row.calls) for value in (row.kv_bytes, row.flops, row.gpu_ns)]
+        least = "≥ " if row.lower_bound else ""
+        layers = titles[row.kind] if row.kind >= 0 else ""
+        peak = None if row.of_peak is None else round(row.of_peak, 4)
+        rates = (round(row.gb_s, 2), peak, round(row.tflop_s, 3))
+        sms = f"{row.sms_busy} of {row.num_sms}" if row.sms_busy else ""
+        values.append(
+            (row.phase, layers, row.num_splits, row.calls, *each, *rates, row.sms_busy,
+             round(row.intensity, 2), row.lower_bound, row.in_l2)
+        )  # fmt: skip
+        shown.append([
+            row.phase, layers, "" if row.num_splits is None else str(row.num_splits), f"{row.calls:,}",
+            least + _scaled(each[0], "B"), _scaled(each[1], ""), duration(each[2]),
+            f"{least}{row.gb_s:,.3g}" if row.gb_s < 1000 else f"{least}{row.gb_s:,.0f}",
+            least + percent(row.of_peak) if row.of_peak is not None else "",
+            f"{row.tflop_s:,.3g}", sms, f"{row.intensity:,.3g}", "", "",
+        ])  # fmt: skip
+    return Table("roofline", columns, values, shown, _TITLE)
+
+
+def _scaled(value: float, unit: str) -> str:
+    """A size in the decimal unit that suits it."""
+    for limit, prefix in ((1e3, ""), (1e6, "k"), (1e9, "M"), (1e12, "G")):
+        if value < limit * 0.9995:
+            return f"{value / (limit / 1e3):.3g} {prefix}{unit}".rstrip()
+    return f"{value / 1e12:.3g} T{unit}"
+
+
+def reading_sentence(rows: Sequence[RooflineRow]) -> str:
+    """What the decode calls that took most time read, of the peak; "" where no call tells."""
+    decode = [row for row in rows if row.phase == "decode" and row.of_peak is not None]
+    if not decode:
+        return ""
+    row = max(decode, key=lambda row: row.gpu_ns)
+    splits = (
+        ""
+        if row.num_splits is None
+        else f" in {'1 split' if row.num_splits == 1 else f'{row.num_splits} splits'}"
+    )
+    least = "at least " if row.lower_bound else ""
+    text = f"Decode's attention{splits} reads K and V at {least}{percent(row.of_peak)} of the memory's peak"
+    text += f" ({row.gb_s:,.0f} of {row.peak_gb_s:,} GB/s)"
+    if row.sms_busy:
+        text += f"; at most {row.sms_busy} of {row.num_sms} SMs work"
+    return text + ("; so little fits the L2 cache and may come from there." if row.in_l2 else ".")
+
+
+def plot_roofline(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind], *, title: str = "") -> Figure:
+    """TFLOP/s over FLOP per byte, with the line of the card's bandwidth. Raises UsageError without rows."""
+    from matplotlib.figure import Figure
+
+    from attnprof.errors import UsageError
+    from attnprof.report.colours import COLOURS
+
+    if not rows:
+        raise UsageError(
+            "there is nothing to plot: no attention call is both recorded and observed",
+            hint="record the run on a GPU with attnprof run, or a torch trace with record_shapes=True",
+        )
+    figure = Figure(figsize=(9, 4.6), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    titles = kind_titles(kinds)
+    for number, row in enumerate(rows):
+        words = [row.phase, titles[row.kind] if row.kind >= 0 else ""]
+        words.append("" if row.num_splits is None else f"{row.num_splits} splits")
+        axes.plot(
+            row.intensity, row.tflop_s, "osD^v<>"[number % 7], color=COLOURS[number % len(COLOURS)],
+            label=", ".join(filter(None, words)), linestyle="none",
+        )  # fmt: skip
+    low = min(row.intensity for row in rows) / 4
+    high = max(row.intensity for row in rows) * 4
+    peak = rows[0].peak_gb_s
+    if peak:
+        ends = [low, high]
+        axes.plot(ends, [one * peak / 1e3 for one in ends], color="#888888", label=f"memory: {peak:,} GB/s")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("operations per byte of K and V (FLOP/byte; of prefill an upper bound)")
+    axes.set_ylabel("operations a second (TFLOP/s)")
+    axes.grid(color="#dddddd", linewidth=0.6, which="both")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_title(f"{title}: attention against the memory's peak (observed)".removeprefix(": "), fontsize=10)
+    return figure
