@@ -190,14 +190,16 @@ def report(
         save_page(make_page(recording, summary), html, loaded.files)
         print(f"wrote {html}", file=sys.stderr)
     if plot is not None:
-        from attnprof.report.call_figures import figure_of
+        from attnprof.report.call_figures import FigureName, figure_of
         from attnprof.report.figures import plot_splits, save_figure
         from attnprof.report.redacted import redacted
 
-        if figure is not None:
-            kind, why = figure.value, ""
-        else:
-            kind, why = figure_of(summary.splits, len(summary.check.calls), len(recording.trace.kernels))
+        chosen: tuple[FigureName, str] = (
+            (figure.value, "")
+            if figure is not None
+            else figure_of(summary.splits, len(summary.check.calls), len(recording.trace.kernels))
+        )
+        kind, why = chosen
         if kind == "splits":
             drawn = plot_splits(summary.splits, title=redact(summary.name))
         else:

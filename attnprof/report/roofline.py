@@ -41,13 +41,17 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
              round(row.intensity, 2), row.lower_bound, row.in_l2)
         )  # fmt: skip
         shown.append([
-            row.phase, layers, "" if row.num_splits is None else str(row.num_splits), f"{row.calls:,}",
+            "" if row.phase == "other" else row.phase, layers, "" if row.num_splits is None else str(row.num_splits), f"{row.calls:,}",
             least + _scaled(each[0], "B"), _scaled(each[1], ""), duration(each[2]),
             f"{least}{row.gb_s:,.3g}" if row.gb_s < 1000 else f"{least}{row.gb_s:,.0f}",
             least + percent(row.of_peak) if row.of_peak is not None else "",
             f"{row.tflop_s:,.3g}", sms, f"{row.intensity:,.3g}", "", "",
         ])  # fmt: skip
     return Table("roofline", columns, values, shown, _TITLE)
+
+
+def _splits(count: int | None) -> str:
+    return "" if count is None else f"{count} split{'' if count == 1 else 's'}"
 
 
 def _scaled(value: float, unit: str) -> str:
@@ -93,11 +97,11 @@ def plot_roofline(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind], *, ti
     axes = figure.add_subplot()
     titles = kind_titles(kinds)
     for number, row in enumerate(rows):
-        words = [row.phase, titles[row.kind] if row.kind >= 0 else ""]
-        words.append("" if row.num_splits is None else f"{row.num_splits} splits")
+        words = ["" if row.phase == "other" else row.phase, titles[row.kind] if row.kind >= 0 else ""]
+        words.append(_splits(row.num_splits))
         axes.plot(
             row.intensity, row.tflop_s, "osD^v<>"[number % 7], color=COLOURS[number % len(COLOURS)],
-            label=", ".join(filter(None, words)), linestyle="none",
+            label=", ".join(filter(None, words)) or "attention", linestyle="none",
         )  # fmt: skip
     low = min(row.intensity for row in rows) / 4
     high = max(row.intensity for row in rows) * 4
