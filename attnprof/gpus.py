@@ -3,7 +3,9 @@
 SM counts and L2: what ``cudaGetDeviceProperties`` prints, in traces or public logs, where one was found
 ("device properties"), else NVIDIA's architecture whitepapers and product data sheets. Memory: data sheets.
 Limits per SM: CUDA C++ Programming Guide, table of technical specifications per compute capability.
-AMD GPUs: CDNA 2, 3 and 4 whitepapers and Instinct data sheets; an MI250X is two devices, each a row's.
+AMD GPUs: compute units, LDS, memory and L2 from ROCm's documentation ("AMD GPU specifications", 7.13), L2 of
+one die, as the device reports it. Bandwidth as published of the products: 5.3, 6 and 8 TB/s, and 3.2 of an
+MI250X, which is two devices, each a row's; an MI210 has the memory of one, 4,096 bits at 1,600 MHz.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class GpuModel:
 
 
 _GA102, _AD102, _GB202 = "GA102 whitepaper", "Ada whitepaper", "Blackwell whitepaper"
-_CDNA2, _CDNA3, _CDNA4 = "CDNA 2 whitepaper", "CDNA 3 whitepaper", "CDNA 4 whitepaper"
+_ROCM = "ROCm GPU specifications"
 _SHEET, _QUERIED = "product data sheet", "device properties"
 
 GPUS: tuple[GpuModel, ...] = (
@@ -149,11 +151,11 @@ GPUS: tuple[GpuModel, ...] = (
     GpuModel("GeForce RTX 5080", (12, 0), 84, 16, 960, 64, _QUERIED, ("5080",)),
     GpuModel("GeForce RTX 5090", (12, 0), 170, 32, 1792, 96, _QUERIED, ("5090",)),
     GpuModel("GB10", (12, 1), 48, 128, 273, 24, _QUERIED, ("dgx-spark",)),
-    GpuModel("AMD Instinct MI210", (9, 0), 104, 64, 1638, 8, _CDNA2, ("mi210",)),
-    GpuModel("AMD Instinct MI250X", (9, 0), 110, 64, 1638, 8, _CDNA2, ("mi250x", "mi250x gcd")),
+    GpuModel("AMD Instinct MI210", (9, 0), 104, 64, 1638, 8, _ROCM, ("mi210",)),
+    GpuModel("AMD Instinct MI250X", (9, 0), 110, 64, 1638, 8, _ROCM, ("mi250x", "mi250x gcd")),
     GpuModel("AMD Instinct MI300X", (9, 4), 304, 192, 5300, 4, _QUERIED, ("mi300x", "mi300x vf")),
-    GpuModel("AMD Instinct MI325X", (9, 4), 304, 256, 6000, 4, _CDNA3, ("mi325x", "mi325x vf")),
-    GpuModel("AMD Instinct MI355X", (9, 5), 256, 288, 8000, 4, _CDNA4, ("mi355x", "mi355x vf")),
+    GpuModel("AMD Instinct MI325X", (9, 4), 304, 256, 6000, 4, _ROCM, ("mi325x", "mi325x vf")),
+    GpuModel("AMD Instinct MI355X", (9, 5), 256, 288, 8000, 4, _ROCM, ("mi355x", "mi355x vf")),
 )  # fmt: skip
 
 

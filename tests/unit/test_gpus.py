@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from attnprof.dispatch.libraries import all_libraries, predict
 from attnprof.errors import UsageError
 from attnprof.gpus import GPUS, find_model, gpu_by_name, make_gpu, resident_limits
+from attnprof.model import AttentionCall
 from attnprof.trace.open_trace import open_trace
 from tests.support.command import attnprof
 
@@ -167,12 +169,28 @@ def test_gfx90a_is_no_hopper() -> None:
     assert make_gpu("NVIDIA H100 80GB HBM3", 9, 0, 132).vendor == "nvidia"
 
 
-@pytest.mark.parametrize("library", ["flash_attn", "flash_attn_3", "torch", "vllm_flash_attn"])
-def test_libraries_of_nvidia_gpus_are_refused_on_amd_ones_in_a_sentence(library: str) -> None:
-    call = ("--entry", "varlen_fwd", "--seqlen-k", "4096")
-    done = attnprof("predict", "--library", library, "--gpu", "mi300x", *call)
+NVIDIA_LIBRARIES = sorted(name for name, each in all_libraries().items() if each.vendor == "nvidia")
+
+
+@pytest.mark.parametrize("gpu", ["mi210", "mi250x", "mi300x", "mi325x", "mi355x"])
+@pytest.mark.parametrize("library", NVIDIA_LIBRARIES)
+def test_libraries_of_nvidia_gpus_are_refused_on_amd_ones(library: str, gpu: str) -> None:
+    call = AttentionCall(library, "varlen_fwd", 1, 1, 4096, 28, 4, 128)
+    with pytest.raises(
+        UsageError, match=f"{library} is not predicted on AMD Instinct {gpu.upper()}: its rules"
+    ):
+        predict(call, gpu_by_name(gpu))
+
+
+def test_the_refusal_is_one_sentence_on_the_command_line() -> None:
+    done = attnprof("predict", "--library", "torch", "--gpu", "mi300x", "--seqlen-k", "4096")
     assert done.code == 2
-    assert f"{library} is not predicted on AMD Instinct MI300X" in done.err
+    assert "torch is not predicted on AMD Instinct MI300X: its rules are those of NVIDIA GPUs" in done.err
+
+
+def test_each_amd_row_names_its_source() -> None:
+    sources = {model.source for model in GPUS if model.name.startswith("AMD")}
+    assert sources == {"device properties", "ROCm GPU specifications"}
 
 
 @pytest.mark.parametrize("command", ["report", "doctor", "check"])

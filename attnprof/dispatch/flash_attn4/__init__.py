@@ -1,8 +1,10 @@
 """FlashAttention-4 (CuTe DSL, ``flash_attn.cute``), and vLLM's copy of it.
 
-Checked against ``_get_fwd_config`` of the flash-attn-4 4.0.0b36 wheel: tiles, stages and split counts.
-Resting on reading alone: grids and threads, the tile schedulers, the combine kernel, 2CTA clusters, and all
-of vLLM's copy. Not modelled: MLA (``qv``), block sparsity, CLC scheduling, kernels that plan a packed batch.
+Checked against the host code of the flash-attn-4 4.0.0b36 and vllm 0.33.0 wheels, run on no GPU: refusals,
+tiles, stages, split counts, the kernel for MLA, what plans a packed batch, schedulers, grids, blocks and the
+combine kernel, of SM 8.x to 12.x. Resting on reading alone: FP8, and that a name goes on behind
+``_object_at_``. Not modelled: sparse MLA, block sparsity, score and mask functions, and the kernel for head
+dim 256 of vLLM's copy on Blackwell.
 """
 
 from __future__ import annotations

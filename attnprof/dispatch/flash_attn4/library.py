@@ -12,7 +12,7 @@ class FlashAttention4(LibraryOfVersions):
     entries = ("fwd", "varlen_fwd")
     functions = FLASH_ATTN_FUNCTIONS
     packages = ("flash-attn-4",)
-    modelled = "its launches are modelled from reading; tiles and split counts agree with the package"
+    modelled = "its launches are modelled, and agree with the host code of the package"
 
 
 LIBRARY = FlashAttention4()

@@ -28,6 +28,8 @@ class Rules:
     ``zero_bounds``: a window bound of 0 is one.  ``one_stage_v``: V head dims whose queries never come in two
     tiles.  ``unsplit_head_dim``: the head dim that never splits on Blackwell, by a kernel of its own.
     ``sm120_auto``: on SM 12.x a num_splits below 1 is one split, else it is refused.
+    ``mla_alone``: MLA has kernels of one thread block a tile, which can split.  ``sm90_splits``: Hopper's
+    kernel can.
     """
 
     least: int = 1
@@ -36,6 +38,8 @@ class Rules:
     one_stage_v: tuple[int, ...] = (256,)
     unsplit_head_dim: int | None = None
     sm120_auto: bool = True
+    mla_alone: bool = True
+    sm90_splits: bool = False
 
 
 VERSIONS: dict[str, Rules] = {
@@ -43,7 +47,7 @@ VERSIONS: dict[str, Rules] = {
     # vllm 0.33.0's copy of it
     "vllm-0.33.0": Rules(
         least=0, counts_query_heads=False, zero_bounds=False, one_stage_v=(), unsplit_head_dim=256,
-        sm120_auto=False,
+        sm120_auto=False, mla_alone=False, sm90_splits=True,
     ),
 }  # fmt: skip
 
