@@ -194,12 +194,11 @@ def report(
         from attnprof.report.figures import plot_splits, save_figure
         from attnprof.report.redacted import redacted
 
-        chosen: tuple[FigureName, str] = (
-            (figure.value, "")
-            if figure is not None
-            else figure_of(summary.splits, len(summary.check.calls), len(recording.trace.kernels))
-        )
-        kind, why = chosen
+        kind: FigureName
+        if figure is None:
+            kind, why = figure_of(summary.splits, len(summary.check.calls), len(recording.trace.kernels))
+        else:
+            kind, why = figure.value, ""
         if kind == "splits":
             drawn = plot_splits(summary.splits, title=redact(summary.name))
         else:

@@ -41,7 +41,8 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
              round(row.intensity, 2), row.lower_bound, row.in_l2)
         )  # fmt: skip
         shown.append([
-            "" if row.phase == "other" else row.phase, layers, "" if row.num_splits is None else str(row.num_splits), f"{row.calls:,}",
+            "" if row.phase == "other" else row.phase, layers,
+            "" if row.num_splits is None else str(row.num_splits), f"{row.calls:,}",
             least + _scaled(each[0], "B"), _scaled(each[1], ""), duration(each[2]),
             f"{least}{row.gb_s:,.3g}" if row.gb_s < 1000 else f"{least}{row.gb_s:,.0f}",
             least + percent(row.of_peak) if row.of_peak is not None else "",
@@ -68,11 +69,7 @@ def reading_sentence(rows: Sequence[RooflineRow]) -> str:
     if not decode:
         return ""
     row = max(decode, key=lambda row: row.gpu_ns)
-    splits = (
-        ""
-        if row.num_splits is None
-        else f" in {'1 split' if row.num_splits == 1 else f'{row.num_splits} splits'}"
-    )
+    splits = f" in {_splits(row.num_splits)}" if row.num_splits is not None else ""
     least = "at least " if row.lower_bound else ""
     text = f"Decode's attention{splits} reads K and V at {least}{percent(row.of_peak)} of the memory's peak"
     text += f" ({row.gb_s:,.0f} of {row.peak_gb_s:,} GB/s)"
