@@ -120,6 +120,14 @@ class AttentionLibrary(Protocol):
         """Which of its backends takes the call; None where it has one, or how it chooses is not known."""
         return None
 
+    def backend_of_record(self, record: Mapping[str, Any], gpu: Gpu, version: str) -> Backend | None:
+        """The same of a recorded call, whose record may state more than an AttentionCall has."""
+        return None
+
+    def backend_of_kernel(self, kernels: str) -> str:
+        """Which of its backends launches kernels of library ``kernels``; "" where none of them does."""
+        return ""
+
     def installed(self, evidence: Evidence) -> InstalledLibrary | None:
         """Which version lies here; None where there is none."""
         found = [version for package in self.packages for version in evidence.packages.get(package, ())]

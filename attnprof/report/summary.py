@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnprof.analysis.backends import backend_uses
 from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.layer_kinds import LayerKind, kind_changes, layer_kinds
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
@@ -16,6 +17,7 @@ from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.dispatch.libraries import library
+from attnprof.report.backends import backend_sentences
 from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.roofline import reading_sentence, roofline_table
@@ -118,6 +120,8 @@ def _facts(
         facts.append(("gpu", f"{label}{sms}{more}"))
     else:
         facts.append(("gpu", "none: no GPU kernel was observed"))
+    if said := backend_sentences(backend_uses(run, result)):
+        facts.append(("backend", " ".join(said)))
     if len(kinds) > 1:
         facts.append(("layers", f"{kinds_sentence(kinds)}."))
     if why := time_sentences(phases):

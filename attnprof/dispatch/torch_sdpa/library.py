@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn2.library import read_back, splits_at, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
@@ -11,6 +14,10 @@ from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
 
 _KERNELS = "pytorch-bundled-flash"
+_FUNCTION = "scaled_dot_product_attention"
+_BACKENDS = {  # whose kernels -> the backend that launches them
+    _KERNELS: "flash", f"{_KERNELS}-v1": "flash", "pytorch-mem-efficient": "efficient", "cudnn": "cudnn",
+}  # fmt: skip
 
 
 class TorchSdpa(LibraryOfVersions):
@@ -35,7 +42,29 @@ class TorchSdpa(LibraryOfVersions):
             choice = choose_backend(inputs, gpu, version)
         except UsageError:
             return None
-        return Backend(choice.backend, "scaled_dot_product_attention", choice.ruled_out)
+        return Backend(choice.backend, _FUNCTION, choice.ruled_out)
+
+    def backend_of_record(self, record: Mapping[str, Any], gpu: Gpu, version: str) -> Backend | None:
+        from attnprof.dispatch.torch_sdpa.backend import SdpaInputs, choose_backend
+
+        q, k, v = (record.get(name) or [] for name in "qkv")
+        if not all(len(sizes) == 4 and -1 not in sizes for sizes in (q, k, v)):
+            return None
+        heads, length = (1, 2) if record["entry"] == "sdpa" else (2, 1)
+        mask = record.get("mask")
+        try:
+            inputs = SdpaInputs(
+                q[0], q[heads], q[length], k[length], q[3], k[heads], v[3], record["dtype"],
+                bool(record["causal"]), None if mask is None else tuple(mask), float(record["dropout_p"]),
+                enable_gqa=bool(record.get("enable_gqa", q[heads] != k[heads])),
+            )  # fmt: skip
+            choice = choose_backend(inputs, gpu, version)
+        except (UsageError, ValueError):  # a version or a mask that the rules say nothing of
+            return None
+        return Backend(choice.backend, _FUNCTION, choice.ruled_out)
+
+    def backend_of_kernel(self, kernels: str) -> str:
+        return _BACKENDS.get(kernels, "")
 
     def weigh(self, thread_blocks: int, slots: int, key_blocks: int) -> SplitChoice | None:
         return split_choice(thread_blocks, slots, key_blocks, MAX_SPLITS)
