@@ -14,6 +14,7 @@ from attnprof.analysis.sweep import launched
 from attnprof.dispatch.heuristic import SplitChoice, ceil_div
 from attnprof.dispatch.libraries import FLASH, library, predict, predict_by_function
 from attnprof.dispatch.limits import GRID_REFUSAL
+from attnprof.dispatch.requests import ONLY_LONGEST, split_range
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
@@ -191,7 +192,13 @@ def _opening(explained: Explanation) -> str:
     planned = f", planned by {before[0]}" if before else ""
     if splits == 1:
         return f"{where} not split: {main} runs alone{planned}."
-    combine = next((fill.kernel for fill in explained.fills if "combine" in fill.family), None)
+    combine = next((fill.kernel for fill in explained.fills if fill.role == "combine"), None)
+    each = explained.prediction.splits_of_requests
+    if each and (min(each), max(each)) != (splits, splits):
+        after = f", and {combine} adds up the partial results" if combine else ""
+        known = "" if explained.prediction.all_lengths_known else f"; {ONLY_LONGEST}"
+        ways = f"{split_range(each)} ways, as each request's own length has it{known}"
+        return f"{where} split along its keys {ways}: {main} runs{planned}{after}."
     after = f", and {combine} adds up the {splits} partial results" if combine else ""
     return f"{where} split {splits} ways along its keys: {main} runs{planned}{after}."
 

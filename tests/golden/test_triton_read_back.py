@@ -21,6 +21,7 @@ from attnprof.gpus import gpu_by_name, make_gpu
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from attnprof.runs.run import load
 from tests.conftest import golden_rows
+from tests.spoil.triton_scenes import VERSIONS, witness
 from tests.support.build_trace import TraceBuilder
 
 FILES = ("vllm_triton_0.10.0", "vllm_triton_0.20.0", "vllm_triton_0.33.0", "sglang_triton_0.5.23")
@@ -82,7 +83,6 @@ STEPS = st.builds(
     st.integers(1, 40), st.integers(1, 24), st.sampled_from([64, 128, 256]), st.booleans(),
 )  # fmt: skip
 GPUS = st.sampled_from([gpu_by_name(name) for name in ("h100", "a100", "b200", "5090", "l40s")])
-VERSIONS = {"vllm_triton": ("0.10.0", "0.20.0", "0.33.0"), "sglang_triton": ("0.5.23",)}
 
 
 @given(STEPS, GPUS, st.integers(0, 2))
@@ -112,41 +112,6 @@ def spoilt(launches: Launches, rng: Random) -> Launches:
     axis = rng.randrange(3)
     size[axis] = rng.choice([new for new in (size[axis] * 2, size[axis] + 1, size[axis] + 32, 7) if new])
     return (*launches[:at], replace(one, **{which: tuple(size)}), *launches[at + 1 :])
-
-
-def witness(launches: Launches, gpu: Gpu) -> AttentionCall | None:
-    """A step that launches just these, by the forward prediction."""
-    main, reduce = launches[0], launches[1] if len(launches) > 1 else None
-    x, y, z = main.grid
-    for library, versions in VERSIONS.items():
-        if library == "sglang_triton":
-            heads = reduce.grid[1] if reduce else y
-            entries = [(x, 1, heads, n, z) for n in range(1, heads + 1) if heads % n == 0]
-            calls = [
-                AttentionCall(library, "fwd_kvcache", b, q, 4096, h, n, 128, num_splits=most)
-                for b, q, h, n, most in entries
-            ]
-        else:
-            calls = []
-            for groups in (1,) if reduce is None else {reduce.grid[1] // y}:
-                for batch in {1, x, *range(max(1, x - 40), x)} if groups else ():
-                    tokens = reduce.grid[0] if reduce else (x - batch) * (16 // groups) + (x == batch) * batch
-                    longest = [-(-tokens // batch), 9] if reduce is None else range(1, 9)
-                    heads = reduce.grid[1] if reduce else groups * y
-                    calls += [
-                        AttentionCall(
-                            library, "batch_paged", batch, q, 4096, heads, y, dim, causal=True,
-                            total_q=tokens, cuda_graph=graph, disable_split_kv=reduce is None,
-                            page_block_size=16,
-                        )
-                        for q in longest for graph in (False, True) for dim in (128, 256)
-                        if q * batch >= tokens >= batch
-                    ]  # fmt: skip
-        for call in calls:
-            for version in versions:
-                if libraries.predict(call, gpu, version).launches == launches:
-                    return call
-    return None
 
 
 def test_spoilt_launches_are_found_or_are_those_of_another_step() -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
+from tests.spoil import triton_scenes
 from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
 from tests.spoil.spoils import Spoil
 
@@ -158,11 +159,15 @@ def _bare(whole: Scene, spoilt: Spoil) -> str:
     return ""
 
 
+def _combines(launch: KernelLaunch) -> bool:
+    return any(part in launch.kernel.lower() for part in ("combine", "reduce_segments", "_stage2"))
+
+
 def _units(launches: Launches) -> list[Launches]:
     """The launches as calls: a main kernel, the one before that plans, the one after that combines."""
     units: list[list[KernelLaunch]] = []
     for launch in launches:
-        begins = "combine" not in launch.kernel.lower()
+        begins = not _combines(launch)
         planned = bool(units) and "prepare" in units[-1][-1].kernel.lower()
         if not units or (begins and not planned):
             units.append([])
@@ -172,7 +177,9 @@ def _units(launches: Launches) -> list[Launches]:
 
 def _witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> AttentionCall | None:
     """A call near ``call`` that launches the unit: other sizes, and up to two other flags."""
-    main = next((one for one in unit if "combine" not in one.kernel.lower()), None)
+    if scene.library in triton_scenes.VERSIONS:
+        return triton_scenes.witness(unit, scene.gpu)
+    main = next((one for one in unit if not _combines(one)), None)
     if main is None or main.kernel not in _names(call, scene, version):
         return None
     for flagged in _flagged(call):

@@ -14,6 +14,7 @@ from attnprof.dispatch import predict
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name, make_gpu
 from attnprof.model import AttentionCall, Dtype, Entry, Gpu, KernelLaunch, Library
+from tests.spoil import triton_scenes
 
 Launches = tuple[KernelLaunch, ...]
 
@@ -22,7 +23,9 @@ VERSIONS: dict[Library, tuple[str, ...]] = {
     "torch": ("2.3.1", "2.5.1", "2.6.0", "2.8.0", "2.10.0", "2.13.0", "2.15.0"),
     "flash_attn_3": ("2.7.4", "2.8.3", "3.0.0"),
     "vllm_flash_attn": ("fa2", "fa3"),
+    **triton_scenes.VERSIONS,
 }
+_EACH_TRITON = 8  # one scene of so many
 _LIBRARIES: tuple[Library, ...] = (
     *("flash_attn",) * 5,
     *("torch",) * 2,
@@ -98,6 +101,8 @@ def launches_of(call: AttentionCall, gpu: Gpu, version: str) -> Launches:
 def make_scene(seed: int, *, records: Sequence[str] = ("none",), shapes: Sequence[str] = SHAPES) -> Scene:
     """The scene of a seed: a draw whose calls the library takes, each with at least one launch."""
     rng = Random(seed)
+    if seed % _EACH_TRITON == 4 and tuple(records) == ("none",) and "serving" in shapes:
+        return _of_triton(rng)
     while True:
         scene = _draw(rng, records, shapes)
         if scene is not None:
@@ -144,6 +149,19 @@ def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str]) -> Scene |
             for layer, number in enumerate(kinds)
         ]
     return Scene(library, version, gpu, shape, kinds, marks, kind, told, tuple(calls))
+
+
+def _of_triton(rng: Random) -> Scene:
+    """A server's, of layers that are all alike."""
+    library, version, gpu, steps = triton_scenes.draw(rng)
+    layers = rng.randint(2, 6)
+    calls = tuple(
+        SceneCall(generation, step, phase, layer, call, launches_of(call, gpu, version))
+        for generation, step, phase, call in steps
+        for layer in range(layers)
+    )
+    marks = rng.choice(MARKS)
+    return Scene(library, version, gpu, "serving", (0,) * layers, marks, rng.choice(FORMATS), "none", calls)
 
 
 def _base_call(rng: Random, library: Library) -> AttentionCall:

@@ -6,7 +6,8 @@ The splits of FlashAttention-3's packed sequences rest on reading alone.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,19 @@ import pytest
 from attnprof.analysis.splits import split_rows
 from attnprof.calls.records import CallRecord, attention_call
 from attnprof.check.call_rows import CALL_COLUMNS, call_row
+from attnprof.check.check_run import check
+from attnprof.check.observed_calls import observe
+from attnprof.check.recording import Recording
 from attnprof.check.verdicts import CheckedCall, Verdict
 from attnprof.dispatch import libraries
 from attnprof.dispatch.requests import lengths_in_words, split_range
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
+from attnprof.report.page_contents import call_data
 from attnprof.report.run_tables import splits_table
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.timeline import build_timeline
+from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
 
 H100 = gpu_by_name("h100")
@@ -138,3 +146,51 @@ def test_ranges_are_shown_by_explain_predict_and_the_split_table() -> None:
 def test_lengths_that_are_no_lengths_are_refused(flags: tuple[str, ...]) -> None:
     done = attnprof("predict", "--entry", "varlen_fwd", *flags)
     assert (done.code, "--seqlens" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("library", "more"),
+    [
+        ("sglang_triton", ("--entry", "fwd_kvcache")),
+        ("flash_mla", ("--entry", "fwd_kvcache", "--heads", "128", "--kv-heads", "1", "--head-dim", "576")),
+        ("flash_attn_3", ("--entry", "varlen_fwd", "--num-splits", "-1")),
+        ("vllm_triton", ("--entry", "batch_paged")),
+    ],
+)
+def test_splits_of_requests_are_a_range_in_words_and_derivation(library: str, more: tuple[str, ...]) -> None:
+    asked = ("--library", library, "--gpu", "h100", *more)
+    lengths = (65536, 9000, 600, 10)
+    answer = json.loads(
+        attnprof("explain", *asked, "--seqlens-k", ",".join(map(str, lengths)), "--format", "json").out
+    )
+    splits = answer["splits_of_requests"]
+    assert len(splits) == len(lengths)
+    assert splits == sorted(splits, reverse=True)
+    assert splits[0] > splits[-1] == 1
+    each = f"1 to {splits[0]}"
+    assert any(step["value"] == each for step in answer["derivation"])
+    assert f"{each} ways, as each request's own length has it" in answer["answer"][0]
+    longest = attnprof("explain", *asked, "--batch", "4", "--seqlen-k", "65536", "--format", "json").out
+    assert json.loads(longest)["all_lengths_known"] is False
+
+
+def test_the_page_shows_the_range_and_the_lengths(tmp_path: Path) -> None:
+    """Of recorded calls of packed batches, in the data that the page's script reads."""
+    fields = VARLEN | {
+        "library": "flash_attn_3", "q": [4, 28, 128], "k": [75146, 4, 128], "v": [75146, 4, 128], "batch": 4,
+        "max_seqlen_q": 1, "max_seqlen_k": 65536, "cu_seqlens_q": [0, 1, 2, 3, 4], "num_splits": -1,
+        "cu_seqlens_k": [0, 65536, 74536, 75136, 75146],
+    }  # fmt: skip
+    config = {"workload": {"gpu": asdict(H100), "versions": {"flash_attn_3": "2.8.3"}}}
+    builder = TraceBuilder()
+    builder.add("TARGET_INFO_GPU", vmId=1, id=0, name="H100", smCount=132, computeMajor=9, computeMinor=0)
+    timeline = build_timeline(open_trace(builder.write(tmp_path / "t.sqlite")))
+    records = [CallRecord(0, 0, "decode", 0, fields)]
+    recording = Recording(
+        "t", "t", "complete", True, timeline, observe(timeline), records, True, gpu=H100, config=config
+    )
+    data = call_data(recording, check(recording))
+    (shape,) = data["shapes"]
+    expected = libraries.predict(PACKED, H100, "2.8.3").splits_of_requests
+    assert data["strings"][shape["of_requests"]] == split_range(expected)
+    assert "each of 4 requests with 10 to 65536 keys" in data["strings"][shape["call"]]

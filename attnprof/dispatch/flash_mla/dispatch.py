@@ -39,7 +39,7 @@ def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
             "payload", str(plan.payload), lengths.said("blocks of 64 keys a part, 5 of them for each start")
         ),
         Reason(
-            "num_splits", split_range(plan.num_splits), "of a request; they depend on the requests before it"
+            "num_splits", split_range(plan.num_splits), "how many a request gets depends on those before it"
         ),
         Reason("combine", "follows", "requests of one split write their output at once"),
         Reason("scheduler", "persistent", "a part works off its share; read in the source, not recorded"),

@@ -56,7 +56,7 @@ def _decode(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
     if tile:
         why = f"{tile} keys a split, whatever the batch: deterministic inference"
     else:
-        why = "of a request; it depends on the longest, the shortest and how many there are"
+        why = "how many a request gets depends on the longest, the shortest and how many there are"
     room = f"in a context of {call.seqlen_k} keys" if tile or mla else "the server's limit"
     return Prediction(
         (

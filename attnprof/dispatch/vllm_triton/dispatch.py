@@ -167,7 +167,7 @@ def _reasons(
         Reason("key tile", str(chosen.tile), "a page" if rules.by_page else "keys at a time"),
         Reason(
             "num_splits", str(chosen.segments),
-            "segments of each request's keys, whatever their length" if in_3d else "2D never splits keys",
+            "each request's keys are cut into so many, however long" if in_3d else "2D never splits keys",
         ),
     ]  # fmt: skip
     if used:
