@@ -15,7 +15,8 @@ _SHAPE = {
     "batch": int, "max_seqlen_q": int, "max_seqlen_k": int, "has_cache_seqlens": (bool, int),
     "cache_batch_idx": (bool, int), "pack_gqa": (bool, int), "attention_chunk": int, "sm_margin": int,
     "process": int, "not_described": str, "raised": str, "seqlens_q": [int], "seqlens_k": [int],
-    "lengths_of": str, "stage": str, "page_size": int,
+    "lengths_of": str, "stage": str, "cuda_graph": (bool, int), "fixed_split_size": int,
+    "disable_split_kv": (bool, int),
 }  # fmt: skip
 _ALWAYS = ("seq", "phase", "library", "entry", "dtype", "causal", "dropout_p")
 _OF_FLASH = ("q", "k", "v", "window", "softcap", "alibi", "return_softmax")
@@ -25,9 +26,10 @@ _OF_ENTRY: dict[str, tuple[str, ...]] = {
     "fwd": _OF_FLASH,
     "varlen_fwd": (*_OF_FLASH, "batch"),
     "fwd_kvcache": (*_OF_FLASH, "has_cache_seqlens", "cache_batch_idx"),
+    "batch_paged": (*_OF_FLASH, "batch"),
 }
 _KEYS = ("step", "layer", "q", "k", "v")  # which may be null
-_RANKS = {"fwd": (4,), "varlen_fwd": (3,), "fwd_kvcache": (3, 4)}  # of q
+_RANKS = {"fwd": (4,), "varlen_fwd": (3,), "fwd_kvcache": (3, 4), "batch_paged": (3,)}  # of q
 
 
 def require_record(fields: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from attnprof.calls.call_files import read_json_lines
 from attnprof.calls.record_fields import require_record
 from attnprof.calls.request_lengths import request_lengths
+from attnprof.dispatch.libraries import ON_GPU, entry_on_gpu
 from attnprof.dispatch.libraries import library as library_of
 from attnprof.dispatch.library import FP8
 from attnprof.errors import RunError, UsageError
@@ -83,6 +84,9 @@ def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotM
         return NotModelled(f"not described: {fields['not_described']}")
     if fields["entry"] == "sdpa":
         return _from_sdpa(fields, library)
+    if fields["library"] in ON_GPU and fields["library"] != library and entry_on_gpu(library):
+        # On a CPU the dtype says nothing of the GPU that is predicted for.
+        fields = {**fields, "library": library, "entry": entry_on_gpu(library), "dtype": "bf16"}
     if fields["library"] != library:
         return NotModelled(f"the call went to {fields['library']}, not to {library}")
     taken_by = library_of(library)
@@ -90,7 +94,12 @@ def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotM
         return NotModelled(f"dtype {fields['dtype']}")
     if why := taken_by.not_modelled(fields):
         return NotModelled(why)
-    builders = {"fwd": _from_fwd, "varlen_fwd": _from_varlen, "fwd_kvcache": _from_kvcache}
+    builders = {
+        "fwd": _from_fwd,
+        "varlen_fwd": _from_varlen,
+        "fwd_kvcache": _from_kvcache,
+        "batch_paged": _from_paged,
+    }
     return builders[fields["entry"]](fields, library)
 
 
@@ -167,6 +176,31 @@ def _from_varlen(fields: dict[str, Any], library: Library) -> AttentionCall | No
         total_q=q[0],
         page_block_size=k[1] if paged else None,
         **request_lengths(fields, fields["batch"]),
+        **_common(fields),
+    )
+
+
+def _from_paged(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
+    q, k, batch = fields["q"], fields["k"], fields["batch"]
+    lengths = request_lengths(fields, batch)
+    if not all(lengths.values()):
+        return NotModelled("the lengths of its requests lay on the GPU, and no step stated them")
+    return AttentionCall(
+        library,
+        "batch_paged",
+        batch,
+        max(lengths["seqlens_q"]),
+        max(lengths["seqlens_k"]),
+        q[1],
+        k[2],
+        q[2],
+        total_q=q[0],
+        page_block_size=k[1],
+        cuda_graph=bool(fields.get("cuda_graph")),
+        backend=fields.get("backend") or "",
+        fixed_split_size=fields.get("fixed_split_size"),
+        disable_split_kv=bool(fields.get("disable_split_kv")),
+        **lengths,
         **_common(fields),
     )
 

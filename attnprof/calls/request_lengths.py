@@ -17,6 +17,9 @@ Lengths = tuple[int, ...]
 
 def request_lengths(fields: Mapping[str, Any], batch: int) -> dict[str, Any]:
     """``seqlens_q`` and ``seqlens_k`` of a recorded call of ``batch`` requests, () where not known."""
+    known = tuple(_lengths(fields.get(name), batch) for name in ("seqlens_q", "seqlens_k"))
+    if all(known):  # as an engine's recorder states them
+        return {"seqlens_q": known[0], "seqlens_k": known[1]}
     queries = _between(fields.get("cu_seqlens_q"), batch)
     if fields["entry"] == "varlen_fwd":
         given = _lengths(fields.get("seqused_k"), batch)

@@ -14,7 +14,15 @@ from attnprof.check.observed_calls import ObservedShape
 from attnprof.check.recording import Recording
 from attnprof.check.verdicts import Verdict
 from attnprof.dispatch.explanation import GpuFacts, Observed
-from attnprof.dispatch.libraries import DEFAULT_LIBRARY, default_version, explain, predict, versions_spelling
+from attnprof.dispatch.libraries import (
+    DEFAULT_LIBRARY,
+    LIBRARIES,
+    default_version,
+    explain,
+    predict,
+    predicted_for,
+    versions_spelling,
+)
 from attnprof.dispatch.versions import Version, parse_version
 from attnprof.errors import RunError, UsageError
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name
@@ -46,7 +54,7 @@ class Target:
 
     def of(self, record: CallRecord) -> tuple[Library, str]:
         """Library and version that the record's call is predicted for."""
-        library = self.library or (record.library if record.on_cuda else DEFAULT_LIBRARY)
+        library = self.library or predicted_for(record.library, on_gpu=record.on_cuda)
         return library, self.version or self.installed.get(library) or default_version(library)
 
     def predict(self, record: CallRecord) -> NotModelled | tuple[AttentionCall, Prediction]:
@@ -72,8 +80,8 @@ class Target:
 
     def most(self, records: Sequence[CallRecord]) -> tuple[Library, str]:
         """Library and version of most of the records."""
-        libraries = Counter(self.library or (r.library if r.on_cuda else DEFAULT_LIBRARY) for r in records)
-        library = libraries.most_common(1)[0][0]
+        libraries = Counter(self.library or predicted_for(r.library, on_gpu=r.on_cuda) for r in records)
+        library = next((name for name, _ in libraries.most_common() if name in LIBRARIES), DEFAULT_LIBRARY)
         return library, self.version or self.installed.get(library) or default_version(library)
 
 

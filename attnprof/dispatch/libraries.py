@@ -35,6 +35,8 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "vllm_triton": "attnprof.dispatch.vllm_triton",
     "sglang_triton": "attnprof.dispatch.sglang_triton",
 }
+# An engine's attention on the CPU -> the library that the engine hands the same paged batch on a GPU.
+ON_GPU = {"vllm_cpu": "vllm_flash_attn"}
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
 _ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"
 FLASH = "flash"  # the backend whose launches are predicted where a library has several
@@ -75,6 +77,17 @@ def predict_by_function(call: AttentionCall, gpu: Gpu, version: str, *, explain:
 def all_libraries() -> dict[str, AttentionLibrary]:
     """Every library by name."""
     return {name: library(name) for name in LIBRARIES}
+
+
+def predicted_for(name: str, *, on_gpu: bool) -> str:
+    """The library that a recorded call of ``name`` is predicted for where nobody says."""
+    return name if on_gpu else ON_GPU.get(name, DEFAULT_LIBRARY)
+
+
+def entry_on_gpu(name: str) -> str:
+    """The entry of a library that takes a paged batch; "" where it has none."""
+    entries = library(name).entries
+    return next((entry for entry in ("varlen_fwd", "batch_paged") if entry in entries), "")
 
 
 def kernel_families() -> tuple[Family, ...]:

@@ -210,7 +210,7 @@ def _fields(arguments: tuple[Any, ...]) -> dict[str, Any]:
         "q": sizes(given["q"]),
         "k": sizes(given["k"]),
         "v": sizes(given["v"]),
-        "layout": "thd" if entry == "varlen_fwd" else "bshd",
+        "layout": "thd" if entry in ("varlen_fwd", "batch_paged") else "bshd",
         "causal": bool(given["causal"]),
         "window": [given["window_left"], given["window_right"]],
         "softcap": scalar("softcap", given.get("softcap", 0.0)),
@@ -219,7 +219,7 @@ def _fields(arguments: tuple[Any, ...]) -> dict[str, Any]:
         "return_softmax": bool(given.get("return_softmax", False)),
         "scale": number(given.get("scale")),
     }
-    if entry == "varlen_fwd":
+    if entry in ("varlen_fwd", "batch_paged"):
         for name in ("max_seqlen_q", "max_seqlen_k", "cu_seqlens_q", "cu_seqlens_k"):
             record[name] = kept_value(given.get(name))
         if given.get("seqused_k") is not None:
