@@ -19,7 +19,7 @@ from attnprof.instrument.undescribed import Called, is_fake, require_tensors, un
 # From a function's arguments by name: (library, entry, what ``flash_attn.describe`` turns into a record).
 Read = Callable[["Lengths", dict[str, Any]], tuple[str, str, dict[str, Any]]]
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = bool | int | float | str | None
 
 
 def patch(recorder: Recorder, owner: Any, name: str, library: str, read: Read) -> Callable[[], None]:
@@ -27,14 +27,27 @@ def patch(recorder: Recorder, owner: Any, name: str, library: str, read: Read) -
 
     ``library`` is what a call is filed under that cannot be read. Raises AttributeError where there is none.
     """
+    before = inspect.getattr_static(owner, name)
+    original = before.__func__ if isinstance(before, staticmethod) else before
+    place = f"{owner.__module__}.{owner.__qualname__}" if inspect.isclass(owner) else owner.__name__
+    record = recording(recorder, original, f"{place}.{name}", library, read)
+    setattr(owner, name, staticmethod(record) if isinstance(before, staticmethod) else record)
+
+    def restore() -> None:
+        if getattr(inspect.getattr_static(owner, name), "__wrapped__", None) is original:
+            setattr(owner, name, before)
+
+    return restore
+
+
+def recording(
+    recorder: Recorder, original: Callable[..., Any], function: str, library: str, read: Read
+) -> Callable[..., Any]:
+    """A function that records and forwards."""
     import torch
 
-    original = inspect.getattr_static(owner, name)
-    if isinstance(original, staticmethod):
-        original = original.__func__
-    function = f"{getattr(owner, '__module__', '')}.{owner.__qualname__}" if inspect.isclass(owner) else ""
-    called = f"{function or owner.__name__}.{name}", library, "fwd"
-    names, defaults = _parameters(original)
+    called = function, library, "fwd"
+    names, defaults = parameters(original)
     lengths = Lengths(recorder)
     is_compiling = torch.compiler.is_compiling
 
@@ -61,21 +74,14 @@ def patch(recorder: Recorder, owner: Any, name: str, library: str, read: Read) -
         finally:
             recorder.end_call()
 
-    before = inspect.getattr_static(owner, name)
-    setattr(owner, name, staticmethod(record) if isinstance(before, staticmethod) else record)
-
-    def restore() -> None:
-        if getattr(inspect.getattr_static(owner, name), "__wrapped__", None) is original:
-            setattr(owner, name, before)
-
-    return restore
+    return record
 
 
-def _parameters(function: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+def parameters(function: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The names of a function's parameters, and the defaults among them that are plain values."""
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {one.name: one.default for one in parameters if isinstance(one.default, _PLAIN)}
-    return tuple(one.name for one in parameters), defaults
+    known = inspect.signature(function).parameters.values()
+    defaults = {one.name: one.default for one in known if isinstance(one.default, _PLAIN | tuple)}
+    return tuple(one.name for one in known), defaults
 
 
 def patch_all(undo: list[Callable[[], None]]) -> Callable[[], None]:
@@ -111,21 +117,31 @@ class Lengths:
         self._read[id(tensor)] = tensor, step, values
         return values
 
-    def steps(self) -> dict[str, Any]:
-        """The lengths that the open step states, as fields of a call; {} where none does."""
+    def steps_of(self, batch: int) -> dict[str, Any]:
+        """The lengths that the open step states, as fields of a call of so many requests; {} for another."""
         step = self._recorder.open_step
-        if not step.get("seqlens_q") or not step.get("seqlens_k"):
+        queries, keys = step.get("seqlens_q"), step.get("seqlens_k")
+        if not queries or not keys or len(queries) != batch:
             return {}
-        return {"seqlens_q": step["seqlens_q"], "seqlens_k": step["seqlens_k"], "lengths_of": "step"}
+        return {"seqlens_q": queries, "seqlens_k": keys, "lengths_of": "step"}
 
     def packed(self, cu_seqlens_q: Any, seqlens_k: Any, batch: int) -> dict[str, Any]:
         """The lengths of a packed call, from what it was given: cumulative of Q, each of K."""
         ends, keys = self.of(cu_seqlens_q), self.of(seqlens_k)
         if ends is None or keys is None:
-            known = self.steps()
-            return known if len(known.get("seqlens_q", ())) == batch else {}
-        queries = [end - start for start, end in pairwise(ends[: batch + 1])]
-        return {"seqlens_q": queries, "seqlens_k": keys[:batch]}
+            return self.steps_of(batch)
+        return {"seqlens_q": _between(ends, batch), "seqlens_k": keys[:batch]}
+
+    def between(self, cu_seqlens_q: Any, cu_seqlens_k: Any, batch: int) -> dict[str, Any]:
+        """The same where both are cumulative."""
+        of_q, of_k = self.of(cu_seqlens_q), self.of(cu_seqlens_k)
+        if of_q is None or of_k is None:
+            return self.steps_of(batch)
+        return {"seqlens_q": _between(of_q, batch), "seqlens_k": _between(of_k, batch)}
+
+
+def _between(starts: list[int], batch: int) -> list[int]:
+    return [end - start for start, end in pairwise(starts[: batch + 1])]
 
 
 def taken(q: Any, k: Any, v: Any, **given: Any) -> dict[str, Any]:
@@ -156,9 +172,10 @@ _DEFAULTS = {
 }
 
 _MORE = (  # what flash_attn's own records do not have
-    "seqlens_q", "seqlens_k", "lengths_of", "stage", "cuda_graph", "page_size", "backend", "head_dim_v",
-    "split_size", "disable_split_kv", "fa_version", "pack_gqa", "scheduler_metadata", "sinks", "plan",
-    "kv_dtype", "segments",
+    "seqlens_q", "seqlens_k", "lengths_of", "stage", "cuda_graph", "backend", "head_dim_v", "layout", "mask",
+    "enable_gqa", "fixed_split_size", "disable_split_kv", "fa_version", "pack_gqa", "scheduler_metadata",
+    "sinks", "kv_dtype", "segments", "threshold", "max_kv_splits", "sparse", "mask_kind", "score_mod",
+    "build",
 )  # fmt: skip
 
 

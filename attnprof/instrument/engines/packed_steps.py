@@ -23,10 +23,13 @@ class Request:
     prefill: bool
 
 
-def begin_step(recorder: Recorder, requests: Mapping[str, Request], model: int) -> tuple[Any, ...]:
+def begin_step(
+    recorder: Recorder, requests: Mapping[str, Request], model: int, *, draft: bool = False
+) -> tuple[Any, ...]:
     """Opens the step of these requests, by the engine's own names; as ``Recorder.begin_step``."""
     prefills = sum(request.prefill for request in requests.values())
     phase = "decode" if not prefills else "prefill" if prefills == len(requests) else "mixed"
+    phase = "draft" if draft else phase
     facts = _facts(list(requests.values()))
     outer = recorder.begin_step(
         phase,

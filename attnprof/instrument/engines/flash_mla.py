@@ -1,0 +1,40 @@
+"""Records FlashMLA's dense and sparse decoding, as the package, vLLM and sgl_kernel bring it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attnprof.instrument.engines import entry_point
+from attnprof.instrument.engines.entry_point import Lengths, taken
+from attnprof.instrument.recorder import Recorder, shape
+
+
+def patch(recorder: Recorder, module: Any) -> Callable[[], None]:
+    """Returns what puts ``flash_mla_with_kvcache`` back."""
+    return entry_point.patch(recorder, module, "flash_mla_with_kvcache", "flash_mla", _read)
+
+
+def _read(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Keys and values are one cache; V is the first ``head_dim_v`` of each."""
+    q, cache, table = given["q"], given["k_cache"], given.get("block_table")
+    batch, keys = q.shape[0], given.get("cache_seqlens")
+    known = lengths.of(keys)
+    more = {"seqlens_q": [q.shape[1]] * batch, "seqlens_k": known} if known else lengths.steps_of(batch)
+    return (
+        "flash_mla",
+        "fwd_kvcache",
+        taken(
+            q,
+            cache,
+            (*cache.shape[:3], given["head_dim_v"]),
+            causal=bool(given.get("causal")),
+            scale=given.get("softmax_scale"),
+            head_dim_v=given["head_dim_v"],
+            block_table=None if table is None else shape(table),
+            has_cache_seqlens=keys is not None,
+            kv_dtype=str(cache.dtype).removeprefix("torch."),
+            sparse=given.get("indices") is not None,
+            **more,
+        ),
+    )
