@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, LibraryOfVersions
 
 
@@ -13,6 +16,10 @@ class FlashAttention4(LibraryOfVersions):
     functions = FLASH_ATTN_FUNCTIONS
     packages = ("flash-attn-4",)
     modelled = "its launches are modelled, and agree with the host code of the package"
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is recorded takes 0 for automatic, a call -1."""
+        return {"num_splits": -1} if record.get("num_splits") == 0 else {}
 
 
 LIBRARY = FlashAttention4()
