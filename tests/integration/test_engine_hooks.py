@@ -1,7 +1,7 @@
 """What is recorded of the libraries that engines serve with: their own Python, hooked.
 
 Those that come with vLLM are asked in vLLM's environment; of the others the Python files of the released
-wheels are read. What launches kernels is replaced. Without an environment, or without an index, they are skipped.
+wheels are read. What launches kernels is replaced. Without an environment, or an index, they are skipped.
 """
 
 from __future__ import annotations
