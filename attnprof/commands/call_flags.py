@@ -10,10 +10,30 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from attnprof.commands.engine_question import (
+    BackendOption,
+    BatchInvariantOption,
+    CudaGraphOption,
+    EngineOption,
+    EngineVersionOption,
+    FlashVersionOption,
+    KvDtypeOption,
+    MlaOption,
+    MmPrefixOption,
+    ModelOption,
+    SinksOption,
+    SparseOption,
+    engine_question,
+    require_engine,
+    with_model,
+)
 from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
 from attnprof.commands.ranges import LARGEST
+from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
+
+_DEFAULT_HEADS, _DEFAULT_HEAD_DIM = 28, 128
 
 
 def _flags(
@@ -40,12 +60,14 @@ def _flags(
             metavar="N,N,…", help="Each request's keys: so many are the batch, the longest --seqlen-k."
         ),
     ] = None,
-    num_heads: Annotated[int, typer.Option("--num-heads", "--heads", min=1, help="Query heads.")] = 28,
+    num_heads: Annotated[
+        int, typer.Option("--num-heads", "--heads", min=1, help="Query heads.")
+    ] = _DEFAULT_HEADS,
     num_heads_k: Annotated[
         int | None,
         typer.Option("--num-heads-k", "--kv-heads", min=1, help="KV heads. Default: 4 of 28, else all."),
     ] = None,
-    head_dim: Annotated[int, typer.Option(min=1, help="Elements per head.")] = 128,
+    head_dim: Annotated[int, typer.Option(min=1, help="Elements per head.")] = _DEFAULT_HEAD_DIM,
     dtype: Annotated[str, typer.Option(help="bf16 or fp16, of flashinfer's trtllm-gen also fp8.")] = "bf16",
     causal: Annotated[bool, typer.Option("--causal/--no-causal", help="Causal mask.")] = True,
     window_left: Annotated[int, typer.Option(min=-1, help="Keys visible to the left, -1 for all.")] = -1,
@@ -61,15 +83,13 @@ def _flags(
         ),
     ] = 0,
     page_block_size: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per page of a paged KV cache.")
+        int | None,
+        typer.Option("--page-block-size", "--block-size", min=1, help="Tokens per page of a paged KV cache."),
     ] = None,
     seqlen_knew: Annotated[int | None, typer.Option(min=1, help="New keys appended by fwd_kvcache.")] = None,
     head_dim_v: Annotated[
         int | None, typer.Option(min=1, help="Elements per head of V. Default: as K.")
     ] = None,
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="flashinfer: planned for a CUDA graph, whose grid is padded.")
-    ] = False,
     backend: Annotated[
         str, typer.Option(help="flashinfer: auto, fa2, fa3 or trtllm-gen.", show_default="its own choice")
     ] = "",
@@ -78,11 +98,24 @@ def _flags(
     gpu: GpuOption = None,
     sms: SmsOption = None,
     sm: SmOption = None,
+    model: ModelOption = None,
+    engine: EngineOption = None,
+    engine_version: EngineVersionOption = None,
+    cuda_graph: CudaGraphOption = False,
+    batch_invariant: BatchInvariantOption = False,
+    kv_dtype: KvDtypeOption = "auto",
+    sinks: SinksOption = False,
+    mla: MlaOption = False,
+    sparse: SparseOption = False,
+    mm_prefix: MmPrefixOption = False,
+    flash_attn_version: FlashVersionOption = None,
+    attention_backend: BackendOption = None,
 ) -> None:
     """The flags themselves: what ``call_flags`` adds to a command."""
 
 
 CallFromFlags = tuple[AttentionCall, Gpu, str]
+EngineFromFlags = tuple[str, str | None, Layer, Step, Gpu]
 
 
 def call_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -146,25 +179,19 @@ def _of_lengths(lengths: dict[str, tuple[int, ...]], flags: dict[str, Any]) -> d
 
 def default_num_heads_k(num_heads: int) -> int:
     """KV heads where none are given: Qwen2.5-7B's for its 28 query heads, else one per query head."""
-    return 4 if num_heads == 28 else num_heads
+    return 4 if num_heads == _DEFAULT_HEADS else num_heads
 
 
 def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     """(call, GPU, version) that the flags describe. Raises UsageError for a missing or unknown one."""
     from attnprof.calls.call_files import ENTRIES
     from attnprof.dispatch.libraries import DEFAULT_LIBRARY
-    from attnprof.gpus import DEFAULT_GPU, gpu_by_name
     from attnprof.machine.library_versions import version_to_predict
-    from attnprof.runs.run import gpu_from_options
 
     lengths = {name: _lengths(name, flags[name]) for name in ("seqlens_q", "seqlens_k")}
-    flags = {**flags, **_of_lengths(lengths, flags)}
-    if flags["seqlen_k"] is None:
-        raise UsageError("--seqlen-k is missing", hint="give the number of keys, e.g. --seqlen-k 4096")
+    flags, gpu = _checked(flags | _of_lengths(lengths, flags))
     if flags["entry"] not in ENTRIES:
         raise UsageError(f"--entry {flags['entry']!r} is none of {', '.join(ENTRIES)}")
-    if flags["dtype"] not in ("bf16", "fp16", "fp32", "fp8"):
-        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16, fp32, fp8")
     plain = (
         "entry",
         "batch",
@@ -188,7 +215,7 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     )
     call = AttentionCall(
         library=flags["library"] or DEFAULT_LIBRARY,
-        num_heads_k=flags["num_heads_k"] or default_num_heads_k(flags["num_heads"]),
+        num_heads_k=flags["num_heads_k"],
         window=(flags["window_left"], flags["window_right"]),
         cache_seqlens=flags["entry"] == "fwd_kvcache",
         total_q=sum(lengths["seqlens_q"]) or None,
@@ -196,5 +223,29 @@ def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
         seqlens_k=lengths["seqlens_k"],
         **{name: flags[name] for name in (*plain, *more)},
     )
-    gpu = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"]) or gpu_by_name(DEFAULT_GPU)
     return call, gpu, flags["version"] or version_to_predict(call.library)
+
+
+def engine_from_flags(flags: dict[str, Any]) -> EngineFromFlags:
+    """(engine, version, layer, step, GPU) that the flags describe. Raises UsageError as for a call."""
+    lengths = {name: _lengths(name, flags[name]) for name in ("seqlens_q", "seqlens_k")}
+    flags, gpu = _checked(flags | _of_lengths(lengths, flags))
+    each = (lengths["seqlens_q"], lengths["seqlens_k"])
+    name, version, layer, step = engine_question(flags, each)
+    return name, version, layer, step, gpu
+
+
+def _checked(flags: dict[str, Any]) -> tuple[dict[str, Any], Gpu]:
+    """The flags with heads in place, and the GPU."""
+    from attnprof.gpus import DEFAULT_GPU, gpu_by_name
+    from attnprof.runs.run import gpu_from_options
+
+    require_engine(flags)
+    if flags["seqlen_k"] is None:
+        raise UsageError("--seqlen-k is missing", hint="give the number of keys, e.g. --seqlen-k 4096")
+    if flags["dtype"] not in ("bf16", "fp16", "fp32", "fp8"):
+        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16, fp32, fp8")
+    flags = with_model(flags, (_DEFAULT_HEADS, _DEFAULT_HEAD_DIM))
+    heads_k = flags["num_heads_k"] or default_num_heads_k(flags["num_heads"])
+    gpu = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"]) or gpu_by_name(DEFAULT_GPU)
+    return flags | {"num_heads_k": heads_k}, gpu

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnprof.commands.call_flags import call_flags, call_from_flags
+from attnprof.commands.call_flags import call_flags, call_from_flags, engine_from_flags
 from attnprof.errors import CannotTellError, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,15 @@ def explain(
       attnprof explain --seqlen-k 4096 --batch 8 --gpu a100 --plot efficiency.png
       attnprof explain --entry fwd_kvcache --seqlen-k 131072 --live-seqlen 1024
       attnprof explain --call 42 --run my-run
+      attnprof explain --engine vllm --model qwen2.5-7b --gpu b200 --batch 64 --seqlen-k 4096
     """
+    if call_flags["engine"] is not None:
+        if call is not None or run is not None or live_seqlen is not None or plot is not None:
+            raise UsageError(
+                "--engine describes a layer and a step", hint="leave out --call, --run, --live-seqlen, --plot"
+            )
+        _write_engine(call_flags, output_format)
+        return
     from attnprof.analysis.explain import explain as explain_call
 
     files: tuple[Path, ...] = ()
@@ -148,6 +156,20 @@ def _keys_in_use(fields: dict[str, Any]) -> int | None:
     used, new = fields.get("cache_seqlens"), fields.get("k_new")
     longest = max(used, default=None) if isinstance(used, list) else used
     return None if longest is None else int(longest) + (new[1] if new else 0)
+
+
+def _write_engine(flags: dict[str, Any], output_format: ExplainFormat) -> None:
+    from attnprof.analysis.engines import explain_engine
+    from attnprof.report.engines import engine_markdown, engine_object, print_engine
+    from attnprof.report.tables import print_json
+
+    answer = explain_engine(*engine_from_flags(flags))
+    if output_format is ExplainFormat.TABLE:
+        print_engine(answer)
+    elif output_format is ExplainFormat.JSON:
+        print_json(engine_object(answer))
+    else:
+        print(engine_markdown(answer), end="")
 
 
 def _write(explained: Explanation, output_format: ExplainFormat) -> None:

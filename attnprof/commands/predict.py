@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnprof.commands.call_flags import call_flags, call_from_flags
+from attnprof.commands.call_flags import call_flags, call_from_flags, engine_from_flags
 from attnprof.errors import AttnprofError, UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +46,15 @@ def predict(
       attnprof predict --calls calls.jsonl.gz --format jsonl
     """
     if calls is not None:
+        if call_flags["engine"] is not None:
+            raise UsageError("--calls and --engine describe calls in two ways", hint="give one of them")
         _predict_file(calls, call_flags)
         return
     import json
+
+    if call_flags["engine"] is not None:
+        _predict_engine(call_flags, output_format)
+        return
 
     from attnprof.dispatch.libraries import predict_by_function as predict_call
 
@@ -81,6 +87,26 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
             else {}
         ),
     }
+
+
+def _predict_engine(flags: dict[str, Any], output_format: PredictFormat) -> None:
+    """What an engine's backend would launch; JSON has the engine's fields before a prediction's."""
+    import json
+
+    from attnprof.dispatch.engines.outcome import outcome
+
+    question = engine_from_flags(flags)
+    if output_format is PredictFormat.TABLE:
+        from attnprof.analysis.engines import explain_engine
+        from attnprof.report.engines import print_engine
+
+        print_engine(explain_engine(*question))
+        return
+    made = outcome(*question)
+    row = prediction_row(made.prediction) if made.prediction else {"not_predicted": made.not_predicted}
+    asked = {"engine": made.engine, "engine_version": made.version, "backend": made.choice.backend}
+    library = {"library": made.call.library if made.call else None, "version": made.library_version}
+    print(json.dumps(row | asked | library))
 
 
 def _predict_file(path: Path, flags: dict[str, Any]) -> None:

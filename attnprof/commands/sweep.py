@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnprof.commands.call_flags import call_flags, call_from_flags, default_num_heads_k
+from attnprof.commands.call_flags import (
+    call_flags,
+    call_from_flags,
+    default_num_heads_k,
+    engine_from_flags,
+)
+from attnprof.commands.engine_question import with_model
 from attnprof.commands.options import TableFormat
 from attnprof.commands.ranges import Ranges, parse_ranges
 from attnprof.errors import UsageError
@@ -22,6 +28,7 @@ _MOST_POINTS = 50_000_000
 _MOST_SETTINGS = 200_000
 _MOST_LINES = 5_000
 _RANGE = "RANGE"
+_HEADS, _HEAD_DIM = "28", "128"
 
 
 @call_flags
@@ -34,14 +41,14 @@ def sweep(
     seqlen_q: Annotated[str, typer.Option(metavar=_RANGE, help="Queries per sequence.")] = "1",
     num_heads: Annotated[
         str, typer.Option("--num-heads", "--heads", metavar=_RANGE, help="Query heads.")
-    ] = "28",
+    ] = _HEADS,
     num_heads_k: Annotated[
         str | None,
         typer.Option(
             "--num-heads-k", "--kv-heads", metavar=_RANGE, help="KV heads. Default: 4 of 28, else all."
         ),
     ] = None,
-    head_dim: Annotated[str, typer.Option(metavar=_RANGE, help="Elements per head.")] = "128",
+    head_dim: Annotated[str, typer.Option(metavar=_RANGE, help="Elements per head.")] = _HEAD_DIM,
     max_splits: Annotated[
         str, typer.Option(metavar=_RANGE, help="Most splits the heuristic may choose; 128 in the library.")
     ] = "128",
@@ -96,9 +103,14 @@ def sweep(
       attnprof sweep --seqlen-k 1:8192 --batch 1:64 --invariance
       attnprof sweep --seqlen-k 4096 --seqlen-q 1:16 --invariance
       attnprof sweep --seqlen-k 1:8192 --version 2.5.6,2.8.3 --format csv
+      attnprof sweep --engine vllm --model qwen2.5-7b --gpu b200,h100 --seqlen-k 4096 --batch 1:512
     """
     from attnprof.analysis.sweep import sweep as run_sweep
 
+    heads = {"num_heads": num_heads, "num_heads_k": num_heads_k, "head_dim": head_dim}
+    heads = with_model(heads | {"model": call_flags.pop("model")}, (_HEADS, _HEAD_DIM))
+    num_heads, head_dim = str(heads["num_heads"]), str(heads["head_dim"])
+    num_heads_k = None if heads["num_heads_k"] is None else str(heads["num_heads_k"])
     ranges = {
         "seqlen_k": parse_ranges(seqlen_k, "--seqlen-k", least=0),
         "batch": parse_ranges(batch, "--batch"),
@@ -118,6 +130,14 @@ def sweep(
     direction = "seqlen_k" if invariance else _direction(along, ranges)
     _refuse_too_many(ranges, names, direction)
     values = {name: each.values() for name, each in ranges.items()}
+    if call_flags["engine"] is not None:
+        if invariance or every or plot is not None:
+            raise UsageError(
+                "--engine shows where the backend and the split count change",
+                hint="leave out --invariance, --all and --plot",
+            )
+        _sweep_engine(values, names, call_flags, direction, output_format)
+        return
     if invariance and len(values["batch"]) < 2 and len(values["seqlen_q"]) < 2:
         raise UsageError(
             "--invariance compares batch sizes or queries, and --batch and --seqlen-q name one each",
@@ -137,6 +157,39 @@ def sweep(
 
         save_figure(plot_sweep(result), plot)
         print(f"wrote {plot}", file=sys.stderr)
+
+
+def _sweep_engine(
+    values: dict[str, list[int]], names: dict[str, list[str | None]], flags: dict[str, Any],
+    direction: Along, output_format: TableFormat,
+) -> None:  # fmt: skip
+    """Where an engine's backend, kernel or split count changes."""
+    from attnprof.analysis.engines import EngineQuestion, sweep_engine
+    from attnprof.report.engines import engine_changes_table, print_engine_sweep
+    from attnprof.report.tables import write_table
+
+    targets = {"library": names["library"][0], "version": names["version"][0]}
+    first = {name: each[0] for name, each in values.items()} | targets
+    rest = [name for name in ("seqlen_q", "batch", "seqlen_k") if name != direction]
+    heads = product(values["num_heads"], values.get("num_heads_k", [None]), values["head_dim"])
+    questions = []
+    for gpu, version, (h, hk, dim) in product(names["gpu"], _names(flags["engine_version"]), list(heads)):
+        for sizes in product(*(values[name] for name in rest)):
+            asked = {
+                "gpu": gpu,
+                "engine_version": version,
+                "num_heads": h,
+                "num_heads_k": hk,
+                "head_dim": dim,
+            }
+            given = flags | first | asked | dict(zip(rest, sizes, strict=True))
+            name, known, layer, step, device = engine_from_flags(given | {"model": None})
+            questions.append(EngineQuestion(name, known, layer, step, device))
+    found = list(sweep_engine(questions, direction, values[direction]))
+    if output_format is TableFormat.TABLE:
+        print_engine_sweep(found, direction, len(questions) * len(values[direction]))
+    else:
+        write_table(engine_changes_table(found, direction), output_format.value)
 
 
 def _names(text: str | None) -> list[str | None]:
@@ -195,7 +248,9 @@ def _settings(
     settings = []
     for library, version, gpu, entry in product(*names.values()):
         target = {"library": library, "version": version, "gpu": gpu, "entry": entry}
-        call, device, _ = call_from_flags(flags | first | {"num_heads_k": heads[0][1]} | target)
+        call, device, _ = call_from_flags(
+            flags | {"model": None} | first | {"num_heads_k": heads[0][1]} | target
+        )
         known = version or version_to_predict(call.library)
         for (h, hk), sizes in product(heads, product(*(values[name] for name in rest))):
             size: dict[str, Any] = dict(zip(rest, sizes, strict=True))

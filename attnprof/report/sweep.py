@@ -24,6 +24,7 @@ _SHORT_KERNELS = {
     "flash_fwd_kernel": "flash_fwd",
     "flash_fwd_splitkv_kernel": "splitkv",
     "flash_fwd_splitkv_combine_kernel": "combine",
+    "BatchPrefillWithPagedKVCacheKernel": "BatchPrefill",
     "prepare_varlen_num_blocks_kernel": "prepare",
     "FlashAttnFwdCombine": "combine",
     "FlashAttnFwdSm80": "FwdSm80",

@@ -1,0 +1,130 @@
+"""What an engine decides by, and what it decides: plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnprof.model import AttentionCall, Gpu, Prediction
+
+Sm = tuple[int, int]
+DTYPES = ("bf16", "fp16", "fp32")
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An attention layer as an engine is configured to run it.
+
+    ``kv_dtype`` and ``attn_type`` are the engine's own words. ``block_size`` is in tokens, None where nobody
+    gave one. ``head_dim`` of an ``mla`` layer is the width of its cache rows (576 for DeepSeek's), of which
+    ``qk_nope_head_dim`` and ``qk_rope_head_dim`` are the parts before they are absorbed. ``v_head_dim`` is
+    None where V is as wide as K, or 128 of MLA.
+    ``index_topk`` is a sparse model's, 0 for none. ``window`` is in tokens to the left, None for none.
+    ``flash_attn_version`` and ``backend`` are what the user forces, None for nothing.
+    """
+
+    num_heads: int
+    num_heads_k: int
+    head_dim: int
+    dtype: str = "bf16"
+    kv_dtype: str = AUTO
+    block_size: int | None = None
+    sinks: bool = False
+    mla: bool = False
+    sparse: bool = False
+    mm_prefix: bool = False
+    per_head_scales: bool = False
+    attn_type: str = "decoder"
+    window: int | None = None
+    non_causal: bool = False
+    batch_invariant: bool = False
+    alibi: bool = False
+    softcap: float = 0.0
+    qk_nope_head_dim: int = 128
+    qk_rope_head_dim: int = 64
+    v_head_dim: int | None = None
+    index_topk: int = 0
+    flash_attn_version: int | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A batch that the engine runs: lengths in tokens. ``cuda_graph``: it is replayed from a full graph.
+
+    ``seqlen_q`` and ``seqlen_k`` are the longest; ``seqlens_q`` and ``seqlens_k`` each request's, () where
+    all are taken to be as long.
+    """
+
+    batch: int
+    seqlen_q: int
+    seqlen_k: int
+    cuda_graph: bool = False
+    seqlens_q: tuple[int, ...] = ()
+    seqlens_k: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RuledOut:
+    """A backend that is not taken, and every reason; () where one before it was valid already."""
+
+    backend: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend that an engine takes, None where none is valid; the others in the order of its list."""
+
+    backend: str | None
+    why: str
+    others: tuple[RuledOut, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One step from the engine to the call: what was decided, what it gave, and why."""
+
+    rule: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The call that a backend makes, and the version of its library; "" for the library's default.
+
+    ``call`` is None where no modelled library stands for the backend; ``why_not`` says why.
+    """
+
+    notes: tuple[Note, ...]
+    call: AttentionCall | None = None
+    version: str = ""
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an engine does with a layer and a step.
+
+    ``call`` and ``version``: what reaches the attention library, None where no library of ours stands for
+    it. ``prediction`` is that library's, None where its launches are not predicted, and ``not_predicted``
+    says why in one sentence.
+    """
+
+    engine: str
+    version: str
+    gpu: Gpu
+    layer: Layer
+    step: Step
+    choice: Choice
+    notes: tuple[Note, ...] = ()
+    call: AttentionCall | None = None
+    library_version: str | None = None
+    prediction: Prediction | None = None
+    not_predicted: str = ""
+
+    @property
+    def num_splits(self) -> int | None:
+        """Splits of the keys of a sequence, at most; None where that is not predicted."""
+        return None if self.prediction is None else self.prediction.num_splits

@@ -1,0 +1,1 @@
+"""SGLang: its default attention backend, and the call it makes."""

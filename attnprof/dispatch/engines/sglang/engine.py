@@ -1,0 +1,167 @@
+"""SGLang as an engine: the backend it takes by default, and the call that backend makes.
+
+Source: sglang/srt/arg_groups of the wheel, model_override_base.py get_default_attn_backend and overrides.py
+_deterministic_attention_backend; layers/attention/flashattention_backend.py and flashinfer_backend.py for
+what is passed. The choice agrees with every answer of the wheel's own functions (tests/data/golden,
+sglang_backends), for servers without speculative decoding; what is passed is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnprof.dispatch.engines.layer import Choice, Layer, Note, Reached, RuledOut, Sm, Step
+from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Entry, Gpu
+
+NAME = "sglang"
+DEFAULT_VERSION = "0.5.23"
+VERSIONS = (DEFAULT_VERSION,)
+BACKENDS = ("fa3", "trtllm_mha", "fa4", "flashinfer", "aiter", "triton")
+_DECODE_TILE, _PREFILL_TILE = 2048, 4096  # keys of a fixed split when deterministic
+_TRTLLM_PAGES = (16, 32, 64, 128)
+_TENSOR_CORE_GROUPS = 4
+_AITER_HEADS = (16, 128)
+
+
+def version_of(name: str | None) -> str:
+    """The version. Raises UsageError for one that was not read: it is not guessed."""
+    if name not in (None, *VERSIONS):
+        raise UsageError(
+            f"SGLang {name} is not modelled: its choice was read and recorded for {', '.join(VERSIONS)}",
+            hint=f"give --engine-version {DEFAULT_VERSION}",
+        )
+    return name or DEFAULT_VERSION
+
+
+def choose(layer: Layer, gpu: Gpu, version: str) -> Choice:
+    """The backend, by GPU and kind of attention, and why each other one of the chain is not."""
+    sm = (gpu.sm_major, gpu.sm_minor)
+    if layer.backend is not None:
+        if layer.backend not in BACKENDS:
+            raise UsageError(
+                f"SGLang's backend {layer.backend} is not modelled", hint=f"known are {', '.join(BACKENDS)}"
+            )
+        return Choice(layer.backend, "--attention-backend asks for it", ())
+    if layer.batch_invariant:
+        return _deterministic(layer, gpu)
+    return _mla(layer, gpu, sm) if layer.mla else _mha(layer, gpu, sm)
+
+
+def _deterministic(layer: Layer, gpu: Gpu) -> Choice:
+    blackwell = gpu.vendor == "nvidia" and gpu.sm_major in (10, 12)
+    fa3 = RuledOut("fa3", ("taken when deterministic where the GPU is no Blackwell",))
+    if not blackwell:
+        others = (RuledOut("flashinfer", ("taken when deterministic on Blackwell",)),)
+        return Choice("fa3", "deterministic inference outside Blackwell", others)
+    if layer.mla:
+        not_mla = RuledOut("flashinfer", ("not deterministic for DeepSeek's models",))
+        return Choice("triton", "deterministic inference of MLA on Blackwell", (fa3, not_mla))
+    return Choice("flashinfer", "deterministic inference on Blackwell", (fa3,))
+
+
+def _mha(layer: Layer, gpu: Gpu, sm: Sm) -> Choice:
+    nvidia = gpu.vendor == "nvidia"
+    hopper, sm100 = nvidia and sm[0] == 9, nvidia and sm[0] == 10
+    uneven = layer.v_head_dim not in (None, layer.head_dim)
+    chain = (
+        ("fa3", () if hopper else ("taken on Hopper alone",)),
+        ("fa4", () if sm100 and uneven else ("taken on SM 10.x where V has another head dim",)),
+        ("trtllm_mha", () if sm100 else ("taken on SM 10.x alone",)),
+        ("aiter", () if not nvidia else ("taken on AMD GPUs alone",)),
+        ("flashinfer", () if not layer.sinks else ("has no attention sinks",)),
+        ("triton", ()),
+    )
+    return _first(chain)
+
+
+def _mla(layer: Layer, gpu: Gpu, sm: Sm) -> Choice:
+    nvidia = gpu.vendor == "nvidia"
+    served = layer.num_heads_k in _AITER_HEADS
+    aiter = () if not nvidia and served else ("taken on AMD GPUs for 16 or 128 heads alone",)
+    chain = (
+        ("fa3", () if nvidia and sm[0] == 9 else ("taken on Hopper alone",)),
+        ("flashinfer", () if nvidia and sm[0] == 10 else ("taken for MLA on SM 10.x alone",)),
+        ("aiter", aiter),
+        ("triton", ()),
+    )
+    return _first(chain)
+
+
+def _first(chain: tuple[tuple[str, tuple[str, ...]], ...]) -> Choice:
+    taken = next(name for name, reasons in chain if not reasons)
+    others = tuple(RuledOut(name, reasons) for name, reasons in chain if name != taken)
+    return Choice(taken, "the first of SGLang's conditions that holds", others)
+
+
+def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: str) -> Reached:
+    """The call that the backend taken makes."""
+    asked = 1 if layer.batch_invariant else 0
+    why = "deterministic inference: never split" if asked else "0 leaves it to the library"
+    note = Note("num_splits passed", str(asked), why)
+    graph = Note("CUDA graph", "full" if step.cuda_graph else "none", "decode is captured by default")
+    decode = step.seqlen_q == 1
+    if choice.backend == "triton" and not layer.mla:
+        return Reached(
+            (graph,), _call("sglang_triton", "fwd_kvcache" if decode else "batch_paged", layer, step), version
+        )
+    if choice.backend == "fa3" and not layer.mla:
+        copy = Note("stand-in", "flash_attn_3 3.0.0", "sglang-kernel's own copy of it was not compared")
+        call = _call("flash_attn_3", "fwd_kvcache", layer, step, num_splits=asked, cache_seqlens=True)
+        return Reached((note, copy, graph), call, "3.0.0")
+    if choice.backend == "fa4":
+        call = _call(
+            "flash_attn_4", "varlen_fwd", layer, step, num_splits=asked or -1, head_dim_v=layer.v_head_dim
+        )
+        return Reached((note, graph), call)
+    if choice.backend == "trtllm_mha":
+        return _trtllm_mha(layer, step, graph)
+    if choice.backend == "flashinfer" and not layer.mla:
+        return _flashinfer(layer, step, graph)
+    if choice.backend == "aiter" and not decode and not layer.mla:
+        return Reached((graph,), _call("aiter", "fwd", layer, step, page_block_size=None))
+    kind = "MLA" if layer.mla else "decode" if decode else "prefill"
+    return Reached((graph,), why_not=f"the launches of SGLang's {choice.backend} for {kind} are not modelled")
+
+
+def _trtllm_mha(layer: Layer, step: Step, graph: Note) -> Reached:
+    asked = layer.block_size or 1
+    page = asked if asked in _TRTLLM_PAGES else 64
+    note = Note("page size", str(page), "TensorRT-LLM's kernels take 16, 32, 64 or 128; others become 64")
+    entry: Entry = "batch_decode" if step.seqlen_q == 1 else "batch_paged"
+    call = _call("flashinfer", entry, layer, step, backend="trtllm-gen", page_block_size=page)
+    return Reached((note, graph), call)
+
+
+def _flashinfer(layer: Layer, step: Step, graph: Note) -> Reached:
+    decode, groups = step.seqlen_q == 1, layer.num_heads // layer.num_heads_k
+    if decode and not layer.batch_invariant and layer.kv_dtype == "auto" and groups < _TENSOR_CORE_GROUPS:
+        cores = Note("tensor cores", "no", f"{groups} query heads per KV head: 4 are needed")
+        return Reached((cores, graph), _call("flashinfer", "batch_decode", layer, step))
+    page = layer.block_size or 1
+    tile = (_DECODE_TILE if decode else _PREFILL_TILE) if layer.batch_invariant else None
+    fixed = {} if tile is None else {"fixed_split_size": tile // page, "disable_split_kv": step.cuda_graph}
+    split = Note(
+        "split size",
+        "automatic" if tile is None else f"{tile} keys",
+        "FlashInfer plans it" if tile is None else "deterministic inference fixes it",
+    )
+    return Reached((split, graph), _call("flashinfer", "batch_paged", layer, step, **fixed))
+
+
+def _call(library: str, entry: Entry, layer: Layer, step: Step, **more: Any) -> AttentionCall:
+    fields: dict[str, Any] = {
+        "dtype": layer.dtype,
+        "causal": not layer.non_causal,
+        "window": (-1, -1) if layer.window is None else (layer.window - 1, 0),
+        "softcap": layer.softcap,
+        "page_block_size": layer.block_size or 1,
+        "cuda_graph": step.cuda_graph,
+        "seqlens_q": step.seqlens_q,
+        "seqlens_k": step.seqlens_k,
+        "total_q": sum(step.seqlens_q) or None,
+    }
+    return AttentionCall(
+        library, entry, step.batch, step.seqlen_q, step.seqlen_k, layer.num_heads, layer.num_heads_k,
+        layer.head_dim, **(fields | more),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""vLLM: its backend selector, the FlashAttention version it takes, and the call it makes."""

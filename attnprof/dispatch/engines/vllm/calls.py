@@ -1,0 +1,195 @@
+"""From vLLM's backend to the call that reaches an attention library, and what vLLM decides about it before.
+
+Source: vllm/v1/attention/backends/flash_attn.py (FlashAttentionMetadataBuilder.build,
+FlashAttentionImpl.forward), flashinfer.py (FlashInferMetadataBuilder) and vllm/config/attention.py of the
+wheels. Read; recorded are the choice of FlashInfer's kernels and the FlashAttention version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from attnprof.dispatch.engines.layer import AUTO, Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.vllm.flash_attention import HD256_PAGE, Version
+from attnprof.model import AttentionCall, Dtype, Entry
+
+DEFAULT_BLOCK = 16
+_AUTOMATIC_FA4 = -1
+_FEW_TOKENS, _LONG = 256, 131_072  # 0.10: what TensorRT-LLM's kernels were taken for
+_DTYPES: dict[str, Dtype] = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a version of vLLM decides about a call.
+
+    ``graph_splits``: the most splits under a full CUDA graph with FA3. ``launches``: whether the state of
+    its FlashAttention fork is the one that is modelled. ``fork`` and ``triton``: the versions of its FA4
+    and of its Triton kernels among ours; ``flashinfer_package`` is what its wheel requires. ``cascade``:
+    what it says of cascade attention. ``flash_refusal``: what FLASH_ATTN ends in once taken.
+    ``flashinfer``: its (decode, prefill) kernels.
+    """
+
+    version: str
+    triton: str
+    flashinfer_package: str
+    graph_splits: int
+    launches: bool
+    fork: str
+    cascade: str
+    flash_version: Callable[[Layer, Sm], Version]
+    flash_refusal: Callable[[Layer, Sm], str]
+    flashinfer: Callable[[Layer, Step, Sm], tuple[str, str]]
+
+
+def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
+    """What ``backend`` calls for a step."""
+    if backend == "FLASH_ATTN":
+        return _flash_attention(layer, step, sm, rules)
+    if backend == "FLASHINFER":
+        return _flashinfer(layer, step, sm, rules)
+    if backend == "TRITON_ATTN":
+        call = _call("vllm_triton", "batch_paged", layer, step)
+        return Reached((_graph(step),), call, rules.triton)
+    if backend == "FLASHMLA" and step.seqlen_q == 1:
+        call = _call("flash_mla", "fwd_kvcache", layer, step, head_dim_v=512)
+        return Reached((_graph(step),), call)
+    return Reached((_graph(step),), why_not=f"the launches of vLLM's {backend} are not modelled")
+
+
+def _graph(step: Step) -> Note:
+    if step.cuda_graph:
+        return Note("CUDA graph", "full", "the step is replayed: what was chosen at capture stays")
+    return Note("CUDA graph", "none", "attention is called anew in each step")
+
+
+def _call(
+    library: str, entry: Entry, layer: Layer, step: Step, num_splits: int = 0, **more: Any
+) -> AttentionCall:
+    fields: dict[str, Any] = {
+        "dtype": _DTYPES[layer.dtype],
+        "causal": not layer.non_causal and layer.attn_type == "decoder",
+        "window": (-1, -1) if layer.window is None else (layer.window - 1, 0),
+        "softcap": layer.softcap,
+        "alibi": layer.alibi,
+        "page_block_size": layer.block_size or DEFAULT_BLOCK,
+        "num_splits": num_splits,
+        "cuda_graph": step.cuda_graph,
+        "seqlens_q": step.seqlens_q,
+        "seqlens_k": step.seqlens_k,
+        "total_q": sum(step.seqlens_q) or None,
+    }
+    return AttentionCall(
+        library, entry, step.batch, step.seqlen_q, step.seqlen_k, layer.num_heads, layer.num_heads_k,
+        layer.head_dim, **(fields | more),
+    )  # fmt: skip
+
+
+def _flash_attention(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
+    chosen = rules.flash_version(layer, sm)
+    cascade = Note("cascade attention", "no", rules.cascade)
+    if refusal := rules.flash_refusal(layer, sm):
+        return Reached((cascade, _graph(step)), why_not=f"vLLM ends with an error: {refusal}")
+    if chosen.version is None:
+        refused = (Note("FlashAttention", "none", chosen.why), cascade, _graph(step))
+        return Reached(refused, why_not=f"vLLM ends with an error: {chosen.why}")
+    own_kernel = chosen.version == 4 and layer.head_dim == 256 and sm[0] in (10, 11)
+    asked, why = splits(layer, step, chosen.version, rules, own_kernel=own_kernel)
+    planned = chosen.version == 3 and not layer.batch_invariant
+    notes = (
+        Note("FlashAttention", str(chosen.version), chosen.why),
+        Note("num_splits passed", str(asked), why),
+        Note("scheduler metadata", "passed" if planned else "not passed", _metadata(layer, chosen.version)),
+        cascade,
+        _graph(step),
+    )
+    if not rules.launches:
+        why_not = (
+            f"the FlashAttention that vLLM {rules.version} ships is another state of its fork, whose "
+            "launches are not modelled"
+        )
+        return Reached(notes, why_not=why_not)
+    if layer.kv_dtype != AUTO and chosen.version != 3:
+        return Reached(notes, why_not=f"FA{chosen.version} with a {layer.kv_dtype} KV cache is not modelled")
+    page: dict[str, Any] = {"page_block_size": HD256_PAGE} if own_kernel and layer.block_size is None else {}
+    if chosen.version == 4:
+        call = _call("flash_attn_4", "varlen_fwd", layer, step, asked or _AUTOMATIC_FA4, **page)
+        return Reached(notes, call, rules.fork)
+    fp8: dict[str, Any] = {"dtype": "fp8"} if layer.kv_dtype.startswith("fp8") else {}
+    call = _call("vllm_flash_attn", "varlen_fwd", layer, step, asked, scheduler_metadata=planned, **fp8)
+    return Reached(notes, call, f"fa{chosen.version}")
+
+
+def splits(
+    layer: Layer, step: Step, version: int, rules: Rules, *, own_kernel: bool = False
+) -> tuple[int, str]:
+    """``max_num_splits`` as the library gets it, 0 for its own choice, and why."""
+    if layer.batch_invariant:
+        return 1, "VLLM_BATCH_INVARIANT: never split"
+    if own_kernel:
+        return 1, "FA4's kernel for head dim 256 never splits"
+    if step.cuda_graph and version == 3:
+        return rules.graph_splits, "a full CUDA graph: room for this many was set aside at capture"
+    return 0, "left to the library"
+
+
+def _metadata(layer: Layer, version: int) -> str:
+    if version != 3:
+        return "only FA3 plans ahead"
+    if layer.batch_invariant:
+        return "the plan would vary with the batch"
+    return "get_scheduler_metadata plans a step once, for all its layers"
+
+
+def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
+    decode, prefill = rules.flashinfer(layer, step, sm)
+    phase, kernel = ("decode", decode) if step.seqlen_q == 1 else ("prefill", prefill)
+    other = {
+        "trtllm-gen": "TensorRT-LLM's generated kernels",
+        "xqa": "XQA's decode kernel",
+        "native": "FlashInfer's own kernels, planned on the host",
+    }
+    notes = (Note(f"{phase} kernel", kernel, other[kernel]), _graph(step))
+    if kernel == "xqa":
+        return Reached(notes, why_not="XQA's launches are not modelled")
+    own = "fa2" if sm[0] == 8 else ""
+    backend = "trtllm-gen" if kernel == "trtllm-gen" else own
+    dtype: dict[str, Any] = {"dtype": "fp8"} if layer.kv_dtype.startswith("fp8") else {}
+    entry: Entry = "batch_decode" if (phase, kernel) == ("decode", "trtllm-gen") else "batch_paged"
+    call = _call("flashinfer", entry, layer, step, backend=backend, **dtype)
+    return Reached(notes, call, rules.flashinfer_package)
+
+
+def flashinfer_kernels(layer: Layer, step: Step, sm: Sm) -> tuple[str, str]:
+    """(decode, prefill) kernels of 0.33's FlashInfer backend."""
+    able = layer.num_heads % layer.num_heads_k == 0 and not layer.batch_invariant
+    fa2_cache = layer.kv_dtype.startswith("nvfp4") and sm[0] in (8, 9, 12)
+    decode = "native"
+    if able and sm[0] == 10:
+        decode = "trtllm-gen"
+    elif able and (sm == (9, 0) or sm[0] == 12) and (not fa2_cache or sm[0] == 12):
+        fits = 16 <= layer.head_dim <= 256 and layer.head_dim % 16 == 0
+        decode = "xqa" if fits else "native"
+    large_page = (layer.block_size or DEFAULT_BLOCK) >= 128
+    generated = able and sm[0] == 10 and (layer.sinks or large_page or layer.kv_dtype == AUTO)
+    return decode, "trtllm-gen" if generated else "native"
+
+
+def flashinfer_kernels_0_20(layer: Layer, step: Step, sm: Sm) -> tuple[str, str]:
+    """(decode, prefill) kernels of 0.20's FlashInfer backend."""
+    able = layer.num_heads % layer.num_heads_k == 0 and not layer.batch_invariant and sm[0] == 10
+    generated = able and (layer.sinks or layer.kv_dtype == AUTO)
+    return "trtllm-gen" if able else "native", "trtllm-gen" if generated else "native"
+
+
+def flashinfer_kernels_0_10(layer: Layer, step: Step, sm: Sm) -> tuple[str, str]:
+    """(decode, prefill) kernels of 0.10's FlashInfer backend: they depend on the step."""
+    able = layer.num_heads % layer.num_heads_k == 0 and sm == (10, 0)
+
+    def kernel(tokens: int) -> str:
+        small = tokens <= _FEW_TOKENS and step.seqlen_k < _LONG and layer.kv_dtype == AUTO
+        return "trtllm-gen" if able and (layer.sinks or small) else "native"
+
+    return kernel(step.batch), kernel(step.batch * step.seqlen_q)

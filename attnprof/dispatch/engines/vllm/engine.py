@@ -1,0 +1,109 @@
+"""vLLM as an engine: its versions, and what it does with a layer and a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnprof.dispatch.engines.layer import Choice, Layer, Reached, Sm, Step
+from attnprof.dispatch.engines.vllm import calls, flash_attention, old_selector, selector
+from attnprof.dispatch.engines.vllm.backends import flash_refusal
+from attnprof.dispatch.engines.vllm.conditions import KV_DTYPES
+from attnprof.errors import UsageError
+from attnprof.model import Gpu
+
+NAME = "vllm"
+DEFAULT_VERSION = "0.33.0"
+_REMOVED = "removed from vLLM before 0.33.0"
+_OFF = "off unless disable_cascade_attn=False asks for it"
+_BY_ITSELF = "taken for a prefix of 256 tokens that at least 8 requests share; one is not described here"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of vLLM whose wheel was read and recorded; ``selector`` is "list" or "chain"."""
+
+    rules: calls.Rules
+    newest: bool = False
+    chain: bool = False
+
+    def choose(self, layer: Layer, sm: Sm) -> Choice:
+        if self.chain:
+            return old_selector.choose(layer, sm)
+        return selector.choose(layer, sm, newest=self.newest)
+
+
+def _new(layer: Layer, sm: Sm) -> flash_attention.Version:
+    return flash_attention.of_layer(layer, sm, newest=True)
+
+
+def _old(layer: Layer, sm: Sm) -> flash_attention.Version:
+    return flash_attention.of_layer(layer, sm, newest=False)
+
+
+def _takes_all(layer: Layer, sm: Sm) -> str:
+    return ""
+
+
+def _rules_0_20(version: str) -> Version:
+    rules = calls.Rules(
+        version, "0.20.0", "0.6.8.post1", 32, False, "", _OFF, _old, _takes_all, calls.flashinfer_kernels_0_20
+    )
+    return Version(rules)
+
+
+VERSIONS = {
+    "0.33.0": Version(
+        calls.Rules(
+            "0.33.0", "0.33.0", "0.7.2.post1", 32, True, "vllm-0.33.0", _REMOVED, _new, flash_refusal,
+            calls.flashinfer_kernels,
+        ),
+        newest=True,
+    ),
+    "0.20.2": _rules_0_20("0.20.2"),
+    "0.20.0": _rules_0_20("0.20.0"),
+    "0.10.2": Version(
+        calls.Rules(
+            "0.10.2", "0.10.2", "0.3.0", 16, False, "", _BY_ITSELF, old_selector.flash_attn_version,
+            _takes_all, calls.flashinfer_kernels_0_10,
+        ),
+        chain=True,
+    ),
+}  # fmt: skip
+
+
+def version_of(name: str | None) -> Version:
+    """The rules of a version. Raises UsageError for one that was not read: it is not guessed."""
+    found = VERSIONS.get(name or DEFAULT_VERSION)
+    if found is None:
+        raise UsageError(
+            f"vLLM {name} is not modelled: each version's selector was read and recorded",
+            hint=f"known are {', '.join(VERSIONS)}",
+        )
+    return found
+
+
+def choose(layer: Layer, gpu: Gpu, version: Version) -> Choice:
+    """The backend. Raises UsageError on AMD GPUs, and for dtypes that vLLM refuses before it chooses."""
+    if gpu.vendor != "nvidia":
+        raise UsageError(
+            f"vLLM's choice on {gpu.name} is not modelled: its list for AMD GPUs is another",
+            hint="give an NVIDIA GPU, such as --gpu b200",
+        )
+    sm, name = (gpu.sm_major, gpu.sm_minor), version.rules.version
+    known = KV_DTYPES[name.rpartition(".")[0]]
+    if layer.kv_dtype not in known:
+        raise UsageError(
+            f"vLLM {name} has no KV cache of dtype {layer.kv_dtype!r}", hint=f"known are {', '.join(known)}"
+        )
+    if layer.dtype == "bf16" and sm < (8, 0):
+        raise UsageError(
+            f"vLLM refuses bf16 on {gpu.name}: it needs compute capability 8.0", hint="give --dtype fp16"
+        )
+    return version.choose(layer, sm)
+
+
+def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) -> Reached:
+    """The call that the backend taken makes."""
+    if choice.backend is None:
+        return Reached((), why_not="vLLM ends with an error: no backend is valid")
+    return calls.reach(choice.backend, layer, step, (gpu.sm_major, gpu.sm_minor), version.rules)

@@ -1,0 +1,144 @@
+"""vLLM's and SGLang's choice of a backend against the selectors of their released wheels, over every row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from attnprof.dispatch.engines.layer import Layer, Step
+from attnprof.dispatch.engines.sglang import engine as sglang
+from attnprof.dispatch.engines.vllm import old_selector
+from attnprof.dispatch.engines.vllm.conditions import reasons
+from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
+from attnprof.dispatch.engines.vllm.selector import priorities
+from attnprof.dispatch.vllm_flash_attn.versions import predict
+from attnprof.gpus import make_gpu
+from attnprof.model import AttentionCall
+from tests.conftest import GOLDEN
+
+LISTS = ("0.33.0", "0.20.2")
+DECODE, PREFILL = Step(4, 1, 1024), Step(4, 128, 1024)
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with gzip.open(GOLDEN / name, "rt") as lines:
+        return list(csv.DictReader(lines))
+
+
+def layer_of(row: dict[str, str]) -> Layer:
+    number = {name: int(text) for name, text in row.items() if text.isdigit()}
+    return Layer(
+        number["num_heads"], number["num_heads_k"], number["head_dim"], row["dtype"], row["kv_dtype"],
+        number.get("block_size"), bool(number["sinks"]), bool(number["mla"]), bool(number["sparse"]),
+        bool(number["mm_prefix"]), bool(number["per_head_scales"]), row["attn_type"],
+        1024 if number["window"] else None, bool(number["non_causal"]), bool(number["batch_invariant"]),
+        bool(number["alibi"]), 50.0 if number["softcap"] else 0.0, number["nope"], number["rope"],
+        number["v_dim"], number["topk"], number["fa_asked"] or None,
+    )  # fmt: skip
+
+
+def sm_of(row: dict[str, str]) -> tuple[int, int]:
+    major, minor = row["sm"].split(".")
+    return int(major), int(minor)
+
+
+@pytest.mark.parametrize("version", LISTS)
+def test_every_reason_of_every_backend_and_the_choice_are_upstreams(version: str) -> None:
+    recorded, known = rows(f"vllm_backends_{version}.csv.gz"), version_of(version)
+    taken: Counter[str] = Counter()
+    wrong = []
+    for row in recorded:
+        layer, sm = layer_of(row), sm_of(row)
+        listed = priorities(layer, sm, newest=known.newest)
+        ruled_out = {each.name: reasons(each, layer, sm, checks_window=known.newest) for each in listed}
+        ours = " | ".join(f"{name}: {'; '.join(why)}" for name, why in ruled_out.items() if why)
+        choice = known.choose(layer, sm)
+        taken[choice.backend or "none"] += 1
+        if (ours, choice.backend or "") != (row["reasons"], row["backend"]):
+            wrong.append((row, ours, choice.backend))
+    assert wrong == []
+    assert len(recorded) == 6000
+    assert len(taken) >= 10, taken
+
+
+@pytest.mark.parametrize("version", LISTS)
+def test_the_flash_attention_version_is_what_its_implementation_settles_on(version: str) -> None:
+    rules, seen = version_of(version).rules, set()
+    recorded = [row for row in rows(f"vllm_backends_{version}.csv.gz") if row["backend"] == "FLASH_ATTN"]
+    for row in recorded:
+        layer, sm = layer_of(row), sm_of(row)
+        refusal = rules.flash_refusal(layer, sm)
+        ours = f"refused: {refusal}" if refusal else str(rules.flash_version(layer, sm).version or "")
+        assert ours == row["fa"], row
+        seen.add(row["fa"])
+    assert seen >= {"2", "3", "4"}
+
+
+@pytest.mark.parametrize("version", LISTS)
+def test_flashinfers_kernels_are_those_its_builder_chooses(version: str) -> None:
+    rules, seen = version_of(version).rules, set()
+    recorded = [row for row in rows(f"vllm_backends_{version}.csv.gz") if row["backend"] == "FLASHINFER"]
+    for row in recorded:
+        layer, sm = layer_of(row), sm_of(row)
+        ours = rules.flashinfer(layer, DECODE, sm)[0], rules.flashinfer(layer, PREFILL, sm)[1]
+        assert ours == (row["decode"], row["prefill"]), row
+        seen.add(ours)
+    assert len(seen) >= 3
+
+
+def test_the_chain_of_0_10_ends_where_upstreams_does() -> None:
+    recorded = rows("vllm_backends_0.10.2.csv.gz")
+    taken: Counter[str] = Counter()
+    for row in recorded:
+        layer, sm = layer_of(row | {"batch_invariant": "0"}), sm_of(row)
+        backend = old_selector.choose(layer, sm).backend
+        assert backend is not None
+        assert old_selector.CLASSES[backend] == row["backend"], row
+        if backend == "FLASH_ATTN":
+            assert str(old_selector.flash_attn_version(layer, sm).version or "") == row["fa"], row
+        taken[backend] += 1
+    assert len(recorded) == 4264
+    assert len(taken) == len(old_selector.CLASSES)
+
+
+def test_sglangs_default_and_deterministic_backends_are_upstreams() -> None:
+    recorded = rows("sglang_backends_0.5.23.csv.gz")
+    for row in recorded:
+        platform, deterministic = row["platform"], row["deterministic"] == "1"
+        gpu = make_gpu("AMD Instinct MI300X", 9, 4, 304)
+        if platform != "hip":
+            gpu = make_gpu("a GPU", *sm_of({"sm": platform}), 100)
+        layer = Layer(
+            128, int(row["num_heads_k"]), 128, sinks=row["sinks"] == "1", mla=row["mla"] == "1",
+            batch_invariant=deterministic, v_head_dim=64 if row["asymmetric_kv"] == "1" else None,
+        )  # fmt: skip
+        assert sglang.choose(layer, gpu, "0.5.23").backend == row["backend"], row
+    assert len(recorded) == 432
+    assert {row["backend"] for row in recorded} == set(sglang.BACKENDS)
+
+
+def test_each_version_that_is_known_was_recorded() -> None:
+    files = {path.name for path in GOLDEN.glob("vllm_backends_*.csv.gz")}
+    series = {name.rpartition(".")[0] for name in VERSIONS}
+    assert {
+        name.removeprefix("vllm_backends_").split(".csv")[0].rpartition(".")[0] for name in files
+    } == series
+
+
+def test_the_split_counts_of_the_shipped_flash_attention_3() -> None:
+    recorded = rows("vllm_fa3_num_splits_0.33.0.csv.gz")
+    assert len(recorded) == 3000
+    for row in recorded:
+        number: dict[str, Any] = {name: int(text) for name, text in row.items() if text}
+        call = AttentionCall(
+            "vllm_flash_attn", "varlen_fwd", number["batch"], number["max_seqlen_q"],
+            number["max_seqlen_k"], number["num_heads"], number["num_heads_k"], number["head_dim"],
+            causal=bool(number["causal"]), page_block_size=number.get("page_block_size"),
+            window=(number["window_left"], 0) if "window_left" in number else (-1, -1),
+        )  # fmt: skip
+        gpu = make_gpu("a Hopper", 9, 0, number["num_sms"])
+        assert predict(call, gpu, "fa3").num_splits == number["num_splits"], row

@@ -1,0 +1,171 @@
+"""From an engine to the grid: what explain, sweep and predict say with --engine, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from attnprof.dispatch.engines.layer import Layer, Step
+from attnprof.dispatch.engines.outcome import ENGINES, outcome
+from attnprof.dispatch.libraries import predict
+from attnprof.gpus import gpu_by_name
+from tests.support.command import attnprof
+
+QWEN = Layer(28, 4, 128)
+DECODE = Step(64, 1, 4096)
+MODEL = ("--engine", "vllm", "--model", "qwen2.5-7b", "--seqlen-k", "4096", "--batch", "64")
+
+
+def made(engine: str, gpu: str, layer: Layer = QWEN, step: Step = DECODE, version: str | None = None) -> Any:
+    return outcome(engine, version, layer, step, gpu_by_name(gpu))
+
+
+def note(found: Any, rule: str) -> str:
+    return str(next(each.value for each in found.notes if each.rule == rule))
+
+
+def asked(*arguments: str) -> Any:
+    """The JSON of ``explain`` for Qwen2.5-7B in vLLM."""
+    done = attnprof("explain", *MODEL, *arguments, "--format", "json")
+    assert (done.code, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+def test_vllm_on_blackwell_takes_flashinfer_and_tensorrt_llms_kernels() -> None:
+    found = asked("--gpu", "b200")
+    assert (found["backend"], found["engine_version"]) == ("FLASHINFER", "0.33.0")
+    assert {"rule": "decode kernel", "value": "trtllm-gen"}.items() <= found["decisions"][0].items()
+    assert [each["backend"] for each in found["backends"]][:2] == ["FLASH_ATTN", "TRITON_ATTN"]
+
+
+def test_batch_invariant_mode_takes_flash_attention_2_on_blackwell_and_never_splits() -> None:
+    found = asked("--gpu", "b200", "--batch-invariant")
+    assert (found["backend"], found["library_version"], found["num_splits"]) == ("FLASH_ATTN", "fa2", 1)
+    assert found["backends"][0] == {"backend": "FLASHINFER", "reasons": ["batch invariance not supported"]}
+    hopper = asked("--gpu", "h100", "--batch-invariant")
+    assert (hopper["library_version"], hopper["num_splits"]) == ("fa3", 1)
+
+
+def test_a_cuda_graph_asks_flash_attention_3_for_32_splits() -> None:
+    replayed, eager = asked("--gpu", "h100", "--cuda-graph"), asked("--gpu", "h100")
+    assert (replayed["num_splits"], eager["num_splits"]) == (32, 28)
+    assert (
+        note(made("vllm", "h100", step=Step(64, 1, 4096, True), version="0.10.2"), "num_splits passed")
+        == "16"
+    )
+    assert note(made("vllm", "a100", step=Step(64, 1, 4096, True)), "num_splits passed") == "0"
+
+
+def test_the_prediction_is_the_librarys_for_the_call_that_is_made() -> None:
+    found = made("vllm", "h100")
+    assert found.prediction == predict(found.call, gpu_by_name("h100"), "fa3")
+    assert (found.call.page_block_size, found.call.scheduler_metadata) == (16, True)
+    old = made("vllm", "h100", version="0.20.0")
+    assert old.prediction is None
+    assert "another state of its fork" in old.not_predicted
+
+
+def test_a_window_is_the_keys_to_the_left_of_a_query() -> None:
+    assert made("vllm", "a100", Layer(28, 4, 128, window=1024)).call.window == (1023, 0)
+
+
+def test_sglang_takes_a_backend_by_gpu_and_one_split_when_deterministic() -> None:
+    taken = {gpu: made("sglang", gpu).choice.backend for gpu in ("h100", "b200", "a100", "mi300x")}
+    assert note(made("sglang", "b200"), "page size") == "64"
+    assert list(taken.values()) == ["fa3", "trtllm_mha", "flashinfer", "aiter"]
+    fixed = made("sglang", "h100", Layer(28, 4, 128, batch_invariant=True))
+    assert (fixed.num_splits, note(fixed, "num_splits passed")) == (1, "1")
+    planned = made("sglang", "a100", step=Step(1, 1, 8192))
+    assert (planned.call.library, planned.call.page_block_size) == ("flashinfer", 1)
+
+
+def test_what_is_not_modelled_is_said_in_one_sentence() -> None:
+    for found in (made("sglang", "mi300x"), made("vllm", "h100", Layer(128, 1, 576, mla=True))):
+        assert found.prediction is None
+        assert found.not_predicted
+        assert "\n" not in found.not_predicted
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("gpu", ["b200", "h100", "h200", "a100", "l40s", "5090", "t4"])
+@pytest.mark.parametrize("step", [DECODE, Step(4, 512, 512), Step(1, 1, 131072, True)])
+def test_every_answer_has_launches_a_refusal_or_a_reason(engine: str, gpu: str, step: Step) -> None:
+    found = made(engine, gpu, Layer(28, 4, 128, dtype="fp16"), step)
+    assert found.choice.backend
+    assert bool(found.prediction) != bool(found.not_predicted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--engine vllm --gpu mi300x", "vLLM's choice on AMD Instinct MI300X is not modelled"),
+        ("--engine vllm --engine-version 0.12.0", "known are 0.33.0, 0.20.2, 0.20.0, 0.10.2"),
+        ("--engine sglang --engine-version 9", "was read and recorded for 0.5.23"),
+        ("--engine other", "engine 'other' is not modelled"),
+        ("--engine vllm --library flash_attn", "an engine decides that by itself"),
+        ("--engine vllm --num-splits 4", "--num-splits and --engine"),
+        ("--engine vllm --model nope", "no model 'nope'"),
+        ("--engine vllm --model qwen2.5-7b --num-heads 8", "describe two layers"),
+        ("--engine vllm --attention-backend XYZ", "backend XYZ is not modelled on SM 9.0"),
+        ("--engine vllm --kv-dtype int3", "no KV cache of dtype 'int3'"),
+        ("--engine vllm --engine-version 0.10.2 --batch-invariant", "has no batch-invariant mode"),
+        ("--engine vllm --flash-attn-version 5", "none of 2, 3, 4"),
+        ("--engine vllm --gpu t4", "vLLM refuses bf16 on Tesla T4"),
+        ("--engine vllm --live-seqlen 5", "--engine describes a layer and a step"),
+        ("--sinks", "--sinks is what an engine decides by"),
+        ("--kv-dtype fp8", "--kv-dtype is what an engine decides by"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_usage_error(arguments: str, message: str) -> None:
+    done = attnprof("explain", *arguments.split(), "--seqlen-k", "4096")
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+def swept(*arguments: str) -> list[dict[str, str]]:
+    """The rows of a sweep's CSV."""
+    done = attnprof("sweep", "--engine", "vllm", *arguments, "--format", "csv")
+    assert (done.code, done.err) == (0, "")
+    return list(csv.DictReader(io.StringIO(done.out)))
+
+
+def test_a_sweep_shows_where_the_backend_and_the_split_count_change() -> None:
+    found = swept("--gpu", "b200", "--engine-version", "0.10.2", "--seqlen-k", "4096", "--batch", "1:512")
+    kernels = [(int(row["batch_from"]), int(row["batch_to"]), row["kernels"]) for row in found]
+    assert kernels == [(1, 256, "trtllm-gen"), (257, 512, "native")]
+    newest = swept("--gpu", "b200", "--seqlen-k", "4096", "--batch", "1:64")
+    assert [int(row["num_splits"]) for row in newest] == sorted(
+        {int(row["num_splits"]) for row in newest}, reverse=True
+    )
+    assert len(newest) > 2
+
+
+def test_a_sweep_over_keys_agrees_with_every_single_answer() -> None:
+    counts = {}
+    for row in swept("--gpu", "h100", "--seqlen-k", "500:1300", "--batch", "2"):
+        span = range(int(row["seqlen_k_from"]), int(row["seqlen_k_to"]) + 1)
+        counts |= dict.fromkeys(span, row["num_splits"])
+    assert list(counts) == list(range(500, 1301))
+    assert counts == {keys: str(made("vllm", "h100", step=Step(2, 1, keys)).num_splits) for keys in counts}
+    assert len(set(counts.values())) > 3
+
+
+def test_predict_writes_the_engines_fields_beside_the_predictions() -> None:
+    done = attnprof("predict", *MODEL, "--gpu", "h100", "--format", "json")
+    row = json.loads(done.out)
+    assert (row["engine"], row["backend"], row["library"], row["num_splits"]) == (
+        "vllm", "FLASH_ATTN", "vllm_flash_attn", 28,
+    )  # fmt: skip
+    assert row["launches"][0]["grid"] == [132, 1, 1]
+
+
+def test_tables_and_markdown_hold_the_same_answer() -> None:
+    table = attnprof("explain", *MODEL, "--gpu", "h100").out
+    assert "takes FLASH_ATTN, which runs FlashAttention 3" in " ".join(table.split())
+    assert table.index("Backends") < table.index("What the engine decides") < table.index("Launches")
+    text = attnprof("explain", *MODEL, "--gpu", "h100", "--format", "md").out
+    assert text.index("## Backends") < text.index("## What the engine decides") < text.index("## Launches")
