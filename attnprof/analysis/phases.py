@@ -27,9 +27,8 @@ from attnprof.trace.range_names import (
     PREFILL,
     UNKNOWN_PHASE,
 )
-from attnprof.trace.tables import Bool, Int32, Int64
+from attnprof.trace.tables import WHOLE_GRAPH, Bool, Int32, Int64
 from attnprof.trace.timeline import Timeline
-from attnprof.trace.whole_graphs import are_whole_graphs
 
 PART_NAMES = ("prefill", "first decode", "steady decode", "mixed", "encode", "draft", "unknown", "other")
 PREFILL_PART, FIRST_DECODE, STEADY_DECODE, _MIXED, _ENCODE, _DRAFT, _UNKNOWN, OUTSIDE = range(8)
@@ -216,13 +215,14 @@ def _after_prefill(phase: Int32, follows: Bool) -> Bool:
 def phase_totals(timeline: Timeline, steps: Steps | None = None) -> list[PhaseTotal]:
     """The phases that have kernels or steps, in order; ``steps`` where they are known already."""
     steps = build_steps(timeline) if steps is None else steps
-    kernels, attention = timeline.trace.kernels, _attention_by_name(timeline)
+    kernels, kinds = timeline.trace.kernels, _attention_by_name(timeline).astype(np.int8)
+    if timeline.trace.info.whole_graph_launches:
+        kinds[[n for n, text in enumerate(timeline.trace.strings) if text == WHOLE_GRAPH]] = _GRAPH
     (layers,), of_layer = coded_rows([timeline.layer])
     sums = Sums(len(PART_NAMES) * len(layers) * _KINDS)  # by phase, layer and kind
     for rows in blocks(len(kernels)):
         where = kernel_parts(timeline, steps, rows).astype(np.int64) * len(layers) + of_layer[rows]
-        kind = np.where(are_whole_graphs(timeline.trace, rows), _GRAPH, attention[kernels.name[rows]])
-        sums.add(_KINDS * where + kind, kernels.end[rows] - kernels.start[rows])
+        sums.add(_KINDS * where + kinds[kernels.name[rows]], kernels.end[rows] - kernels.start[rows])
     shape = len(PART_NAMES), len(layers), _KINDS
     found = []
     for code in range(len(PART_NAMES)):

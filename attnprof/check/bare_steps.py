@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnprof.arrays import blocks
+from attnprof.arrays import blocks, distinct
 from attnprof.trace.tables import Bool
 from attnprof.trace.timeline import Timeline
 
@@ -23,7 +23,7 @@ def find_bare_steps(timeline: Timeline, attention: Bool) -> tuple[tuple[int, int
     if trace.info.whole_graph_launches or not len(step) or step.strides[0] == 0:
         return ()
     found: list[tuple[int, int]] = []
-    for pid in np.unique(trace.kernels.pid).tolist():
+    for pid in distinct(trace.kernels.pid).tolist():
         found += [(pid, number) for number in _of_process(timeline, pid, attention)]
     return tuple(found)
 

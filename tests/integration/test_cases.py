@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,23 @@ def test_ranks_without_an_attention_call_are_not_said_to_dispatch_the_same(tmp_p
     out = attnprof("report", str(tmp_path)).out
     assert "no rank has an attention call: nothing to compare" in out
     assert "same on all ranks" not in out
+
+
+def test_aotritons_kernel_on_an_mi300x_is_attention_that_is_not_modelled_and_no_h100() -> None:
+    for command in ("report", "doctor", "check"):
+        out = " ".join(attnprof(command, case("F1_aotriton_attn_fwd.json")).out.split())
+        assert "H100" not in out
+        assert "no GPU kernel was observed" not in out
+        assert "plain GEMMs" not in out
+    out = " ".join(attnprof("report", case("F1_aotriton_attn_fwd.json")).out.split())
+    assert "AMD Instinct MI300X, 304 CUs" in out
+    assert "Attention is 100.0 % of its GPU time" in out
+    assert "1 attention call ran attn_fwd: not modelled" in out
+    assert attnprof("check", case("F1_aotriton_attn_fwd.json")).code == 3
+
+
+def test_two_kinds_of_layers_have_a_timeline_each_and_switch_nowhere() -> None:
+    rows = json.loads(attnprof("report", case("F5_alternating_layers.json.gz"), "--format", "json").out)
+    assert [(row["num_splits"], row["calls"]) for row in rows["splits"]] == [(8, 60), (16, 12)]
+    both = case("F5_alternating_layers.json.gz")
+    assert "switches" not in attnprof("diff", both, both).out
