@@ -16,7 +16,7 @@ from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.heuristic import SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import InferredCall
-from attnprof.dispatch.libraries import explain, template_fields
+from attnprof.dispatch.libraries import explain, named_only, template_fields
 from attnprof.dispatch.limits import is_grid
 from attnprof.model import Prediction
 
@@ -84,7 +84,8 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
             return Reading(
                 Verdict.NOT_RECORDED, f"{main.library}, of a build whose launches are not modelled"
             )
-        return Reading(Verdict.NOT_MODELLED, f"{main.library} {main.family}")
+        why = named_only(shape.launches[0].kernel)
+        return Reading(Verdict.NOT_MODELLED, why or f"{main.library} {main.family}")
     combined = len(shape.launches) > 1
     split = main.flag("Split") if main.family == "fwd_splitkv" else False if main.family == "fwd" else None
     if split is not None and split != combined:

@@ -162,6 +162,11 @@ def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:
     return next((answer for answer in answers if answer is not None), None)
 
 
+def named_only(kernel: str) -> str:
+    """Why a kernel's launches are not predicted, as its library says it; "" where none does."""
+    return next((why for each in all_libraries().values() if (why := each.named_only(kernel))), "")
+
+
 def versions_spelling(kernel: str) -> dict[str, tuple[str, ...]]:
     """For each library, the versions that spell a main kernel so, where its name tells."""
     told = {name: each.versions_spelling(kernel) for name, each in all_libraries().items()}

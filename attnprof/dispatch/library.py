@@ -176,6 +176,10 @@ class AttentionLibrary(Protocol):
         """
         return set()
 
+    def named_only(self, kernel: str) -> str:
+        """Why the launches of one of its kernels are not predicted; "" of others'."""
+        return ""
+
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         """Every kind of call for which it launches exactly ``seen``; None of other libraries' kernels.
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from attnprof.dispatch.library import LibraryOfVersions
 from attnprof.model import Entry
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 
 _FUNCTIONS: Mapping[Entry, str] = {
     "batch_paged": "BatchPrefillWithPagedKVCacheWrapper",
@@ -24,6 +28,30 @@ class FlashInfer(LibraryOfVersions):
     functions = _FUNCTIONS
     packages = ("flashinfer-python",)
     modelled = "its plans of paged batches, single calls and trtllm-gen kernels are modelled"
+
+    def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
+        """Of the trtllm-gen kernels whose table was read: their names state all of it."""
+        from attnprof.dispatch.flashinfer.read_back_trtllm_gen import traits_of
+        from attnprof.dispatch.flashinfer.trtllm_gen import stated
+
+        return stated(kernel) if traits_of(kernel) is not None else None
+
+    def named_only(self, kernel: str) -> str:
+        from attnprof.dispatch.flashinfer.rules import OLDER
+        from attnprof.dispatch.names.kernel_names import parse_kernel_name
+
+        signature = parse_kernel_name(kernel)
+        if signature.library == "trtllm-gen":
+            known = f"the kernels of flashinfer-cubin {OLDER} that were read"
+            return f"trtllm-gen {signature.family}, not among {known}"
+        if signature.library == "flashinfer":
+            return f"flashinfer {signature.family}, of which only the name is known"
+        return ""
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flashinfer.read_back import read_back
+
+        return read_back(seen, gpu)
 
 
 LIBRARY = FlashInfer()

@@ -1,0 +1,184 @@
+"""From a trtllm-gen launch back to its call: the name states the kernel, the grid its blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
+from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDER
+from attnprof.dispatch.flashinfer.trtllm_gen import stated
+from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
+    DENSE,
+    DYNAMIC_PAGE,
+    SLIDING,
+    Kind,
+    Mode,
+    Traits,
+    exists,
+)
+from attnprof.dispatch.flashinfer.trtllm_gen_select import Ask, MissingKernelError, Selected, select
+from attnprof.dispatch.intervals import Interval, Intervals
+from attnprof.model import Entry
+
+_ANY: Intervals = (Interval(1, None),)
+_LONGEST = 1 << 22  # keys
+_MASKS = {"dense": DENSE, "causal": 1, "sliding or chunked": SLIDING}
+_MODES = {
+    "no": Mode.NONE, "in global memory": Mode.GLOBAL, "GmemSep": Mode.REDUCTION_KERNEL,
+    "in a cluster": Mode.CLUSTER,
+}  # fmt: skip
+_REDUCTION_BLOCK = (512, 1, 1)
+
+
+def read_back_trtllm_gen(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+    """Every kind of call that launches it; None where the kernel is in no table that was read."""
+    traits = traits_of(seen.main.kernel)
+    if traits is None:
+        return None
+    unread = list(seen.unread)
+    if gpu.num_sms is None:
+        unread.append("SM count")
+    wrong = _wrong(seen, traits, gpu)
+    if wrong:
+        return ReadBack((), tuple(unread), wrong)
+    return ReadBack(tuple(_explanations(seen, traits, gpu)), tuple(unread))
+
+
+def traits_of(kernel: str) -> Traits | None:
+    """The traits of a kernel in the table of flashinfer-cubin 0.6.13; None of others."""
+    told = dict(stated(kernel))
+    dtypes = {("bf16", "bf16"): "bf16", ("fp16", "fp16"): "fp16", ("fp8", "bf16"): "fp8"}
+    dtype = dtypes.get((str(told.get("dtype")), str(told.get("out_dtype"))))
+    mode, mask = _MODES.get(str(told.get("multi_cta"))), _MASKS.get(str(told.get("mask")))
+    if dtype is None or mode is None or mask is None or told.get("kv_layout") != "paged":
+        return None
+    sizes = {name: int(str(told[name])) for name in ("head_dim", "head_dim_v", "block_m", "block_n")}
+    page = told["page_size"]
+    kind = next((kind for kind in Kind if kernel.endswith(kind.value)), Kind.CONTEXT)
+    traits = Traits(
+        dtype, sizes["head_dim"], sizes["head_dim_v"],
+        int(str(told.get("head_dim_v_per_cta", sizes["head_dim_v"]))), kind, mode, mask,
+        DYNAMIC_PAGE if page is None else int(str(page)), page is None, told["scheduler"] == "persistent",
+        sizes["block_m"], sizes["block_n"], "2Cta" in kernel,
+    )  # fmt: skip
+    known = exists(traits) and kernel in (traits.name(False), traits.name(True))
+    return traits if known else None
+
+
+def _wrong(seen: Observed, traits: Traits, gpu: GpuFacts) -> str:
+    """In what the launches differ from any of this kernel, "" where in nothing."""
+    x, y, z = seen.main.grid
+    per_dim = 1 if traits.two_cta else traits.head_dim_v // traits.head_dim_per_cta_v
+    if any(seen.main.block) and seen.main.block != (traits.threads, 1, 1):
+        return "block"
+    shares = traits.mode is not Mode.NONE
+    if traits.persistent == shares or (traits.kind is Kind.CONTEXT and shares):
+        return "scheduler"
+    reduces = traits.mode is Mode.REDUCTION_KERNEL
+    if reduces != (seen.combine is not None):
+        return "number of kernels"
+    if seen.combine is not None and seen.combine.block not in ((0, 0, 0), _REDUCTION_BLOCK):
+        return "reduction kernel's block"
+    if not any(seen.main.grid):
+        return ""
+    if y % per_dim or (traits.two_cta and x % 2):
+        return "grid"
+    if seen.combine is not None and any(seen.combine.grid) and seen.combine.grid[2] != z:
+        return "reduction kernel's grid"
+    if not shares:
+        return ""
+    least = 4 if traits.two_cta else 2
+    crowded = gpu.num_sms is not None and x * y * z > gpu.num_sms  # each SM takes one at most
+    return "grid" if crowded or x < least else ""
+
+
+def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explanation]:
+    grid = seen.main.grid
+    known = any(grid)
+    per_dim = 1 if traits.two_cta else traits.head_dim_v // traits.head_dim_per_cta_v
+    heads, batch = (grid[1] // per_dim, grid[2]) if known else (None, None)
+    both = (OLDER, DEFAULT_VERSION)
+    if traits.kind is Kind.CONTEXT:
+        last = grid[0] * traits.step_q if known else None
+        first = last - traits.step_q + 1 if last else 1
+        return [_made(traits, both, "batch_paged", batch, heads, Interval(first, last), 1, _ANY)]
+    entry: Entry = "batch_mla" if traits.mla else "batch_decode"
+    shares = traits.mode is not Mode.NONE
+    splits = (grid[0] // (2 if traits.two_cta else 1) if shares else 1) if known else 0
+    found = []
+    told = (
+        known and gpu.num_sms is not None and not traits.mla
+    )  # whose kernel changes to and fro with the keys
+    if told and gpu.num_sms:
+        for version in both:
+            lengths = _lengths(seen, traits, gpu.num_sms, version != OLDER)
+            if lengths:
+                found.append(
+                    _made(traits, (version, version), entry, batch, heads, Interval(1, 1), splits, lengths)
+                )
+    # Drafts: query blocks and key blocks share x, or the one query block takes them all.
+    drafts = Interval(2 if told else 1, None)
+    found.append(_made(traits, both, entry, batch, heads, drafts, 0 if shares else 1, _ANY))
+    return found
+
+
+def _made(
+    traits: Traits, versions: tuple[str, str], entry: Entry, batch: int | None, heads: int | None,
+    queries: Interval, splits: int, lengths: Intervals,
+) -> Explanation:  # fmt: skip
+    """``num_splits`` is 0 where the launch does not tell it."""
+    product = batch * heads if batch and heads else None
+    return Explanation(
+        "flashinfer", versions, entry, False, batch, heads, product, queries,
+        Interval(traits.head_dim, traits.head_dim), splits, True, lengths,
+    )  # fmt: skip
+
+
+def _lengths(seen: Observed, traits: Traits, num_sms: int, newer: bool) -> Intervals:
+    """The KV lengths of one-query calls that launch this, found by asking; all of sliding windows' calls.
+
+    The grid grows with the keys, and so does the kernel change with it: ends of the run are bisected.
+    """
+    grid = seen.main.grid
+    ask = _ask(traits, grid, num_sms, newer)
+    low, high = _first(ask, traits, grid, 0), _first(ask, traits, grid, 1)
+    if high <= low or not _same(_asked(ask, traits, low), traits, grid):
+        return ()
+    if traits.mask == SLIDING:
+        return _ANY
+    return (Interval(low, None if high > _LONGEST else high - 1),)
+
+
+def _ask(traits: Traits, grid: tuple[int, int, int], num_sms: int, newer: bool) -> Ask:
+    """With as many query heads per KV head as the tile holds: any that need this tile are alike."""
+    heads_k = max(grid[1] // (traits.head_dim_v // traits.head_dim_per_cta_v), 1)
+    return Ask(
+        traits.dtype, False, grid[2], 1, 1, heads_k * traits.tile_q, heads_k, traits.head_dim,
+        traits.head_dim_v, traits.page, None, True, num_sms, newer=newer,
+    )  # fmt: skip
+
+
+def _asked(ask: Ask, traits: Traits, keys: int) -> Selected | None:
+    window = max(keys - 1, 1) if traits.mask == SLIDING else None
+    clusters = 0 if traits.mode is Mode.GLOBAL else None  # which of the two kernels only the GPU decides
+    try:
+        return select(replace(ask, seqlen_k=keys, window=window, active_clusters=clusters))
+    except MissingKernelError:
+        return None
+
+
+def _same(found: Selected | None, traits: Traits, grid: tuple[int, int, int]) -> bool:
+    return found is not None and found.traits == traits and found.launches[0].grid == grid
+
+
+def _first(ask: Ask, traits: Traits, grid: tuple[int, int, int], more: int) -> int:
+    """The fewest keys whose grid is ``more`` blocks wider than ``grid``, or wider still."""
+    low, high = 2 if traits.mask == SLIDING else 1, _LONGEST + 1  # a single key slides over none
+    while low < high:
+        middle = (low + high) // 2
+        found = _asked(ask, traits, middle)
+        if found is not None and found.launches[0].grid[0] >= grid[0] + more:
+            high = middle
+        else:
+            low = middle + 1
+    return low
