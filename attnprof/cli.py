@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from attnprof.commands import (
+    baseline,
     capture,
     check,
     diff,
@@ -72,6 +73,7 @@ app.command("predict", short_help="Predict the launches of attention calls.")(pr
 app.command("explain", short_help="Explain one attention call step by step.")(explain.explain)
 app.command("sweep", short_help="Predict over ranges of lengths, batches, GPUs and versions.")(sweep.sweep)
 app.command("diff", short_help="Compare two runs: dispatch, then time.")(diff.diff)
+app.command("baseline", short_help="Name the runs that others are compared with.")(baseline.baseline)
 app.command("export", short_help="Write a run for Perfetto, pandas or SQL.")(export.export)
 app.command("doctor", short_help="Examine this machine, or a trace.")(doctor.doctor)
 app.command("gpus", short_help="List the known GPUs.")(gpus.gpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -11,14 +12,35 @@ from attnprof.commands.options import (
     LibraryOption,
     SmOption,
     SmsOption,
-    TableFormat,
     VersionOption,
 )
 
 
+class DiffFormat(str, Enum):
+    """How a comparison is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+    JUNIT = "junit"
+    GITHUB = "github"
+
+
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run's name or folder, or a trace file.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The run or trace to compare with it.")],
+    a: Annotated[
+        str | None, typer.Argument(metavar="[A]", help="A run's name or folder, or a trace file.")
+    ] = None,
+    b: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="B", help="The run or trace to compare with it. Beside --against the one run given is it."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="NAME", help="Compare with this baseline (attnprof baseline set)."),
+    ] = None,
     gate: Annotated[
         float | None,
         typer.Option(
@@ -40,8 +62,11 @@ def diff(
     library: LibraryOption = None,
     version: VersionOption = None,
     output_format: Annotated[
-        TableFormat, typer.Option("--format", help="table, json, csv or md.")
-    ] = TableFormat.TABLE,
+        DiffFormat,
+        typer.Option(
+            "--format", help="table, json, csv or md; of the gates junit (XML) or github (annotations)."
+        ),
+    ] = DiffFormat.TABLE,
 ) -> None:
     """Compare two runs: dispatch first, then time per phase, kernel and layer.
 
@@ -53,10 +78,12 @@ def diff(
       attnprof diff short long
       attnprof diff before after --gate 5 --gate-dispatch
       attnprof diff a.sqlite b.sqlite --phase decode --format json
+      attnprof diff --against main --gate-dispatch --format github
     """
     from attnprof.analysis.diff import compare_runs
     from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
     from attnprof.model import STEP_PHASES
+    from attnprof.report.ci import to_github, to_junit
     from attnprof.report.diff import as_json, judge, print_diff, to_document
     from attnprof.report.diff_tables import csv_table
     from attnprof.report.tables import print_json, to_csv
@@ -65,6 +92,11 @@ def diff(
 
     if phase not in (None, *STEP_PHASES):
         raise UsageError(f"--phase {phase} is none of {', '.join(STEP_PHASES)}")
+    if output_format in (DiffFormat.JUNIT, DiffFormat.GITHUB) and gate is None and not gate_dispatch:
+        raise UsageError(
+            f"--format {output_format.value} shows gates", hint="give --gate-dispatch, --gate PCT or both"
+        )
+    a, b = _two_runs(a, b, against)
     target = gpu_from_options(gpu, sms, sm)
     runs = [load(a), load(b)]
     checks = [run.check(gpu=target, library=library, version=version) for run in runs]
@@ -74,12 +106,32 @@ def diff(
     exit_code = EXIT_CANNOT_TELL if nothing or any(g.passed is None for g in gates) else EXIT_OK
     if any(g.passed is False for g in gates):
         exit_code = EXIT_CHECK_FAILED
-    if output_format is TableFormat.TABLE:
-        print_diff(comparison, gates, next_command("report", b))
-    elif output_format is TableFormat.CSV:
+    if output_format is DiffFormat.TABLE:
+        print_diff(comparison, gates, next_command("report", runs[1].recording.argument))
+    elif output_format is DiffFormat.JUNIT:
+        print(to_junit(comparison, gates), end="")
+    elif output_format is DiffFormat.GITHUB:
+        print(to_github(comparison, gates), end="")
+    elif output_format is DiffFormat.CSV:
         print(to_csv(csv_table(comparison)), end="")
-    elif output_format is TableFormat.JSON:
+    elif output_format is DiffFormat.JSON:
         print_json(as_json(comparison, gates, exit_code))
     else:
         print(to_document(comparison, gates), end="")
     raise typer.Exit(exit_code)
+
+
+def _two_runs(a: str | None, b: str | None, against: str | None) -> tuple[str, str | None]:
+    """What A and B are: the two given, or the baseline and the one given, None for the newest run."""
+    from attnprof.errors import UsageError
+    from attnprof.runs.baselines import baseline
+
+    if against is not None:
+        if b is not None:
+            raise UsageError("--against is A already", hint="give one run to compare with it, or none")
+        return baseline(against).run, a
+    if a is None or b is None:
+        raise UsageError(
+            "two runs are compared", hint="attnprof diff A B, or attnprof diff --against BASELINE"
+        )
+    return a, b
