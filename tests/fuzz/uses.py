@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import errno
 import io
@@ -42,11 +43,14 @@ _TAGS = frozenset(
         "main", "section", "strong",
         "dl", "div", "dt", "dd", "span", "svg", "g", "defs", "pattern", "rect", "path",
         "line", "text", "ul", "ol", "li", "code", "table", "thead", "tbody", "tr", "th", "td", "form",
-        "label", "select", "option", "input", "noscript", "button", "details", "summary", "footer", "script",
+        "label", "select", "option", "input", "noscript", "button", "details", "summary", "kbd", "canvas",
+        "footer", "script",
     )
 )  # fmt: skip
 
 
+_JSON, _ROWS = "application/json", "application/octet-stream"
+_SCRIPTS = ([_JSON, ""], [_JSON, _ROWS, _JSON, ""])  # with no kernel to draw, and with some
 LIMIT_S = 10  # of processor time, for each thing that is done with an input
 LONGEST = [0.0]  # seconds, in this process
 STREAMS: list[Callable[[], io.StringIO]] = [io.StringIO, io.StringIO]  # how stdout and stderr are made
@@ -306,7 +310,7 @@ class _Page(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.scripts: list[str] = []
+        self.scripts: list[list[str]] = []  # type and text
         self.wrong: list[str] = []
         self._in_script = False
 
@@ -318,14 +322,14 @@ class _Page(HTMLParser):
                 self.wrong.append(str(self.get_starttag_text()))
         self._in_script = tag == "script"
         if self._in_script:
-            self.scripts.append("")
+            self.scripts.append([dict(attrs).get("type") or "", ""])
 
     def handle_endtag(self, tag: str) -> None:
         self._in_script = False
 
     def handle_data(self, data: str) -> None:
         if self._in_script:
-            self.scripts[-1] += data
+            self.scripts[-1][1] += data
 
     def handle_decl(self, decl: str) -> None:
         if decl.lower() != "doctype html":
@@ -342,9 +346,13 @@ def check_page(html: str) -> None:
     page.close()
     if page.wrong:
         raise WrongError(f"the page holds {page.wrong[0]}")
-    if len(page.scripts) != 2:
-        raise WrongError(f"the page has {len(page.scripts)} scripts")
-    json.loads(page.scripts[0], parse_constant=_no_constant)
+    if [kind for kind, _ in page.scripts] not in _SCRIPTS:
+        raise WrongError(f"the page has the scripts {[kind for kind, _ in page.scripts]}")
+    for kind, text in page.scripts:
+        if kind == _JSON:
+            json.loads(text, parse_constant=_no_constant)
+        elif kind == _ROWS:
+            base64.b64decode(text, validate=True)
 
 
 def check_database(path: Path) -> None:
