@@ -23,7 +23,7 @@ _DTYPES = {
 def record(work: Path, folder: Path) -> None:
     """The four files of FlashInfer's launches and trtllm-gen kernels."""
     rows = [row for part in _parts(work) for row in part]
-    _write(folder / f"flashinfer_launches_{NEW}.jsonl.gz", map(json.dumps, rows))
+    _write(folder / f"flashinfer_host_{NEW}.jsonl.gz", map(json.dumps, rows))
     for version in (OLD, NEW):
         calls = trtllm_gen_calls(version)
         answers = list(_asked(work / f"trtllm_gen-{version}", calls))

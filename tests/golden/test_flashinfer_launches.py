@@ -16,7 +16,7 @@ from attnprof.model import AttentionCall, Prediction
 from tests.conftest import golden_rows
 from tests.support.command import attnprof
 
-LAUNCHES = "flashinfer_launches_0.7.2.post1.jsonl.gz"
+LAUNCHES = "flashinfer_host_0.7.2.post1.jsonl.gz"
 ENTRIES = ("batch_decode", "batch_mla", "batch_paged", "single_decode", "single_prefill")
 CALL = AttentionCall("flashinfer", "batch_decode", 8, 1, 4096, 32, 8, 128, page_block_size=16)
 

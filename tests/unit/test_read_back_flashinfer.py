@@ -49,9 +49,7 @@ def holds(told: ReadBack, call: AttentionCall, kernels: tuple[KernelLaunch, ...]
 
 
 def test_every_recorded_launch_is_read_back() -> None:
-    rows = [
-        row for row in golden_rows("flashinfer_launches_0.7.2.post1.jsonl.gz") if row["expect"]["launches"]
-    ]
+    rows = [row for row in golden_rows("flashinfer_host_0.7.2.post1.jsonl.gz") if row["expect"]["launches"]]
     for row in rows[::4]:
         call, gpu, _ = parse_call(row)
         launches = predict(call, gpu, "0.7.2.post1").launches  # the wheel's: tests/golden
