@@ -30,6 +30,7 @@ class ReportTable(str, Enum):
     KINDS = "kinds"
     PHASES = "phases"
     STEPS = "steps"
+    SERVING = "serving"
     PROCESSES = "processes"
     SPLITTING = "splitting"
     ROOFLINE = "roofline"

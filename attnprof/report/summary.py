@@ -14,6 +14,7 @@ from attnprof.analysis.phases import PhaseTotal, phase_totals
 from attnprof.analysis.roofline import roofline
 from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
+from attnprof.analysis.steady_state import steady_state
 from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.dispatch.libraries import library
@@ -29,6 +30,7 @@ from attnprof.report.run_tables import (
     splits_table,
     verdicts_table,
 )
+from attnprof.report.serving import serving_table, steady_sentence
 from attnprof.report.tables import Table
 from attnprof.safety.next_command import next_command
 
@@ -67,10 +69,13 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     totals = kernel_totals(run.trace)
     phases = phase_totals(run.timeline)
     read = roofline(result.calls, kinds, run.gpu)
+    processes = (run.config.get("workload") or {}).get("processes") or ()
+    steady = steady_state(run.timeline, run.records, result.calls, processes) if not run.disbelief else None
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
-        "processes": processes_table((run.config.get("workload") or {}).get("processes") or ()),
+        "serving": serving_table(steady),
+        "processes": processes_table(processes),
         "kinds": kinds_table(kinds),
         "splits": splits_table(splits, kinds),
         "splitting": split_cost_table(split_costs(run.timeline, run.observed)),
@@ -83,7 +88,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     return Report(
         name=run.name,
         target=name,
-        facts=tuple(_facts(run, result, phases, kinds, reading_sentence(read))),
+        facts=tuple(_facts(run, result, phases, kinds, reading_sentence(read), steady_sentence(steady))),
         story=tuple(_story(splits, kinds, result)) or _without_calls(run, result),
         tables=tables,
         splits=tuple(splits),
@@ -95,7 +100,12 @@ def summarise(run: Recording, result: CheckResult) -> Report:
 
 
 def _facts(
-    run: Recording, result: CheckResult, phases: list[PhaseTotal], kinds: list[LayerKind], reading: str
+    run: Recording,
+    result: CheckResult,
+    phases: list[PhaseTotal],
+    kinds: list[LayerKind],
+    reading: str,
+    steady: str,
 ) -> list[tuple[str, str]]:
     config, info = run.config, run.trace.info
     facts = [("run", f"{run.name} ({run.ending})")]
@@ -124,6 +134,8 @@ def _facts(
         facts.append(("backend", " ".join(said)))
     if len(kinds) > 1:
         facts.append(("layers", f"{kinds_sentence(kinds)}."))
+    if steady:
+        facts.append(("serving", f"{steady}."))
     if why := time_sentences(phases):
         facts.append(("time", " ".join(why)))
     if reading:
