@@ -59,7 +59,7 @@ TRITON: tuple[Family, ...] = (
     ),
     row(
         "triton", "triton_decode",
-        r"\w*paged_decode\w*_kernel$|_fwd_grouped_kernel_stage\d\w*|_fwd_kernel_stage\d|^_lean_attention_decode_kernel$"
+        r"paged_decode\w*_kernel$|_fwd_grouped_kernel_stage\d\w*|_fwd_kernel_stage\d|^_lean_attention_decode_kernel$"
         r"|^_verify_(?:mla_)?prefix_stage1$|^_split_kv_stage1$|^_tq_decode_stage1$|^_(?:sparse|swa)_decode_split$"
         r"|^_?kernel_paged_attention_\w+$|^_paged_attn_decode_\w+_kernel\w*$|^_gqa_(?:share_)?sparse_\w*kernel\w*$"
         r"|^_tiled_sparse_decode_kernel$|^_decode_score_attn_kernel$|^_rel_mha_(?:decode|extend)_\w+$"
