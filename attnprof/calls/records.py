@@ -182,26 +182,33 @@ def _from_varlen(fields: dict[str, Any], library: Library) -> AttentionCall | No
 
 def _from_paged(fields: dict[str, Any], library: Library) -> AttentionCall | NotModelled:
     q, k, batch = fields["q"], fields["k"], fields["batch"]
-    lengths = request_lengths(fields, batch)
-    if not all(lengths.values()):
+    taken_by, lengths = library_of(library), request_lengths(fields, batch)
+    queries, keys = fields.get("max_seqlen_q"), fields.get("max_seqlen_k")
+    if all(lengths.values()):
+        queries, keys = max(lengths["seqlens_q"]), max(lengths["seqlens_k"])
+    elif not taken_by.from_maxima or queries is None or keys is None:
         return NotModelled("the lengths of its requests lay on the GPU, and no step stated them")
+    given: dict[str, Any] = {
+        "cuda_graph": bool(fields.get("cuda_graph")),
+        "backend": fields.get("backend") or "",
+        "fixed_split_size": fields.get("fixed_split_size"),
+        "disable_split_kv": bool(fields.get("disable_split_kv")),
+        "head_dim_v": fields["v"][-1] if fields["v"] and fields["v"][-1] != q[2] else None,
+        **lengths,
+        **_common(fields),  # with what the library alone takes, or spells otherwise
+    }
     return AttentionCall(
         library,
-        "batch_paged",
+        taken_by.entry_of(fields),
         batch,
-        max(lengths["seqlens_q"]),
-        max(lengths["seqlens_k"]),
+        queries,
+        keys,
         q[1],
         k[2],
         q[2],
         total_q=q[0],
         page_block_size=k[1],
-        cuda_graph=bool(fields.get("cuda_graph")),
-        backend=fields.get("backend") or "",
-        fixed_split_size=fields.get("fixed_split_size"),
-        disable_split_kv=bool(fields.get("disable_split_kv")),
-        **lengths,
-        **_common(fields),
+        **given,
     )
 
 

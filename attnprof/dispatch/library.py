@@ -98,6 +98,7 @@ class AttentionLibrary(Protocol):
     files: tuple[str, ...] = ()  # files beside that module which tell more
     modelled: str = "its launches are modelled"
     vendor: Literal["nvidia", "amd", "any"] = "nvidia"  # whose GPUs its rules are of
+    from_maxima: bool = False  # a paged batch is predicted though of its lengths only the maxima are known
     when_absent: str = ""  # what to say where it is not installed, if anything
 
     @property
@@ -136,6 +137,11 @@ class AttentionLibrary(Protocol):
     def not_modelled(self, record: Mapping[str, Any]) -> str:
         """Why a recorded call is not predicted though its dtype and entry are; "" where it is."""
         return ""
+
+    def entry_of(self, record: Mapping[str, Any]) -> Entry:
+        """The entry that a recorded paged batch took."""
+        entry: Entry = record["entry"]
+        return entry
 
     def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """Fields of the AttentionCall that this library alone takes, or spells otherwise in a record."""

@@ -7,9 +7,14 @@ segments of a request hold keys, and SGLang's log2 on a GPU (recorded in Triton'
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from attnprof.calls.records import CallRecord, NotModelled, attention_call
+from attnprof.dispatch import libraries
+from attnprof.gpus import gpu_by_name
+from attnprof.model import AttentionCall
 from tests.conftest import GOLDEN, golden_rows
 from tests.support.command import attnprof
 
@@ -70,3 +75,57 @@ def test_sglangs_launches_and_splits_of_each_request_are_upstreams() -> None:
         if not same:
             wrong.append((row, answer))
     assert wrong == []
+
+
+def recorded(library: str, **fields: Any) -> dict[str, Any]:
+    """A call as the recorder at an engine's door writes it."""
+    plain = {
+        "function": "f", "dtype": "bf16", "causal": True, "window": [-1, -1], "softcap": 0.0, "alibi": False,
+        "dropout_p": 0.0, "return_softmax": False, "device": "cuda:0", "entry": "batch_paged", "seq": 0,
+        "step": 0, "layer": 0, "phase": "decode",
+    }  # fmt: skip
+    return plain | {"library": library} | fields
+
+
+def call_of(fields: dict[str, Any]) -> AttentionCall | NotModelled:
+    return attention_call(CallRecord(0, 0, "decode", 0, fields), fields["library"])
+
+
+def test_a_recorded_step_of_vllm_needs_no_lengths_and_carries_the_engines_threshold() -> None:
+    """With five KV heads 25 sequences are as many as 128 blocks, and 24 the nearest that is captured."""
+    step = recorded(
+        "vllm_triton", q=[25, 25, 128], k=[100, 16, 5, 128], v=[100, 16, 5, 128], batch=25, max_seqlen_q=1,
+        max_seqlen_k=9000, threshold=25, segments=16,
+    )  # fmt: skip
+    h100 = gpu_by_name("h100")
+    splits = {}
+    for threshold in (25, 24):
+        call = call_of(step | {"threshold": threshold})
+        assert isinstance(call, AttentionCall)
+        assert (call.seqlens_k, call.total_q, call.seqlen_k) == ((), 25, 9000)
+        prediction = libraries.predict(call, h100)
+        splits[threshold] = (prediction.num_splits, dict(prediction.plan)["threshold"])
+    assert splits == {25: (16, 25), 24: (1, 24)}
+    other = call_of(step | {"threshold": 3})
+    assert isinstance(other, NotModelled)
+    assert "captures other sizes" in other.why
+
+
+def test_a_recorded_step_of_sglang_is_decode_where_it_is_told_the_most_splits() -> None:
+    step = recorded(
+        "sglang_triton", q=[3, 32, 128], k=[9000, 1, 8, 128], v=[9000, 1, 8, 128], batch=3,
+        seqlens_q=[1, 1, 1], seqlens_k=[70000, 900, 12], max_kv_splits=16,
+    )  # fmt: skip
+    call = call_of(step)
+    assert isinstance(call, AttentionCall)
+    assert (call.entry, call.seqlens_k) == ("fwd_kvcache", (70000, 900, 12))
+    stage1, stage2 = libraries.predict(call, gpu_by_name("h100")).launches
+    assert (stage1.grid, stage2.grid) == ((3, 8, 16), (3, 32, 1))
+    mla = call_of(step | {"q": [3, 16, 576], "k": [9000, 1, 1, 576], "v": [9000, 1, 1, 512]})
+    assert isinstance(mla, AttentionCall)
+    assert (mla.head_dim, mla.head_dim_v) == (576, 512)
+    extend = call_of(step | {"max_kv_splits": None, "seqlens_q": [1, 2, 300]})
+    assert isinstance(extend, AttentionCall)
+    assert extend.entry == "batch_paged"
+    unknown = call_of(step | {"seqlens_k": None})
+    assert isinstance(unknown, NotModelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
@@ -25,6 +26,15 @@ class SglangTriton(LibraryOfVersions):
     functions = _FUNCTIONS
     packages = ("sglang",)
     modelled = "its Triton backend is modelled"
+
+    def entry_of(self, record: Mapping[str, Any]) -> Entry:
+        """Decode alone is told the most splits."""
+        return "batch_paged" if record.get("max_kv_splits") is None else "fwd_kvcache"
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The most splits are those of the server, whatever led to them."""
+        most = record.get("max_kv_splits")
+        return {"num_splits": most} if type(most) is int and most > 0 else {}
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.sglang_triton.read_back import read_back

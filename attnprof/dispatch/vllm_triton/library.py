@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
@@ -22,6 +22,26 @@ class VllmTriton(LibraryOfVersions):
     packages = ("vllm",)
     vendor: Literal["nvidia", "amd", "any"] = "any"
     modelled = "its Triton backend is modelled"
+    from_maxima = True  # grids follow from the longest query and the queries in all
+
+    def not_modelled(self, record: Mapping[str, Any]) -> str:
+        from attnprof.dispatch.vllm_triton.rules import sequences_3d
+
+        threshold, heads_k = record.get("threshold"), record["k"][2] if record.get("k") else 0
+        if type(threshold) is not int or not heads_k:
+            return ""
+        usual = {sequences_3d(heads_k, graph) for graph in (False, True)}
+        if threshold in usual:
+            return ""
+        return f"3D up to {threshold} sequences: the engine captures other sizes than vLLM's default"
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An engine that captures graphs moves its threshold for eager steps too."""
+        from attnprof.dispatch.vllm_triton.rules import sequences_3d
+
+        threshold, heads_k = record.get("threshold"), record["k"][2]
+        captures = type(threshold) is int and threshold == sequences_3d(heads_k, True)
+        return {"cuda_graph": True} if captures and threshold != sequences_3d(heads_k, False) else {}
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.vllm_triton.read_back import read_back
