@@ -16,7 +16,7 @@ import numpy as np
 from attnprof.calls.records import CallRecord, NotModelled
 from attnprof.check.compare import compare
 from attnprof.check.coverage import Coverage
-from attnprof.check.observed_calls import ObservedCalls, first_unrecorded
+from attnprof.check.observed_calls import ObservedCalls, first_unrecorded, operators_between_launches
 from attnprof.check.recording import Recording
 from attnprof.check.target import Target, choose_target
 from attnprof.check.unrecorded import check_unrecorded
@@ -110,6 +110,7 @@ def check_recorded(
     whole_graphs: bool = False,
     keys_of_step: Mapping[int, int] | None = None,
     unseen_from: int | None = None,
+    surely: range = range(0),
 ) -> tuple[CheckedCall, ...]:
     """A verdict per recorded call, and one per observed call that no record accounts for.
 
@@ -117,7 +118,8 @@ def check_recorded(
     is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way: one of
     these has kernels of its own where it lies between two that have. A call captured into a CUDA graph runs
     as its replays; of ``whole_graphs`` not even these are in the trace.
-    Of the calls from ``unseen_from`` on no kernel was recorded, whatever ran.
+    Of the calls from ``unseen_from`` on no kernel was recorded, whatever ran; while the calls ``surely`` were
+    made, kernels were recorded.
     """
     captures = whole_graphs or bool(observed.replayed.any())
     eager = np.flatnonzero((observed.seq >= 0) & ~observed.replayed).tolist()
@@ -137,7 +139,7 @@ def check_recorded(
             call, prediction = answer
             predicted[record.seq] = prediction
             shape = None if index is None else observed.shapes[observed.shape[index]]
-            inside = complete or (first is not None and first < record.seq < last)
+            inside = complete or (first is not None and first < record.seq < last) or record.seq in surely
             if not has_kernels or not record.on_cuda or (index is None and not inside):
                 verdict, detail = Verdict.NOT_OBSERVED, prediction.error or ""
             elif index is None and captures and prediction.launches:
@@ -228,6 +230,7 @@ def check(
             whole_graphs=info.whole_graph_launches > 0,
             keys_of_step=recording.keys_of_step,
             unseen_from=unseen_from,
+            surely=operators_between_launches(recording.timeline),
         )
         why, hint = "", ""
         if info.whole_graph_launches:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnprof.check.observed_calls import Bool, Int64, ObservedCalls
+from attnprof.dispatch.explanation import ReadBack
 from attnprof.dispatch.intervals import InferredCall, Interval, Intervals, intersect, shift
 from attnprof.dispatch.libraries import splits_at
 from attnprof.trace.range_names import DECODE, PREFILL
@@ -34,10 +35,11 @@ _ANY: Intervals = (Interval(-(1 << 40), None),)
 def find_frozen(
     observed: ObservedCalls,
     inferred: Sequence[InferredCall | None],
+    told_of: Sequence[ReadBack | None],
     num_sms: Mapping[int, int],
     keys_of_step: Mapping[int, int] | None = None,
 ) -> list[Frozen]:
-    """The frozen calls. ``inferred`` is per shape, ``num_sms`` per GPU.
+    """The frozen calls. ``inferred`` and ``told_of`` are per shape, ``num_sms`` per GPU.
 
     ``keys_of_step`` gives the recorded keys of each step.
     """
@@ -46,10 +48,12 @@ def find_frozen(
         return []
     found = []
     decode = (observed.phase == DECODE) & (observed.step >= 0) & readable[observed.shape]
+    splits = np.array([one is not None and one.num_splits > 1 for one in inferred], np.bool_)
     for mine, prefill in _sequences(observed):
         rows = np.flatnonzero(mine & decode & observed.replayed)
         if not len(rows):
             continue
+        ever_split = splits[observed.shape[observed.pid == observed.pid[rows[0]]]].any()
         told = _told_eagerly(observed, inferred, prefill, np.flatnonzero(mine & decode & ~observed.replayed))
         rows = rows[np.lexsort((observed.step[rows], observed.layer[rows]))]
         changes = (np.diff(observed.layer[rows]) != 0) | (np.diff(observed.shape[rows]) != 0)
@@ -57,6 +61,8 @@ def find_frozen(
             shape = int(observed.shape[run[0]])
             call = inferred[shape]
             assert call is not None
+            if not ever_split and _may_never_ask(told_of[shape], call, inferred, observed.shape[prefill]):
+                continue
             steps = observed.step[run].tolist()
             judged = _judge(steps, call, keys_of_step, told)
             if judged is not None:
@@ -65,6 +71,15 @@ def find_frozen(
                 detail = _sentence(steps, first, keys, call, ran.launches[0].kernel, num_sms[ran.device])
                 found.append(Frozen(run[observed.step[run] >= first], shape, detail))
     return found
+
+
+def _may_never_ask(
+    told: ReadBack | None, call: InferredCall, inferred: Sequence[InferredCall | None], prefill: Int64
+) -> bool:
+    """Whether the entry may be the one that splits no calls whose query heads it does not fold."""
+    heads = {one.batch_heads for shape in np.unique(prefill).tolist() if (one := inferred[shape])}
+    explanations = told.explanations if told and (not heads or call.batch_heads in heads) else ()
+    return any(not one.chosen and one.entry == "varlen_fwd" and not one.folded for one in explanations)
 
 
 def _sequences(observed: ObservedCalls) -> Iterator[tuple[Bool, Int64]]:

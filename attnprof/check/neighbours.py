@@ -12,15 +12,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from attnprof.arrays import distinct_rows
+from attnprof.check import odd_calls
 from attnprof.check.growth import Sequences, find_ungrown
+from attnprof.check.missing_layers import find_missing
 from attnprof.check.observed_calls import Bool, Int64, ObservedCalls
+from attnprof.check.other_builds import find_other_builds
 from attnprof.check.traits import Fixed, Traits
 from attnprof.dispatch.explanation import ReadBack
+from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
+from attnprof.trace.range_names import DECODE
 
 _ABSENT = -1
 _MOST_CELLS = 20_000_000  # steps x layers
@@ -39,43 +43,17 @@ def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) 
     traits = [Traits.of(shape) for shape in observed.shapes]
     for pid in np.unique(observed.pid).tolist():
         mine = np.flatnonzero(observed.pid == pid)
-        yield from _other_builds(observed, told, mine)
+        yield from (Inconsistent(*one) for one in find_other_builds(observed, told, mine))
         yield from _bare_steps(observed, mine, pid)
+        yield from _odd_replays(observed, pid)
+        for rows, margin, others in odd_calls.find_lone_margins(observed.shape, mine, told):
+            free = f"{margin} SM{'s' * (margin > 1)} left free, as the caller may ask"
+            yield Inconsistent(rows, f"{free}: {others:,} other calls of the process leave none")
         placed = mine[(observed.step[mine] >= 0) & (observed.layer[mine] >= 0)]
         if len(placed):
             table = _Table(observed, placed, traits, told)
             if table.fits:
                 yield from table.findings()
-
-
-def _other_builds(
-    observed: ObservedCalls, told: Sequence[ReadBack | None], mine: Int64
-) -> Iterator[Inconsistent]:
-    """Calls that only another version launches than the rest of their library's calls in this process."""
-    calls = np.bincount(observed.shape[mine], minlength=len(observed.shapes)).tolist()
-    groups: dict[str, list[int]] = {}
-    for shape, back in enumerate(told):
-        if calls[shape] and back is not None and back.explanations:
-            groups.setdefault(observed.shapes[shape].main.library, []).append(shape)
-    for shapes in groups.values():
-        votes: Counter[Any] = Counter()
-        for shape in shapes:
-            back = told[shape]
-            assert back is not None
-            votes.update(dict.fromkeys(back.builds, calls[shape]))
-        total = sum(calls[shape] for shape in shapes)
-        build, most = votes.most_common(1)[0]
-        if most == total:
-            continue
-        for shape in shapes:
-            back = told[shape]
-            if back is not None and build not in back.builds:
-                rows = mine[observed.shape[mine] == shape]
-                others = _build(next(iter(sorted(back.builds))))
-                detail = (
-                    f"only {others} launches this; {most:,} other calls of the process ran {_build(build)}"
-                )
-                yield Inconsistent(rows, detail)
 
 
 def _bare_steps(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator[Inconsistent]:
@@ -89,9 +67,12 @@ def _bare_steps(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator[Inco
             yield Inconsistent(calls[:1], f"{ran}: step {follows} has {len(calls)} calls of it")
 
 
-def _build(build: tuple[str, tuple[str, str]]) -> str:
-    library, (first, last) = build
-    return f"{library} {first}" if first == last else f"{library} {first} to {last}"
+def _odd_replays(observed: ObservedCalls, pid: int) -> Iterator[Inconsistent]:
+    """A graph replays what it captured, neither more nor less."""
+    for one in observed.odd_replays:
+        if observed.pid[one.row] == pid:
+            ran = f"a CUDA graph's replay ran {one.calls} attention calls"
+            yield Inconsistent(np.array([one.row], np.int64), f"{ran}: {one.others} others ran {one.usual}")
 
 
 class _Table:
@@ -140,7 +121,11 @@ class _Table:
         """Each finding once; a cell that one rule finds is not looked at by the next."""
         found: set[tuple[int, int]] = set()
         among = (self._mixed, self._absent, self._twice, self._unlike, self._changed, self._other_sizes)
-        rules = (*(among if len(self.layers) > 1 else ()), self._ungrown)
+        rules = (
+            *((*among, self._lone, self._other_queries) if len(self.layers) > 1 else ()),
+            self._passing,
+            self._ungrown,
+        )
         for rule in rules:
             for step, layer, detail in rule():
                 if (step, layer) not in found:
@@ -207,38 +192,23 @@ class _Table:
                 yield step, layer, detail
 
     def _absent(self) -> Iterator[tuple[int, int, str]]:
-        """A layer that has attention in other steps has it in this one."""
+        """A layer that attends in other steps of a generation does in this one."""
         present = self.cells != _ABSENT
         if present.all():
             return
-        last = len(self.steps) - 1
         for layer in np.flatnonzero(~present.all(axis=0)).tolist():
             has = present[:, layer]
-            for step in np.flatnonzero(~has).tolist():
-                others = np.flatnonzero(present[step])
-                inside = bool(others[0] < layer < others[-1])
-                edge = (step == 0 and layer < others[0]) or (step == last and layer > others[-1])
-                same_phase = self.phase == self.phase[step]
-                same_phase[step] = False
-                among = has[same_phase] if same_phase.any() else np.delete(has, step)
-                usual = among.size > 0 and 2 * np.count_nonzero(among) > among.size
-                if inside or (not edge and (usual or self._like_one_throughout(layer))):
-                    missing = f"layer {self.layers[layer]} launched no attention in step {self.steps[step]}"
-                    elsewhere = f"{len(others)} other layers did, and it did in {np.count_nonzero(has)} steps"
-                    yield step, layer, f"{missing}: {elsewhere}"
-
-    def _like_one_throughout(self, layer: int) -> bool:
-        """Whether a layer launches what another one does, in each of the steps in which it has attention."""
-        has = self.cells[:, layer] != _ABSENT
-        same = self.cells[has] == self.cells[has][:, [layer]]
-        same[:, layer] = False
-        return bool(np.any(same.all(axis=0)))
+            for step in find_missing(present, layer, self.phase):
+                others = np.count_nonzero(present[step])
+                missing = f"layer {self.layers[layer]} launched no attention in step {self.steps[step]}"
+                elsewhere = f"{others} other layers did, and it did in {np.count_nonzero(has)} steps"
+                yield step, layer, f"{missing}: {elsewhere}"
 
     def _twice(self) -> Iterator[tuple[int, int, str]]:
         """Where every layer makes one call a step, none makes two in one."""
         sizes = np.array([len(shapes) for shapes in self.shapes_of] + [0])[self.cells]
         odd = sizes > 1
-        if np.count_nonzero(odd) * 20 > np.count_nonzero(sizes):
+        if np.count_nonzero(odd) * 10 > np.count_nonzero(sizes):
             return
         for step in np.flatnonzero(odd.any(axis=1)).tolist():
             layers = np.flatnonzero(odd[step]).tolist()
@@ -277,8 +247,16 @@ class _Table:
         """Whether a whole program could show this: a window that begins to hide keys, or another cache."""
         locals_ = [any(self.traits[s].local for s in self.shapes_of[int(side[step])]) for side in (a, b)]
         if locals_[0] != locals_[1]:
-            side = a if locals_[0] else b
+            if any(self.traits[s].requests for side in (a, b) for s in self.shapes_of[int(side[step])]):
+                return True
+            side, other = (a, b) if locals_[0] else (b, a)
+            if 0 < step < len(a) - 1 and self.phase[step] == self.phase[step + 1] == DECODE:
+                around = (int(other[step - 1]), int(other[step + 1]))
+                if all(cell >= 0 and self.traits[self.shapes_of[cell][0]].local for cell in around):
+                    return False  # keys that grow do not come back into a window
             cells = [int(cell) for cell in side if cell >= 0]
+            if self.phase[step] == DECODE and (step + 1 == len(a) or self.phase[step + 1] != DECODE):
+                return True  # it may begin with the last step
             return sum(any(self.traits[s].local for s in self.shapes_of[cell]) for cell in cells) > 1
         later = np.flatnonzero(self.phase[step:] != self.phase[step])
         end = step + int(later[0]) if len(later) else len(differ)
@@ -359,7 +337,47 @@ class _Table:
         if not (a.shows and b.shows) or not b.batch_heads:
             return None
         rows = a.form == b.form and a.grid[0] != b.grid[0]
+        queries = [self._queries[self.shapes_of[cell][0]] for cell in (left, right)]
+        rows = rows or (all(queries) and not intersect(*queries))
         return (a.form, b.form), (a.batch_heads / b.batch_heads, rows)
+
+    @cached_property
+    def _queries(self) -> list[Intervals]:
+        """The queries per sequence that each shape's launches allow; () where they are not told."""
+        return [
+            union((Interval(1, 1) if one.folded else one.seqlen_q,) for one in back.explanations)
+            if back
+            else ()
+            for back in self.told
+        ]
+
+    @cached_property
+    def _layer_cells(self) -> odd_calls.LayerCells:
+        return odd_calls.LayerCells(self.cells, self.phase, self.shapes_of, self.traits)
+
+    def _lone(self) -> Iterator[tuple[int, int, str]]:
+        """One step of a layer is no other call than that of the layers it goes with in every other step."""
+        for step, odd, usual in odd_calls.find_lone(self._layer_cells, self._columns):
+            for layer in odd:
+                ran, ours = self._words(step, layer), self._words(step, usual)
+                beside = f"layer {self.layers[layer]} ran {ran}, layer {self.layers[usual]} {ours}"
+                yield step, layer, f"{beside}: the two launch the same in every other step"
+
+    def _other_queries(self) -> Iterator[tuple[int, int, str]]:
+        """Layers of one step share their queries."""
+        for step, layer, usual in odd_calls.find_other_queries(
+            self._layer_cells, self._columns, self._queries
+        ):
+            ran, ours = self._words(step, layer), self._words(step, usual)
+            beside = f"layer {self.layers[layer]} ran {ran}, layer {self.layers[usual]} {ours}"
+            yield step, layer, f"{beside}: no number of queries gives both, as one does in every other step"
+
+    def _passing(self) -> Iterator[tuple[int, int, str]]:
+        """Keys that grow do not come back into a window."""
+        for step, layers in odd_calls.find_passing_windows(self._layer_cells, self._columns):
+            for layer in layers:
+                hid = f"layer {self.layers[layer]} ran {self._words(step, layer)}, whose window hides keys"
+                yield step, layer, f"{hid}: in the steps before and after it hides none"
 
     def _ungrown(self) -> Iterator[tuple[int, int, str]]:
         """In a generation the cache grows by the tokens of each step."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
 from attnprof.check.bare_steps import find_bare_steps
+from attnprof.check.odd_replays import OddReplay, find_odd_replays
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.tables import WHOLE_GRAPH
@@ -66,7 +67,8 @@ class ObservedCalls:
     of the captured call, and their layer, where the capture does not tell it, that of the call in the same
     place of an eager step. ``strangers`` are the kernels launched inside a recorded call, by its number, that
     belong to no attention library and do more than fill or copy.  ``bare_steps`` are those, by process and
-    number, that ran what the steps beside them ran, except for any attention.
+    number, that ran what the steps beside them ran, except for any attention.  ``odd_replays`` are those of a
+    CUDA graph with more or fewer calls than its others.
     """
 
     main: Int64
@@ -82,6 +84,7 @@ class ObservedCalls:
     shapes: tuple[ObservedShape, ...]
     strangers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     bare_steps: tuple[tuple[int, int], ...] = ()
+    odd_replays: tuple[OddReplay, ...] = ()
 
     def __len__(self) -> int:
         return len(self.main)
@@ -111,6 +114,20 @@ def first_unrecorded(timeline: Timeline, observed: ObservedCalls) -> int | None:
     if not np.any(made >= 0):
         return None
     return int(observed.seq.max(initial=-1)) + 1
+
+
+def operators_between_launches(timeline: Timeline) -> range:
+    """The torch operators, by row, that began after the first recorded launch and ended before the last.
+
+    Empty where several processes were recorded.
+    """
+    trace = timeline.trace
+    ops, launched = trace.attention_ops, timeline.launch[timeline.launch >= 0]
+    if ops is None or not len(ops) or not len(launched) or len(np.unique(ops.pid)) > 1:
+        return range(0)
+    starts = trace.api_calls.start[launched]
+    inside = np.flatnonzero((ops.start > starts.min()) & (ops.end < starts.max()))
+    return range(int(inside[0]), int(inside[-1]) + 1) if len(inside) else range(0)
 
 
 def _role(signature: KernelSignature) -> int:
@@ -147,6 +164,7 @@ def observe(timeline: Timeline) -> ObservedCalls:
         replayed=replayed,
         shapes=shapes,
         strangers=_strangers(timeline),
+        odd_replays=find_odd_replays(timeline.launch[kernel], kernels.pid[kernel], shape[in_time], replayed),
         bare_steps=find_bare_steps(timeline, role_of_name >= 0),
     )
 

@@ -8,24 +8,28 @@ from attnprof.check.observed_calls import ObservedShape
 from attnprof.dispatch.libraries import template_fields
 
 Fixed = tuple[tuple[str, object], ...]
+_KIND = ("dtype", "head_dim", "head_dim_v", "Is_causal", "Has_softcap", "Varlen", "PagedKVNonTMA", "AppendKV")
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
     """What a model does not change from call to call, as the kernel's name says it, and the sizes.
 
-    ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means.  ``shows``: the
-    grid follows from the call, not from the GPU.
+    ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means, ``kind`` those
+    that no size decides.  ``shows``: the grid follows from the call, not from the GPU.  ``requests``: as a
+    server's batches are launched, whose longest sequence may leave, so that its keys do not only grow.
     """
 
     library: str
     dtype: str | None
     local: bool
     fixed: Fixed
+    kind: Fixed
     form: tuple[object, ...]
     grid: tuple[int, int, int]
     batch_heads: int
     shows: bool
+    requests: bool
     words: str
 
     @classmethod
@@ -35,18 +39,21 @@ class Traits:
         dtype = fields.get("dtype")
         fixed = tuple(
             (name, fields[name])
-            for name in ("dtype", "head_dim", "Has_alibi", "Is_softcap", "Has_softcap")
+            for name in ("dtype", "head_dim", "Has_alibi", "Is_softcap", "Has_softcap", "Is_even_K")
             if name in fields
         )
+        kind = tuple((name, fields[name]) for name in _KIND if name in fields)
         local = bool(fields.get("Is_local"))
         split = bool(fields.get("Split"))
         form = (main.library, main.family, split, local, fields.get("Is_causal"), fields.get("block_m"))
         heads = launch.grid[2] if split else launch.grid[1] * launch.grid[2]
-        shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1
+        combined = len(shape.launches) > 1 and shape.launches[1].grid[0] > 1
+        shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1 or combined
+        requests = fields.get("Varlen") or (main.family == "fwd_splitkv" and not split)
         said = f"{main.kernel} grid {'x'.join(map(str, launch.grid))}"
         splits = shape.num_splits
         words = f"{said}, {splits} splits" if splits and splits > 1 else said
         return cls(
-            main.library, None if dtype is None else str(dtype), local, fixed, form, launch.grid, heads,
-            shows, words,
+            main.library, None if dtype is None else str(dtype), local, fixed, kind, form, launch.grid,
+            heads, shows, bool(requests), words,
         )  # fmt: skip

@@ -50,7 +50,7 @@ def check_unrecorded(
             calls.not_having(found.rows, FAILED), Reading(Verdict.INCONSISTENT, found.detail)
         )
     num_sms = {device: gpu.num_sms for device, gpu in gpus.items() if gpu.num_sms}
-    for frozen in find_frozen(observed, calls.inferred, num_sms, keys_of_step):
+    for frozen in find_frozen(observed, calls.inferred, told, num_sms, keys_of_step):
         reading = Reading(Verdict.FROZEN, frozen.detail, calls.inferred[frozen.shape])
         calls.read_otherwise(frozen.rows, reading)
     return calls

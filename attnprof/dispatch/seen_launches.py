@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ from attnprof.dispatch.names.spelling import namespace, plain_template
 from attnprof.dispatch.names.template import template_fields
 from attnprof.model import KernelLaunch
 
+_PARAMETERS = re.compile(r"\(((?:\w+::)?)Flash_fwd_params\)$")
 _KINDS = {"combine": "combine kernel's ", "scheduler": "prepare kernel's "}
 
 
@@ -60,10 +62,8 @@ class SeenLaunches:
             if plain_template(ran.kernel) not in (None, plain_template(launch.kernel)):
                 found.append(f"{kernel}template arguments that the library spells otherwise")
             elif _other_namespace(launch.kernel, ran.kernel):
-                ours_in, theirs_in = namespace(launch.kernel), namespace(ran.kernel)
-                found.append(
-                    f"{kernel}namespace {theirs_in or '(none)'}, the library's {ours_in or '(none)'}"
-                )
+                theirs_in, ours_in = _namespaces(ran.kernel), _namespaces(launch.kernel)
+                found.append(f"{kernel}namespace {theirs_in}, the library's {ours_in}")
         return found
 
 
@@ -84,7 +84,17 @@ def _other(predicted: tuple[int, int, int], ran: tuple[int, int, int]) -> bool:
 
 def _other_namespace(predicted: str, ran: str) -> bool:
     ours, theirs = namespace(predicted), namespace(ran)
-    return ours is not None and theirs is not None and ours != theirs
+    if ours is None or theirs is None:
+        return False
+    wanted, taken = _PARAMETERS.search(predicted), _PARAMETERS.search(ran)
+    return ours != theirs or (wanted is not None and taken is not None and wanted[1] != taken[1])
+
+
+def _namespaces(name: str) -> str:
+    """The namespace of a kernel, and that of its parameters where it is another."""
+    own, parameters = namespace(name) or "(none)", _PARAMETERS.search(name)
+    other = (parameters[1] or "(none)") if parameters else own
+    return own if other == own else f"{own} with parameters of {other}"
 
 
 def _size(size: tuple[int, int, int]) -> str:

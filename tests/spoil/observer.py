@@ -18,12 +18,18 @@ from tests.spoil import triton_scenes
 from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
 from tests.spoil.spoils import Spoil
 
+_FEW_STEPS = 2
 _MOST_QUERIES = 8  # of a speculative step
 _TILE = 260  # more queries than any kernel takes per thread block
+# (head dim, block_m) of FlashAttention-2, (block_m, block_n, head dim) of 3, after the cluster's shape
+_TILE_NAMED = re.compile(
+    r"traits<(\d+), (\d+)|cute::C<1> >, cute::tuple<cute::C<(\d+)>, cute::C<(\d+)>, cute::C<(\d+)> >"
+)
 _FLAGS: tuple[dict[str, object], ...] = (
     {"causal": True}, {"causal": False}, {"window": (63, 63)}, {"window": (-1, -1)}, {"alibi": True},
     {"softcap": 30.0}, {"dropout_p": 0.1}, {"dropout_p": 0.1, "return_softmax": True}, {"seqlen_knew": 1},
     {"seqlen_knew": None}, {"dtype": "bf16"}, {"dtype": "fp16"}, {"cache_batch_idx": True},
+    {"scheduler_metadata": True},
 )  # fmt: skip
 
 
@@ -41,6 +47,9 @@ def _by_arguments(whole: Scene, spoilt: Spoil) -> str:
     """With its arguments each call has one prediction; only of operators is the version not recorded."""
     scene = spoilt.scene
     if scene.records == "operators":
+        first = next(at for at, one in enumerate(whole.calls) if one.launches)
+        if spoilt.at == (first,) and not scene.calls[first].launches:
+            return "nothing shows that the profiler recorded the GPU already when the first call was made"
         for version in VERSIONS[scene.library]:
             if all(launches_of(one.call, scene.gpu, version) == one.launches for one in scene.calls):
                 return f"{scene.library} {version} launches all of it for the arguments recorded"
@@ -51,10 +60,16 @@ def _by_arguments(whole: Scene, spoilt: Spoil) -> str:
 
 
 def _marked(whole: Scene, spoilt: Spoil) -> str:
-    scene, at = spoilt.scene, set(spoilt.at)
+    scene = spoilt.scene
+    at = {one for one in spoilt.at if scene.shows(scene.calls[one])}
     touched = {(scene.calls[one].step, scene.calls[one].layer) for one in at}
     layers = {layer for _, layer in touched}
     alone = len(layers) == 1 and scene.kinds.count(scene.kinds[next(iter(layers))]) == 1
+    shown = {one.step for one in scene.calls if scene.shows(one)}
+    if len(shown) <= _FEW_STEPS and _each_by_itself(whole, spoilt):
+        return "in so few steps nothing says which layers are alike: each is what some call launches"
+    if window := _window_at_the_end(whole, spoilt, at):
+        return window
     for step, layer in touched:
         likes = [
             one
@@ -76,10 +91,45 @@ def _marked(whole: Scene, spoilt: Spoil) -> str:
     return ""
 
 
+def _window_at_the_end(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
+    """Of one call in the last step of a generation: whether a window of its layer gives it."""
+    if len(at) != 1:
+        return ""
+    (one,) = at
+    call = whole.calls[one].call
+    last = all(other.generation != whole.calls[one].generation or other.step <= whole.calls[one].step
+               for other in whole.calls)  # fmt: skip
+    windowed = replace(call, window=(max(0, call.seqlen_k - call.seqlen_q - 1), 0))
+    makes = launches_of(windowed, whole.gpu, whole.version) == spoilt.scene.calls[one].launches
+    return "a window may begin to hide keys with the last step" if last and makes else ""
+
+
+def _each_by_itself(whole: Scene, spoilt: Spoil) -> str:
+    """The version for which each spoilt call is one that the library makes for somebody; "" where none is."""
+    scene = spoilt.scene
+    versions = [
+        version
+        for version in VERSIONS[scene.library]
+        if all(
+            launches_of(one.call, scene.gpu, version) == one.launches
+            for at, one in enumerate(whole.calls)
+            if at not in spoilt.at
+        )
+    ]
+    groups = {(scene.calls[at].call, scene.calls[at].launches) for at in spoilt.at}
+    made = {one.launches for one in whole.calls}
+    made |= {one.launches[:1] for one in whole.calls if one.launches and _plans(one.launches[0])}
+    units = [(call, unit) for call, launches in groups for unit in _units(launches)]
+    for version in versions:
+        if all(unit in made or _witness(call, unit, scene, version) for call, unit in units):
+            return version
+    return ""
+
+
 def _series(scene: Scene) -> list[list[SceneCall]]:
     """Per generation and kind of layer, its calls in order, one a step."""
     groups: dict[tuple[int, int], dict[int, SceneCall]] = {}
-    for one in scene.calls:
+    for one in filter(scene.shows, scene.calls):
         steps = groups.setdefault((one.generation, scene.kinds[one.layer]), {})
         held = steps.setdefault(one.step, one)
         if held.launches != one.launches:
@@ -139,24 +189,10 @@ def _lengths(call: AttentionCall) -> Iterator[int]:
 def _bare(whole: Scene, spoilt: Spoil) -> str:
     """Nothing says how many calls there were: each must be one that the library makes for somebody."""
     scene = spoilt.scene
-    versions = [
-        version
-        for version in VERSIONS[scene.library]
-        if all(
-            launches_of(one.call, scene.gpu, version) == one.launches
-            for at, one in enumerate(whole.calls)
-            if at not in spoilt.at
-        )
-    ]
-    groups = {(scene.calls[at].call, scene.calls[at].launches) for at in spoilt.at}
-    made = {one.launches for one in whole.calls}
-    units = [(call, unit) for call, launches in groups for unit in _units(launches)]
     if spoilt.kind.split(" of ")[-1] in ("efficient", "cudnn", "math", "torch", "flash_attn", "flash_attn_3"):
         return "no range tells which layer a call belongs to, or whether one is missing"
-    for version in versions:
-        if all(unit in made or _witness(call, unit, scene, version) for call, unit in units):
-            return f"each is what {scene.library} {version} launches for some call"
-    return ""
+    version = _each_by_itself(whole, spoilt)
+    return f"each is what {scene.library} {version} launches for some call" if version else ""
 
 
 def _combines(launch: KernelLaunch) -> bool:
@@ -179,8 +215,35 @@ def _witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) ->
     """A call near ``call`` that launches the unit: other sizes, and up to two other flags."""
     if scene.library in triton_scenes.VERSIONS:
         return triton_scenes.witness(unit, scene.gpu)
-    main = next((one for one in unit if not _combines(one)), None)
-    if main is None or main.kernel not in _names(call, scene, version):
+    main = next((one for one in unit if _is_main(one)), None)
+    if main is None:
+        return None
+    return next((found for one in _by_entry(call) if (found := _near(one, unit, main, scene, version))), None)
+
+
+def _by_entry(call: AttentionCall) -> Iterator[AttentionCall]:
+    """The call, and as another entry of its library takes it."""
+    yield call
+    if call.entry != "fwd" and call.library != "vllm_flash_attn":
+        plain = replace(call, total_q=None, page_block_size=None, seqlen_knew=None, cache_seqlens=False)
+        yield replace(plain, entry="fwd")
+    if call.library == "flash_attn_3" and call.entry == "varlen_fwd":
+        yield replace(call, entry="fwd_kvcache", cache_seqlens=True)
+
+
+def _plans(launch: KernelLaunch) -> bool:
+    """Whether it plans a packed batch, as get_scheduler_metadata launches it alone."""
+    return "prepare_varlen" in launch.kernel
+
+
+def _is_main(launch: KernelLaunch) -> bool:
+    return not _plans(launch) and not _combines(launch)
+
+
+def _near(
+    call: AttentionCall, unit: Launches, main: KernelLaunch, scene: Scene, version: str
+) -> AttentionCall | None:
+    if main.kernel not in _names(call, scene, version):
         return None
     for flagged in _flagged(call):
         for sized in _sizes(flagged, main):
@@ -192,8 +255,10 @@ def _witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) ->
 
 def _flagged(call: AttentionCall) -> Iterator[AttentionCall]:
     """The call, and with up to two other flags."""
-    once = [call, *(replace(call, **flag) for flag in _FLAGS)]  # type: ignore[arg-type]
-    twice = [replace(one, **flag) for one in once for flag in _FLAGS]  # type: ignore[arg-type]
+    planned = call.entry == "fwd_kvcache" or call.library == "vllm_flash_attn"  # what takes a plan
+    flags = [flag for flag in _FLAGS if planned or "scheduler_metadata" not in flag]
+    once = [call, *(replace(call, **flag) for flag in flags)]  # type: ignore[arg-type]
+    twice = [replace(one, **flag) for one in once for flag in flags]  # type: ignore[arg-type]
     yield from dict.fromkeys((*once, *twice))
 
 
@@ -202,11 +267,15 @@ def _names_of(call: AttentionCall, gpu: Gpu, version: str) -> frozenset[str]:
     """The main kernels that calls with the flags and of every head dim near the call's launch."""
     found = set()
     for flagged in _flagged(call):
-        for head_dim in (32, 64, 72, 80, 96, 120, 128, 160, 184, 192, 248, 256):
-            for seqlen_q, seqlen_k in itertools.product((1, 127, 384), (127, 384, 4608, 1 << 17)):
+        for head_dim in (24, 32, 64, 72, 80, 96, 120, 128, 160, 184, 192, 248, 256):
+            for seqlen_q, seqlen_k in itertools.product(
+                (1, 127, 128, 384), (64, 127, 128, 256, 384, 4608, 1 << 17)
+            ):
                 total = None if call.total_q is None else seqlen_q
                 one = replace(flagged, head_dim=head_dim, seqlen_q=seqlen_q, seqlen_k=seqlen_k, total_q=total)
                 found |= {launch.kernel for launch in launches_of(one, gpu, version)}
+                full = replace(one, batch=512, total_q=None if total is None else 512 * seqlen_q)
+                found |= {launch.kernel for launch in launches_of(full, gpu, version)}
     return frozenset(found)
 
 
@@ -218,8 +287,8 @@ def _names(call: AttentionCall, scene: Scene, version: str) -> frozenset[str]:
 
 def _sizes(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
     """Calls of such a grid: batch, heads, and head dims of the kernel's bucket."""
-    named = re.search(r"traits<(\d+)|tuple<cute::C<\d+>, cute::C<\d+>, cute::C<(\d+)>", main.kernel)
-    bucket = int(named[1] or named[2]) if named else call.head_dim
+    named = _TILE_NAMED.search(main.kernel)
+    bucket = int(named[1] or named[5]) if named else call.head_dim
     groups = call.num_heads // call.num_heads_k
     _, y, z = main.grid
     shapes = {
@@ -231,7 +300,7 @@ def _sizes(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
     shapes |= {(call.batch, max(1, z // call.batch)), (call.batch, max(1, z // call.batch // groups))}
     for head_dim in dict.fromkeys((call.head_dim if call.head_dim <= bucket else bucket, bucket, bucket - 8)):
         for batch, heads_k in sorted(shapes):
-            for heads in {heads_k, heads_k * groups}:
+            for heads in dict.fromkeys(heads_k * count for count in (1, groups, 2, 4, 8, 16)):
                 yield replace(call, head_dim=head_dim, batch=batch, num_heads=heads, num_heads_k=heads_k)
 
 
@@ -239,8 +308,8 @@ def _of_lengths(
     call: AttentionCall, main: KernelLaunch, scene: Scene, version: str
 ) -> Iterator[AttentionCall]:
     """The call with other lengths, where one of them has the main kernel's name at all."""
-    named = re.search(r"traits<\d+, (\d+)|tuple<cute::C<(\d+)>", main.kernel)
-    block_m = int(named[1] or named[2]) if named else 64
+    named = _TILE_NAMED.search(main.kernel)
+    block_m = int(named[2] or named[3]) if named else 64
     rows = main.grid[0]
     queries = dict.fromkeys((call.seqlen_q, rows * block_m, rows * block_m - 1, 1))
     for seqlen_q in queries:
@@ -253,4 +322,5 @@ def _of_lengths(
             one.kernel for k in probes for one in launches_of(replace(asked, seqlen_k=k), scene.gpu, version)
         }
         if main.kernel in names:
-            yield from (replace(asked, seqlen_k=keys) for keys in (seqlen_q, *_lengths(call)))
+            lengths = (call.seqlen_k, seqlen_q, *_lengths(call))
+            yield from (replace(asked, seqlen_k=keys) for keys in lengths)

@@ -59,7 +59,8 @@ class Scene:
 
     ``kinds`` is each layer's kind: layers of one kind make the same call in one step. ``marks``: the ranges
     around steps and layers ("own", "foreign", "none").  ``records``: "none", "file" (calls.jsonl) or
-    "operators" (in the torch trace).
+    "operators" (in the torch trace).  ``graphs``: decode steps replay a CUDA graph, recorded by "nodes" or
+    "whole".  ``others``: what each further process of the trace launched, on a GPU of its own.
     """
 
     library: Library
@@ -71,6 +72,16 @@ class Scene:
     format: str
     records: str
     calls: tuple[SceneCall, ...]
+    graphs: str = ""
+    others: tuple[tuple[SceneCall, ...], ...] = ()
+
+    def replays(self, one: SceneCall) -> bool:
+        """Whether the call is part of a graph's replay."""
+        return bool(self.graphs) and one.phase == "decode"
+
+    def shows(self, one: SceneCall) -> bool:
+        """Whether the trace shows the call's kernels."""
+        return not (self.graphs == "whole" and self.replays(one))
 
     def with_launches(self, changed: dict[int, Launches]) -> Scene:
         """The scene with other launches of some calls, by their place."""
@@ -86,6 +97,8 @@ class Scene:
             f" batch {first.batch}, {first.num_heads}/{first.num_heads_k} x {first.head_dim}"
             f" {first.dtype}, {self.calls[-1].call.entry}, {self.format}, marks {self.marks},"
             f" records {self.records}"
+            + (f", graphs by {self.graphs}" if self.graphs else "")
+            + (f", {1 + len(self.others)} processes" if self.others else "")
         )
 
 
@@ -148,7 +161,28 @@ def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str]) -> Scene |
             SceneCall(generation, step, phase, layer, of_kind[number], told_launches[number])
             for layer, number in enumerate(kinds)
         ]
-    return Scene(library, version, gpu, shape, kinds, marks, kind, told, tuple(calls))
+    scene = Scene(library, version, gpu, shape, kinds, marks, kind, told, tuple(calls))
+    return _in_processes(_in_graphs(scene, rng), rng) if told == "none" else scene
+
+
+def _in_graphs(scene: Scene, rng: Random) -> Scene:
+    """The scene with its decode steps in a graph, where each launches the same."""
+    launched: dict[int, set[Launches]] = {}
+    for one in scene.calls:
+        if one.phase == "decode":
+            launched.setdefault(one.layer, set()).add(one.launches)
+    if any(len(kinds) > 1 for kinds in launched.values()) or rng.random() < 0.3:
+        return scene
+    return replace(
+        scene, graphs=rng.choice(("nodes", "nodes", "whole")) if scene.format == "nsys" else "nodes"
+    )
+
+
+def _in_processes(scene: Scene, rng: Random) -> Scene:
+    """The scene as one process of several."""
+    if scene.format != "nsys" or rng.random() < 0.8:
+        return scene
+    return replace(scene, others=(scene.calls,) * rng.randint(1, 3))
 
 
 def _of_triton(rng: Random) -> Scene:

@@ -63,9 +63,10 @@ def spoil(scene: Scene, rng: Random) -> Spoil | None:
 
 def seen(scene: Scene) -> tuple[object, ...]:
     """What a trace shows of the scene: launches in order, and what marks them."""
+    shown = [one for one in scene.calls if scene.shows(one)]
     if scene.marks == "none" and scene.records == "none":
-        return tuple(launch for one in scene.calls for launch in one.launches)
-    return tuple((one.step, one.layer, one.launches) for one in scene.calls)
+        return tuple(launch for one in shown for launch in one.launches)
+    return tuple((one.step, one.layer, one.launches) for one in shown)
 
 
 def _changed(scene: Scene, kind: str, detail: str, changed: dict[int, Launches]) -> Spoil:

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attnprof.model import AttentionCall, Gpu
+from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from attnprof.runs import run_folders
 from attnprof.runs.run import Run
 from tests.spoil.scenes import Scene, SceneCall
-from tests.support.build_trace import TraceBuilder
+from tests.support.build_trace import VM, TraceBuilder
 
 _GEMM = "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu>(Params)"
+_GEMM_LAUNCH = KernelLaunch(_GEMM, (32, 1, 1), (256, 1, 1))
+_GRAPH_CALL = "cudaGraphLaunch_v10000"
 _OPERATORS = {"flash_attn": "flash_attn::_flash_attn_forward", "torch": "aten::_flash_attention_forward"}
 _TORCH_DTYPES = {"bf16": "c10::BFloat16", "fp16": "c10::Half"}
 
@@ -41,27 +43,48 @@ def write(scene: Scene, folder: Path) -> Path:
 Event = tuple[Any, ...]
 
 
-def _events(scene: Scene) -> Iterator[Event]:
-    """("kernel", time, correlation, launch, stream), ("range", kind, number, start, end) and
-    ("operator", call, start, end), in ns."""
-    time, correlation = 100_000, 1
+_CORRELATIONS = 1_000_000  # of each process
+
+
+def _events(scene: Scene, calls: tuple[SceneCall, ...], first: int) -> Iterator[Event]:
+    """What a process does, in ns: ("call", time, correlation, graph or not), ("kernel", time, correlation,
+    name, grid, block, node of a graph), ("range", kind, number, start, end), ("operator", call, start, end)
+    and ("graph", time, end, correlation) of one recorded whole."""
+    time, correlation = 100_000, first
     opened: tuple[int, str, int, int] | None = None
-    for seq, one in enumerate(scene.calls):
+    for seq, one in enumerate(calls):
         step = (one.step, one.phase, one.generation)
         if opened is None or opened[:3] != step:
             if opened is not None:
                 yield ("range", opened[1], opened[0], opened[3], time - 500)
             opened = (*step, time)
+            if scene.replays(one):
+                correlation += 1
+                yield ("call", time + 100, correlation, True)
+                if scene.graphs == "whole":
+                    yield ("graph", time + 2000, time + 90_000, correlation)
+        if scene.replays(one):
+            if scene.graphs == "nodes":
+                for number, launch in enumerate((*one.launches, _GEMM_LAUNCH)):
+                    node = 1 + 16 * one.layer + (number if number < len(one.launches) else 15)
+                    time += 10_000
+                    yield ("kernel", time, correlation, launch.kernel, launch.grid, launch.block, node)
+            time += 10_000
+            continue
         began = time + 1000
         time = began + 1000
         for launch in one.launches:
-            yield ("kernel", time, correlation, launch.kernel, launch.grid, launch.block)
-            time, correlation = time + 10_000, correlation + 1
+            correlation += 1
+            yield ("call", time, correlation, False)
+            yield ("kernel", time, correlation, launch.kernel, launch.grid, launch.block, 0)
+            time += 10_000
         if scene.records == "file":
             yield ("range", "attn", seq, began + 500, time)
         yield ("operator", one, began + 500, time)
-        yield ("kernel", time + 1000, correlation, _GEMM, (32, 1, 1), (256, 1, 1))
-        time, correlation = time + 12_000, correlation + 1
+        correlation += 1
+        yield ("call", time + 1000, correlation, False)
+        yield ("kernel", time + 1000, correlation, _GEMM, (32, 1, 1), (256, 1, 1), 0)
+        time += 12_000
         yield ("range", "layer", one.layer, began, time)
         time += 1000
     if opened is not None:
@@ -85,11 +108,19 @@ def _write_torch(scene: Scene, path: Path) -> Path:
         events.append({**event, **where, "args": args})
 
     last = 0
-    for event in _events(scene):
-        if event[0] == "kernel":
-            _, time, correlation, name, grid, block = event
+    for event in _events(scene, scene.calls, 1):
+        if event[0] == "call":
+            _, time, correlation, graph = event
+            add(
+                "cuda_runtime",
+                "cudaGraphLaunch" if graph else "cudaLaunchKernel",
+                time,
+                500,
+                correlation=correlation,
+            )
+        elif event[0] == "kernel":
+            _, time, correlation, name, grid, block, _ = event
             last = time
-            add("cuda_runtime", "cudaLaunchKernel", time, 500, correlation=correlation)
             placed = {"device": 0, "stream": 7, "grid": list(grid), "block": list(block)}
             add("kernel", name, time + 2000, 5000, correlation=correlation, **placed)
         elif event[0] == "range":
@@ -132,25 +163,42 @@ def _operator(call: AttentionCall) -> dict[str, Any]:
 def _write_nsys(scene: Scene, folder: Path) -> Path:
     builder = TraceBuilder()
     gpu = scene.gpu
-    builder.add(
-        "TARGET_INFO_GPU", vmId=1, id=0, name=gpu.name, smCount=gpu.num_sms, cuDevice=0,
-        computeMajor=gpu.sm_major, computeMinor=gpu.sm_minor,
-    )  # fmt: skip
-    own = scene.marks == "own"
-    builder.domain("attnprof", 1)
-    for event in _events(scene):
-        if event[0] == "kernel":
-            _, time, correlation, name, grid, block = event
-            builder.call(time, time + 500, correlation)
-            builder.kernel(as_nsys(name), time + 2000, time + 7000, correlation, grid=grid, block=block)
+    for rank, calls in enumerate((scene.calls, *scene.others)):
+        builder.add(
+            "TARGET_INFO_GPU", vmId=1, id=rank, name=gpu.name, smCount=gpu.num_sms, cuDevice=rank,
+            computeMajor=gpu.sm_major, computeMinor=gpu.sm_minor,
+        )  # fmt: skip
+        _add_process(builder, scene, calls, rank)
+    path = folder / "trace.sqlite"
+    path.unlink(missing_ok=True)
+    return builder.write(path)
+
+
+def _add_process(builder: TraceBuilder, scene: Scene, calls: tuple[SceneCall, ...], rank: int) -> None:
+    own, pid = scene.marks == "own", 7 + rank
+    builder.domain("attnprof", 1, pid)
+    for event in _events(scene, calls, 1 + rank * _CORRELATIONS):
+        if event[0] == "call":
+            _, time, correlation, graph = event
+            builder.call(time, time + 500, correlation, pid, name=_GRAPH_CALL if graph else "")
+        elif event[0] == "graph":
+            _, time, end, correlation = event
+            builder.add(
+                "CUPTI_ACTIVITY_KIND_GRAPH_TRACE", start=time, end=end, deviceId=rank, contextId=1,
+                streamId=7, correlationId=correlation, graphId=1, graphExecId=1, globalPid=VM | pid << 24,
+            )  # fmt: skip
+        elif event[0] == "kernel":
+            _, time, correlation, name, grid, block, node = event
+            more = {"graphNodeId": node} if node else {}
+            builder.kernel(
+                as_nsys(name), time + 2000, time + 7000, correlation, grid=grid, block=block, pid=pid,
+                deviceId=rank, **more,
+            )  # fmt: skip
         elif event[0] == "range":
             _, kind, number, start, end = event
             if name := _range_name(scene, kind, number):
                 values = {"domainId": 1, "int64Value": number} if own or kind == "attn" else {}
-                builder.range(kind if values else name, start, end, **values)
-    path = folder / "trace.sqlite"
-    path.unlink(missing_ok=True)
-    return builder.write(path)
+                builder.range(kind if values else name, start, end, pid=pid, **values)
 
 
 _LITERAL = re.compile(r"(?<=[<, ])(?:(\d+)|(true|false))(?=[,> ])")

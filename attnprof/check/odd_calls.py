@@ -1,0 +1,121 @@
+"""One call that differs from all others in what no size decides: a single step of a layer, or a lone margin.
+
+A kernel whose grid is the GPU's SMs looks the same for other sizes, so two layers that launch it alike need
+not be alike. What its template says of the call is another matter, and so is one layer among several that go
+together in every other step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnprof.check.observed_calls import Int64
+from attnprof.check.traits import Traits
+from attnprof.dispatch.explanation import ReadBack
+from attnprof.dispatch.intervals import Intervals, intersect
+from attnprof.trace.range_names import DECODE
+
+_MOST_COLUMNS, _MOST_ROWS = 64, 4096  # kinds of layers and of steps that are looked at
+_FEWEST = 3  # steps in which layers launch the same, and layers that do
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCells:
+    """What layers launched by step, as places: ``cells`` index ``shapes_of``, -1 for none."""
+
+    cells: Int64
+    phase: Int64
+    shapes_of: Sequence[tuple[int, ...]]
+    traits: Sequence[Traits]
+
+    def trait(self, cell: int) -> Traits | None:
+        """The traits of a cell's one call; None where it has none or several."""
+        shapes = self.shapes_of[cell] if cell >= 0 else ()
+        return self.traits[shapes[0]] if len(shapes) == 1 else None
+
+
+def find_lone(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[int, list[int], int]]:
+    """(step, odd layers, a layer they go with in every other step); layers of a column launch the same."""
+    for number, one in enumerate(columns):
+        for other in columns[number + 1 :]:
+            a, b = of.cells[:, one[0]], of.cells[:, other[0]]
+            both = (a >= 0) & (b >= 0)
+            differ = np.flatnonzero(both & (a != b))
+            if len(differ) != 1 or np.count_nonzero(both) <= _FEWEST:
+                continue
+            step = int(differ[0])
+            row = of.cells[step]
+            odd, usual = (one, other) if np.sum(row == a[step]) <= np.sum(row == b[step]) else (other, one)
+            left, right = of.trait(int(row[odd[0]])), of.trait(int(row[usual[0]]))
+            if left is None or right is None or left.local != right.local:
+                continue
+            among = np.sum(row == row[usual[0]])
+            alone = np.sum(row == row[odd[0]]) == 1 and among >= _FEWEST
+            if alone or (left.kind != right.kind and among > len(odd)):
+                yield step, odd, usual[0]
+
+
+def find_other_queries(
+    of: LayerCells, columns: Sequence[list[int]], queries: Sequence[Intervals]
+) -> Iterator[tuple[int, int, int]]:
+    """(step, the odd layer, another) where one layer alone cannot have the queries that the others may have.
+
+    ``queries`` are per shape, () where they are not told.
+    """
+
+    def told(cell: int) -> Intervals:
+        shapes = of.shapes_of[cell] if cell >= 0 else ()
+        return queries[shapes[0]] if len(shapes) == 1 else ()
+
+    rows, inverse, counts = np.unique(of.cells, axis=0, return_inverse=True, return_counts=True)
+    if not 1 < len(columns) <= _MOST_COLUMNS or len(rows) > _MOST_ROWS:
+        return
+    for one in columns:
+        others = [other[0] for other in columns if other is not one]
+        mine = [told(row[one[0]]) for row in rows.tolist()]
+        apart = [
+            number
+            for number, row in enumerate(rows.tolist())
+            if mine[number]
+            and all((theirs := told(row[other])) and not intersect(mine[number], theirs) for other in others)
+        ]
+        together = sum(count for count, known in zip(counts.tolist(), mine, strict=True) if known) - len(
+            apart
+        )
+        if len(apart) == 1 and counts[apart[0]] == 1 and len(one) == 1 and together >= _FEWEST:
+            yield int(np.flatnonzero(inverse.ravel() == apart[0])[0]), one[0], others[0]
+
+
+def find_passing_windows(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+    """(step, layers) of a window that hid keys in one step, not before and not after, while keys grew.
+
+    Said where steps of one grid surround it, and not of a server's batches: the longest sequence may leave.
+    """
+    for layers in columns:
+        column = of.cells[:, layers[0]]
+        found = [of.trait(int(cell)) for cell in column]
+        windowed = [at for at, one in enumerate(found) if one is not None and one.local]
+        if len(windowed) != 1 or not 0 < windowed[0] < len(column) - 1:
+            continue
+        step = windowed[0]
+        before, one, after = found[step - 1], found[step], found[step + 1]
+        if one is None or one.requests:
+            continue
+        decoding = bool((of.phase[step - 1 : step + 2] == DECODE).all())
+        if decoding and before is not None and after is not None and before.grid == after.grid:
+            yield step, layers
+
+
+def find_lone_margins(
+    shape: Int64, rows: Int64, told: Sequence[ReadBack | None]
+) -> Iterator[tuple[Int64, int, int]]:
+    """(the call, SMs left free, other calls that leave none): of kernels whose grid is the SMs."""
+    calls = np.bincount(shape[rows], minlength=len(told)).tolist()
+    margins = [{one.sm_margin for one in back.explanations} if back else set() for back in told]
+    none = sum(count for count, margin in zip(calls, margins, strict=True) if count and margin == {0})
+    for number, (count, margin) in enumerate(zip(calls, margins, strict=True)):
+        if count == 1 and len(margin) == 1 and 0 not in margin and none > _FEWEST:
+            yield rows[shape[rows] == number], margin.pop(), none

@@ -1,0 +1,50 @@
+"""Replays of a CUDA graph with another number of attention calls: a graph replays what was captured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnprof.trace.tables import Bool, Int64
+
+_FEWEST = 2  # replays that agree
+_MOST = 1 << 20  # replays looked at
+
+
+class OddReplay(NamedTuple):
+    """A replay of ``calls`` calls, the first of which is row ``row``; ``usual`` in ``others`` others."""
+
+    row: int
+    calls: int
+    usual: int
+    others: int
+
+
+def find_odd_replays(launch: Any, pid: Any, shape: Int64, replayed: Bool) -> tuple[OddReplay, ...]:
+    """The replays that stand alone with their number of calls, all of which others make as well.
+
+    Per call: the launch that started it, its process, its shape, and whether a graph replayed it. A process's
+    last replay may be cut. Graphs of other batch sizes have as many calls, those of other models other ones.
+    """
+    rows = np.flatnonzero(replayed & (launch >= 0))
+    if not len(rows):
+        return ()
+    order = rows[np.lexsort((rows, launch[rows], pid[rows]))]
+    begins = np.append(True, (np.diff(launch[order]) != 0) | (np.diff(pid[order]) != 0))
+    groups = np.split(order, np.flatnonzero(begins)[1:])[:_MOST]
+    found: list[OddReplay] = []
+    for process in np.unique(pid[rows]).tolist():
+        mine = [group for group in groups if pid[group[0]] == process]
+        counts = Counter(map(len, mine))
+        usual, others = counts.most_common(1)[0]
+        if others < _FEWEST or len(counts) == 1:
+            continue
+        known = {int(one) for group in mine if len(group) == usual for one in np.unique(shape[group])}
+        for number, group in enumerate(mine):
+            cut = number == len(mine) - 1 and len(group) < usual
+            alone = counts[len(group)] == 1 and len(known & set(shape[group].tolist())) > 0
+            if alone and not cut:
+                found.append(OddReplay(int(group[0]), len(group), usual, others))
+    return tuple(found)
