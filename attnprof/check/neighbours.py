@@ -44,8 +44,8 @@ def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) 
     for pid in np.unique(observed.pid).tolist():
         mine = np.flatnonzero(observed.pid == pid)
         yield from (Inconsistent(*one) for one in find_other_builds(observed, told, mine))
-        yield from _bare_steps(observed, mine, pid)
-        yield from _odd_replays(observed, pid)
+        yield from (Inconsistent(*one) for one in odd_calls.tell_bare_steps(observed, mine, pid))
+        yield from (Inconsistent(*one) for one in odd_calls.tell_odd_replays(observed, pid))
         for rows, margin, others in odd_calls.find_lone_margins(observed.shape, mine, told):
             free = f"{margin} SM{'s' * (margin > 1)} left free, as the caller may ask"
             yield Inconsistent(rows, f"{free}: {others:,} other calls of the process leave none")
@@ -54,25 +54,6 @@ def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) 
             table = _Table(observed, placed, traits, told)
             if table.fits:
                 yield from table.findings()
-
-
-def _bare_steps(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator[Inconsistent]:
-    """A step has the attention that the steps beside it have; said of the first call of the next one."""
-    for _, number in (one for one in observed.bare_steps if one[0] == pid):
-        later = mine[observed.step[mine] > number]
-        if len(later):
-            follows = int(observed.step[later].min())
-            calls = later[observed.step[later] == follows]
-            ran = f"step {number} ran its other kernels, but no attention"
-            yield Inconsistent(calls[:1], f"{ran}: step {follows} has {len(calls)} calls of it")
-
-
-def _odd_replays(observed: ObservedCalls, pid: int) -> Iterator[Inconsistent]:
-    """A graph replays what it captured, neither more nor less."""
-    for one in observed.odd_replays:
-        if observed.pid[one.row] == pid:
-            ran = f"a CUDA graph's replay ran {one.calls} attention calls"
-            yield Inconsistent(np.array([one.row], np.int64), f"{ran}: {one.others} others ran {one.usual}")
 
 
 class _Table:
@@ -232,7 +213,7 @@ class _Table:
                 if np.count_nonzero(agree) <= np.count_nonzero(differ) or not differ.any():
                     continue
                 for step in np.flatnonzero(differ).tolist():
-                    if self._may_part(step, differ, a, b):
+                    if self._differ_in_phase(step, differ, agree) or self._may_part(step, differ, a, b):
                         continue
                     odd, usual = self._odd_one(step, one, other)
                     theirs, ours = self._words(step, odd[0]), self._words(step, usual[0])
@@ -242,6 +223,11 @@ class _Table:
                             f"layer {self.layers[layer]} ran {theirs}, layer {self.layers[usual[0]]} "
                             f"{ours}: the two launch the same in {np.count_nonzero(agree)} other steps",
                         )  # fmt: skip
+
+    def _differ_in_phase(self, step: int, differ: Bool, agree: Bool) -> bool:
+        """Whether layers that launch the same in other phases do not in this one."""
+        mine = self.phase == self.phase[step]
+        return bool(np.sum(differ & mine) > 1 and np.sum(agree & mine) <= np.sum(differ & mine))
 
     def _may_part(self, step: int, differ: Bool, a: Int64, b: Int64) -> bool:
         """Whether a whole program could show this: a window that begins to hide keys, or another cache."""
@@ -263,7 +249,7 @@ class _Table:
         return end - step > 1 and bool(differ[step:end].all())
 
     def _odd_one(self, step: int, one: list[int], other: list[int]) -> tuple[list[int], list[int]]:
-        """Of two groups that differ in a step, the one that fewer layers go with; (odd, usual)."""
+        """(odd, usual) of two groups that differ in a step: fewer layers go with the odd one."""
         row = self.cells[step]
         with_one = int(np.count_nonzero(row == row[one[0]]))
         with_other = int(np.count_nonzero(row == row[other[0]]))

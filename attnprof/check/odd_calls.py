@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnprof.check.observed_calls import Int64
+from attnprof.check.observed_calls import Int64, ObservedCalls
 from attnprof.check.traits import Traits
 from attnprof.dispatch.explanation import ReadBack
 from attnprof.dispatch.intervals import Intervals, intersect
@@ -119,3 +119,21 @@ def find_lone_margins(
     for number, (count, margin) in enumerate(zip(calls, margins, strict=True)):
         if count == 1 and len(margin) == 1 and 0 not in margin and none > _FEWEST:
             yield rows[shape[rows] == number], margin.pop(), none
+
+
+def tell_bare_steps(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator[tuple[Int64, str]]:
+    """A step has the attention that the steps beside it have; said of the first call of the next one."""
+    for _, number in (one for one in observed.bare_steps if one[0] == pid):
+        later = mine[observed.step[mine] > number]
+        if len(later):
+            follows = int(observed.step[later].min())
+            calls = later[observed.step[later] == follows]
+            ran = f"step {number} ran its other kernels, but no attention"
+            yield calls[:1], (f"{ran}: step {follows} has {len(calls)} calls of it")
+
+
+def tell_odd_replays(observed: ObservedCalls, pid: int) -> Iterator[tuple[Int64, str]]:
+    """A graph replays what it captured, neither more nor less."""
+    for one in (one for one in observed.odd_replays if observed.pid[one.row] == pid):
+        ran = f"a CUDA graph's replay ran {one.calls} attention calls"
+        yield np.array([one.row], np.int64), f"{ran}: {one.others} others ran {one.usual}"
