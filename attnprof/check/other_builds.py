@@ -26,7 +26,7 @@ def find_other_builds(
         for shape in shapes:
             back = told[shape]
             assert back is not None
-            votes.update(dict.fromkeys(back.builds, calls[shape]))
+            votes.update(dict.fromkeys(sorted(back.builds), calls[shape]))
         total = sum(calls[shape] for shape in shapes)
         build, most = votes.most_common(1)[0]
         if most == total:
