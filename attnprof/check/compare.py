@@ -30,7 +30,7 @@ def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdic
         return Verdict.MISSING, f"predicted {_names(prediction.launches)}, no attention kernel ran"
     if not prediction.launches:
         return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted no launch"
-    wanted = [launch for launch in prediction.launches if shape.before is not None or not _plans(launch)]
+    wanted = [launch for launch in prediction.launches if not _plans(launch, shape.before is not None)]
     ran = [*(shape.before or ()), *shape.launches, *shape.beside]
     if [_kind(launch) for launch in wanted] != [_kind(launch) for launch in ran]:
         return Verdict.WRONG_KERNEL, _other_kernels(wanted, ran)
@@ -53,9 +53,12 @@ def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdic
     return Verdict.MATCH, ""
 
 
-def _plans(launch: KernelLaunch) -> bool:
-    """Whether it is the kernel that plans a packed batch, before the main one."""
-    return parse_kernel_name(launch.kernel).family == "scheduler_aux"
+def _plans(launch: KernelLaunch, looked_for: bool) -> bool:
+    """Whether it is no kernel of the call's own to compare: what plans all calls of a step, once, and what
+    plans one packed batch where nobody ``looked_for`` it.
+    """
+    role = parse_kernel_name(launch.kernel).role
+    return role == "metadata" or (role == "scheduler" and not looked_for)
 
 
 def _kind(launch: KernelLaunch) -> tuple[str, str]:

@@ -126,7 +126,7 @@ def test_the_guard_that_changed_its_name_after_3_0_is_no_difference() -> None:
     [
         lambda name: name[:90] + "…",
         lambda name: name[: name.index("CollectiveEpilogue")],
-        lambda name: name.replace("arch::Sm90, ", "arch::Sm90, true, "),
+        lambda name: name.replace("arch::Sm90, ", "arch::Sm90, true, true, "),
         lambda name: name.replace("cute::C<128>, cute::C<128>, cute::C<128>", "cute::C<128>, cute::C<128>"),
         lambda name: name.replace("cute::C<128>", f"cute::C<{'9' * 5000}>"),
         lambda name: name.replace("bfloat16_t", "float_e5m2_t"),

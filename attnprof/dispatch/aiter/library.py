@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 
 
@@ -15,6 +16,11 @@ class Aiter(LibraryOfVersions):
     packages = ("amd-aiter",)
     vendor: Literal["nvidia", "amd", "any"] = "amd"
     modelled = "its split counts are modelled"
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.aiter.read_back import read_back
+
+        return read_back(seen, gpu)
 
 
 LIBRARY = Aiter()

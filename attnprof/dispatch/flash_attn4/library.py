@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, LibraryOfVersions
 
 
@@ -20,6 +21,11 @@ class FlashAttention4(LibraryOfVersions):
     def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is recorded takes 0 for automatic, a call -1."""
         return {"num_splits": -1} if record.get("num_splits") == 0 else {}
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flash_attn4.read_back import read_back
+
+        return read_back(seen, gpu)
 
 
 LIBRARY = FlashAttention4()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 
 
@@ -12,6 +13,11 @@ class FlashMla(LibraryOfVersions):
     entries = ("fwd_kvcache",)
     packages = ("flash-mla",)
     modelled = "its plan of dense decode is modelled from reading"
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flash_mla.read_back import read_back
+
+        return read_back(seen, gpu)
 
 
 LIBRARY = FlashMla()

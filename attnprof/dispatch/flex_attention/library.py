@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 
 
@@ -11,6 +12,11 @@ class FlexAttention(LibraryOfVersions):
     folder = "attnprof.dispatch.flex_attention"
     entries = ("fwd",)
     modelled = "its decoding kernel is modelled"
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.flex_attention.read_back import read_back
+
+        return read_back(seen, gpu)
 
 
 LIBRARY = FlexAttention()

@@ -1,0 +1,173 @@
+"""From launches of ``flash_attn.cute`` back to the calls that make them.
+
+Names say the architecture and no more, so sizes speak alone: which tile scheduler has such a grid, the split
+count where a combine kernel follows, and the KV lengths for which the library would choose it. Head dims,
+masks and the queries of a block stay open. FA_CLC=1, which no version has by default, is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
+from attnprof.dispatch.flash_attn4.rules import MAX_SPLITS, VERSIONS, Rules
+from attnprof.dispatch.intervals import Interval, Intervals
+from attnprof.model import Entry, KernelLaunch
+
+LIBRARY = "flash_attn_4"
+UNSEEN = 0  # a split count that no size shows
+_NAMED = re.compile(
+    r"kernel_cutlass_kernel_(?P<copy>vllmvllm_)?flash_attncuteflash_fwd\w{0,40}?"
+    r"FlashAttention(?P<kind>ForwardSm80|ForwardSm90|ForwardSm100|ForwardSm120|"
+    r"MLAForwardSm100|MLAForward1CtaSm100|MLAForward1CtaKb64Sm100|ForwardCombine)_object_at_"
+)
+_BLOCKS = {
+    "ForwardSm80": (128,), "ForwardSm120": (128,), "ForwardSm90": (384, 512), "ForwardSm100": (512,),
+    "MLAForwardSm100": (384, 512), "MLAForward1CtaSm100": (384, 512), "MLAForward1CtaKb64Sm100": (384, 512),
+    "ForwardCombine": (256,),
+}  # fmt: skip
+_MOST_ROWS = 256  # query rows of a block at most, in any kernel
+_FEWEST_BLOCKS = 4
+_TILES_N = (64, 80, 96, 112, 128, 144)
+_MLA_WIDTH = 4  # thread blocks of the combine kernel over 512 elements
+_ANY: Intervals = (Interval(1, None),)
+_HEAD_DIM, _LATENT = Interval(8, 256), Interval(64, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A way to such a grid. ``tiles``: query blocks of all heads and sequences before splitting."""
+
+    entry: Entry
+    num_splits: int
+    batch: int | None
+    heads: int | None
+    blocks: int | None
+    tiles: int | None
+
+
+def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+    """Every kind of call that launches exactly ``seen``; None of other kernels and of unknown copies."""
+    named = _NAMED.search(seen.main.kernel)
+    if named is None or named["kind"] == "ForwardCombine":
+        return None
+    version = "vllm-0.33.0" if named["copy"] else "4.0.0b36"
+    kind, rules = named["kind"], VERSIONS[version]
+    if seen.unread:
+        return ReadBack(
+            (_explanation(version, kind, _Kind("fwd", 1, None, None, None, None), _ANY),), seen.unread
+        )
+    wrong = _wrong(seen, kind, named["copy"], rules)
+    if wrong:
+        return ReadBack(nearest=wrong)
+    found = tuple(
+        dict.fromkeys(
+            _explanation(version, kind, each, lengths, chosen)
+            for each in _kinds(seen, kind, gpu)
+            for lengths, chosen in _lengths(each, kind, gpu, rules)
+        )
+    )
+    return ReadBack(found, nearest="" if found else "grid, unless FA_CLC=1 is set")
+
+
+def _wrong(seen: Observed, kind: str, copy: str | None, rules: Rules) -> str:
+    """What no call has, whatever the grid; "" where all is possible."""
+    if seen.main.block not in {(threads, 1, 1) for threads in _BLOCKS[kind]}:
+        return "block"
+    if seen.combine is None:
+        return "kernel before it" if _plans(seen.before) else ""
+    combine = _NAMED.search(seen.combine.kernel)
+    if combine is None or combine["kind"] != "ForwardCombine" or combine["copy"] != copy:
+        return "kernel after it"
+    if seen.combine.block != (256, 1, 1):
+        return "block of the combine kernel"
+    splits = kind in ("ForwardSm100", "MLAForward1CtaSm100", "MLAForward1CtaKb64Sm100")
+    return "" if splits or (kind == "ForwardSm90" and rules.sm90_splits) else "kernel after it"
+
+
+def _plans(before: KernelLaunch | None) -> bool:
+    return before is not None and "FlashPrepareScheduler" in before.kernel
+
+
+def _kinds(seen: Observed, kind: str, gpu: GpuFacts) -> Iterator[_Kind]:
+    x, y, z = seen.main.grid
+    if seen.combine is None:
+        yield from _unsplit(kind, x, y, z)
+        return
+    _, width, batch = seen.combine.grid
+    mla = kind.startswith("MLA")
+    flat = (width, batch) == (1, 1)
+    if _plans(seen.before):
+        # The hardware's SMs work off a plan: the split count shows nowhere.
+        if flat and (y, z) == (1, 1) and x <= (gpu.num_sms or x) and not mla:
+            yield _Kind("varlen_fwd", UNSEEN, None, None, None, None)
+        return
+    if mla and width not in (_MLA_WIDTH, 1):
+        return
+    if z == 1 and y >= 2 and kind != "MLAForward1CtaKb64Sm100":
+        if flat and (kind != "ForwardSm100"):
+            yield _Kind("varlen_fwd", y, None, None, None, None)
+        if not mla and x % batch == 0:  # longest first: all tiles in one dimension, splits in another
+            yield _Kind("fwd", y, batch, None, None, x)
+    for splits in range(2, y + 1):
+        if y % splits == 0 and z == batch:
+            yield _Kind("fwd", splits, z, y // splits, x, x * y // splits * z)
+        if y % splits == 0 and mla and flat and z == 1:
+            yield _Kind("varlen_fwd", splits, None, y // splits, None, None)
+    for splits in range(2, z + 1) if mla else ():  # tiles handed out by the hardware
+        if z % splits == 0 and z // splits == batch:
+            yield _Kind("fwd", splits, batch, y, x, None)
+        if splits == z and flat:
+            yield _Kind("varlen_fwd", splits, None, y, None, None)
+
+
+def _unsplit(kind: str, x: int, y: int, z: int) -> Iterator[_Kind]:
+    flat = (y, z) == (1, 1)
+    if flat:
+        yield _Kind("varlen_fwd", 1, None, None, None, None)
+    if kind == "ForwardSm100":
+        if flat:  # persistent, or longest first
+            yield _Kind("fwd", 1, None, None, None, None)
+        return
+    if kind == "MLAForwardSm100" and x % 2:
+        return
+    if kind == "ForwardSm90" and flat:
+        yield _Kind("fwd", 1, None, None, None, x)
+    yield _Kind("fwd", 1, z, y, x, x * y * z)
+    if kind.startswith("MLA") and z == 1:
+        yield _Kind("varlen_fwd", 1, None, y, None, None)
+
+
+def _lengths(each: _Kind, kind: str, gpu: GpuFacts, rules: Rules) -> Iterator[tuple[Intervals, bool]]:
+    """(KV lengths, whether the library chose the split count from them)."""
+    yield _ANY, False  # asked for by the caller, as one split is by default
+    mla = kind.startswith("MLA")
+    if each.num_splits == 1:
+        return
+    if each.tiles is None or gpu.num_sms is None or mla or not rules.counts_query_heads:
+        yield _ANY, True
+        return
+    most = min(gpu.num_sms // each.tiles, MAX_SPLITS)
+    if each.num_splits > most:
+        return
+    blocks = each.num_splits
+    fewest = max(blocks, _FEWEST_BLOCKS + 1) if blocks == most else blocks
+    if fewest <= _FEWEST_BLOCKS:
+        return
+    low = (fewest - 1) * min(_TILES_N) + 1
+    high = None if blocks == most else blocks * max(_TILES_N)
+    yield (Interval(low, high),), True
+    yield (Interval(1, None),), True  # a window reads fewer keys than there are
+
+
+def _explanation(
+    version: str, kind: str, each: _Kind, lengths: Intervals, chosen: bool = False
+) -> Explanation:
+    rows = None if each.blocks is None else each.blocks * _MOST_ROWS
+    batch_heads = each.batch * each.heads if each.batch and each.heads else None
+    return Explanation(
+        LIBRARY, (version, version), each.entry, False, each.batch, each.heads, batch_heads,
+        Interval(1, rows), _LATENT if kind.startswith("MLA") else _HEAD_DIM, each.num_splits, chosen, lengths,
+    )  # fmt: skip

@@ -1,0 +1,41 @@
+"""From a launch of FlexAttention back to the call: sequences x KV heads of a decoding one, or a main one.
+
+Inductor names both alike and numbers them. The main kernel never splits and takes any grid, so a launch can
+always be one of it: only a block of no whole warps, or a kernel that adds up after it, is no call's.
+"""
+
+from __future__ import annotations
+
+from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
+from attnprof.dispatch.flex_attention.dispatch import KERNEL
+from attnprof.dispatch.flex_attention.rules import DEFAULT_VERSION, SHORT_QUERIES, split_kv
+from attnprof.dispatch.intervals import Interval
+
+LIBRARY = "flex_attention"
+_WARP = 32
+_ANY = (Interval(1, None),)
+
+
+def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+    """Every kind of call that launches exactly ``seen``; None of other kernels, backward ones among them."""
+    if not seen.main.kernel.startswith(KERNEL) or "backward" in seen.main.kernel:
+        return None
+    blocks, batch_heads, splits = seen.main.grid
+    main = _explanation(None, Interval(1, None), 1, chosen=False)
+    if seen.unread:
+        return ReadBack((main,), seen.unread)
+    if seen.combine is not None:
+        return ReadBack(nearest="kernel after it")
+    threads = seen.main.block[0]
+    if threads % _WARP or seen.main.block[1:] != (1, 1):
+        return ReadBack(nearest="block")
+    decodes = blocks == 1 and (gpu.num_sms is None or splits == split_kv(batch_heads, 1, gpu.num_sms))
+    decoding = _explanation(batch_heads, Interval(1, SHORT_QUERIES - 1), splits, chosen=True)
+    return ReadBack((decoding, main) if decodes else (main,))
+
+
+def _explanation(batch_heads: int | None, queries: Interval, splits: int, *, chosen: bool) -> Explanation:
+    return Explanation(
+        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), "fwd", False, None, None, batch_heads, queries,
+        Interval(1, None), splits, chosen, _ANY,
+    )  # fmt: skip
