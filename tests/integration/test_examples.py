@@ -38,6 +38,16 @@ def test_an_example_agrees_with_its_naive_implementation(name):
     assert "within" in done.stdout
 
 
+def test_the_example_that_serves_says_what_it_needs():
+    done = python(EXAMPLES / "serve_vllm.py", "--requests", "2")
+    if done.returncode != 0:  # this Python has no vllm
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "pip install vllm" in done.stderr
+    refused = python(EXAMPLES / "serve_vllm.py", "--concurrency", "0")
+    assert refused.returncode == 2
+    assert "at least 1" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

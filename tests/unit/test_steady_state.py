@@ -14,6 +14,8 @@ from attnprof.report.serving import serving_table, steady_sentence
 from attnprof.runs.ingest import no_trace
 from attnprof.runs.run import load
 from attnprof.trace.timeline import build_timeline
+from tests.conftest import TESTS
+from tests.support.command import attnprof
 
 
 def records(*steps: tuple[str, int], process: int = 0) -> list[CallRecord]:
@@ -103,3 +105,14 @@ def test_sglangs_names_tell_too(tmp_path: Path):
     assert [(size.phase, size.requests) for size in steady.sizes] == [
         ("prefill", 2), ("mixed", 3), ("decode", 2),
     ]  # fmt: skip
+
+
+def test_the_page_of_a_server_shows_what_the_report_of_its_trace_prints():
+    page = (TESTS.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    trace = TESTS / "data" / "traces" / "torch_cpu_vllm0.32_server.json.gz"
+    printed = {line.rstrip() for line in attnprof("report", str(trace)).out.splitlines()}
+    shown = page[page.index("up to 3 requests") - 80 :]
+    shown = shown[shown.index("serving") : shown.index("```")]
+    lines = [line for line in shown.splitlines() if line.strip("… ")]
+    assert len(lines) == 9
+    assert [line for line in lines if line not in printed] == []
