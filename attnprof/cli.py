@@ -23,6 +23,7 @@ from attnprof.commands import (
     ingest,
     names,
     predict,
+    replay,
     report,
     run,
     runs,
@@ -78,6 +79,7 @@ app.command("export", short_help="Write a run for Perfetto, pandas or SQL.")(exp
 app.command("doctor", short_help="Examine this machine, or a trace.")(doctor.doctor)
 app.command("gpus", short_help="List the known GPUs.")(gpus.gpus)
 app.command("names", short_help="Read what attention kernels' names state.")(names.names)
+app.command("replay", short_help="Write one attention call as a program of its own.")(replay.replay)
 app.command("runs", short_help="List the runs on disk.")(runs.runs)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+    from attnprof.dispatch.replay import ReplaySource
 
 NO_PREDICTION = 0
 FP8 = "float8_e4m3fn"  # as torch spells it
@@ -185,6 +186,10 @@ class AttentionLibrary(Protocol):
     def named_only(self, kernel: str) -> str:
         """Why the launches of one of its kernels are not predicted; "" of others'."""
         return ""
+
+    def replay(self, call: AttentionCall) -> ReplaySource | None:
+        """The call as Python that makes it; None where that is not known."""
+        return None
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         """Every kind of call for which it launches exactly ``seen``; None of other libraries' kernels.

@@ -14,6 +14,7 @@ from attnprof.dispatch.library import (
     LibraryOfVersions,
     SplitCounter,
 )
+from attnprof.dispatch.replay import ReplaySource, flash_attn_source
 from attnprof.model import AttentionCall
 
 _FLASH_ATTN_3 = re.compile(r"3\.0\.0\.?b")  # which bore the same name before 2.8.0
@@ -52,6 +53,9 @@ class FlashAttention2(LibraryOfVersions):
         from attnprof.dispatch.flash_attn2.versions import rules_for
 
         return counter_of(rules_for(version))
+
+    def replay(self, call: AttentionCall) -> ReplaySource | None:
+        return flash_attn_source(call, "flash_attn", num_splits=False)
 
     def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
         return template_fields(kernel, _KERNELS)

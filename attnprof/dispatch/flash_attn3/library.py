@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn3 import installed, records
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice
 from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, FP8, Evidence, InstalledLibrary, LibraryOfVersions
+from attnprof.dispatch.replay import ReplaySource, flash_attn_source
+
+if TYPE_CHECKING:
+    from attnprof.model import AttentionCall
 
 
 class FlashAttention3(LibraryOfVersions):
@@ -34,6 +38,10 @@ class FlashAttention3(LibraryOfVersions):
         from attnprof.dispatch.flash_attn3.rules import split_choice
 
         return split_choice(thread_blocks, slots, key_blocks, 0, 0, False, MAX_SPLITS, False)
+
+    def replay(self, call: AttentionCall) -> ReplaySource | None:
+        # A record states -1 for automatic, which the function is not given so.
+        return flash_attn_source(call, self.module, num_splits=True) if call.num_splits >= 0 else None
 
     def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
         from attnprof.dispatch.flash_attn3.names import template_fields

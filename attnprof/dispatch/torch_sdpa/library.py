@@ -10,6 +10,7 @@ from attnprof.dispatch.flash_attn2.library import read_back, splits_at, template
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
 from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.dispatch.library import Backend, LibraryOfVersions, SplitCounter
+from attnprof.dispatch.replay import ReplaySource, tensor
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
 
@@ -27,6 +28,28 @@ class TorchSdpa(LibraryOfVersions):
     entries = ("fwd", "varlen_fwd")
     packages = ("torch",)
     modelled = "the launches of its flash backend are modelled"
+
+    def replay(self, call: AttentionCall) -> ReplaySource | None:
+        """By the flash backend, where there is one."""
+        if call.entry != "fwd" or call.window != (-1, -1) or call.dropout_p:
+            return None
+        shape = call.batch, call.num_heads_k, call.seqlen_k
+        lines = (
+            tensor("q", call.batch, call.num_heads, call.seqlen_q, call.head_dim),
+            tensor("k", *shape, call.head_dim),
+            tensor("v", *shape, call.head_dim_v or call.head_dim),
+            "backends = [SDPBackend.FLASH_ATTENTION, *([SDPBackend.MATH] if device == 'cpu' else [])]",
+            "", "",
+            "def call():",
+            "    with sdpa_kernel(backends):",
+            f"        return {_FUNCTION}(q, k, v, is_causal={call.causal},"
+            f" enable_gqa={call.num_heads != call.num_heads_k})",
+        )  # fmt: skip
+        imports = (
+            "from torch.nn.attention import SDPBackend, sdpa_kernel",
+            f"from torch.nn.functional import {_FUNCTION}",
+        )
+        return ReplaySource(imports, lines)
 
     def backend(self, call: AttentionCall, gpu: Gpu, version: str) -> Backend | None:
         from attnprof.dispatch.torch_sdpa.backend import SdpaInputs, choose_backend
