@@ -26,7 +26,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 ROWS = 800
 _GPUS = (  # name, sm, SMs
     ("A100", 8, 0, 108), ("L40S", 8, 9, 142), ("H100", 9, 0, 132), ("H20", 9, 0, 78), ("B200", 10, 0, 148),
-    ("RTX PRO 6000", 12, 0, 188), ("RTX 5060 Ti", 12, 0, 36), ("A10", 8, 6, 72), ("T4", 7, 5, 40),
+    ("RTX PRO 6000", 12, 0, 188), ("RTX 5060 Ti", 12, 0, 36), ("RTX 5070", 12, 0, 48), ("A10", 8, 6, 72),
+    ("T4", 7, 5, 40),
 )  # fmt: skip
 _HEADS = (
     (1, 1), (8, 1), (8, 8), (16, 16), (28, 4), (32, 8), (32, 32), (64, 8), (40, 8), (16, 1), (24, 1), (48, 3),
@@ -143,6 +144,10 @@ def _lengths(rng: Random, most_queries: int) -> tuple[list[int], list[int]]:
     keys = [rng.randint(1, longest) for _ in range(batch)]
     if rng.random() < 0.3:
         keys = [longest] * batch
+    elif rng.random() < 0.3:  # about as long as each other
+        keys = [rng.randint(longest * 4 // 5, longest) for _ in keys]
+        if batch > 1 and rng.random() < 0.7:
+            keys[:2] = [longest * 4 // 5, longest]
     kind = rng.choice(("decode", "decode", "draft", "mixed", "prefill"))
     if kind == "decode" or most_queries == 1:
         return [1] * batch, keys
