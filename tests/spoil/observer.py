@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
-from tests.spoil import triton_scenes
+from tests.spoil import flashinfer_scenes, triton_scenes
 from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
 from tests.spoil.spoils import Spoil
 
@@ -196,7 +196,7 @@ def _bare(whole: Scene, spoilt: Spoil) -> str:
 
 
 def _combines(launch: KernelLaunch) -> bool:
-    return any(part in launch.kernel.lower() for part in ("combine", "reduce_segments", "_stage2"))
+    return any(part in launch.kernel.lower() for part in ("combine", "reduce_segments", "_stage2", "merge"))
 
 
 def _units(launches: Launches) -> list[Launches]:
@@ -215,6 +215,8 @@ def _witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) ->
     """A call near ``call`` that launches the unit: other sizes, and up to two other flags."""
     if scene.library in triton_scenes.VERSIONS:
         return triton_scenes.witness(unit, scene.gpu)
+    if scene.library in flashinfer_scenes.VERSIONS:
+        return flashinfer_scenes.witness(unit, scene.gpu)
     main = next((one for one in unit if _is_main(one)), None)
     if main is None:
         return None

@@ -5,7 +5,7 @@ Truth is the forward prediction alone: nothing here reads a launch back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
@@ -14,7 +14,7 @@ from attnprof.dispatch import predict
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name, make_gpu
 from attnprof.model import AttentionCall, Dtype, Entry, Gpu, KernelLaunch, Library
-from tests.spoil import triton_scenes
+from tests.spoil import flashinfer_scenes, triton_scenes
 
 Launches = tuple[KernelLaunch, ...]
 
@@ -24,8 +24,11 @@ VERSIONS: dict[Library, tuple[str, ...]] = {
     "flash_attn_3": ("2.7.4", "2.8.3", "3.0.0"),
     "vllm_flash_attn": ("fa2", "fa3"),
     **triton_scenes.VERSIONS,
+    **flashinfer_scenes.VERSIONS,
 }
-_EACH_TRITON = 8  # one scene of so many
+Drawn = tuple[Library, str, Gpu, list[tuple[int, int, str, AttentionCall]]]
+_EACH_SERVER = 8  # seeds: of so many, one is each server's
+_SERVERS: dict[int, Callable[[Random], Drawn]] = {4: triton_scenes.draw, 7: flashinfer_scenes.draw}
 _LIBRARIES: tuple[Library, ...] = (
     *("flash_attn",) * 5,
     *("torch",) * 2,
@@ -114,8 +117,8 @@ def launches_of(call: AttentionCall, gpu: Gpu, version: str) -> Launches:
 def make_scene(seed: int, *, records: Sequence[str] = ("none",), shapes: Sequence[str] = SHAPES) -> Scene:
     """The scene of a seed: a draw whose calls the library takes, each with at least one launch."""
     rng = Random(seed)
-    if seed % _EACH_TRITON == 4 and tuple(records) == ("none",) and "serving" in shapes:
-        return _of_triton(rng)
+    if tuple(records) == ("none",) and "serving" in shapes and seed % _EACH_SERVER in _SERVERS:
+        return _of_server(rng, _SERVERS[seed % _EACH_SERVER])
     while True:
         scene = _draw(rng, records, shapes)
         if scene is not None:
@@ -185,9 +188,9 @@ def _in_processes(scene: Scene, rng: Random) -> Scene:
     return replace(scene, others=(scene.calls,) * rng.randint(1, 3))
 
 
-def _of_triton(rng: Random) -> Scene:
+def _of_server(rng: Random, draw: Callable[[Random], Drawn]) -> Scene:
     """A server's, of layers that are all alike."""
-    library, version, gpu, steps = triton_scenes.draw(rng)
+    library, version, gpu, steps = draw(rng)
     layers = rng.randint(2, 6)
     calls = tuple(
         SceneCall(generation, step, phase, layer, call, launches_of(call, gpu, version))

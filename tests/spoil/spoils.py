@@ -84,7 +84,13 @@ def _pick(scene: Scene, rng: Random) -> tuple[int, int, KernelLaunch]:
 
 def _role(launch: KernelLaunch) -> str:
     name = launch.kernel.lower()
-    return "combine" if "combine" in name else "prepare" if "prepare" in name else "main"
+    return (
+        "combine"
+        if "combine" in name or "mergestates" in name
+        else "prepare"
+        if "prepare" in name
+        else "main"
+    )
 
 
 def _one_launch(scene: Scene, kind: str, detail: str, at: int, number: int, launch: KernelLaunch) -> Spoil:
