@@ -51,9 +51,11 @@ def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) 
             yield Inconsistent(rows, f"{free}: {others:,} other calls of the process leave none")
         placed = mine[(observed.step[mine] >= 0) & (observed.layer[mine] >= 0)]
         if len(placed):
-            table = _Table(observed, placed, traits, told)
-            if table.fits:
-                yield from table.findings()
+            yield from _Table(observed, placed, traits, told).findings()
+        elif pid in observed.repeated:
+            repeated, placed, why = odd_calls.place_by_repetition(observed, mine, pid)
+            for one in _Table(repeated, placed, traits, told).findings(named=False):
+                yield Inconsistent(one.rows, f"{one.detail} ({why})")
 
 
 class _Table:
@@ -98,16 +100,15 @@ class _Table:
         phase[step] = observed.phase[rows]
         self.phase = phase
 
-    def findings(self) -> Iterator[Inconsistent]:
-        """Each finding once; a cell that one rule finds is not looked at by the next."""
+    def findings(self, *, named: bool = True) -> Iterator[Inconsistent]:
+        """Each finding once; what one rule finds is not looked at by the next. ``named``: ranges tell cells."""
+        if not self.fits:
+            return
         found: set[tuple[int, int]] = set()
-        among = (self._mixed, self._absent, self._twice, self._unlike, self._changed, self._other_sizes)
-        rules = (
-            *((*among, self._lone, self._other_queries) if len(self.layers) > 1 else ()),
-            self._passing,
-            self._ungrown,
-        )
-        for rule in rules:
+        among = (self._absent, self._twice, self._unlike, self._changed, self._other_sizes)
+        rules = (self._mixed, *among, self._lone, self._other_queries) if named else among
+        alone = (self._passing, self._ungrown) if named else ()
+        for rule in (*(rules if len(self.layers) > 1 else ()), *alone):
             for step, layer, detail in rule():
                 if (step, layer) not in found:
                     found.add((step, layer))

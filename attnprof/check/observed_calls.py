@@ -7,8 +7,8 @@ reduce), on one stream. Columns of :class:`ObservedCalls` have one element per c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
 from attnprof.check.bare_steps import find_bare_steps
 from attnprof.check.odd_replays import OddReplay, find_odd_replays
+from attnprof.check.repetition import Repetition, find_repetition
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.tables import WHOLE_GRAPH
@@ -68,7 +69,8 @@ class ObservedCalls:
     place of an eager step. ``strangers`` are the kernels launched inside a recorded call, by its number, that
     belong to no attention library and do more than fill or copy.  ``bare_steps`` are those, by process and
     number, that ran what the steps beside them ran, except for any attention.  ``odd_replays`` are those of a
-    CUDA graph with more or fewer calls than its others.
+    CUDA graph with more or fewer calls than its others.  ``repeated`` has by process the steps and layers of
+    its calls, in order, where no range names any but the kernels' repetition tells.
     """
 
     main: Int64
@@ -85,6 +87,7 @@ class ObservedCalls:
     strangers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     bare_steps: tuple[tuple[int, int], ...] = ()
     odd_replays: tuple[OddReplay, ...] = ()
+    repeated: Mapping[int, Repetition] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.main)
@@ -151,7 +154,7 @@ def observe(timeline: Timeline) -> ObservedCalls:
     in_time = np.argsort(kernels.start[found[main]], kind="stable")
     kernel = found[main][in_time]
     replayed = timeline.replayed(kernel)
-    return ObservedCalls(
+    calls = ObservedCalls(
         main=kernel,
         pid=kernels.pid[kernel].astype(np.int32),
         shape=shape[in_time],
@@ -167,6 +170,16 @@ def observe(timeline: Timeline) -> ObservedCalls:
         odd_replays=find_odd_replays(timeline.launch[kernel], kernels.pid[kernel], shape[in_time], replayed),
         bare_steps=find_bare_steps(timeline, role_of_name >= 0),
     )
+    return replace(calls, repeated=dict(_repeated(timeline, calls, role_of_name >= 0)))
+
+
+def _repeated(timeline: Timeline, calls: ObservedCalls, names: Bool) -> Iterator[tuple[int, Repetition]]:
+    """The steps and layers of the processes whose calls nothing names."""
+    named = (calls.seq >= 0) | (calls.step >= 0) | (calls.layer >= 0)
+    for pid in np.unique(calls.pid).tolist():
+        mine = np.flatnonzero(calls.pid == pid)
+        if not named[mine].any() and (found := find_repetition(timeline, calls.main[mine], names)):
+            yield pid, found
 
 
 def _roles_of_names(timeline: Timeline) -> npt.NDArray[np.int8]:

@@ -8,7 +8,7 @@ together in every other step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -137,3 +137,16 @@ def tell_odd_replays(observed: ObservedCalls, pid: int) -> Iterator[tuple[Int64,
     for one in (one for one in observed.odd_replays if observed.pid[one.row] == pid):
         ran = f"a CUDA graph's replay ran {one.calls} attention calls"
         yield np.array([one.row], np.int64), f"{ran}: {one.others} others ran {one.usual}"
+
+
+def place_by_repetition(observed: ObservedCalls, mine: Int64, pid: int) -> tuple[ObservedCalls, Int64, str]:
+    """The calls of a process with the steps and layers that their kernels' repetition tells, which these are,
+    and how they are told.
+
+    What such calls show is what differs from step to step: what stays the same may be another model's.
+    """
+    found = observed.repeated[pid]
+    step, layer = observed.step.copy(), observed.layer.copy()
+    step[mine], layer[mine] = found.step, found.layer
+    why = f"steps of {found.layers} calls are told by the kernels between them"
+    return replace(observed, step=step, layer=layer), mine[found.step >= 0], why
