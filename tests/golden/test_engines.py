@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
 from attnprof.dispatch.engines.vllm.selector import priorities
 from attnprof.dispatch.vllm_flash_attn.versions import predict
 from attnprof.gpus import make_gpu
-from attnprof.model import AttentionCall
-from tests.conftest import GOLDEN
+from attnprof.model import AttentionCall, KernelLaunch
+from tests.conftest import GOLDEN, golden_rows
+from tests.support.flash_attn3 import recorded_call
 
 LISTS = ("0.33.0", "0.20.2")
 DECODE, PREFILL = Step(4, 1, 1024), Step(4, 128, 1024)
@@ -142,3 +144,28 @@ def test_the_split_counts_of_the_shipped_flash_attention_3() -> None:
         )  # fmt: skip
         gpu = make_gpu("a Hopper", 9, 0, number["num_sms"])
         assert predict(call, gpu, "fa3").num_splits == number["num_splits"], row
+
+
+def test_every_launch_of_the_shipped_extensions_is_predicted() -> None:
+    recorded = golden_rows("vllm_flash_attn_wheel_0.33.0.jsonl.gz")
+    counted = Counter(row["call"]["version"] for row in recorded)
+    assert counted == {"fa2": 888, "fa3": 248}
+    refused = 0
+    for row in recorded:
+        call, gpu, version = recorded_call(row)
+        prediction, expect = predict(call, gpu, version), row["expect"]
+        ours = [launch_as_recorded(launch, version) for launch in prediction.launches]
+        theirs = [without_memory(launch, version) for launch in expect["launches"]]
+        assert (prediction.error, ours) == (expect["error"], theirs), row["call"]
+        refused += expect["error"] is not None
+    assert 0 < refused < 200
+
+
+def launch_as_recorded(launch: KernelLaunch, version: str) -> dict[str, Any]:
+    fields = asdict(launch)
+    return without_memory({**fields, "grid": list(launch.grid), "block": list(launch.block)}, version)
+
+
+def without_memory(launch: dict[str, Any], version: str) -> dict[str, Any]:
+    """The launch; FlashAttention-3's shared memory is not predicted."""
+    return {name: value for name, value in launch.items() if version == "fa2" or name != "dynamic_smem"}

@@ -9,7 +9,7 @@ import pytest
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn3.tiles import TileQuery
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
-from attnprof.dispatch.vllm_flash_attn.versions import EXTENSIONS, tile_sm90_of_fork
+from attnprof.dispatch.vllm_flash_attn.versions import EXTENSIONS, OLDER, tile_sm90_of_fork
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Prediction
@@ -53,7 +53,7 @@ def test_the_operator_that_ran_is_named() -> None:
 @pytest.mark.parametrize(
     ("fields", "gpu", "version", "message"),
     [
-        ({}, B200, None, "FlashAttention-4, which is not modelled"),
+        ({}, B200, None, "FlashAttention-4, which is another library"),
         ({}, H100, "2.8.3", "rules known are those of commit"),
     ],
 )
@@ -159,7 +159,11 @@ def test_spells_the_decode_kernel_seen_in_the_wild() -> None:
         if row["version_hint"].startswith("vLLM FA3 2026")
     )
     decode = call(num_heads=16, num_heads_k=2, head_dim=256)
-    assert predict(decode, H100).launches[1].kernel.startswith(seen.removesuffix(" > > >"))
+    older = predict(decode, H100, OLDER).launches[1].kernel
+    assert older.startswith(seen.removesuffix(" > > >"))
+    newer = predict(decode, H100).launches[1].kernel
+    one_flag_more = ("true, false, false, true, true", "true, false, false, false, true, true")
+    assert newer == older.replace(*one_flag_more) != older
 
 
 def test_alibi_and_appending_are_refused() -> None:

@@ -189,7 +189,7 @@ def main_launch(settled: Settled) -> KernelLaunch:
         softcap=call.softcap > 0, varlen=varlen, paged=paged, append=settled.append and varlen,
         pack_gqa=settled.pack_gqa, split=split, persistent=settled.persistent,
         has_epilogue_split=rules.epilogue_split, sorts=settled.sorts if rules.plans_any_batch else None,
-        block_h=block_h,
+        block_h=block_h, qv_flags=2 if rules.second_qv_flag else 1,
     )  # fmt: skip
     if settled.persistent:
         per_sm = 2 if arch < 90 and threads == 128 else 1

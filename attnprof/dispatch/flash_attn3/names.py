@@ -67,7 +67,8 @@ class MainKernel:
     ``has_epilogue_split``: the epilogue names Split, else it writes float there.
     ``sorts``: the scheduler of packed batches takes them sorted; None where its template names no plan.
     ``mma_threads`` and ``producer_threads`` multiply and load.  ``block_h``: packed query heads per load in
-    vLLM's fork, which also names the element of attention sinks; None upstream.
+    vLLM's fork, which also names the element of attention sinks; None upstream.  ``qv_flags``: HasQv, and
+    what follows it there since vllm 0.33.0.
     """
 
     arch: int
@@ -94,6 +95,7 @@ class MainKernel:
     has_epilogue_split: bool
     sorts: bool | None
     block_h: int | None = None
+    qv_flags: int = 1
 
     def name(self) -> str:
         """The demangled name of the kernel."""
@@ -114,7 +116,7 @@ class MainKernel:
                 self.mma_threads // 32, self.stages, self.in_registers, tile, *value_dim, element, "float",
                 "cutlass::arch::Sm80", *masks, self.pack_gqa, self.split,
             )  # fmt: skip
-        has_qv = () if self.head_dim_v is None else (False,)
+        has_qv = () if self.head_dim_v is None else (False,) * self.qv_flags
         return template(
             "flash::CollectiveMainloopFwdSm90",
             self.stages, self.cluster_shape(), tile, *value_dim, element, "float", "cutlass::arch::Sm90",

@@ -99,7 +99,7 @@ def _skeletons(rules: Rules) -> frozenset[str]:
         stages=1, in_registers=False, overlap=False, cluster=1, mma_threads=1, producer_threads=1,
         causal=False, local=False, softcap=False, varlen=False, paged=False, append=False, pack_gqa=False,
         split=False, persistent=True, has_epilogue_split=rules.epilogue_split, sorts=None,
-        block_h=1 if rules.head_blocks else None,
+        block_h=1 if rules.head_blocks else None, qv_flags=2 if rules.second_qv_flag else 1,
     )  # fmt: skip
     return frozenset(_skeleton(replace(any_kernel, arch=arch).name()) for arch in (80, 90))
 

@@ -47,7 +47,8 @@ class Rules:
     The rest is vLLM's fork: ``one_mma_group`` multiplies for few queries, query heads are always packed and
     loaded in blocks (``head_blocks``), only packed batches are compiled (``varlen_only``) and nothing that
     ``appends``; more than 992 sequences are not split at all (``one_split_past_planned``), and the combine
-    kernel's grid passes over what packed batches leave empty (``sparse_combine``).
+    kernel's grid passes over what packed batches leave empty (``sparse_combine``). Since vllm
+    0.33.0 the mainloop names one more flag after HasQv (``second_qv_flag``), false without it.
     """
 
     tile: Callable[[TileQuery], Tile] = tile_sm90
@@ -67,6 +68,7 @@ class Rules:
     one_mma_group: bool = False
     always_packs: bool = False
     head_blocks: bool = False
+    second_qv_flag: bool = False
     varlen_only: bool = False
     appends: bool = True
     one_split_past_planned: bool = False

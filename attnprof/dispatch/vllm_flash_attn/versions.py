@@ -3,7 +3,8 @@
 Modelled is the fork as of commit 617264c1 (2026-08-06) and what vLLM calls of it: ``flash_attn_varlen_func``
 over packed queries, with a block table and seqused_k or with cu_seqlens_k. The FA3 rules have held since
 3292b778 (2026-05-05), the FA2 ones since 3286005c (2026-07-13); before these, tiles, templates and num_splits
-were others. FA3 agrees with the fork's compiled host code (tests/data/golden, fa3); FA2 rests on reading.
+were others. FA3 agrees with the fork's compiled host code (tests/data/golden, fa3), and both with every
+launch recorded from the wheel of vllm 0.33.0 (vllm_flash_attn_wheel), whose FA3 kernels name one flag more.
 
 Not modelled: FlashAttention-4 (``cute``, what vLLM prefers on Blackwell), the sparse entries, fwd_kvcache,
 which vLLM no longer calls, context parallelism (cp_world_size > 1), and what vLLM decides before the
@@ -18,8 +19,10 @@ vllm/vllm_flash_attn/flash_attn_interface.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
+from attnprof.dispatch.engines.layer import Layer
+from attnprof.dispatch.engines.vllm.flash_attention import Asked, choose
 from attnprof.dispatch.flash_attn2.dispatch import _Dispatch as _FlashAttention2
 from attnprof.dispatch.flash_attn2.read_back import Build
 from attnprof.dispatch.flash_attn2.rules import Rules as FlashAttention2Rules
@@ -34,7 +37,7 @@ from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 DEFAULT_VERSION = "auto"
 BATCH_INVARIANT = "batch-invariant"  # auto, with VLLM_BATCH_INVARIANT=1
 COMMIT = "617264c1"
-_FA4_WIDE = ((192, 128), (256, 256))
+OLDER = f"fa3-{COMMIT}"  # FA3 before vllm 0.33.0: one template flag fewer
 _AUTOMATIC = -1  # 0 is upstream's default of one split in its varlen function
 
 
@@ -102,6 +105,9 @@ FA3_RULES = Rules(
 )
 
 
+SHIPPED_FA3_RULES = replace(FA3_RULES, second_qv_flag=True)  # of the wheel of vllm 0.33.0
+
+
 class _FlashAttention2OfFork(_FlashAttention2):
     """Upstream's dispatch with pages of 16."""
 
@@ -114,21 +120,20 @@ def preferred(
 ) -> tuple[str, str]:
     """("fa2", "fa3" or "fa4", why): what vLLM 0.33.0 takes on the GPU, for a call where one is given.
 
-    Source: vllm/v1/attention/backends/fa_utils.py, get_flash_attn_version.
+    What the engine takes (``engines/vllm``), asked of a single call.
     """
-    sm = f"sm {gpu.sm_major}.{gpu.sm_minor}"
-    first = {9: "fa3", 10: "fa4"}.get(gpu.sm_major, "fa2")
-    if first == "fa2":
-        return first, f"what vLLM takes on {sm}"
-    if call is not None and call.alibi:
-        return "fa2", f"ALiBi: vLLM takes {first.upper()} on {sm} otherwise"
-    if first == "fa4":
-        if batch_invariant:
-            return "fa2", f"batch-invariant mode: vLLM takes FA4 on {sm} otherwise"
-        dims = None if call is None else (call.head_dim, call.head_dim_v or call.head_dim)
-        if dims is not None and max(dims) > 128 and dims not in _FA4_WIDE:
-            return "fa2", f"head dim {dims[0]}: FA4 on {sm} takes up to 128, 192 with 128, and 256"
-    return first, f"what vLLM takes on {sm}"
+    sm = (gpu.sm_major, gpu.sm_minor)
+    if call is None:
+        layer, asked = Layer(1, 1, 1, batch_invariant=batch_invariant), Asked()
+    else:
+        layer = Layer(
+            call.num_heads, call.num_heads_k, call.head_dim, batch_invariant=batch_invariant,
+            softcap=call.softcap,
+        )  # fmt: skip
+        dims = (call.head_dim, call.head_dim_v or call.head_dim)
+        asked = Asked(*dims, alibi=call.alibi, softcap=call.softcap > 0, knows_hd256=True)
+    chosen = choose(layer, sm, asked, newest=True)
+    return f"fa{chosen.version or 2}", chosen.why
 
 
 def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION, call: AttentionCall | None = None) -> str:
@@ -136,8 +141,8 @@ def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION, call: AttentionCall 
 
     Raises UsageError for another version, and where vLLM prefers FlashAttention-4.
     """
-    if version in EXTENSIONS:
-        return version
+    if version in (*EXTENSIONS, OLDER):
+        return version.partition("-")[0]
     if version not in (DEFAULT_VERSION, BATCH_INVARIANT):
         raise UsageError(
             f"vllm_flash_attn {version} is not modelled: the rules known are those of commit {COMMIT}",
@@ -146,8 +151,8 @@ def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION, call: AttentionCall 
     chosen, _ = preferred(gpu, call, batch_invariant=version == BATCH_INVARIANT)
     if chosen not in EXTENSIONS:
         raise UsageError(
-            f"on {gpu.name} vLLM prefers FlashAttention-4, which is not modelled",
-            hint="give --version fa2 to predict FlashAttention-2 there",
+            f"on {gpu.name} vLLM prefers FlashAttention-4, which is another library",
+            hint="give --engine vllm, or --version fa2 to predict FlashAttention-2 there",
         )
     return chosen
 
@@ -157,7 +162,7 @@ def predict(
 ) -> Prediction:
     """What vLLM's extension launches for a call of its ``flash_attn_varlen_func`` on ``gpu``.
 
-    version: "fa2", "fa3", or "auto" for the one vLLM takes there, "batch-invariant" for that of its
+    version: "fa2", "fa3", OLDER, or "auto" for the one vLLM takes there, "batch-invariant" for that of its
     batch-invariant mode, in which it asks for one split. ``page_block_size`` stands for a block
     table; ``seqlen_k`` is max_seqlen_k with or without one; ``num_splits`` 0 is automatic.
     Raises UsageError for entries that vLLM does not call.
@@ -175,12 +180,13 @@ def predict(
     if chosen == "fa2":
         prediction = _predict_fa2(call, gpu, explain)
     else:
-        prediction = _predict_fa3(call, gpu, explain)
+        rules = FA3_RULES if version == OLDER else SHIPPED_FA3_RULES
+        prediction = _predict_fa3(call, gpu, explain, rules)
     if not explain:
         return prediction
     operator = f"torch.ops.{extension.name}.{extension.operator}"
     reason = Reason("operator", operator, f"what vLLM's flash_attn_varlen_func calls of {chosen.upper()}")
-    asked = version not in EXTENSIONS
+    asked = version not in (*EXTENSIONS, OLDER)
     _, why = preferred(gpu, call, batch_invariant=version == BATCH_INVARIANT)
     choice = (Reason("version", chosen.upper(), why),) if asked else ()
     return replace(prediction, reasons=(reason, *choice, *prediction.reasons))
@@ -214,11 +220,17 @@ def builds() -> tuple[Build, ...]:
 @lru_cache(maxsize=1)
 def fa3_builds() -> tuple[FlashAttention3Build, ...]:
     """``_vllm_fa3_C``, for reading launches back."""
-    build = FlashAttention3Build("vllm_flash_attn", ("fa3", "fa3"), FA3_RULES, _predict_fa3, fork=True)
-    return (build,)
+    return tuple(
+        FlashAttention3Build(
+            "vllm_flash_attn", ("fa3", "fa3"), rules, partial(_predict_fa3, rules=rules), fork=True
+        )
+        for rules in (SHIPPED_FA3_RULES, FA3_RULES)
+    )
 
 
-def _predict_fa3(call: AttentionCall, gpu: Gpu, explain: bool = False) -> Prediction:
+def _predict_fa3(
+    call: AttentionCall, gpu: Gpu, explain: bool = False, rules: Rules = SHIPPED_FA3_RULES
+) -> Prediction:
     if call.alibi:
         return Prediction(error="Alibi is not supported in FA3")
     if call.page_block_size is not None:
@@ -228,4 +240,4 @@ def _predict_fa3(call: AttentionCall, gpu: Gpu, explain: bool = False) -> Predic
     elif call.num_splits == 0:
         call = replace(call, num_splits=_AUTOMATIC)
     # vLLM's function takes a dropout probability and does not pass it on.
-    return dispatch_flash_attn3(replace(call, dropout_p=0.0), gpu, FA3_RULES, explain=explain)
+    return dispatch_flash_attn3(replace(call, dropout_p=0.0), gpu, rules, explain=explain)

@@ -1,0 +1,184 @@
+"""Records what the FlashAttention extensions of a vllm wheel launch, without a GPU.
+
+    python benchmarks/record_vllm_launches.py PACKAGE RECORDER OUT.jsonl.gz
+
+PACKAGE is a folder with ``vllm_flash_attn/`` of the wheel: flash_attn_interface.py, _vllm_fa2_C.abi3.so,
+_vllm_fa3_C.abi3.so and an empty __init__.py. RECORDER is a folder with cuda_recorder.so and
+driver/libcuda.so.1, both built from cuda_recorder.cpp. The running Python has the CUDA build of torch that
+the wheel requires. Each GPU is a process of its own. Calls go through vLLM's flash_attn_varlen_func; every
+check, split count, template and grid is the wheel's. Kernels of torch that copy or fill are left out, and of
+a message the function, file and line before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gzip
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+GPUS = {  # name: major, minor, SMs, shared memory per SM and per block
+    "A100": (8, 0, 108, 167936, 166912), "A10": (8, 6, 72, 102400, 101376),
+    "L40S": (8, 9, 142, 102400, 101376), "H100": (9, 0, 132, 233472, 232448),
+    "H20": (9, 0, 78, 233472, 232448), "B200": (10, 0, 148, 233472, 232448),
+    "RTX 5090": (12, 0, 170, 102400, 101376),
+}  # fmt: skip
+HEADS = ((28, 4), (32, 8), (32, 32), (64, 8), (14, 2), (8, 1), (40, 8), (12, 2))
+_WHERE = re.compile(r"^\w+, /[^,]+:\d+, ")  # function, file and line before an extension's message
+_MOST_ELEMENTS = 2**28
+LENGTHS = (1, 16, 127, 128, 129, 511, 512, 513, 1024, 2048, 4095, 4096, 8192, 16385, 65536)
+
+
+def calls(gpu: str, count: int) -> list[dict[str, Any]]:
+    """Calls as vLLM's layers make them, drawn at random, with a few that are refused."""
+    draw = random.Random(gpu)
+    found = []
+    for number in range(count):
+        version = 3 if GPUS[gpu][0] == 9 and number % 3 else 2
+        heads, heads_k = draw.choice(HEADS)
+        queries = draw.choice((1, 1, 1, 2, 8, 9, 64, 129, 512))
+        keys = max(queries, draw.choice(LENGTHS))
+        window = draw.choice((-1, -1, -1, 127, 1023))
+        found.append(
+            {
+                "version": f"fa{version}", "batch": draw.choice((1, 2, 4, 8, 33, 64, 256, 1000)),
+                "seqlen_q": queries, "seqlen_k": keys, "num_heads": heads, "num_heads_k": heads_k,
+                "head_dim": draw.choice((64, 64, 80, 96, 128, 128, 128, 192, 256)),
+                "dtype": draw.choice(("bf16", "bf16", "fp16")), "causal": draw.random() < 0.8,
+                "window_left": window, "window_right": -1 if window < 0 else 0,
+                "softcap": draw.choice((0.0, 0.0, 0.0, 30.0)),
+                "alibi": version == 2 and draw.random() < 0.1,
+                "num_splits_arg": draw.choice((0, 0, 0, 1, 1 if version == 2 else 32)),
+                "page_block_size": draw.choice((16, 16, 16, 32, 64, 128, None, 8)),
+                "scheduler_metadata": version == 3 and draw.random() < 0.4,
+            }
+        )  # fmt: skip
+    return found
+
+
+class Recorder:
+    """The preloaded runtime, and the wheel's Python function on it."""
+
+    def __init__(self, package: Path, recorder: Path) -> None:
+        import torch
+
+        self.torch = torch
+        torch.cuda.init()
+        sys.path.insert(0, str(package))
+        import vllm_flash_attn.flash_attn_interface as interface
+
+        assert interface.FA2_AVAILABLE
+        assert interface.FA3_AVAILABLE
+        self.interface = interface
+        self.library = ctypes.CDLL(str(recorder.resolve() / "cuda_recorder.so"))
+        self.library.recorder_name.restype = ctypes.c_char_p
+        self.demangle = getattr(ctypes.CDLL("libstdc++.so.6"), "__cxa_demangle")
+        self.demangle.restype = ctypes.c_char_p
+
+    def launches(self) -> list[dict[str, Any]]:
+        found = []
+        for number in range(self.library.recorder_count()):
+            sizes = (ctypes.c_ulong * 7)()
+            self.library.recorder_sizes(number, sizes)
+            kernel = self.demangle(self.library.recorder_name(number), None, None, None).decode()
+            if "at::native" not in kernel:
+                given = list(sizes)
+                found.append(
+                    {"kernel": kernel, "grid": given[:3], "block": given[3:6], "dynamic_smem": given[6]}
+                )
+        return found
+
+    def run(self, call: dict[str, Any]) -> dict[str, Any]:
+        torch, interface = self.torch, self.interface
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[call["dtype"]]
+        batch, page, dim, heads_k = (call[n] for n in ("batch", "page_block_size", "head_dim", "num_heads_k"))
+
+        def ints(*shape: int) -> Any:
+            return torch.empty(shape, dtype=torch.int32, device="cuda")
+
+        q = torch.empty((batch * call["seqlen_q"], call["num_heads"], dim), dtype=dtype, device="cuda")
+        paged = page is not None
+        pages = -(-call["seqlen_k"] // page) if paged else 0
+        shape = (max(pages, 1), page, heads_k, dim) if paged else (batch * call["seqlen_k"], heads_k, dim)
+        k, v = (torch.empty(shape, dtype=dtype, device="cuda") for _ in "kv")
+        window = [call["window_left"], call["window_right"]]
+        more: dict[str, Any] = {"cu_seqlens_k": ints(batch + 1)}
+        if paged:
+            more = {"seqused_k": ints(batch), "block_table": ints(batch, pages)}
+        try:
+            if call["scheduler_metadata"]:
+                more["scheduler_metadata"] = interface.get_scheduler_metadata(
+                    batch, call["seqlen_q"], call["seqlen_k"], call["num_heads"], heads_k, dim, ints(batch),
+                    dtype, cu_seqlens_q=ints(batch + 1), page_size=page,
+                    causal=call["causal"], window_size=window,
+                    has_softcap=call["softcap"] > 0, num_splits=call["num_splits_arg"],
+                )  # fmt: skip
+            self.library.recorder_reset()
+            interface.flash_attn_varlen_func(
+                q, k, v, call["seqlen_q"], ints(batch + 1), call["seqlen_k"], causal=call["causal"],
+                window_size=window, softcap=call["softcap"], num_splits=call["num_splits_arg"],
+                alibi_slopes=torch.empty(call["num_heads"], device="cuda") if call["alibi"] else None,
+                fa_version=int(call["version"][-1]), **more,
+            )  # fmt: skip
+        except (RuntimeError, NotImplementedError) as error:
+            first = str(error).partition("\n")[0]
+            return {"error": _WHERE.sub("", first), "launches": []}
+        return {"error": None, "launches": self.launches()}
+
+
+def one_gpu(options: argparse.Namespace) -> None:
+    recorder = Recorder(options.package, options.recorder)
+    major, minor, sms, *_ = GPUS[options.gpu]
+    device = {"name": options.gpu, "sm_major": major, "sm_minor": minor, "num_sms": sms}
+    for call in calls(options.gpu, options.count):
+        keys = 1 if call["page_block_size"] else call["batch"]
+        elements = max(
+            keys * call["seqlen_k"] * call["num_heads_k"],
+            call["batch"] * call["seqlen_q"] * call["num_heads"],
+        )
+        if elements * call["head_dim"] > _MOST_ELEMENTS:
+            continue
+        expect = recorder.run(call)
+        row = {"library": "vllm_flash_attn", "entry": "varlen_fwd", **call, "device": device}
+        print("ROW " + json.dumps({"call": row, "expect": expect}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("package", type=Path)
+    parser.add_argument("recorder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--gpu")
+    options = parser.parse_args()
+    if options.gpu:
+        one_gpu(options)
+        return
+    rows = []
+    for gpu, facts in GPUS.items():
+        recorder = options.recorder.resolve()
+        environment = os.environ | {
+            "LD_PRELOAD": str(recorder / "cuda_recorder.so"), "LD_LIBRARY_PATH": str(recorder / "driver"),
+            "RECORDED_GPU": ",".join(map(str, facts)),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--gpu", gpu],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        found = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
+        print(f"{gpu}: {len(found)} rows", done.stderr[-300:] if not found else "", file=sys.stderr)
+        rows += found
+    options.out.write_bytes(gzip.compress("".join(row + "\n" for row in rows).encode(), 9, mtime=0))
+
+
+if __name__ == "__main__":
+    main()
