@@ -34,6 +34,7 @@ class ReportTable(str, Enum):
     PROCESSES = "processes"
     SPLITTING = "splitting"
     ROOFLINE = "roofline"
+    ADVICE = "advice"
     VERDICTS = "verdicts"
     RANKS = "ranks"
     STRAGGLERS = "stragglers"

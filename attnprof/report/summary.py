@@ -19,6 +19,7 @@ from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.dispatch.libraries import library
 from attnprof.report.backends import backend_sentences
+from attnprof.report.findings import advice, advice_table
 from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.roofline import reading_sentence, roofline_table
@@ -71,6 +72,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     read = roofline(result.calls, kinds, run.gpu)
     processes = (run.config.get("workload") or {}).get("processes") or ()
     steady = steady_state(run.timeline, run.records, result.calls, processes) if not run.disbelief else None
+    costs = split_costs(run.timeline, run.observed)
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
@@ -78,8 +80,9 @@ def summarise(run: Recording, result: CheckResult) -> Report:
         "processes": processes_table(processes),
         "kinds": kinds_table(kinds),
         "splits": splits_table(splits, kinds),
-        "splitting": split_cost_table(split_costs(run.timeline, run.observed)),
+        "splitting": split_cost_table(costs),
         "roofline": roofline_table(read, kinds),
+        "advice": advice_table(advice(run, result, phases, splits, read, costs)),
         "attention": attention_table(totals),
         "kernels": kernels_table(totals),
         "verdicts": verdicts_table(result),

@@ -82,6 +82,7 @@ def print_report(report: Report) -> None:
         if report.tables[name].rows:
             console.print()
             print_titled(report.tables[name], console, report.target)
+    _print_advice(report.tables["advice"], console)
     if report.notes:
         console.print()
         for note in report.notes:
@@ -89,6 +90,18 @@ def print_report(report: Report) -> None:
     console.print()
     # Never wrapped: people copy it.
     console.out(f"{'next':<{_LABEL_WIDTH}} {report.next_command}", highlight=False)
+
+
+def _print_advice(table: Table, console: Console) -> None:
+    """What to do, numbered, each with its evidence and a command on a line of its own."""
+    if table.rows:
+        console.print()
+        console.print(table.title, style="bold")
+    for number, (what, saves, share, evidence, command) in enumerate(table.for_people(), start=1):
+        saved = f" (at most {saves}, {share})" if saves else ""
+        labelled(console, f"{number}.", f"{what}{saved}: {evidence}.")
+        # Never wrapped: people copy it.
+        console.out(f"{'':<{_LABEL_WIDTH}} {printable(command)}", highlight=False)
 
 
 def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) -> None:
