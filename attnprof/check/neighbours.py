@@ -101,7 +101,7 @@ class _Table:
         self.phase = phase
 
     def findings(self, *, named: bool = True) -> Iterator[Inconsistent]:
-        """Each finding once; what one rule finds is not looked at by the next. ``named``: ranges tell cells."""
+        """Each finding once; what one rule finds is not looked at by the next. ``named``: ranges tell."""
         if not self.fits:
             return
         found: set[tuple[int, int]] = set()
