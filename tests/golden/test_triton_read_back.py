@@ -184,3 +184,11 @@ def test_an_amd_gpu_has_waves_of_64(tmp_path: Path) -> None:
     assert {launch.block for launch in launches} == {(256, 1, 1)}
     assert trace_of(tmp_path / "amd", [launches] * 3, "AMD Instinct MI210").failures == ()
     assert len(trace_of(tmp_path / "nvidia", [launches] * 3).failures) == 3
+
+
+def test_on_amd_gpus_names_that_aiter_has_too_are_not_read_back(tmp_path: Path) -> None:
+    decode = AttentionCall("vllm_triton", "batch_paged", 1, 1, 4096, 32, 8, 128, causal=True)
+    launches = libraries.predict(decode, gpu_by_name("mi300x"), "0.10.0").launches
+    assert launches[0].kernel == "kernel_unified_attention_3d"
+    result = trace_of(tmp_path / "amd", [launches] * 3, "AMD Instinct MI300X")
+    assert set(result.counts) == {Verdict.NOT_MODELLED}

@@ -19,6 +19,7 @@ from attnprof.model import AttentionCall, Gpu
 
 LIBRARY = "vllm_triton"
 MAIN = frozenset(name for rules in VERSIONS.values() for name in (rules.main_2d, rules.main_3d))
+_AITERS_TOO = frozenset((VERSIONS["0.10.0"].main_2d, VERSIONS["0.10.0"].main_3d, REDUCE))  # on AMD GPUs
 _ANY_KEYS = (Interval(1, None),)
 _ANY_HEAD_DIM = Interval(32, None)
 _LARGE_HEAD_DIM = Interval(256, 256)
@@ -28,6 +29,8 @@ _AMD = (9, 4)  # gfx942
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of step that launches exactly ``seen``; None of other kernels."""
     name = seen.main.kernel
+    if gpu.vendor == "amd" and name in _AITERS_TOO:
+        return None
     if name == REDUCE:
         return ReadBack(nearest="kernel before it", cut=True)
     if name not in MAIN:
