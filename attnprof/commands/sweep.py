@@ -63,7 +63,8 @@ def sweep(
         typer.Option(metavar="VERSIONS", help="Library versions, with commas. Default: the newest."),
     ] = None,
     entry: Annotated[
-        str, typer.Option(metavar="ENTRIES", help="fwd, varlen_fwd, fwd_kvcache, with commas.")
+        str,
+        typer.Option(metavar="ENTRIES", help="fwd, varlen_fwd, fwd_kvcache or flashinfer's, with commas."),
     ] = "fwd",
     along: Annotated[
         str | None,

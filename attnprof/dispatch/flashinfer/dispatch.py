@@ -16,6 +16,7 @@ KERNEL = "flashinfer::BatchPrefillWithPagedKVCacheKernel"  # a template that is 
 KERNEL_SM90 = "flashinfer::PrefillWithKVCacheKernel"
 KERNEL_MLA = "flashinfer::mla::BatchMLAPagedAttentionKernel"
 KERNEL_MLA_SM90 = "flashinfer::BatchMLAPageAttentionHopperKernel"
+_WRAPPER = "BatchDecodeWithPagedKVCacheWrapper"
 _PAGE_SIZE = 16  # of a call that does not say: vLLM's and SGLang's least
 _NO_DRAFTS = (
     "q_len_per_req > 1 requires tensor-core decode "
@@ -40,7 +41,10 @@ def predict_call(call: AttentionCall, gpu: Gpu, newer: bool = True) -> Predictio
     if call.num_heads % call.num_heads_k:
         return Prediction(error=_indivisible(call))
     if choice.name == "cudnn":
-        return Prediction(reasons=choice.reasons, backend="cudnn")
+        taken = Reason("backend", "cudnn", f"what {_WRAPPER} takes")
+        return Prediction(
+            reasons=(taken, Reason("cudnn", "", choice.why), *choice.reasons[1:]), backend="cudnn"
+        )
     if choice.name not in BACKENDS[call.entry]:
         raise UsageError(
             f"flashinfer's backend {choice.name} is not modelled for {call.entry}: known are those of "
@@ -91,7 +95,7 @@ def _paged(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
     if sm90:
         main = KernelLaunch(KERNEL_SM90, plan.grid, ((plan.cta_tile_q // 64 + 1) * 128, 1, 1))
         return Prediction((main,), 1, reasons=(*choice.reasons, *_reasons_sm90(plan, gpu)), plan=fields)
-    main = KernelLaunch(KERNEL, plan.grid, block(plan.cta_tile_q))
+    main = KernelLaunch(KERNEL, plan.grid, block(plan.cta_tile_q), _smem(call, plan.cta_tile_q, gpu))
     merge, told = _merge(plan, sum(seqlens_q), call, gpu)
     reasons = (*_of_paged(call, gpu, choice), *_reasons(batch, plan, gpu), told)
     return Prediction((main, *merge), plan.most_chunks, reasons=reasons, plan=fields)
@@ -106,6 +110,17 @@ def _of_paged(call: AttentionCall, gpu: Gpu, choice: Choice) -> tuple[Reason, ..
         "where cudnn-frontend 1.30 or newer is installed"
     )
     return (*choice.reasons, Reason("not cudnn", "", why))
+
+
+def _smem(call: AttentionCall, cta_tile_q: int, gpu: Gpu) -> int:
+    """Bytes of shared memory of the paged kernel, 0 where that is not known."""
+    alike = call.head_dim_v in (None, call.head_dim)
+    if not alike or call.head_dim >= 512 or call.dtype not in ("bf16", "fp16"):
+        return 0
+    try:
+        return launch_rules.key_steps(cta_tile_q, call.head_dim, gpu)[1]
+    except UnknownBlocksError:
+        return 0
 
 
 def block(cta_tile_q: int) -> tuple[int, int, int]:
@@ -152,7 +167,7 @@ def _reasons(batch: Batch, plan: Plan, gpu: Gpu) -> tuple[Reason, ...]:
         Reason("KV chunk", chunk, why),
         Reason("work items", str(plan.num_work_items), "pairs of a query tile and a KV chunk"),
         Reason("padded batch", str(plan.padded_batch_size), padding),
-        Reason("num_splits", chunks, "chunks of a sequence's keys"),
+        Reason("num_splits", chunks, f"chunks of a sequence's keys, {chunk} each: {why}"),
     )
 
 
@@ -188,7 +203,7 @@ def _decode(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
         Reason("KV chunk", f"{plan.kv_chunk_size} keys", why),
         Reason("work items", str(plan.num_work_items), "chunks of all sequences"),
         Reason("padded batch", str(plan.padded_batch_size), padding),
-        Reason("num_splits", str(plan.most_chunks), "chunks of the longest sequence"),
+        Reason("num_splits", str(plan.most_chunks), f"chunks of {plan.kv_chunk_size} keys: {why}"),
         Reason("merge", str(launches[1].grid[0]) if plan.split_kv else "none", merged),
     )
     fields = (
@@ -217,7 +232,11 @@ def _mla(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
         Reason(
             "work items", str(plan.num_work_items), "pairs of a query tile and a KV chunk, dealt out by cost"
         ),
-        Reason("num_splits", str(plan.most_chunks), "chunks of the longest sequence"),
+        Reason(
+            "num_splits",
+            str(plan.most_chunks),
+            f"chunks of {plan.kv_chunk_size} keys, of the longest sequence",
+        ),
         Reason("merge", "none", merged if plan.num_split else "no keys are split"),
     )
     return Prediction((main,), plan.most_chunks, reasons=reasons, plan=tuple(plan.fields().items()))
@@ -248,7 +267,7 @@ def _single(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
         Reason(
             "KV chunk", f"{found.kv_chunk_size} keys", "as many chunks as fit the GPU at once, of 256 or more"
         ),
-        Reason("num_splits", str(splits), "chunks of the keys"),
+        Reason("num_splits", str(splits), f"chunks of {found.kv_chunk_size} keys"),
         Reason("merge", "follows" if len(found.launches) > 1 else "none", merged),
     )
     plan = (

@@ -183,8 +183,7 @@ def single_prefill(
     tile = cta_tile_q(rows, head_dim, head_dim, gpu.smem_per_block_optin, gpu.sm_major)
     warps_q = 4 if tile > 16 else 1
     warps_kv = 4 // warps_q
-    mma_q = 2 if tile > 64 else 1
-    steps, smem = _key_steps(tile, head_dim, warps_kv, 8 // mma_q, gpu)
+    steps, smem = key_steps(tile, head_dim, gpu)
     key = (tile, steps, causal)
     blocks = resident_blocks("single_prefill", head_dim, key, 32 * warps_q * warps_kv, smem, gpu)
     tiles = ceil_div(rows, tile)
@@ -197,8 +196,12 @@ def single_prefill(
     return SingleCall(launches, chunks, chunk, blocks, tile)
 
 
-def _key_steps(tile: int, head_dim: int, warps_kv: int, most: int, gpu: Gpu) -> tuple[int, int]:
-    """(NUM_MMA_KV, bytes of shared memory): as many as leave room for a second thread block."""
+def key_steps(tile: int, head_dim: int, gpu: Gpu) -> tuple[int, int]:
+    """(NUM_MMA_KV, bytes of shared memory): as many as leave room for a second thread block.
+
+    head_dim: below 512, K and V alike.  Raises UnknownBlocksError where not one fits.
+    """
+    warps_kv, most = (1 if tile > 16 else 4), (4 if tile > 64 else 8)
     fixed = tile * head_dim * 2
     step = 2 * head_dim * 16 * warps_kv * 2
     resident = 2 if gpu.smem_per_sm >= 2 * (fixed + step) else 1
