@@ -56,7 +56,8 @@ def _patch(recorder: Recorder, cls: Any) -> Callable[[], None]:
             cls.begin_forward = original
 
     read = functools.partial(_read, plans)
-    return entry_point.patch_all([restore, entry_point.patch(recorder, cls, "run", "flashinfer", read)])
+    run = entry_point.patch(recorder, cls, "run", "flashinfer", read, by_arguments=False)
+    return entry_point.patch_all([restore, run])
 
 
 def _host(lengths: Lengths, name: str, value: Any) -> Any:

@@ -16,7 +16,10 @@ _FUNCTIONS = ("_memory_efficient_attention_forward", "_memory_efficient_attentio
 def patch(recorder: Recorder, module: Any) -> Callable[[], None]:
     """``xformers.ops.fmha``."""
     return entry_point.patch_all(
-        [entry_point.patch(recorder, module, name, "xformers", _read) for name in _FUNCTIONS]
+        [
+            entry_point.patch(recorder, module, name, "xformers", _read, by_arguments=False)
+            for name in _FUNCTIONS
+        ]
     )
 
 
