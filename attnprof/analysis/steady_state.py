@@ -23,7 +23,7 @@ from attnprof.trace.timeline import Timeline
 _FULL = 0.9
 _ORDER = ("prefill", "mixed", "decode")
 _NAMES = (  # what engines call their steps, and the groups that count requests
-    ("execute_", re.compile(r"execute_(?:\d+_)?context_(\d{1,9})\(.*_generation_(\d{1,9})\(")),
+    ("execute_", re.compile(r"execute_(?:\d+_)?context_(\d{1,9})\([^(]{0,99}_generation_(\d{1,9})\(")),
     ("step[", re.compile(r"step\[[A-Z_]+ bs=(\d{1,9})")),
 )
 _LONGEST = 4096  # characters of a name that are looked at
