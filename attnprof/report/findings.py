@@ -15,7 +15,7 @@ from attnprof.analysis.phases import PhaseTotal
 from attnprof.dispatch.libraries import library, predict
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.errors import UsageError
-from attnprof.report.replay import ncu_words
+from attnprof.report.profiling import ncu_words
 from attnprof.report.tables import Column, Table, duration, percent
 from attnprof.safety.next_command import next_command
 from attnprof.safety.redact import redact

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attnprof.dispatch.libraries import library
 from attnprof.errors import UsageError
 from attnprof.report.explain import call_in_words
+from attnprof.report.profiling import ncu_words
 from attnprof.safety.printable import printable
 from attnprof.safety.redact import redact
 
@@ -78,12 +79,6 @@ def replay_script(call: CheckedCall, number: int, run: str, version: str) -> str
         "torch.manual_seed(0)",
     ]  # fmt: skip
     return "\n".join([*head, *made.lines]) + "\n" + _TIMING
-
-
-def ncu_words(kernel: str, skip: int, program: str) -> str:
-    """The Nsight Compute command that profiles one launch of a kernel, after ``skip`` earlier ones of it."""
-    flags = f"--kernel-name {kernel} --launch-skip {skip} --launch-count 1 --set full"
-    return f"ncu {flags} {program}"
 
 
 def ncu_of_replay(call: CheckedCall, program: str) -> str:

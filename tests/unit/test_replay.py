@@ -11,7 +11,7 @@ import pytest
 
 from attnprof.dispatch.libraries import library
 from attnprof.model import AttentionCall
-from attnprof.report.replay import ncu_words
+from attnprof.report.profiling import ncu_words
 from tests.conftest import TESTS
 from tests.support.command import attnprof
 from tests.support.generated_run import generated_run
