@@ -22,7 +22,7 @@ from attnprof.model import Gpu, KernelLaunch
 if TYPE_CHECKING:
     from attnprof.check.check_run import CheckedCall
 
-COUNTED_PER_SM = {"fwd": 2, "fwd_splitkv": 2, "fa3_fwd": 1, "fa3_fwd_early": 1, "fa4_fwd": 1}
+COUNTED_PER_SM = {"fwd": 2, "fwd_splitkv": 2, "fa3_fwd": 1, "fa3_fwd_early": 1, "fa4_fwd": 1, "fa4_mla": 1}
 _ELEMENT_BYTES = 2
 
 
