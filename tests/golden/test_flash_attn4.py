@@ -189,3 +189,22 @@ def test_it_is_explained_and_swept() -> None:
     assert "FlashAttentionForwardSm100" in explained.out
     swept = attnprof("sweep", *call[:4], "--seqlen-k", "1024:65536:1024", "--num-splits", "-1")
     assert swept.code == 0, swept.err
+
+
+@pytest.mark.parametrize(
+    ("batch", "seqlen_q", "kernel", "why"),
+    [
+        (2, 1, "FlashAttentionMLAForward1CtaKb64Sm100", "74 splits pay from 2 on"),
+        (2, 64, "FlashAttentionMLAForwardSm100", "more than 64 query rows"),
+        (80, 1, "FlashAttentionMLAForward1CtaKb64Sm100", "pairs of blocks would not fit one wave"),
+        (60, 1, "FlashAttentionMLAForward1CtaKb64Sm100", "2 splits pay from 2 on"),
+    ],
+)
+def test_mla_is_explained(batch: int, seqlen_q: int, kernel: str, why: str) -> None:
+    sizes = ("--batch", str(batch), "--seqlen-q", str(seqlen_q), "--seqlen-k", "32768", "--num-splits", "-1")
+    heads = ("--heads", "64", "--kv-heads", "1", "--head-dim", "64", "--head-dim-v", "512")
+    done = attnprof("explain", "--library", "flash_attn_4", "--gpu", "b200", *heads, *sizes)
+    assert done.code == 0, done.err
+    words = " ".join(done.out.split())
+    assert kernel in words
+    assert why in words
