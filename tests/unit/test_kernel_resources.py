@@ -183,3 +183,34 @@ def test_explain_and_predict_say_which_it_is() -> None:
     assert "≤ per SM: what threads and shared memory admit" in " ".join(bound.out.split())
     told = attnprof("predict", *call, *heads, "--version", "2.13.0")
     assert "2 per SM (255 registers a thread)" in " ".join(told.out.split())
+
+
+def test_every_kernel_that_vllms_wheel_launches_where_it_has_code_is_in_the_table() -> None:
+    """Of FlashAttention-3 on Hopper, and of FlashAttention-2 on sm 8.x: its wheel has code for no other."""
+    with gzip.open(GOLDEN / "vllm_flash_attn_wheel_0.33.0.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    known, absent = 0, []
+    for row in rows:
+        device = row["call"]["device"]
+        gpu = make_gpu("", device["sm_major"], device["sm_minor"], 1)
+        for launch in row["expect"]["launches"]:
+            kernel = launch["kernel"]
+            hopper = "FlashAttnFwdSm90" in kernel and gpu.sm_major == 9
+            if not (hopper or ("flash_fwd" in kernel and gpu.sm_major == 8)):
+                continue
+            known += 1
+            found = resources_of(kernel, gpu, "vllm_flash_attn", "auto")
+            if found is None or not 24 < found.registers <= 255:
+                absent.append(kernel)
+    assert known > 300
+    assert absent == []
+
+
+def test_vllms_flash_attention_3_is_exactly_one_block_per_sm() -> None:
+    call = AttentionCall(
+        "vllm_flash_attn", "varlen_fwd", 8, 1, 4096, 28, 4, 128, page_block_size=16, total_q=8
+    )
+    launches = predict(call, H100).launches
+    main = next(launch for launch in launches if "FlashAttnFwdSm90" in launch.kernel)
+    fill = sm_fill(main, H100, "vllm_flash_attn", "auto")
+    assert (fill.exact, fill.per_sm, fill.limited_by) == (True, 1, "registers")
