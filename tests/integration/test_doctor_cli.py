@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,8 @@ HAS_NSYS = shutil.which("nsys") is not None
 
 @pytest.mark.nsys
 @pytest.mark.skipif(not HAS_NSYS, reason="needs nsys")
-def test_a_range_arrives_in_a_real_capture_within_ten_seconds() -> None:
-    started = time.monotonic()
+def test_a_range_arrives_in_a_real_capture() -> None:
     done = attnprof("doctor", "--format", "json")
-    assert time.monotonic() - started < 25  # 5 on an idle machine
     found = {row["what"]: row for row in json.loads(done.out)}
     assert found["capture"]["level"] == "OK", found["capture"]
     assert found["ranges"]["level"] == "OK", found["ranges"]
