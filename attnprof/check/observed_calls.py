@@ -167,7 +167,9 @@ def observe(timeline: Timeline) -> ObservedCalls:
         replayed=replayed,
         shapes=shapes,
         strangers=_strangers(timeline),
-        odd_replays=find_odd_replays(timeline.launch[kernel], kernels.pid[kernel], shape[in_time], replayed),
+        odd_replays=find_odd_replays(
+            timeline.launch[kernel], kernels.pid[kernel], shape[in_time], timeline.phase[kernel], replayed
+        ),
         bare_steps=find_bare_steps(timeline, role_of_name >= 0),
     )
     return replace(calls, repeated=dict(_repeated(timeline, calls, role_of_name >= 0)))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from attnprof.trace.range_names import DECODE
 from attnprof.trace.tables import Bool, Int64
 
 _FEWEST = 2  # replays that agree
@@ -22,11 +23,14 @@ class OddReplay(NamedTuple):
     others: int
 
 
-def find_odd_replays(launch: Any, pid: Any, shape: Int64, replayed: Bool) -> tuple[OddReplay, ...]:
-    """The replays that stand alone with their number of calls, all of which others make as well.
+def find_odd_replays(
+    launch: Any, pid: Any, shape: Int64, phase: Any, replayed: Bool
+) -> tuple[OddReplay, ...]:
+    """The replays that stand alone with their number of calls, some of which others make as well.
 
-    Per call: the launch that started it, its process, its shape, and whether a graph replayed it. A process's
-    last replay may be cut. Graphs of other batch sizes have as many calls, those of other models other ones.
+    Also the first of those that make fewer from some step of a generation on. Per call: the launch that
+    started it, its process, its shape, its phase, and whether a graph replayed it. A process's last replay
+    may be cut. Graphs of other batch sizes have as many calls, those of other models other ones.
     """
     rows = np.flatnonzero(replayed & (launch >= 0))
     if not len(rows):
@@ -39,12 +43,27 @@ def find_odd_replays(launch: Any, pid: Any, shape: Int64, replayed: Bool) -> tup
         mine = [group for group in groups if pid[group[0]] == process]
         counts = Counter(map(len, mine))
         usual, others = counts.most_common(1)[0]
-        if others < _FEWEST or len(counts) == 1:
+        if len(counts) == 1:
             continue
         known = {int(one) for group in mine if len(group) == usual for one in np.unique(shape[group])}
         for number, group in enumerate(mine):
             cut = number == len(mine) - 1 and len(group) < usual
             alone = counts[len(group)] == 1 and len(known & set(shape[group].tolist())) > 0
-            if alone and not cut:
+            if alone and not cut and others >= _FEWEST:
                 found.append(OddReplay(int(group[0]), len(group), usual, others))
+        if (fewer := _fewer_for_good(mine, shape, phase)) and not any(one.row == fewer.row for one in found):
+            found.append(fewer)
     return tuple(found)
+
+
+def _fewer_for_good(replays: list[Int64], shape: Int64, phase: Any) -> OddReplay | None:
+    """The first replay of a process's last ones that make fewer calls, within one generation."""
+    sizes = [len(replay) for replay in replays]
+    first = next((n for n in range(1, len(sizes)) if sizes[n] != sizes[0]), 0)
+    later = set(sizes[first:])
+    if not first or len(sizes) - first < _FEWEST or len(later) != 1 or later.pop() >= sizes[0]:
+        return None
+    before, after = replays[first - 1], replays[first]
+    between = phase[int(before[0]) : int(after[0]) + 1]
+    whole = bool((between == DECODE).all()) and set(shape[after].tolist()) <= set(shape[before].tolist())
+    return OddReplay(int(after[0]), sizes[first], sizes[0], first) if whole else None

@@ -19,6 +19,8 @@ from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
 from tests.spoil.spoils import Spoil
 
 _FEW_STEPS = 2
+# each bucket's own, and one below it
+_HEAD_DIMS = (24, 32, 56, 64, 72, 80, 96, 120, 128, 152, 160, 184, 192, 216, 224, 248, 256)
 _MOST_QUERIES = 8  # of a speculative step
 _TILE = 260  # more queries than any kernel takes per thread block
 # (head dim, block_m) of FlashAttention-2, (block_m, block_n, head dim) of 3, after the cluster's shape
@@ -269,7 +271,7 @@ def _names_of(call: AttentionCall, gpu: Gpu, version: str) -> frozenset[str]:
     """The main kernels that calls with the flags and of every head dim near the call's launch."""
     found = set()
     for flagged in _flagged(call):
-        for head_dim in (24, 32, 64, 72, 80, 96, 120, 128, 160, 184, 192, 248, 256):
+        for head_dim in _HEAD_DIMS:
             for seqlen_q, seqlen_k in itertools.product(
                 (1, 127, 128, 384), (64, 127, 128, 256, 384, 4608, 1 << 17)
             ):

@@ -243,3 +243,37 @@ def test_queries_and_batches_of_one_step_go_together(tmp_path: Path) -> None:
         odd = with_cells(kinds, {(3, 1): launches_of(call, H100, "2.8.3")})
         found = findings(odd, tmp_path / str(number))
         only(found, 3, 1, "their batch, heads and queries go together otherwise")
+
+
+# replays of a graph
+
+
+def replayed(**changed: Launches) -> Scene:
+    """Decode steps that replay one graph, some calls of which (``at_step_layer``) were launched otherwise."""
+    call = replace(CALL, entry="fwd_kvcache", seqlen_k=1024, seqlen_knew=1, cache_seqlens=True)
+    whole = scene(lambda step, layer: call if step else plain(0))
+    cells = {tuple(map(int, name.split("_")[1:])): launches for name, launches in changed.items()}
+    return replace(with_cells(whole, cells), graphs="nodes")  # type: ignore[arg-type]
+
+
+def test_a_replay_of_more_or_fewer_calls_is_found_and_the_last_may_be_cut(tmp_path: Path) -> None:
+    once = cell(replayed(), 3, 1)
+    assert findings(replayed(), tmp_path / "a") == []
+    (more,) = findings(replayed(at_3_1=once * 2), tmp_path / "b")
+    assert "replay ran 5 attention calls: 6 others ran 4" in more[2]
+    (fewer,) = findings(replayed(at_3_1=()), tmp_path / "c")
+    assert "replay ran 3 attention calls: 6 others ran 4" in fewer[2]
+    assert findings(replayed(at_7_3=()), tmp_path / "d") == []
+
+
+def test_fewer_calls_for_good_within_a_generation_are_found_and_of_a_shorter_model_not(
+    tmp_path: Path,
+) -> None:
+    lost = replayed(**{f"at_{step}_3": () for step in range(4, STEPS)})
+    (one,) = findings(lost, tmp_path / "a")
+    assert (one[0], "ran 3 attention calls: 3 others ran 4" in one[2]) == (4, True)
+    short = replace(
+        lost,
+        calls=tuple(replace(call, phase="prefill") if call.step == 4 else call for call in lost.calls),
+    )
+    assert findings(short, tmp_path / "b") == []
