@@ -217,6 +217,8 @@ class _Table:
                     if self._differ_in_phase(step, differ, agree) or self._may_part(step, differ, a, b):
                         continue
                     odd, usual = self._odd_one(step, one, other)
+                    if not self._comparable(step, odd[0], usual[0], a[agree]):
+                        continue
                     theirs, ours = self._words(step, odd[0]), self._words(step, usual[0])
                     for layer in odd:
                         yield (
@@ -224,6 +226,14 @@ class _Table:
                             f"layer {self.layers[layer]} ran {theirs}, layer {self.layers[usual[0]]} "
                             f"{ours}: the two launch the same in {np.count_nonzero(agree)} other steps",
                         )  # fmt: skip
+
+    def _comparable(self, step: int, odd: int, usual: int, agreed: Int64) -> bool:
+        """Whether they differ in sizes alone, or went together in steps of such a kernel."""
+        theirs, ours = (self._forms(int(self.cells[step, layer])) for layer in (odd, usual))
+        return theirs == ours or any(self._forms(cell) == ours for cell in np.unique(agreed).tolist())
+
+    def _forms(self, cell: int) -> list[tuple[object, ...]]:
+        return [self.traits[shape].form for shape in self.shapes_of[cell]]
 
     def _differ_in_phase(self, step: int, differ: Bool, agree: Bool) -> bool:
         """Whether layers that launch the same in other phases do not in this one."""

@@ -102,7 +102,7 @@ def test_without_marks_a_call_more_cannot_be_told_and_a_grid_that_nothing_launch
     assert why_nobody_can_tell(scene, doubled)
     split = _scene(2, 4000, "none")
     main, combine = split.calls[4].launches
-    other = (main, replace(combine, grid=(combine.grid[0] + 1, 1, 1)))
+    other = (main, replace(combine, grid=(combine.grid[0] + 1000, 1, 1)))
     assert (
         why_nobody_can_tell(split, Spoil("combine grid x", "", (4,), split.with_launches({4: other}))) == ""
     )
