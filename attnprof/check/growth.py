@@ -19,7 +19,7 @@ from attnprof.dispatch.explanation import ReadBack
 from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
 from attnprof.trace.range_names import DECODE, PREFILL
 
-_FEWEST = 5  # decode steps
+_FEWEST = 8  # decode steps
 _PAGE = 16  # tokens: a cache that is given whole has grown by no less
 _MOST_RUNS = 24  # of one launch each: more are looked at singly
 _ANY: Intervals = (Interval(1, None),)

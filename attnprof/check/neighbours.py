@@ -228,12 +228,14 @@ class _Table:
                         )  # fmt: skip
 
     def _comparable(self, step: int, odd: int, usual: int, agreed: Int64) -> bool:
-        """Whether they differ in sizes alone, or went together in steps of such a kernel."""
-        theirs, ours = (self._forms(int(self.cells[step, layer])) for layer in (odd, usual))
-        return theirs == ours or any(self._forms(cell) == ours for cell in np.unique(agreed).tolist())
+        """Not where one alone folds its heads, as a window that hides no key yet may keep the other from."""
+        a, b = (self._trait(int(self.cells[step, layer])) for layer in (odd, usual))
+        fewer, more = sorted((a.batch_heads, b.batch_heads))
+        folds = a.local == b.local and 0 < fewer < more and more % fewer == 0
+        return not folds or any(self._trait(c).batch_heads == fewer for c in np.unique(agreed).tolist())
 
-    def _forms(self, cell: int) -> list[tuple[object, ...]]:
-        return [self.traits[shape].form for shape in self.shapes_of[cell]]
+    def _trait(self, cell: int) -> Traits:
+        return self.traits[self.shapes_of[cell][0]]
 
     def _differ_in_phase(self, step: int, differ: Bool, agree: Bool) -> bool:
         """Whether layers that launch the same in other phases do not in this one."""

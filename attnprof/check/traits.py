@@ -16,8 +16,8 @@ class Traits:
     """What a model does not change from call to call, as the kernel's name says it, and the sizes.
 
     ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means, ``kind`` those
-    that no size decides.  ``shows``: the grid follows from the call, not from the GPU.  ``requests``: as a
-    server's batches are launched, whose longest sequence may leave, so that its keys do not only grow.
+    that no size decides.  ``shows``: the grid follows from the call, not from the GPU.  ``requests``: no
+    window shows, as of a server's batches, whose longest sequence may leave, so that keys do not only grow.
     """
 
     library: str
@@ -50,6 +50,8 @@ class Traits:
         combined = len(shape.launches) > 1 and shape.launches[1].grid[0] > 1
         shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1 or combined
         requests = fields.get("Varlen") or (main.family == "fwd_splitkv" and not split)
+        # Before 2.3.5 a causal call counts as local, too; Has_alibi came with 2.4.0.
+        requests = requests or (local and "Is_even_K" in fields and "Has_alibi" not in fields)
         said = f"{main.kernel} grid {'x'.join(map(str, launch.grid))}"
         splits = shape.num_splits
         words = f"{said}, {splits} splits" if splits and splits > 1 else said
