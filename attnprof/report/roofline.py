@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
     from attnprof.analysis.layer_kinds import LayerKind
 
-_TITLE = "Reading and computing (observed; bytes of K and V of recorded calls, each key once)"
+_TITLE = "Reading and computing (observed; of one recorded call: K and V, each key once, and time)"
 
 
 def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> Table:
     """A row per phase, kind of layer and split count."""
     columns = (
         Column("phase"), Column("layers"), Column("num_splits", "splits", right=True),
-        Column("calls", right=True, use=0), Column("kv_bytes", "K and V per call", right=True),
-        Column("flops", "FLOP per call", right=True), Column("ns", "per call", right=True, use=0),
+        Column("calls", right=True, use=0), Column("kv_bytes", "K and V", right=True),
+        Column("flops", "FLOP", right=True, use=0), Column("ns", "takes", right=True, use=0),
         Column("gb_s", "GB/s", right=True), Column("of_peak", "of peak", right=True),
-        Column("tflop_s", "TFLOP/s", right=True), Column("sms", "SMs at work", right=True),
-        Column("intensity", "FLOP/byte", right=True, use=0), Column("lower_bound"), Column("in_l2"),
+        Column("tflop_s", "TFLOP/s", right=True), Column("sms", "SMs at work", right=True, use=2),
+        Column("intensity", "per byte", right=True, use=0), Column("lower_bound"), Column("in_l2"),
     )  # fmt: skip
     titles = kind_titles(kinds)
     values, shown = [], []
