@@ -152,7 +152,8 @@ class Upstream:
         )  # fmt: skip
         attention = new(
             backend=None, backend_per_kind={}, flash_attn_version=row["fa_asked"] or None,
-            use_trtllm_attention=None, use_non_causal=bool(row["non_causal"]), mla_prefill_backend=None,
+            use_trtllm_attention=None, disable_flashinfer_q_quantization=False,
+            use_non_causal=bool(row["non_causal"]), mla_prefill_backend=None,
         )  # fmt: skip
         method = "dflash" if row["non_causal"] else "none"
         config = new(
@@ -258,12 +259,27 @@ class Upstream:
             decode = builder.FlashInferMetadataBuilder._get_flashinfer_trtllm_api_decode_kernel().value
             if decode == "xqa" and not builder._is_xqa_head_dim_supported(row["head_dim"]):
                 decode = "native"
+        queries = self.query_dtype(row, builder, can)
         prefill = cubins.use_trtllm_attention(
-            *heads, 512, 1024, 1, row["kv_dtype"], self.dtype(row["dtype"]), is_prefill=True,
+            *heads, 512, 1024, 1, row["kv_dtype"], queries, is_prefill=True,
             force_use_trtllm=True if (row["block_size"] or 0) >= 128 and phased else None,
             has_sinks=bool(row["sinks"]),
         )  # fmt: skip
         return {"decode": decode, "prefill": "trtllm-gen" if prefill else "native"}
+
+    def query_dtype(self, row: dict[str, Any], builder: Any, can: bool) -> Any:
+        """What the builder makes of the queries of a prefill, by its own method where it has one."""
+        plain, made = self.dtype(row["dtype"]), builder.FlashInferMetadataBuilder
+        if hasattr(made, "get_q_data_type"):
+            asked = types.SimpleNamespace(
+                vllm_config=self.config._current_vllm_config, cache_dtype=row["kv_dtype"],
+                model_config=types.SimpleNamespace(dtype=plain), nvfp4_fa2=nvfp4_fa2(builder, row),
+                kv_cache_spec=types.SimpleNamespace(dtype=plain),
+            )  # fmt: skip
+            return made.get_q_data_type(asked, is_prefill=True)
+        if can and row["kv_dtype"].startswith("fp8"):
+            return builder.FlashInferBackend.get_fp8_dtype_for_flashinfer(row["kv_dtype"])
+        return plain
 
 
 def nvfp4_fa2(builder: Any, row: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from attnprof.report.text import labelled
 from attnprof.safety.quoting import markdown_words
 
 _NO_REASON = "one before it is valid"
+_NOT_ASKED = "the user asks for another"
 
 
 def question_in_words(made: Outcome) -> str:
@@ -40,7 +41,8 @@ def question_in_words(made: Outcome) -> str:
 
 def backends_table(made: Outcome) -> Table:
     """Every backend of the engine's list in its order, and why it is not taken."""
-    rows = [(other.backend, "no", "; ".join(other.reasons) or _NO_REASON) for other in made.choice.others]
+    passed_over = _NOT_ASKED if made.layer.backend else _NO_REASON
+    rows = [(other.backend, "no", "; ".join(other.reasons) or passed_over) for other in made.choice.others]
     taken = (made.choice.backend or "none", "yes" if made.choice.backend else "", made.choice.why)
     columns = (Column("backend"), Column("taken"), Column("why", wraps=True))
     return Table("backends", columns, [taken, *rows], title="Backends")

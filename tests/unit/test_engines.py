@@ -169,3 +169,19 @@ def test_tables_and_markdown_hold_the_same_answer() -> None:
     assert table.index("Backends") < table.index("What the engine decides") < table.index("Launches")
     text = attnprof("explain", *MODEL, "--gpu", "h100", "--format", "md").out
     assert text.index("## Backends") < text.index("## What the engine decides") < text.index("## Launches")
+
+
+def test_a_forced_backend_leaves_the_others_unasked() -> None:
+    forced = attnprof("explain", *MODEL, "--gpu", "h100", "--attention-backend", "TRITON_ATTN").out
+    assert "the user asks for another" in forced
+    assert "one before it is valid" not in forced
+    assert "one before it is valid" in attnprof("explain", *MODEL, "--gpu", "h100").out
+
+
+def test_a_prefill_over_an_fp8_cache_runs_tensorrt_llms_kernels_on_blackwell() -> None:
+    prefill = Step(2, 512, 512)
+    kernels = {
+        kv_dtype: note(made("vllm", "b200", Layer(28, 4, 128, kv_dtype=kv_dtype), prefill), "prefill kernel")
+        for kv_dtype in ("auto", "fp8", "fp8_e5m2")
+    }
+    assert kernels == {"auto": "trtllm-gen", "fp8": "trtllm-gen", "fp8_e5m2": "native"}

@@ -66,7 +66,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class RuledOut:
-    """A backend that is not taken, and every reason; () where one before it was valid already."""
+    """A backend that is not taken, and every reason; () where it is valid and another is taken."""
 
     backend: str
     reasons: tuple[str, ...]

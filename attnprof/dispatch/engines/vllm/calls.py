@@ -156,7 +156,8 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
         return Reached(notes, why_not="XQA's launches are not modelled")
     own = "fa2" if sm[0] == 8 else ""
     backend = "trtllm-gen" if kernel == "trtllm-gen" else own
-    dtype: dict[str, Any] = {"dtype": "fp8"} if layer.kv_dtype.startswith("fp8") else {}
+    quantized_q = kernel == "trtllm-gen" and layer.kv_dtype.startswith("fp8")
+    dtype: dict[str, Any] = {"dtype": "fp8"} if quantized_q else {}
     entry: Entry = "batch_decode" if (phase, kernel) == ("decode", "trtllm-gen") else "batch_paged"
     call = _call("flashinfer", entry, layer, step, backend=backend, **dtype)
     return Reached(notes, call, rules.flashinfer_package)
@@ -173,14 +174,19 @@ def flashinfer_kernels(layer: Layer, step: Step, sm: Sm) -> tuple[str, str]:
         fits = 16 <= layer.head_dim <= 256 and layer.head_dim % 16 == 0
         decode = "xqa" if fits else "native"
     large_page = (layer.block_size or DEFAULT_BLOCK) >= 128
-    generated = able and sm[0] == 10 and (layer.sinks or large_page or layer.kv_dtype == AUTO)
+    generated = able and sm[0] == 10 and (layer.sinks or large_page or _prefers_generated(layer))
     return decode, "trtllm-gen" if generated else "native"
+
+
+def _prefers_generated(layer: Layer) -> bool:
+    """Whether a prefill's cache is not quantized, or its queries are made E4M3 beside one that is."""
+    return layer.kv_dtype in (AUTO, "fp8", "fp8_e4m3") or layer.kv_dtype.startswith("nvfp4")
 
 
 def flashinfer_kernels_0_20(layer: Layer, step: Step, sm: Sm) -> tuple[str, str]:
     """(decode, prefill) kernels of 0.20's FlashInfer backend."""
     able = layer.num_heads % layer.num_heads_k == 0 and not layer.batch_invariant and sm[0] == 10
-    generated = able and (layer.sinks or layer.kv_dtype == AUTO)
+    generated = able and (layer.sinks or _prefers_generated(layer))
     return "trtllm-gen" if able else "native", "trtllm-gen" if generated else "native"
 
 

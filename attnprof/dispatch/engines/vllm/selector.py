@@ -13,7 +13,6 @@ from attnprof.dispatch.engines.vllm.conditions import Backend, quantized, reason
 from attnprof.errors import UsageError
 
 _FEW_HEADS = 16
-NO_REASON = "one before it in the list is valid"
 
 
 def priorities(layer: Layer, sm: Sm, *, newest: bool) -> tuple[Backend, ...]:
