@@ -61,6 +61,9 @@ def find_frozen(
             shape = int(observed.shape[run[0]])
             call = inferred[shape]
             assert call is not None
+            # As a server launches its batches, whose longest sequence may have left since the prefill.
+            if not keys_of_step and observed.shapes[shape].main.flag("Split") is False:
+                continue
             if not ever_split and _may_never_ask(told_of[shape], call, inferred, observed.shape[prefill]):
                 continue
             steps = observed.step[run].tolist()
