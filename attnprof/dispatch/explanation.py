@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
-from attnprof.gpus import make_gpu
+from attnprof.gpus import GPUS, make_gpu
 from attnprof.model import Entry, Gpu, KernelLaunch, Library
 
 LONGEST = 131_072  # keys; strengths are shares of the lengths up to it
 STRONG = 0.05
 _TILE_CLASSES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
-_SOME_SMS = (132, 108, 46, 188)  # of an unknown GPU: split counts follow from them
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,21 @@ class GpuFacts:
     vendor: Literal["nvidia", "amd"] = "nvidia"
 
     def candidates(self) -> tuple[Gpu, ...]:
-        """The GPUs it may be, one for each way in which tiles are chosen."""
-        counts = (self.num_sms,) if self.num_sms else _SOME_SMS
+        """The GPUs it may be: one for each way in which tiles are chosen, with each SM count of the table's
+        GPUs of that kind, from which split counts follow."""
         classes = (self.sm,) if self.sm else _TILE_CLASSES
-        return tuple(make_gpu("", *sm, sms) for sm in classes for sms in counts)
+        return tuple(
+            make_gpu("", *sm, sms)
+            for sm in classes
+            for sms in ((self.num_sms,) if self.num_sms else _sm_counts(sm))
+        )
+
+
+@cache
+def _sm_counts(sm: tuple[int, int]) -> tuple[int, ...]:
+    """Ascending; of every GPU of the table where it has none of that compute capability."""
+    of_kind = {model.num_sms for model in GPUS if model.sm == sm}
+    return tuple(sorted(of_kind or {model.num_sms for model in GPUS}))
 
 
 @dataclass(frozen=True, slots=True)
