@@ -18,7 +18,12 @@ from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
 
-FILES = sorted(path.name for kind in ("launches", "edges") for path in GOLDEN.glob(f"*_{kind}_*.jsonl.gz"))
+FILES = sorted(
+    path.name
+    for library in ("fa2", "torch")
+    for kind in ("launches", "edges")
+    for path in GOLDEN.glob(f"{library}_{kind}_*.jsonl.gz")
+)
 SAMPLE = 60
 RELEASES = [
     *(("flash_attn", version) for version in ("2.2.4", "2.3.4", "2.4.2", "2.5.6", "2.6.3", "2.7.4", "2.8.3")),
