@@ -108,6 +108,7 @@ def kernel_timeline(
     return KernelTimeline(head, blob, tuple(lanes), stripes, said, _legend(kinds))
 
 
+_UNSPLIT = ("splits not told", "not split")
 _Kind = tuple[str, str, int, int, str]  # short name, full name, role, num_splits (0 unknown), grid
 _Rows = tuple[dict[str, "Int64"], "Int64", list[_Kind], list[str], tuple[int, int]]
 
@@ -181,7 +182,9 @@ def _legend(kinds: Sequence[_Kind]) -> tuple[tuple[int, str], ...]:
     """(colour, what it stands for) of those that occur; the page's script numbers them alike."""
     spans = pairwise((0, *SPLIT_LEVELS))
     labels = [f"{a + 1}–{b} splits" if b > a + 1 else f"{b} splits" for a, b in spans]
-    labels = ["attention, not split", *labels[1:], f"over {SPLIT_LEVELS[-1]} splits", *_OTHER_COLOURS]
+    told = {splits for _, _, role, splits, _ in kinds if role == 0} & {0, 1}
+    first = " or ".join(words for count, words in enumerate(_UNSPLIT) if count in told)
+    labels = [f"attention, {first}", *labels[1:], f"over {SPLIT_LEVELS[-1]} splits", *_OTHER_COLOURS]
     used = {
         bisect_left(SPLIT_LEVELS, splits) if role == 0 else len(SPLIT_LEVELS) + 1 + _COLOUR_OF_ROLE[role]
         for _, _, role, splits, _ in kinds

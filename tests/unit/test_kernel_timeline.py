@@ -88,6 +88,20 @@ def test_kernels_carry_step_layer_call_and_split_count(tmp_path: Path) -> None:
     assert tick == columns["start"][attention[8]]
 
 
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ((1,), "attention, not split"),
+        ((0,), "attention, splits not told"),
+        ((0, 1, 4), "attention, splits not told or not split"),
+    ],
+)
+def test_the_legend_says_not_split_of_no_kernel_whose_splits_are_not_told(
+    counts: tuple[int, ...], says: str
+) -> None:
+    assert module._legend([("k", "k", 0, count, "") for count in counts])[0] == (0, says)
+
+
 def test_the_legend_names_what_occurs(tmp_path: Path) -> None:
     made = timeline_of(load(hybrid_trace(tmp_path / "t.json", [sliding, full], keys=1278)))
     assert [label for _, label in made.legend] == [
