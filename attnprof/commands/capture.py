@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnprof.commands.options import GpuOption, SmOption, SmsOption
+from attnprof.commands.options import GpuOption, ReplaceRunOption, RunNameOption, SmOption, SmsOption
 
 if TYPE_CHECKING:
     from attnprof.capture.serving import Server
@@ -42,12 +42,8 @@ def capture(
     remote: Annotated[
         bool, typer.Option("--remote", help="Ask a server on another machine; --trace-dir must reach it.")
     ] = False,
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="NAME", help="Name of the run.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("-f", "--force-overwrite", help="Replace a run of that name.")
-    ] = False,
+    output: RunNameOption = None,
+    force: ReplaceRunOption = False,
     gpu: GpuOption = None,
     sms: SmsOption = None,
     sm: SmOption = None,

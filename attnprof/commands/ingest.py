@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnprof.commands.options import GpuOption, SmOption, SmsOption
+from attnprof.commands.options import GpuOption, ReplaceRunOption, RunNameOption, SmOption, SmsOption
 
 
 def import_(
@@ -17,12 +17,8 @@ def import_(
             metavar="TRACE...", help="nsys .sqlite, .nsys-rep, .qdstrm or torch profiler .json, also gzipped."
         ),
     ],
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="NAME", help="Name of the run.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("-f", "--force-overwrite", help="Replace a run of that name.")
-    ] = False,
+    output: RunNameOption = None,
+    force: ReplaceRunOption = False,
     gpu: GpuOption = None,
     sms: SmsOption = None,
     sm: SmOption = None,

@@ -44,6 +44,10 @@ LibraryOption = Annotated[
         help=f"Library to predict: {', '.join(LIBRARIES)}.",
     ),
 ]
+RunNameOption = Annotated[str | None, typer.Option("-o", "--output", metavar="NAME", help="Name of the run.")]
+ReplaceRunOption = Annotated[
+    bool, typer.Option("-f", "--force-overwrite", help="Replace a run of that name.")
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option(

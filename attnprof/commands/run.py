@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
+from attnprof.commands.options import (
+    GpuOption,
+    LibraryOption,
+    ReplaceRunOption,
+    RunNameOption,
+    SmOption,
+    SmsOption,
+    VersionOption,
+)
 
 if TYPE_CHECKING:
     from attnprof.capture.recording import CaptureOptions, CaptureResult, Plan
@@ -121,14 +129,8 @@ def run(
             help="Keep nsys's report for nsys-ui. It holds the environments of all processes nsys can see.",
         ),
     ] = False,
-    output: Annotated[
-        str | None,
-        typer.Option("-o", "--output", metavar="NAME", help="Name of the run."),
-    ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("-f", "--force-overwrite", help="Replace a run of that name."),
-    ] = False,
+    output: RunNameOption = None,
+    force: ReplaceRunOption = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the commands and run nothing."),

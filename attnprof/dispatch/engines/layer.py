@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from attnprof.model import AttentionCall, Gpu, Prediction
+from attnprof.model import AttentionCall, Entry, Gpu, Prediction
 
 Sm = tuple[int, int]
 DTYPES = ("bf16", "fp16", "fp32")
@@ -128,3 +129,19 @@ class Outcome:
     def num_splits(self) -> int | None:
         """Splits of the keys of a sequence, at most; None where that is not predicted."""
         return None if self.prediction is None else self.prediction.num_splits
+
+
+def call_of(library: str, entry: Entry, layer: Layer, step: Step, **fields: Any) -> AttentionCall:
+    """The call that a layer makes in a step; ``fields`` are those that its engine decides."""
+    said: dict[str, Any] = {
+        "window": (-1, -1) if layer.window is None else (layer.window - 1, 0),
+        "softcap": layer.softcap,
+        "cuda_graph": step.cuda_graph,
+        "seqlens_q": step.seqlens_q,
+        "seqlens_k": step.seqlens_k,
+        "total_q": sum(step.seqlens_q) or None,
+    }
+    return AttentionCall(
+        library, entry, step.batch, step.seqlen_q, step.seqlen_k, layer.num_heads, layer.num_heads_k,
+        layer.head_dim, **(said | fields),
+    )  # fmt: skip

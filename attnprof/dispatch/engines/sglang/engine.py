@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnprof.dispatch.engines.layer import Choice, Layer, Note, Reached, RuledOut, Sm, Step
+from attnprof.dispatch.engines.layer import Choice, Layer, Note, Reached, RuledOut, Sm, Step, call_of
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Entry, Gpu
 
@@ -153,15 +153,6 @@ def _call(library: str, entry: Entry, layer: Layer, step: Step, **more: Any) -> 
     fields: dict[str, Any] = {
         "dtype": layer.dtype,
         "causal": not layer.non_causal,
-        "window": (-1, -1) if layer.window is None else (layer.window - 1, 0),
-        "softcap": layer.softcap,
         "page_block_size": layer.block_size or 1,
-        "cuda_graph": step.cuda_graph,
-        "seqlens_q": step.seqlens_q,
-        "seqlens_k": step.seqlens_k,
-        "total_q": sum(step.seqlens_q) or None,
     }
-    return AttentionCall(
-        library, entry, step.batch, step.seqlen_q, step.seqlen_k, layer.num_heads, layer.num_heads_k,
-        layer.head_dim, **(fields | more),
-    )  # fmt: skip
+    return call_of(library, entry, layer, step, **(fields | more))

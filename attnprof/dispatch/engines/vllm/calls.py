@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from attnprof.dispatch.engines.layer import AUTO, Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.layer import AUTO, Layer, Note, Reached, Sm, Step, call_of
 from attnprof.dispatch.engines.vllm.flash_attention import HD256_PAGE, Version
 from attnprof.model import AttentionCall, Dtype, Entry
 
@@ -71,20 +71,11 @@ def _call(
     fields: dict[str, Any] = {
         "dtype": _DTYPES[layer.dtype],
         "causal": not layer.non_causal and layer.attn_type == "decoder",
-        "window": (-1, -1) if layer.window is None else (layer.window - 1, 0),
-        "softcap": layer.softcap,
         "alibi": layer.alibi,
         "page_block_size": layer.block_size or DEFAULT_BLOCK,
         "num_splits": num_splits,
-        "cuda_graph": step.cuda_graph,
-        "seqlens_q": step.seqlens_q,
-        "seqlens_k": step.seqlens_k,
-        "total_q": sum(step.seqlens_q) or None,
     }
-    return AttentionCall(
-        library, entry, step.batch, step.seqlen_q, step.seqlen_k, layer.num_heads, layer.num_heads_k,
-        layer.head_dim, **(fields | more),
-    )  # fmt: skip
+    return call_of(library, entry, layer, step, **(fields | more))
 
 
 def _flash_attention(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
