@@ -89,7 +89,7 @@ def as_recorded(prediction: Prediction) -> list[tuple[str, list[int], list[int]]
 
 @pytest.mark.parametrize("version", ROWS)
 def test_every_launch_of_the_host_code_is_predicted(version: str) -> None:
-    with gzip.open(GOLDEN / f"fa4_launches_{version}.jsonl.gz", "rt") as lines:
+    with gzip.open(GOLDEN / f"fa4_recorded_{version}.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
     assert len(rows) >= ROWS[version]
     wrong, refused, kernels = [], 0, set()
@@ -114,7 +114,7 @@ def test_every_launch_of_the_host_code_is_predicted(version: str) -> None:
 
 def test_a_launch_that_differs_is_seen() -> None:
     """The comparison broken: one number of a row changed is one row that disagrees."""
-    with gzip.open(GOLDEN / "fa4_launches_4.0.0b36.jsonl.gz", "rt") as lines:
+    with gzip.open(GOLDEN / "fa4_recorded_4.0.0b36.jsonl.gz", "rt") as lines:
         row = next(row for row in map(json.loads, lines) if len(row["expect"]["launches"]) == 1)
     recorded = [(each["kernel"], each["grid"], each["block"]) for each in row["expect"]["launches"]]
     assert as_recorded(predicted(row, "4.0.0b36")) == recorded

@@ -101,7 +101,7 @@ def test_the_true_call_of_flash_attn_4_is_read_back(
 
 @pytest.mark.parametrize("version", ["4.0.0b36", "vllm-0.33.0"])
 def test_no_launch_of_the_host_code_is_called_unexplained(version: str) -> None:
-    with gzip.open(GOLDEN / f"fa4_launches_{version}.jsonl.gz", "rt") as lines:
+    with gzip.open(GOLDEN / f"fa4_recorded_{version}.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
     bare = 0
     for row in rows:

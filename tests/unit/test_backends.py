@@ -90,4 +90,4 @@ def test_batch_invariant_vllm_asks_for_one_split() -> None:
     words = said("explain", *VLLM, "--seqlen-k", "8192", "--gpu", "h100", "--version", "batch-invariant")
     assert "this call is not split" in words
     words = said("explain", *VLLM, "--seqlen-k", "8192", "--gpu", "b200", "--version", "batch-invariant")
-    assert "FA2 batch-invariant mode: vLLM takes FA4 on sm 10.0 otherwise" in words
+    assert "FA2 FA4 schedules by the shape of the batch, which the batch-invariant mode forbids" in words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def tensor(*sizes: int, dtype: str = "bf16") -> torch.Tensor:
     return torch.empty(sizes, dtype=DTYPES[dtype], device="meta")
 
 
-LENGTHS = torch.zeros(2, dtype=torch.int32)
+LENGTHS = torch.tensor([30, 40], dtype=torch.int32)
 
 
 def recorded(
@@ -84,7 +85,7 @@ def test_what_only_flash_attn_3_takes_reaches_the_prediction(tmp_path: Path) -> 
     )  # fmt: skip
     assert call == AttentionCall(
         "flash_attn_3", "fwd_kvcache", 2, 1, 300, 16, 16, 192, head_dim_v=128, pack_gqa=True, num_splits=1,
-        attention_chunk=64, sm_margin=8, scheduler_metadata=True, cache_seqlens=True,
+        attention_chunk=64, sm_margin=8, scheduler_metadata=True, cache_seqlens=True, seqlens_k=(30, 40),
     )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_packed_queries_over_a_paged_cache_are_a_cache_call(tmp_path: Path) -> N
     )  # fmt: skip
     assert call == AttentionCall(
         "flash_attn_3", "fwd_kvcache", 2, 4, 512, 28, 4, 128, total_q=7, page_block_size=16,
-        cache_seqlens=True, num_splits=-1,
+        cache_seqlens=True, num_splits=-1, seqlens_k=(30, 40),
     )  # fmt: skip
 
 
@@ -105,7 +106,9 @@ def test_packed_keys_of_which_some_are_used_are_a_packed_call(tmp_path: Path) ->
         tmp_path, q=tensor(7, 28, 128), k=tensor(90, 4, 128), v=tensor(90, 4, 128), seqused_k=LENGTHS,
         cu_seqlens_q=torch.zeros(3), cu_seqlens_k=torch.zeros(3), max_seqlen_q=4, max_seqlen_k=50,
     )  # fmt: skip
-    assert call == AttentionCall("flash_attn_3", "varlen_fwd", 2, 4, 50, 28, 4, 128, total_q=7, num_splits=1)
+    assert call == AttentionCall(
+        "flash_attn_3", "varlen_fwd", 2, 4, 50, 28, 4, 128, total_q=7, num_splits=1, seqlens_k=(30, 40)
+    )
 
 
 def test_fp8_is_modelled_for_flash_attn_3(tmp_path: Path) -> None:
@@ -190,4 +193,9 @@ def test_every_call_of_the_golden_data_is_predicted_the_same_once_recorded(tmp_p
     for record, (call, gpu, version) in zip(records, calls, strict=True):
         again = attention_call(record, "flash_attn_3")
         assert isinstance(again, AttentionCall), (call, again)
-        assert predict(again, gpu, version) == predict(call, gpu, version), (call, again)
+        # What is known of the lengths differs: upstream's recorder wrote down the longest alone.
+        again = replace(again, seqlens_q=(), seqlens_k=())
+        made, expected = (
+            replace(predict(one, gpu, version), all_lengths_known=True) for one in (again, call)
+        )
+        assert made == expected, (call, again)

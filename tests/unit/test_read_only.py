@@ -159,6 +159,12 @@ FORBIDDEN_MODULES = {
     "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "dbm", "yaml",
     "xml", "socketserver", "http", "xmlrpc", "asyncio", "ftplib", "smtplib", "urllib", "requests",
 }  # fmt: skip
+EXCEPT = {
+    ("capture/serving.py", "urllib.error"), ("capture/serving.py", "urllib.parse"),
+    # asks the server whose address the user gave; serves nothing
+    ("capture/serving.py", "urllib.request"), ("capture/serving.py", "http.client"),
+    ("report/ci.py", "xml.sax.saxutils"),  # escapes; reads no XML
+}  # fmt: skip
 RUNS_THE_USERS_PROGRAM = {"workloads/program.py": {"exec", "compile"}}
 
 
@@ -185,7 +191,8 @@ def test_no_module_that_unpickles_or_serves_is_imported() -> None:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.append((path, node.module))
     assert len(found) > 300
-    assert [(path, name) for path, name in found if name.split(".")[0] in FORBIDDEN_MODULES] == []
+    forbidden = {(path, name) for path, name in found if name.split(".")[0] in FORBIDDEN_MODULES}
+    assert forbidden == EXCEPT
 
 
 def test_text_becomes_code_only_where_the_users_own_program_runs() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attnprof.trace import range_nesting
 from attnprof.trace.open_trace import open_trace
-from attnprof.trace.range_names import DECODE, PREFILL
+from attnprof.trace.range_names import DECODE, MIXED, PREFILL
 from attnprof.trace.range_nesting import lanes
 from attnprof.trace.tables import Ranges
 from attnprof.trace.timeline import NO_PHASE, build_timeline
@@ -209,7 +209,7 @@ def test_where_own_ranges_number_the_steps_other_names_do_not(scene, line):
         ("model.layers.31.self_attn", NO_PHASE, -1, 31),
         ("execute_context_1(888_788544)_generation_0(0)", PREFILL, 0, -1),
         ("execute_32_context_0(sq0sk0sqsq0sqsk0)_generation_32(sq32sk32785)", DECODE, 1, -1),
-        ("execute_context_1(5)_generation_3(3)", NO_PHASE, -1, -1),
+        ("execute_context_1(5)_generation_3(3)", MIXED, 0, -1),
         ("decoder", NO_PHASE, -1, -1),
         ("aten::native_layer_norm, op_id = 5", NO_PHASE, -1, -1),
         ("Optimizer.step#SGD.step", NO_PHASE, -1, -1),
