@@ -48,7 +48,13 @@ def find_frozen(
         return []
     found = []
     decode = (observed.phase == DECODE) & (observed.step >= 0) & readable[observed.shape]
-    splits = np.array([one is not None and one.num_splits > 1 for one in inferred], np.bool_)
+    splits = np.array(
+        [
+            one is not None and one.num_splits > 1 and not _may_be_folded(told)
+            for one, told in zip(inferred, told_of, strict=True)
+        ],
+        np.bool_,
+    )
     for mine, prefill in _sequences(observed):
         rows = np.flatnonzero(mine & decode & observed.replayed)
         if not len(rows):
@@ -74,6 +80,11 @@ def find_frozen(
                 detail = _sentence(steps, first, keys, call, ran.launches[0].kernel, num_sms[ran.device])
                 found.append(Frozen(run[observed.step[run] >= first], shape, detail))
     return found
+
+
+def _may_be_folded(told: ReadBack | None) -> bool:
+    """Whether the entry may be the one that splits folded calls alone: of others its splits say nothing."""
+    return any(one.entry == "varlen_fwd" and one.folded for one in (told.explanations if told else ()))
 
 
 def _may_never_ask(

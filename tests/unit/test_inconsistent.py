@@ -10,7 +10,7 @@ import pytest
 
 from attnprof.check.verdicts import Verdict
 from attnprof.gpus import gpu_by_name
-from attnprof.model import AttentionCall
+from attnprof.model import AttentionCall, Entry
 from tests.spoil.scenes import Launches, Scene, SceneCall, launches_of
 from tests.spoil.traces import run_of
 
@@ -277,3 +277,30 @@ def test_fewer_calls_for_good_within_a_generation_are_found_and_of_a_shorter_mod
         calls=tuple(replace(call, phase="prefill") if call.step == 4 else call for call in lost.calls),
     )
     assert findings(short, tmp_path / "b") == []
+
+
+# splits that a graph froze
+
+
+def frozen(entry: Entry, heads_k: int, folder: Path) -> set[tuple[int | None, str]]:
+    """Layer and verdict of what fails where layer 1, of a window, replays the one split of 60 keys."""
+    base = AttentionCall("flash_attn", entry, 8, 1, 1, 4, heads_k, 256, causal=True)
+
+    def of(step: int, layer: int) -> AttentionCall:
+        queries, keys = (1, 68 + step) if step else (68, 68)
+        window = (200, 200) if layer == 1 else (-1, -1)
+        total = 8 * queries if entry == "varlen_fwd" else None
+        return replace(base, seqlen_q=queries, seqlen_k=keys, total_q=total, window=window)
+
+    whole = scene(of, version="2.7.4.post1", layers=3)
+    short = launches_of(replace(of(1, 1), seqlen_k=60), H100, "2.7.4.post1")
+    whole = with_cells(whole, {(step, 1): short for step in range(1, STEPS)})
+    assert {len(cell(whole, step, layer)) for step in range(1, STEPS) for layer in (0, 2)} == {2}  # split
+    failures = run_of(replace(whole, graphs="nodes"), folder).check().failures
+    return {(call.layer, call.verdict.value) for call in failures}
+
+
+def test_a_split_of_folded_calls_tells_nothing_of_an_entry_that_splits_no_others(tmp_path: Path) -> None:
+    assert frozen("varlen_fwd", 1, tmp_path / "a") == set()
+    assert frozen("fwd", 4, tmp_path / "b") == {(1, "frozen")}  # nothing is folded: the entry asks
+    assert frozen("fwd", 1, tmp_path / "c") == {(1, "frozen")}  # its prefill, unfolded, is split
