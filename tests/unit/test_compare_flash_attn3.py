@@ -99,13 +99,20 @@ def test_another_template_is_named_field_by_field(change: tuple[str, str], says:
     )
 
 
-def test_another_combine_kernel_is_named() -> None:
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("C<128> >, 5, 256", "C<128> >, 6, 256"), "log_max_splits: ran 6, predicted 5"),
+        (("false, false, cutlass::bfloat16_t, float", "false, false, float, float"),
+         "dtype: ran fp32, predicted bf16"),
+        (("false, false, cutlass::bfloat16_t, float", "false, false, cutlass::float_e4m3_t, float"),
+         "dtype: ran fp8, predicted bf16"),
+    ],
+)  # fmt: skip
+def test_another_combine_kernel_is_named(change: tuple[str, str], says: str) -> None:
     prediction = predict(DECODE, H100, "2.8.3")
-    verdict, detail = compare(prediction, observed(prediction, ("C<128> >, 5, 256", "C<128> >, 6, 256")))
-    assert (verdict, detail) == (
-        Verdict.WRONG_TEMPLATE,
-        "FlashAttnFwdCombine: log_max_splits: ran 6, predicted 5",
-    )
+    verdict, detail = compare(prediction, observed(prediction, change))
+    assert (verdict, detail) == (Verdict.WRONG_TEMPLATE, f"FlashAttnFwdCombine: {says}")
 
 
 def test_another_version_shows_in_what_its_templates_name() -> None:

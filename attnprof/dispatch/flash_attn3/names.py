@@ -32,6 +32,7 @@ _PREPARE_PARAMETERS = (
 PREPARE_KERNEL = f"{_PREPARE}({_PREPARE_PARAMETERS}, bool)"
 ELEMENTS = {"bf16": "cutlass::bfloat16_t", "fp16": "cutlass::half_t", "fp8": "cutlass::float_e4m3_t"}
 OUTPUTS = {**ELEMENTS, "fp8": ELEMENTS["bf16"]}
+_COMBINED = {**ELEMENTS, "fp32": "float"}  # what a combine kernel may be said to write
 WARP_SPECIALIZED_FROM = 90
 _COMBINE_ARGUMENTS = 9
 _WRAPPERS = 4
@@ -283,7 +284,7 @@ def _combine_fields(name: str) -> Fields | None:
     if not arguments or len(arguments) != _COMBINE_ARGUMENTS:
         return None
     shape, log_max_splits, _, _, _, varlen, element = arguments[:7]
-    tile, dtype = _cute_shape(shape), _dtype_of(element, OUTPUTS)
+    tile, dtype = _cute_shape(shape), _dtype_of(element, _COMBINED)
     if len(tile) != 2 or dtype is None or literal(log_max_splits) is None:
         return None
     return (
