@@ -40,6 +40,7 @@ from tests.support.patterns import PACKAGE
 _LENGTH = 16_000
 _QUICK_S = 0.03
 _GROWTH = 8.0  # for four times the text; 16 where time grows with the square
+_ASKED_AGAIN = 3  # a busy machine's clock jumps once; what grows too fast does so each time
 
 _WORDS = ("x", "1", " ", "\n", "é", "=", ":", "/", "_", "-", "\\", '"', "'", "a.")
 _SECRETS = (
@@ -219,9 +220,12 @@ def test_no_reader_takes_longer_than_its_text_is_long(
     for pieces in _texts(alphabet):
         began = time.monotonic()
         if _seconds(read, _of(pieces, _LENGTH)) > _QUICK_S:
-            short = min(_seconds(read, _of(pieces, _LENGTH)) for _ in range(2))
-            long = _seconds(read, _of(pieces, 4 * _LENGTH))
-            if long > _GROWTH * short:
+            for _ in range(_ASKED_AGAIN):
+                short = min(_seconds(read, _of(pieces, _LENGTH)) for _ in range(2))
+                long = _seconds(read, _of(pieces, 4 * _LENGTH))
+                if long <= _GROWTH * short:
+                    break
+            else:
                 slow.append(f"{pieces}: {short:.3f} s, four times the text {long:.3f} s")
         assert time.monotonic() - began < 60, pieces
     assert slow == []
