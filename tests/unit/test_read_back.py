@@ -17,6 +17,7 @@ from attnprof.dispatch.libraries import explain, predict
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
+from tests.support.changed_launch import with_field
 
 FILES = sorted(
     path.name
@@ -140,13 +141,8 @@ def test_random_launches_of_a_kernel_are_not_explained() -> None:
 def test_one_field_otherwise_is_not_explained_and_named(
     number: int, field: str, value: Any, says: str
 ) -> None:
-    launch = SPLIT[number]
     assert back(SPLIT, facts(H100)).explanations
-    new = launch.kernel.replace(*value) if field == "kernel" else value
-    assert new != getattr(launch, field)
-    changed = [*SPLIT]
-    changed[number] = replace(launch, **{field: new})
-    told = back(tuple(changed), facts(H100))
+    told = back(with_field(SPLIT, number, field, value), facts(H100))
     assert not told.explanations
     assert says in told.nearest
 

@@ -16,6 +16,7 @@ from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from tests.conftest import golden_rows
+from tests.support.changed_launch import with_field
 from tests.support.flash_attn3 import recorded_call
 
 FILES = [
@@ -135,13 +136,8 @@ UNPLANNED = predict(replace(DECODE, cache_seqlens=False), H100, "3.0.0").launche
 def test_one_field_otherwise_is_not_explained_and_named(
     launches: tuple[KernelLaunch, ...], number: int, field: str, value: Any, says: str
 ) -> None:
-    launch = launches[number]
     assert back(launches, facts(H100)).explanations
-    new = launch.kernel.replace(*value) if field == "kernel" else value
-    assert new != getattr(launch, field)
-    changed = [*launches]
-    changed[number] = replace(launch, **{field: new})
-    told = back(tuple(changed), facts(H100))
+    told = back(with_field(launches, number, field, value), facts(H100))
     assert not told.explanations
     assert says in told.nearest
 
