@@ -17,14 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from attnprof.machine.find_nsys import find_nsys, nsys_version  # noqa: E402
+from benchmarks.ratios import Cost, run_once  # noqa: E402
 from benchmarks.synthetic import write_chrome, write_sqlite  # noqa: E402
 
 ATTNPROF = "from attnprof.cli import main; main()"
@@ -61,47 +60,20 @@ analysis.get_temporal_breakdown(visualize=False)
 """
 NSYS_PROJECTION_LIMIT = 12_000  # kernels; its time grows with the square
 PEER_LIMIT = 300_000  # kernels; beyond that they need more memory than machines like this one have
-TIMEOUT_S = 1200
 ENOUGH_S = 20  # a job that took so long is not repeated
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The least of several runs: wall time and CPU time in seconds; the most memory of any, in MB."""
-
-    wall: float
-    cpu: float
-    peak_mb: float
-
-
 def measure(command: list[str | Path], repeat: int) -> Cost | None:
-    """The cost of a command; None where it fails or takes too long."""
-    taken: list[tuple[float, float, float]] = []
+    """The least time of several runs of a command, the most memory; None where it fails or takes too long."""
+    taken: list[Cost] = []
     for _ in range(repeat):
-        if sum(wall for wall, *_ in taken) > ENOUGH_S:
+        if sum(cost.wall for cost in taken) > ENOUGH_S:
             break
-        began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
-        usage = _wait(process, began + TIMEOUT_S)
-        if usage is None or process.returncode not in (0, 3):
+        cost = run_once(command)
+        if cost is None:
             return None
-        wall = time.perf_counter() - began
-        taken.append((wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
-    walls, cpus, peaks = zip(*taken, strict=True)
-    return Cost(min(walls), min(cpus), max(peaks))
-
-
-def _wait(process: subprocess.Popen[bytes], until: float) -> resource.struct_rusage | None:
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return usage
-        if time.perf_counter() > until:
-            process.kill()
-            os.wait4(process.pid, 0)
-            return None
-        time.sleep(0.002)
+        taken.append(cost)
+    return Cost(min(c.wall for c in taken), min(c.cpu for c in taken), max(c.peak_mb for c in taken))
 
 
 def jobs(trace: Path, kernels: int, runs: Path, peers: str | None) -> dict[str, list[str | Path]]:
