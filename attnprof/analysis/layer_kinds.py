@@ -10,9 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from attnprof.analysis.call_slots import ALIKE
-from attnprof.analysis.splits import Geometry, SplitRow
+from attnprof.analysis.splits import Geometry, SplitRow, slots_of_calls, slots_of_observed
+from attnprof.arrays import distinct_rows
+from attnprof.check.observed_calls import Int64, ObservedCalls
+from attnprof.check.verdicts import CheckedCall
 from attnprof.dispatch.intervals import Intervals
+from attnprof.model import PHASES
 
 Slot = tuple[int, int]
 _MOST_KINDS = 16  # of more, none is an exception to the others
@@ -90,6 +96,30 @@ def _kind(slots: list[Slot], of: int, rows: Sequence[SplitRow], phase: str) -> L
     steady = several and all(row.recorded for row in told) and len(lengths) == 1
     one_length = steady and told[0].seqlen_k[0].low == told[0].seqlen_k[0].high
     return LayerKind(tuple(slots), of, mine, told[-1].geometry, told[-1].seqlen_k, one_length)
+
+
+def kinds_of_calls(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind]) -> Int64:
+    """The number of each call's kind; -1 where it is not known, or all layers are of one."""
+    return _numbers(slots_of_calls(calls) if len(kinds) > 1 else (), kinds, len(calls))
+
+
+def kinds_of_observed(observed: ObservedCalls, kinds: Sequence[LayerKind]) -> Int64:
+    """The same of observed calls."""
+    return _numbers(slots_of_observed(observed) if len(kinds) > 1 else (), kinds, len(observed))
+
+
+def _numbers(columns: Sequence[Int64], kinds: Sequence[LayerKind], length: int) -> Int64:
+    if not columns or not length:
+        return np.full(length, -1, np.int64)
+    number = {
+        (PHASES.index(phase), *slot): which
+        for which, kind in enumerate(kinds)
+        for phase in {row.phase for row in kind.rows}
+        for slot in kind.slots
+    }
+    rows, of_call = distinct_rows(columns)
+    places = zip(*(column.tolist() for column in rows), strict=True)
+    return np.array([number.get(place, -1) for place in places], np.int64)[of_call]
 
 
 def kind_changes(kinds: Sequence[LayerKind]) -> list[KindChange]:

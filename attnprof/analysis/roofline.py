@@ -7,12 +7,12 @@ are K and V, each key once: with several blocks of queries each reads them again
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from attnprof.analysis.layer_kinds import LayerKind
+from attnprof.analysis.layer_kinds import LayerKind, kinds_of_calls
 from attnprof.analysis.sm_fill import sm_fill
 from attnprof.check.verdicts import CheckedCall
 from attnprof.gpus import find_model
@@ -123,22 +123,21 @@ def _seen(queries: int, keys: int, causal: bool, window: tuple[int, int]) -> tup
     return int(last[some].max() - first[some].min() + 1), int(held.sum())
 
 
-def roofline(calls: Iterable[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu | None) -> list[RooflineRow]:
+def roofline(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu | None) -> list[RooflineRow]:
     """The rows, by phase, kind and split count; none without recorded calls that were observed, or a GPU."""
     if gpu is None:
         return []
     model = find_model(gpu.name)
-    kind_of = _kind_of_layer(kinds)
+    of_kind = kinds_of_calls(calls, kinds).tolist()
     groups: dict[tuple[str, int, int | None], list[tuple[CheckedCall, Work]]] = defaultdict(list)
     known: dict[AttentionCall, Work | None] = {}
-    for call in calls:
+    for call, kind in zip(calls, of_kind, strict=True):
         if call.call is None or call.observed is None or not call.duration_ns:
             continue
         if call.call not in known:
             known[call.call] = work_of(call.call)
         work = known[call.call]
         if work is not None and work.kv_bytes:
-            kind = kind_of.get(-1 if call.layer is None else call.layer, -1)
             groups[call.phase, kind, call.num_splits].append((call, work))
     rows = []
     for (phase, kind, num_splits), members in groups.items():
@@ -162,14 +161,3 @@ def roofline(calls: Iterable[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu 
             )
         )
     return sorted(rows, key=lambda row: (row.phase != "decode", row.phase, row.kind, row.num_splits or 0))
-
-
-def _kind_of_layer(kinds: Sequence[LayerKind]) -> dict[int, int]:
-    """The kind of each layer that is of one kind in all its calls; nothing where there is one kind."""
-    found: dict[int, int] = {}
-    mixed: set[int] = set()
-    for number, kind in enumerate(kinds if len(kinds) > 1 else ()):
-        for layer in kind.layers:
-            if found.setdefault(layer, number) != number:
-                mixed.add(layer)
-    return {layer: number for layer, number in found.items() if layer not in mixed}

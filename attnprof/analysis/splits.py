@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from attnprof.analysis.call_slots import slots
-from attnprof.check.observed_calls import Int64, ObservedShape
+from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
 from attnprof.check.verdicts import CheckedCall, ReadBackCalls
 from attnprof.dispatch.intervals import Interval, Intervals, first_length, union
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
@@ -180,10 +180,13 @@ class _Columns(NamedTuple):
     spent: Int64
 
 
-def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
-    calls = list(calls)
-    several = any(call.process for call in calls)
-    known = [call for call in calls if call.observed is not None or call.predicted is not None]
+def _is_known(call: CheckedCall) -> bool:
+    return call.observed is not None or call.predicted is not None
+
+
+def _columns_of(known: Sequence[CheckedCall]) -> _Columns:
+    """The columns of calls whose kernels were observed or predicted."""
+    several = any(call.process for call in known)
     numbers: dict[_RunKey, int] = {}
     rows = [
         (
@@ -196,7 +199,11 @@ def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
         )
         for call in known
     ]
-    columns = np.array(rows, np.int64).reshape(-1, 6).T
+    return _Columns([*numbers], *np.array(rows, np.int64).reshape(-1, 6).T)
+
+
+def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
+    known = [call for call in calls if _is_known(call)]
 
     def lengths(members: Int64) -> _Told:
         """KV lengths of a run: those recorded, else those the launches allow."""
@@ -212,24 +219,48 @@ def _from_calls(calls: Iterable[CheckedCall]) -> _Timelines:
         of_requests = _span([count for each in counts for count in each])
         return _Told((Interval(min(recorded), max(recorded)),), geometry, True, of_requests)
 
-    return _timelines(_Columns([*numbers], *columns), lengths)
+    return _timelines(_columns_of(known), lengths)
 
 
-def _from_columns(calls: ReadBackCalls) -> _Timelines:
-    """The same for calls that are columns, without an object per call."""
-    o = calls.observed
+def _observed_columns(o: ObservedCalls) -> _Columns:
+    """The same of observed calls, without an object per call."""
     numbers: dict[_RunKey, int] = {}
     keys = [_run_key(_of_shape(shape), shape.main) for shape in o.shapes]
     codes = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-    of_shape = calls.inferred
+    columns = (o.phase, o.layer, o.pid, o.step, codes[o.shape] if len(o) else o.shape, o.duration)
+    return _Columns([*numbers], *(column.astype(np.int64) for column in columns))
+
+
+def _from_columns(calls: ReadBackCalls) -> _Timelines:
+    o, of_shape = calls.observed, calls.inferred
 
     def lengths(members: Int64) -> _Told:
         inferred = [of_shape[shape] for shape in np.unique(o.shape[members]).tolist()]
         return _Told(union({one.seqlen_k for one in inferred if one is not None}))
 
-    columns = (o.phase, o.layer, o.pid, o.step, codes[o.shape] if len(o) else o.shape, o.duration)
-    wide = (column.astype(np.int64) for column in columns)
-    return _timelines(_Columns([*numbers], *wide), lengths)
+    return _timelines(_observed_columns(o), lengths)
+
+
+def slots_of_observed(observed: ObservedCalls) -> tuple[Int64, Int64, Int64]:
+    """(phase, layer, which of its calls in a step) of observed calls, as :class:`SplitRow` numbers them."""
+    return _slots_of(_observed_columns(observed))
+
+
+def slots_of_calls(calls: Sequence[CheckedCall]) -> tuple[Int64, Int64, Int64]:
+    """The same of checked calls; phase -1 of those that were neither observed nor predicted."""
+    if isinstance(calls, ReadBackCalls):
+        return slots_of_observed(calls.observed)
+    known = [number for number, call in enumerate(calls) if _is_known(call)]
+    wide = np.full((3, len(calls)), -1, np.int64)
+    wide[:, known] = _slots_of(_columns_of([calls[number] for number in known]))
+    return wide[0], wide[1], wide[2]
+
+
+def _slots_of(calls: _Columns) -> tuple[Int64, Int64, Int64]:
+    if not len(calls.step):
+        return calls.phase, calls.layer, calls.step
+    where = (calls.process, calls.phase, calls.layer)
+    return calls.phase, calls.layer, slots(where, calls.step, calls.key)[0]
 
 
 def _timelines(calls: _Columns, lengths: _Lengths) -> _Timelines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,13 @@ from attnprof.errors import UsageError
 from attnprof.files.output import writing_file
 from attnprof.report.colours import COLOURS as COLOURS
 from attnprof.report.colours import colour_numbers
-from attnprof.report.layer_words import row_label
+from attnprof.report.layer_words import kind_titles, row_label
+from attnprof.report.step_charts import MOST_CHARTS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from attnprof.analysis.layer_kinds import LayerKind
     from attnprof.analysis.splits import SplitRow
 
 _ANNOTATED_ROWS = 24
@@ -24,21 +28,60 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
-    """num_splits over decode steps, coloured by kernel; KV lengths where they are known.
+    """num_splits over decode steps, coloured by kernel, a panel per kind of layers; KV lengths where known.
 
-    Raises UsageError where no decode step is known.
+    Of more than MOST_CHARTS kinds one panel holds all. Raises UsageError where no decode step is known.
     """
-    rows = [row for row in splits if row.phase == "decode" and row.steps and row.num_splits is not None]
+    rows = [row for row in splits if _drawable(row)]
     if not rows:
         raise UsageError(
             "there is nothing to plot: the run has no decode steps with a split count",
             hint="the trace needs ranges that name decode steps, as attnprof run writes them",
         )
     kinds = layer_kinds(splits)
-    figure = Figure(figsize=(9, 4.2), layout="constrained", dpi=150)
-    axes = figure.add_subplot()
+    panels = [("", rows)]
+    if 1 < len(kinds) <= MOST_CHARTS:
+        of_kind = zip(kind_titles(kinds), kinds, strict=True)
+        panels = [(name, [row for row in kind.rows if _drawable(row)]) for name, kind in of_kind]
+    figure = Figure(figsize=(9, 2.2 + 2 * len(panels)), layout="constrained", dpi=150)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     numbers = colour_numbers(row.kernel for row in rows)
     labelled: set[str] = set()
+    for axes, (name, mine) in zip(all_axes, panels, strict=True):
+        _draw_rows(axes, mine, numbers, labelled, kinds if len(panels) == 1 else ())
+        axes.set_title(name, fontsize=9, loc="left")
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    seen = {row.observed for row in rows}
+    mixed = "observed solid, predicted dashed"
+    what = mixed if len(seen) == 2 else "observed" if seen.pop() else "predicted, not observed"
+    figure.suptitle(f"{title}: num_splits per decode step ({what})".removeprefix(": "), fontsize=10)
+    all_axes[-1].set_xlabel(
+        "decode step (number); small figures: KV length in tokens where a row begins"
+        + (", and which layers" if len(kinds) > 1 and len(panels) == 1 else "")
+    )
+    label_axis = all_axes[0].set_ylabel if len(panels) == 1 else figure.supylabel
+    label_axis("num_splits (thread blocks along the keys)", fontsize=10)
+    for axis in (all_axes[0].xaxis, all_axes[0].yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    top = max(row.num_splits or 1 for row in rows)
+    all_axes[0].set_ylim(0, top + max(1.2, top * 0.25))
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8)
+    return figure
+
+
+def _drawable(row: SplitRow) -> bool:
+    return row.phase == "decode" and bool(row.steps) and row.num_splits is not None
+
+
+def _draw_rows(
+    axes: Axes,
+    rows: Sequence[SplitRow],
+    numbers: Mapping[str, int],
+    labelled: set[str],
+    kinds: Sequence[LayerKind],
+) -> None:
+    """The rows as lines, each kernel in the legend once, named by its kind where there are ``kinds``."""
     for row in rows:
         first, last = min(row.steps), max(row.steps)
         axes.plot(
@@ -59,23 +102,6 @@ def plot_splits(splits: Sequence[SplitRow], *, title: str = "") -> Figure:
                 textcoords="offset points",
                 fontsize=8,
             )
-    seen = {row.observed for row in rows}
-    mixed = "observed solid, predicted dashed"
-    what = mixed if len(seen) == 2 else "observed" if seen.pop() else "predicted, not observed"
-    axes.set_title(f"{title}: num_splits per decode step ({what})".removeprefix(": "), fontsize=10)
-    axes.set_xlabel(
-        "decode step (number); small figures: KV length in tokens where a row begins"
-        + (", and which layers" if len(kinds) > 1 else "")
-    )
-    axes.set_ylabel("num_splits (thread blocks along the keys)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    top = max(row.num_splits or 1 for row in rows)
-    axes.set_ylim(0, top + max(1.2, top * 0.25))
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
-    return figure
 
 
 def save_figure(figure: Figure, path: Path, inputs: Iterable[Path] = ()) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from attnprof.report.tables import Table, duration, percent
 from attnprof.safety.redact import redact, redact_all
 
 if TYPE_CHECKING:
-    from attnprof.report.page_contents import Mark, Page, TimelineColumns
+    from attnprof.report.page_contents import Page
+    from attnprof.report.step_charts import Chart, Mark, TimelineColumns
 
 # The timeline's drawing, in the SVG's own units.
 _WIDTH, _LEFT, _RIGHT, _TOP = 1000, 44, 20, 14
@@ -36,11 +37,13 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """The decode timeline as shapes.
+    """A decode timeline as shapes, of the kind of layers ``number``, -1 for all.
 
     ``ticks`` and ``steps`` are (position, text), ``legend`` (kernel, colour, observed), ``line`` an SVG path.
     """
 
+    title: str
+    number: int
     kind: str
     first: int
     count: int
@@ -79,7 +82,7 @@ def render_page(page: Page) -> str:
     environment.filters |= {"duration": duration, "percent": percent}
     return environment.get_template("page.html").render(
         page=page,
-        drawing=draw_timeline(page.columns),
+        drawings=draw_charts(page.charts),
         filled=filled_columns,
         blob=Markup(page.kernel_timeline.blob if page.kernel_timeline else ""),
         calls=redact_all(page.calls),
@@ -98,17 +101,21 @@ def filled_columns(table: Table) -> list[int]:
     return [index for index in range(len(table.columns)) if any(row[index] for row in rows)]
 
 
-def draw_timeline(columns: TimelineColumns) -> Drawing | None:
-    """The timeline's shapes; None where there is nothing to draw."""
+def draw_charts(charts: Sequence[Chart]) -> list[Drawing]:
+    """The timelines' shapes, on one scale, one colour per kernel; none where there is nothing to draw."""
+    marks = [mark for chart in charts for here in chart.columns.marks for mark in here]
+    top = max((mark.num_splits or 1 for mark in marks), default=1)
+    colours = colour_numbers(mark.kernel for mark in marks)
+    return [_draw(chart, top, colours) for chart in charts if chart.columns.marks]
+
+
+def _draw(chart: Chart, top: int, colour_of: Mapping[str, int]) -> Drawing:
+    columns = chart.columns
     count = len(columns.marks)
-    if not count:
-        return None
     plot_width = _WIDTH - _LEFT - _RIGHT
     per_column = plot_width / count
-    top = max((mark.num_splits or 1 for marks in columns.marks for mark in marks), default=1)
     unit = (_SPLITS_HEIGHT - 18) / top
     bottom = float(_TOP + _SPLITS_HEIGHT)
-    colour_of = colour_numbers(mark.kernel for marks in columns.marks for mark in marks)
     bars, label_at = [], -1000.0
     for begin, end, mark in _stretches(columns.marks):
         x = _LEFT + begin * per_column
@@ -132,6 +139,8 @@ def draw_timeline(columns: TimelineColumns) -> Drawing | None:
     has_line = bool(line)
     sources = dict.fromkeys((mark.kernel, mark.observed) for marks in columns.marks for mark in marks)
     return Drawing(
+        title=chart.title,
+        number=chart.number,
         kind=columns.kind,
         first=columns.first,
         count=count,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.kernels import KernelTotal, kernel_totals
+from attnprof.analysis.layer_kinds import LayerKind, kinds_of_calls
 from attnprof.analysis.sm_fill import SmFill, sm_fill
 from attnprof.analysis.splits import kernel_and_splits
 from attnprof.check.check_run import CheckedCall, CheckResult
@@ -17,7 +18,9 @@ from attnprof.dispatch.requests import split_range
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
 from attnprof.report.explain import call_in_words
 from attnprof.report.kernel_timeline import KernelTimeline, kernel_timeline
+from attnprof.report.layer_words import kind_titles
 from attnprof.report.occupancy import at_most
+from attnprof.report.step_charts import Chart, charts
 from attnprof.report.tables import Column, Table, percent
 from attnprof.safety.redact import redact_command
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from attnprof.report.summary import Report
 
 _FILL_ROWS = 40
-_SPARSEST = 16  # step numbers per step
 _FINDINGS_SHOWN = 20
 _IN_KERNEL_TABLE = ("kernels", "attention")
 
@@ -50,41 +52,20 @@ class Page:
     tables: tuple[Table, ...]
     fill: Table | None
     kernels: tuple[KernelTotal, ...]
-    columns: TimelineColumns
+    charts: tuple[Chart, ...]
+    kinds_left: int
     environment: tuple[tuple[str, str], ...]
     calls: dict[str, Any]
     kernel_timeline: KernelTimeline | None
     next_command: str
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What one column of the timeline shows: kernels, their split count, and whether it was seen to run."""
-
-    kernel: str
-    num_splits: int | None
-    observed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TimelineColumns:
-    """The decode timeline: a column per decode step, or per attention call where no step is known.
-
-    ``marks`` has a tuple per column, ``seqlen_k`` the KV length where a record says it, ``attention_ns`` the
-    GPU time of the column's attention kernels; None where unknown. ``first`` is the first column's number.
-    """
-
-    kind: str
-    first: int
-    marks: tuple[tuple[Mark, ...], ...]
-    seqlen_k: tuple[int | None, ...]
-    attention_ns: tuple[int | None, ...]
-
-
 def make_page(run: Recording, report: Report) -> Page:
     """The page of a run and its report."""
     result = report.check
+    of_call = kinds_of_calls(result.calls, report.kinds).tolist()
     state, verdict = _verdict(result)
+    drawn = charts(result.calls, report.kinds, of_call)
     return Page(
         title=report.name,
         source=_source(result.calls),
@@ -97,9 +78,10 @@ def make_page(run: Recording, report: Report) -> Page:
         findings=_findings(result),
         fill=_fill_table(result),
         kernels=tuple(kernel_totals(run.trace)),
-        columns=timeline_columns(result.calls),
+        charts=tuple(drawn),
+        kinds_left=len(report.kinds) - len(drawn) if len(drawn) > 1 else 0,
         environment=tuple(_environment(run)),
-        calls=call_data(run, result),
+        calls=call_data(run, result, report.kinds, of_call),
         kernel_timeline=kernel_timeline(run, result.calls, report.splits),
         next_command=report.next_command,
     )
@@ -164,31 +146,6 @@ def _environment(run: Recording) -> list[tuple[str, str]]:
     return [(label, str(text)) for label, text in rows if text]
 
 
-def timeline_columns(calls: Iterable[CheckedCall]) -> TimelineColumns:
-    """The columns of the decode timeline."""
-    known = [call for call in calls if call.observed is not None or call.predicted is not None]
-    decode = [call for call in known if call.phase == "decode" and call.step is not None]
-    numbers = {call.step for call in decode if call.step is not None}
-    # Numbers far apart are no count of steps.
-    if numbers and max(numbers) - min(numbers) < _SPARSEST * len(numbers):
-        first = min(numbers)
-        groups: list[list[CheckedCall]] = [[] for _ in range(first, max(numbers) + 1)]
-        for call in decode:
-            groups[(call.step or 0) - first].append(call)
-        return _columns("step", first, groups)
-    return _columns("call", 0, [[call] for call in known])
-
-
-def _columns(kind: str, first: int, groups: list[list[CheckedCall]]) -> TimelineColumns:
-    marks, lengths, times = [], [], []
-    for group in groups:
-        marks.append(tuple(dict.fromkeys(Mark(*kernel_and_splits(call)) for call in group)))
-        lengths.append(max((call.call.seqlen_k for call in group if call.call), default=None))
-        spent = [call.duration_ns for call in group if call.duration_ns is not None]
-        times.append(sum(spent) if spent else None)
-    return TimelineColumns(kind, first, tuple(marks), tuple(lengths), tuple(times))
-
-
 def _fill_table(result: CheckResult) -> Table | None:
     """How each distinct main launch fills the GPU's SMs, most calls first."""
     if result.gpu is None:
@@ -244,41 +201,46 @@ class _Strings:
         return self.known.setdefault("" if text is None else str(text), len(self.known))
 
 
-def call_data(run: Recording, result: CheckResult) -> dict[str, Any]:
-    """Every attention call and its derivation, compactly.
+def call_data(
+    run: Recording, result: CheckResult, kinds: Sequence[LayerKind], of_call: Sequence[int]
+) -> dict[str, Any]:
+    """Every attention call and its derivation, compactly; ``of_call`` is the number of each call's kind.
 
     strings: texts that the rest refers to by number.  shapes: one object per distinct call (its arguments,
-    verdict, launches and derivation).  groups: [step, phase, shape, first seq, first layer, count, ns per
-    call or 0] for calls that follow each other with one shape; -1 where a number is unknown.
+    verdict, launches and derivation).  groups: [step, phase, shape, kind, first seq, first layer, count, ns
+    per call or 0] for calls that follow each other with one shape; -1 where a number is unknown.  kinds: what
+    the kinds of layers are called.
     """
     strings = _Strings()
     index: dict[Any, int] = {}
     shapes: list[dict[str, Any]] = []
     groups: list[list[Any]] = []
-    for call in result.calls:
+    for call, kind in zip(result.calls, of_call, strict=True):
         key = (call.call, id(call.observed), call.verdict, call.detail)
         if key not in index:
             index[key] = len(shapes)
             shapes.append(_shape(call, run, result, strings))
-        _append(groups, call, strings(call.phase), index[key])
-    return {"strings": list(strings.known), "shapes": shapes, "groups": groups}
+        _append(groups, call, (strings(call.phase), index[key], kind))
+    return {
+        "strings": list(strings.known), "shapes": shapes, "groups": groups, "kinds": kind_titles(kinds),
+    }  # fmt: skip
 
 
-def _append(groups: list[list[Any]], call: CheckedCall, phase: int, shape: int) -> None:
+def _append(groups: list[list[Any]], call: CheckedCall, alike: tuple[int, int, int]) -> None:
+    """Adds a call to the groups; ``alike`` are its phase, shape and kind."""
     step, seq, layer = (-1 if n is None else n for n in (call.step, call.seq, call.layer))
     if groups:
-        last = groups[-1]
-        count = last[5]
-        follows = last[:3] == [step, phase, shape] and (last[6] == 0) == (call.duration_ns is None)
-        for first, number in ((last[3], seq), (last[4], layer)):
+        *same, first_seq, first_layer, count, times = groups[-1]
+        follows = same == [step, *alike] and (times == 0) == (call.duration_ns is None)
+        for first, number in ((first_seq, seq), (first_layer, layer)):
             follows = follows and number == (first + count if first >= 0 else -1)
         if follows:
-            last[5] += 1
+            groups[-1][-2] += 1
             if call.duration_ns is not None:
-                last[6].append(call.duration_ns)
+                times.append(call.duration_ns)
             return
     spent = 0 if call.duration_ns is None else [call.duration_ns]
-    groups.append([step, phase, shape, seq, layer, 1, spent])
+    groups.append([step, *alike, seq, layer, 1, spent])
 
 
 def _shape(call: CheckedCall, run: Recording, result: CheckResult, strings: _Strings) -> dict[str, Any]:

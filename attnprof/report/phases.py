@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attnprof.report.layer_words import kind_titles
 from attnprof.report.tables import Column, Table, duration, percent
 
 if TYPE_CHECKING:
+    from attnprof.analysis.layer_kinds import LayerKind
     from attnprof.analysis.phases import PhaseTotal
     from attnprof.analysis.split_cost import SplitCost
 
@@ -66,19 +68,22 @@ def steps_table(phases: Sequence[PhaseTotal]) -> Table:
     return Table("steps", columns, rows, shown, f"Per step (in decode: per token): wall time{means}")
 
 
-def split_cost_table(costs: Sequence[SplitCost]) -> Table:
-    """The observed calls by split count: main kernel, combine, both."""
+def split_cost_table(costs: Sequence[SplitCost], kinds: Sequence[LayerKind] = ()) -> Table:
+    """The observed calls by kind of layer and split count: main kernel, combine, both."""
+    titles = kind_titles(kinds)
     columns = (
-        Column("phase"), Column("num_splits", "splits", right=True), Column("calls", right=True),
-        Column("main_ns", "attention kernel", right=True), Column("rest_ns", "combine", right=True),
-        Column("total_ns", "per call", right=True), Column("rest_share", "combine of it", right=True),
+        Column("phase"), Column("layers"), Column("num_splits", "splits", right=True),
+        Column("calls", right=True), Column("main_ns", "attention kernel", right=True),
+        Column("rest_ns", "combine", right=True), Column("total_ns", "per call", right=True),
+        Column("rest_share", "combine of it", right=True),
     )  # fmt: skip
     rows, shown = [], []
     for c in costs:
         share = c.rest_ns / c.total_ns if c.total_ns and c.rest_ns else None
-        rows.append((c.phase, c.num_splits, c.calls, c.main_ns, c.rest_ns, c.total_ns, share))
+        layers = titles[c.kind] if c.kind >= 0 else ""
+        rows.append((c.phase, layers, c.num_splits, c.calls, c.main_ns, c.rest_ns, c.total_ns, share))
         times = (duration(c.main_ns), duration(c.rest_ns or None), duration(c.total_ns), percent(share))
-        shown.append([c.phase, str(c.num_splits), f"{c.calls:,}", *times])
+        shown.append([c.phase, layers, str(c.num_splits), f"{c.calls:,}", *times])
     return Table("splitting", columns, rows, shown, "Cost of splitting (observed, medians per call)")
 
 

@@ -72,7 +72,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     read = roofline(result.calls, kinds, run.gpu)
     processes = (run.config.get("workload") or {}).get("processes") or ()
     steady = steady_state(run.timeline, run.records, result.calls, processes) if not run.disbelief else None
-    costs = split_costs(run.timeline, run.observed)
+    costs = split_costs(run.timeline, run.observed, kinds)
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
@@ -80,7 +80,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
         "processes": processes_table(processes),
         "kinds": kinds_table(kinds),
         "splits": splits_table(splits, kinds),
-        "splitting": split_cost_table(costs),
+        "splitting": split_cost_table(costs, kinds),
         "roofline": roofline_table(read, kinds),
         "advice": advice_table(advice(run, result, phases, splits, read, costs)),
         "attention": attention_table(totals),

@@ -15,7 +15,7 @@ from attnprof.check.call_rows import CALL_COLUMNS, call_row
 from attnprof.errors import RunError
 from attnprof.files import durable
 from attnprof.runs import full_disk, run_folders
-from attnprof.runs.dataframes import Column, kernel_columns, range_columns
+from attnprof.runs.dataframes import LAYER_KIND, CallKinds, Column, kernel_columns, range_columns
 from attnprof.runs.schema import PROCESS, SCHEMA
 
 if TYPE_CHECKING:
@@ -37,13 +37,19 @@ _VIEWS = {
                sum(case when family != '' then duration_ns else 0 end) as attention_ns
         from kernels group by phase
     """,
+    "layer_kinds": """
+        select layer_kind, phase, count(distinct layer) as layers, count(*) as calls,
+               sum(duration_ns) as gpu_ns
+        from calls where layer_kind is not null group by layer_kind, phase order by gpu_ns desc
+    """,
     "split_timeline": """
-        select phase, layer, coalesce(observed_num_splits, predicted_num_splits) as num_splits,
+        select phase, layer, layer_kind, coalesce(observed_num_splits, predicted_num_splits) as num_splits,
                coalesce(observed_kernel, predicted_kernel) as kernel,
                observed_kernel is not null as observed,
                min(step) as first_step, max(step) as last_step,
                min(seqlen_k) as min_seqlen_k, max(seqlen_k) as max_seqlen_k, count(*) as calls
-        from calls group by phase, layer, num_splits, kernel, observed order by phase desc, layer, first_step
+        from calls group by phase, layer, layer_kind, num_splits, kernel, observed
+        order by phase desc, layer, first_step
     """,
 }
 
@@ -57,7 +63,7 @@ def write_database(path: Path, config: Mapping[str, Any], timeline: Timeline, re
     )
     _write(db, "kernels", len(timeline.trace.kernels), lambda rows: kernel_columns(timeline, rows))
     _write(db, "ranges", len(timeline.trace.ranges), lambda rows: range_columns(timeline, rows))
-    _write_calls(db, result.calls)
+    _write_calls(db, result.calls, CallKinds(result)())
     if processes := (config.get("workload") or {}).get("processes"):
         db["processes"].create(PROCESS, pk="process")
         db["processes"].insert_all({name: one.get(name) for name in PROCESS} for one in processes)
@@ -134,13 +140,18 @@ def _literal(column: Column) -> str | None:
     return str(low) if low == int(column.values.max()) else None
 
 
-def _write_calls(db: sqlite_utils.Database, calls: Sequence[CheckedCall]) -> None:
-    _create(db, "calls", CALL_COLUMNS | {"causal": str})
-    marks = ", ".join("?" * (len(CALL_COLUMNS) + 1))
+def _write_calls(
+    db: sqlite_utils.Database, calls: Sequence[CheckedCall], kinds: Sequence[str | None]
+) -> None:
+    _create(db, "calls", CALL_COLUMNS | {"causal": str, LAYER_KIND: str})
+    marks = ", ".join("?" * (len(CALL_COLUMNS) + 2))
     with db.conn:
         db.conn.executemany(
             f"insert into calls values ({marks})",
-            ((number, *call_row(call)) for number, call in enumerate(calls)),
+            (
+                (number, *call_row(call), kind)
+                for number, (call, kind) in enumerate(zip(calls, kinds, strict=True))
+            ),
         )
 
 

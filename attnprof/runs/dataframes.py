@@ -2,7 +2,9 @@
 
 kernels: start_ns, duration_ns, name, short_name, family, device, stream, grid_x … block_z, phase, step,
 layer, call, range.  ranges: start_ns, end_ns, name, domain, payload, thread, level, parent, phase, step,
-layer, call.  calls: ``attnprof.check.call_rows``.  Unknown numbers are <NA>.
+layer, call.  calls: ``attnprof.check.call_rows`` and layer_kind, the kind of layer that made the call as
+a report names it ("20 sliding layers (1,024 keys)"), nothing where all are of one kind or it is not known.
+Unknown numbers are <NA>.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from attnprof.analysis.layer_kinds import kinds_of_calls, layer_kinds
+from attnprof.analysis.splits import split_rows
 from attnprof.arrays import Narrow, occurring
 from attnprof.check.call_rows import CALL_COLUMNS, call_row
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.report.layer_words import kind_titles
 from attnprof.runs.schema import PROCESS
 from attnprof.trace.timeline import PHASE_NAMES
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 _PHASES = [PHASE_NAMES[code] for code in range(len(PHASE_NAMES))]
 _EVERY = slice(None)
+LAYER_KIND = "layer_kind"  # the last column of calls
 _SHAPE = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
 
 
@@ -133,10 +139,23 @@ def processes_frame(processes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return typed
 
 
-def calls_frame(result: CheckResult, rows: slice = _EVERY) -> pd.DataFrame:
+class CallKinds:
+    """The kind of layer of each call, in words."""
+
+    def __init__(self, result: CheckResult) -> None:
+        kinds = layer_kinds(split_rows(result.calls))
+        self._numbers = kinds_of_calls(result.calls, kinds)
+        self._titles = [*kind_titles(kinds), None]  # of -1
+
+    def __call__(self, rows: slice = _EVERY) -> list[str | None]:
+        return [self._titles[number] for number in self._numbers[rows].tolist()]
+
+
+def calls_frame(result: CheckResult, rows: slice = _EVERY, kinds: CallKinds | None = None) -> pd.DataFrame:
     """One row per attention call, in order of the check; only those of ``rows`` where given."""
     frame = pd.DataFrame(list(map(call_row, result.calls[rows])), columns=list(CALL_COLUMNS))
-    kinds = {int: "Int64", float: "float64"}
-    numbers = {name: kinds[kind] for name, kind in CALL_COLUMNS.items() if kind in kinds}
+    frame[LAYER_KIND] = pd.Series((kinds or CallKinds(result))(rows), dtype=object)
+    types = {int: "Int64", float: "float64"}
+    numbers = {name: types[kind] for name, kind in CALL_COLUMNS.items() if kind in types}
     typed: pd.DataFrame = frame.astype(numbers)
     return typed

@@ -17,7 +17,7 @@ from attnprof.errors import AttnprofError, UsageError
 from attnprof.files.output import writing_file, writing_folder, writing_named
 from attnprof.report.redacted import redacted
 from attnprof.runs.database import write_database
-from attnprof.runs.dataframes import calls_frame, kernels_frame, ranges_frame
+from attnprof.runs.dataframes import CallKinds, calls_frame, kernels_frame, ranges_frame
 from attnprof.runs.ingest import ENDINGS
 from attnprof.safety.quoting import csv_cell
 
@@ -87,9 +87,10 @@ def _write_perfetto(run: Recording, out: TextIO, steps: tuple[int, int] | None) 
 def _parts(run: Recording) -> Iterator[tuple[str, int, _Part]]:
     """Each table's name, number of rows, and how to get some of them."""
     timeline, result = run.timeline, check(run)
+    kinds = CallKinds(result)
     yield "kernels", len(timeline.trace.kernels), lambda rows: kernels_frame(timeline, rows)
     yield "ranges", len(timeline.trace.ranges), lambda rows: ranges_frame(timeline, rows)
-    yield "calls", len(result.calls), lambda rows: calls_frame(result, rows)
+    yield "calls", len(result.calls), lambda rows: calls_frame(result, rows, kinds)
 
 
 def _write_tables(run: Recording, folder: Path, ending: str) -> None:

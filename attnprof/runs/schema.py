@@ -5,6 +5,7 @@
 3: calls say which process made them, and how much an explained one proves; a run of several processes lists
    them.
 4: calls hold each request's lengths, and the splits that requests get.
+5: calls say which kind of layer made them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from attnprof.files.untrusted import read_json, require_shape
 
-SCHEMA = 4
+SCHEMA = 5
 STEPS = ("steps", "steps_of_others")  # of workload.json: run.json goes without
 
 Config = dict[str, Any]
@@ -104,7 +105,11 @@ def _from_3(config: Config) -> Config:
     return config  # calls.jsonl held the lengths before
 
 
-_STEPS: dict[int, Callable[[Config], Config]] = {1: _from_1, 2: _from_2, 3: _from_3}
+def _from_4(config: Config) -> Config:
+    return config  # told of the calls
+
+
+_STEPS: dict[int, Callable[[Config], Config]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 
 
 def upgraded(config: Config) -> Config:

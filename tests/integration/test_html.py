@@ -15,8 +15,8 @@ from attnprof import load
 from attnprof.check.check_run import CheckedCall, Verdict
 from attnprof.dispatch import predict
 from attnprof.model import AttentionCall, KernelLaunch
-from attnprof.report.html import draw_timeline
-from attnprof.report.page_contents import timeline_columns
+from attnprof.report.html import draw_charts
+from attnprof.report.step_charts import charts
 from tests.conftest import TESTS
 from tests.support.chromium import chromium, console, prefer, requests
 from tests.support.command import attnprof
@@ -122,7 +122,7 @@ def test_one_derivation_is_held_per_distinct_call(tmp_path: Path) -> None:
     calls_only_run("calls", range(120, 140), layers=4)
     data = data_of(write_page("calls", tmp_path / "calls.html"))
     assert len(data["shapes"]) == 20
-    assert sum(group[5] for group in data["groups"]) == 80
+    assert sum(group[6] for group in data["groups"]) == 80
     for shape in data["shapes"]:
         rules = [data["strings"][rule] for rule, _, _ in shape["reasons"]]
         assert "num_splits" in rules
@@ -133,7 +133,7 @@ def test_what_the_page_says_of_each_call_is_what_the_check_says(tmp_path: Path) 
     generated_run(tmp_path, range(120, 160), spoil={37: one_more_split}, attention_ns=spent)
     data = data_of(write_page("generated", tmp_path / "page.html"))
     told = []
-    for step, phase, shape, seq, layer, count, ns in data["groups"]:
+    for step, phase, shape, _, seq, layer, count, ns in data["groups"]:
         about = data["shapes"][shape]
         verdict = data["strings"][about["verdict"]]
         told += [
@@ -155,10 +155,9 @@ def test_step_numbers_far_apart_are_taken_call_by_call(
         CheckedCall(Verdict.NOT_OBSERVED, "", seq, step, "decode", 0, predicted=predicted)
         for seq, step in enumerate(steps)
     ]
-    timeline = timeline_columns(calls)
-    assert (timeline.kind, len(timeline.marks)) == (kind, columns)
-    drawing = draw_timeline(timeline)
-    assert drawing is not None
+    (chart,) = charts(calls, [], [-1] * len(calls))
+    assert (chart.columns.kind, len(chart.columns.marks)) == (kind, columns)
+    (drawing,) = draw_charts([chart])
     assert len(drawing.bars) == (2 if kind == "step" else 1)
 
 
@@ -169,7 +168,7 @@ def test_512_steps_of_28_layers_stay_under_2_mb(tmp_path: Path, kernels: bool) -
     else:
         calls_only_run("large", range(26, 538), layers=28)
     html = write_page("large", tmp_path / "large.html")
-    assert sum(group[5] for group in data_of(html)["groups"]) == 512 * 28
+    assert sum(group[6] for group in data_of(html)["groups"]) == 512 * 28
     assert len(html.encode()) < SIZE_LIMIT
 
 

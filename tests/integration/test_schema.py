@@ -51,8 +51,9 @@ def test_the_database_of_schema_1_is_made_anew_where_it_is_asked_for(old_runs):
     database = load("kernels").database
     assert asked(database, "pragma user_version") == [(SCHEMA,)]
     # Since schema 3: which process made it, and how much it proves where it is explained; since 4: each
-    # request's lengths, whether they are known, and its splits.
-    since = (0, None, None, None, None, "each request's", None)
+    # request's lengths, whether they are known, and its splits; since 5: the kind of layer, where there are
+    # several.
+    since = (0, None, None, None, None, "each request's", None, None)
     assert asked(database, rows) == [(*row, *since) for row in before]
     assert asked(database, "select value from run where key = 'schema'") == [(str(SCHEMA),)]
     unchanged = database.read_bytes()

@@ -175,6 +175,27 @@ def test_a_call_of_the_table_shows_its_kernels(browser: Any, hybrid: Path) -> No
     assert table(browser)["flash_fwd_splitkv_kernel", "11"][0] == "1"
 
 
+def test_each_kind_of_layers_has_a_chart_that_tells_of_it_alone(browser: Any, hybrid: Path) -> None:
+    from selenium.webdriver import Keys
+
+    browser.get(hybrid.as_uri())
+    figures = browser.find_elements("css selector", "#timeline .figure")
+    assert [one.find_element("tag name", "h3").text for one in figures] == [
+        "10 sliding layers",
+        "2 full layers",
+    ]
+    for figure, said in zip(figures, ("8 splits, 10 layers", "11 splits, 2 layers"), strict=True):
+        figure.find_element("css selector", "svg").send_keys(Keys.END)
+        told = figure.find_element("css selector", ".readout").text
+        assert told.startswith("Decode step 8\n")
+        assert told.count("flash_fwd_splitkv_kernel") == 1
+        assert said in told
+    figure.find_element("css selector", "svg").send_keys(Keys.ENTER)
+    assert len(browser.find_elements("css selector", "#call-table tr[data-order]")) == 12
+    assert browser.find_element("id", "call-table").text.count("2 full layers") == 2
+    assert console(browser) == []
+
+
 def test_two_fingers_zoom(browser: Any, hybrid: Path) -> None:
     canvas = canvas_of(browser, hybrid)
     whole = view(canvas)

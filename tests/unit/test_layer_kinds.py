@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from attnprof.analysis.call_slots import ALIKE, slots
 from attnprof.analysis.layer_kinds import LayerKind, kind_changes, layer_kinds
 from attnprof.analysis.splits import SplitRow, split_rows
 from attnprof.report.layer_words import change_sentence, kind_titles
+from attnprof.report.page_contents import make_page
+from attnprof.report.summary import summarise
 from tests.conftest import TESTS
 from tests.support.command import attnprof
 from tests.support.hybrid_trace import full, hybrid_trace, sliding, with_encoder
@@ -111,6 +115,62 @@ def test_layers_that_all_change_at_once_change_no_kind(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert len(kinds) == 1
     assert kind_changes(kinds) == []
+
+
+PATTERNS = {
+    "interleaved": (GEMMA, ["20 sliding layers", "4 full layers"]),
+    "first and last": ([full, *[sliding] * 6, full], ["6 sliding layers", "2 full layers"]),
+    "encoder": (
+        [with_encoder] * 4,
+        ["call 1 of each of 4 layers (1921–2048 keys)", "call 2 of each of 4 layers (1409–1536 keys)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_each_kind_has_its_own_charts_costs_and_rows_in_an_export(pattern: str, tmp_path: Path) -> None:
+    layers, titles = PATTERNS[pattern]
+    path = hybrid_trace(tmp_path / "t.json", layers)
+    run = load(path)
+    report = summarise(run.recording, run.check())
+    page = make_page(run.recording, report)
+    assert {chart.title for chart in page.charts} == set(titles)
+    figure = run.plot_splits()
+    assert {axes.get_title(loc="left") for axes in figure.axes} == set(titles)
+    costs = report.tables["splitting"].objects()
+    assert {row["layers"] for row in costs} == set(titles)
+    counted = run.calls.groupby("layer_kind").size().to_dict()
+    assert counted == {kind: sum(row["calls"] for row in costs if row["layers"] == kind) for kind in titles}
+    done = attnprof("export", str(path), "--to", "sqlite", "-o", str(tmp_path / "t.db"))
+    assert done.code == 0, done.err
+    with closing(sqlite3.connect(tmp_path / "t.db")) as db:
+        assert dict(db.execute("select layer_kind, calls from layer_kinds").fetchall()) == counted
+
+
+def test_a_chart_of_a_kind_shows_that_kind_alone(tmp_path: Path) -> None:
+    run = load(hybrid_trace(tmp_path / "t.json", GEMMA, keys=1277))  # 1281 keys are split otherwise
+    report = summarise(run.recording, run.check())
+    drawn = {chart.title: chart.columns for chart in make_page(run.recording, report).charts}
+    splits = {
+        title: [{mark.num_splits for mark in marks} for marks in columns.marks]
+        for title, columns in drawn.items()
+    }
+    assert splits == {"20 sliding layers": [{8}] * 6, "4 full layers": [{10}] * 3 + [{11}] * 3}
+    spent = [sum(filter(None, columns.attention_ns)) for columns in drawn.values()]
+    assert sum(spent) == int(run.calls["duration_ns"].sum())
+
+
+def test_where_layers_are_of_one_kind_nothing_names_it(tmp_path: Path) -> None:
+    run = load(hybrid_trace(tmp_path / "t.json", [full] * 4, experts=[1, 3]))
+    report = summarise(run.recording, run.check())
+    assert [chart.title for chart in make_page(run.recording, report).charts] == [""]
+    assert {row["layers"] for row in report.tables["splitting"].objects()} == {""}
+    assert run.calls["layer_kind"].isna().all()
+    assert len(run.plot_splits().axes) == 1
+
+
+def test_kinds_of_calls_that_nobody_names_are_told_apart_too() -> None:
+    assert load(F5).calls["layer_kind"].value_counts().tolist() == [60, 12]
 
 
 def test_steps_with_different_numbers_of_calls_are_not_compared_place_by_place() -> None:

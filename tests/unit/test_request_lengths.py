@@ -189,7 +189,8 @@ def test_the_page_shows_the_range_and_the_lengths(tmp_path: Path) -> None:
     recording = Recording(
         "t", "t", "complete", True, timeline, observe(timeline), records, True, gpu=H100, config=config
     )
-    data = call_data(recording, check(recording))
+    result = check(recording)
+    data = call_data(recording, result, [], [-1] * len(result.calls))
     (shape,) = data["shapes"]
     expected = libraries.predict(PACKED, H100, "2.8.3").splits_of_requests
     assert data["strings"][shape["of_requests"]] == split_range(expected)

@@ -36,10 +36,10 @@
     make("span", { class: observed ? "badge observed" : "badge predicted" }, observed ? "observed" : "predicted, not observed");
 
   const calls = [];
-  for (const [step, phase, shape, seq, layer, length, spent] of data.groups) {
+  for (const [step, phase, shape, kind, seq, layer, length, spent] of data.groups) {
     for (let i = 0; i < length; i += 1) {
       calls.push({
-        order: calls.length, step: known(step), phase: text(phase), shape: data.shapes[shape],
+        order: calls.length, step: known(step), phase: text(phase), shape: data.shapes[shape], kind: known(kind),
         seq: known(seq < 0 ? seq : seq + i), layer: known(layer < 0 ? layer : layer + i), ns: spent ? spent[i] : null,
       });
     }
@@ -81,7 +81,7 @@
   // The table of calls: filtered and sorted whole, shown a page at a time.
   const COLUMNS = [
     ["call", (c) => c.seq ?? c.order, true], ["phase", (c) => (c.phase === "other" ? "" : c.phase)],
-    ["step", (c) => c.step, true], ["layer", (c) => c.layer, true], ["KV length", (c) => c.shape.keys ?? null, true],
+    ["step", (c) => c.step, true], ["layer", (c) => c.layer, true], ["of", (c) => (c.kind == null ? null : data.kinds[c.kind])], ["KV length", (c) => c.shape.keys ?? null, true],
     ["kernel", (c) => text(c.shape.kernel).replace(" + flash_fwd_splitkv_combine_kernel", " + combine")],
     ["splits", (c) => c.shape.splits, true], ["GPU time", (c) => c.ns, true],
     ["source", (c) => (c.shape.observed ? "observed" : c.shape.would ? "predicted" : "")],
@@ -192,17 +192,18 @@
     byId("calls").scrollIntoView({ block: "start" });
   };
 
-  // The timeline.
-  const chart = byId("chart");
-  if (chart) {
+  // The timelines, one per kind of layers.
+  for (const chart of document.querySelectorAll("svg.chart")) {
+    const figure = chart.closest(".figure"), layers = Number(chart.dataset.layers);
+    const mine = layers < 0 ? calls : calls.filter((call) => call.kind === layers);
     const first = Number(chart.dataset.first), length = Number(chart.dataset.count);
     const left = Number(chart.dataset.left), width = Number(chart.dataset.width);
     const columns = Array.from({ length }, () => ({ step: null, phase: "", calls: [] }));
     if (chart.dataset.kind === "step") {
       columns.forEach((column, index) => Object.assign(column, { step: first + index, phase: "decode" }));
-      for (const call of calls) if (call.phase === "decode" && call.step != null) columns[call.step - first]?.calls.push(call);
+      for (const call of mine) if (call.phase === "decode" && call.step != null) columns[call.step - first]?.calls.push(call);
     } else {
-      calls.filter((call) => call.shape.observed || call.shape.would).forEach((call, index) => columns[index]?.calls.push(call));
+      mine.filter((call) => call.shape.observed || call.shape.would).forEach((call, index) => columns[index]?.calls.push(call));
     }
     let at = -1;
 
@@ -210,10 +211,10 @@
       const column = columns[index];
       const lines = [];
       for (const shape of new Set(column.calls.map((call) => call.shape))) {
-        const mine = column.calls.filter((call) => call.shape === shape);
-        const layers = mine.filter((call) => call.layer != null).length;
-        const where = layers > 1 ? `${layers} layers` : layers === 1 ? `layer ${mine[0].layer}` : "";
-        const spent = mine.reduce((sum, call) => sum + (call.ns ?? 0), 0);
+        const alike = column.calls.filter((call) => call.shape === shape);
+        const layers = alike.filter((call) => call.layer != null).length;
+        const where = layers > 1 ? `${layers} layers` : layers === 1 ? `layer ${alike[0].layer}` : "";
+        const spent = alike.reduce((sum, call) => sum + (call.ns ?? 0), 0);
         const parts = [splitsOf(shape), shape.keys != null ? `${count(shape.keys)} keys` : "", where, spent ? duration(spent) : ""];
         lines.push(make("p", {}, make("code", {}, text(shape.kernel)), ` ${parts.filter(Boolean).join(", ")} `, badge(shape.observed)));
         lines.push(make("p", { class: "quiet" }, reason(shape)));
@@ -230,10 +231,11 @@
     const choose = (index) => {
       at = Math.min(Math.max(index, 0), length - 1);
       const x = left + ((at + 0.5) * width) / length;
-      byId("cursor").setAttribute("x1", x);
-      byId("cursor").setAttribute("x2", x);
+      const cursor = chart.querySelector(".cursor");
+      cursor.setAttribute("x1", x);
+      cursor.setAttribute("x2", x);
       const content = describe(at);
-      byId("readout").replaceChildren(...content);
+      figure.querySelector(".readout").replaceChildren(...content);
       chart.setAttribute("aria-valuenow", first + at);
       chart.setAttribute("aria-valuetext", content.map((part) => part.textContent).join(". "));
     };
