@@ -48,8 +48,8 @@ def export(
 ) -> None:
     """Write a run for Perfetto, pandas, a spreadsheet or SQL, with everything shaped like a secret left out.
 
-    A folder or a database holds kernels, ranges and calls. Of a model whose layers differ, calls name the kind
-    of layer in layer_kind, and the database counts them in the view layer_kinds.
+    A folder or a database holds kernels, ranges and calls. Of a model whose layers differ, calls name the
+    kind of layer in layer_kind, and the database counts them in the view layer_kinds.
 
     \b
     Examples:

@@ -81,7 +81,7 @@
   // The table of calls: filtered and sorted whole, shown a page at a time.
   const COLUMNS = [
     ["call", (c) => c.seq ?? c.order, true], ["phase", (c) => (c.phase === "other" ? "" : c.phase)],
-    ["step", (c) => c.step, true], ["layer", (c) => c.layer, true], ["of", (c) => (c.kind == null ? null : data.kinds[c.kind])], ["KV length", (c) => c.shape.keys ?? null, true],
+    ["step", (c) => c.step, true], ["layer", (c) => c.layer, true], ["kind of layer", (c) => (c.kind == null ? null : data.kinds[c.kind])], ["KV length", (c) => c.shape.keys ?? null, true],
     ["kernel", (c) => text(c.shape.kernel).replace(" + flash_fwd_splitkv_combine_kernel", " + combine")],
     ["splits", (c) => c.shape.splits, true], ["GPU time", (c) => c.ns, true],
     ["source", (c) => (c.shape.observed ? "observed" : c.shape.would ? "predicted" : "")],
@@ -100,7 +100,7 @@
     const cells = shownColumns.map(([title, value, right]) => {
       const raw = value(call);
       const shown = raw == null ? "" : title === "GPU time" ? duration(raw) : typeof raw === "number" ? count(raw) : raw;
-      const content = title === "kernel" ? make("code", {}, shown) : shown;
+      const content = title === "kernel" ? make("code", {}, shown) : title === "kind of layer" ? make("span", {}, shown) : shown;
       return make("td", { class: right ? "right" : raw === "predicted" ? "source-predicted" : false }, content);
     });
     const button = make("button", { type: "button", class: "as-link", "aria-expanded": "false" }, "derivation");
