@@ -3,8 +3,9 @@
     pip download --no-deps vllm==0.33.0
     python -m benchmarks.pack_vllm_fa3 vllm-0.33.0-….whl --out packages/
 
-``_vllm_fa3_C.abi3.so`` has 165 MiB, of which xz leaves 11: what is written is the compressed file. Loading it
-needs torch and no GPU, no vLLM and none of its Python: ``--check`` unpacks it again and lists its operators.
+``_vllm_fa3_C.abi3.so`` has 165 MiB, of which xz leaves 11: what is written is the compressed file, and the
+wheel's flash_attn_interface.py beside it. Loading it needs torch, no GPU and nothing else of vLLM: with
+``--check`` it is unpacked again and its operator named.
 """
 
 from __future__ import annotations
@@ -19,44 +20,54 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-MEMBER = "vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so"
+PACKAGE = "vllm_flash_attn"
+INTERFACE = "flash_attn_interface.py"
+MEMBER = f"vllm/{PACKAGE}/_vllm_fa3_C.abi3.so"
 PACKED = "_vllm_fa3_C.abi3.so.xz"
 _PRESET = 6
 
 
 def pack(wheel: Path, out: Path) -> Path:
-    """The compressed extension in ``out``. Raises KeyError where the wheel has none."""
-    out.mkdir(parents=True, exist_ok=True)
-    packed = out / PACKED
+    """The compressed extension in ``out/vllm_flash_attn``. Raises KeyError where the wheel has none."""
+    folder = out / PACKAGE
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = folder / PACKED
     with (
         zipfile.ZipFile(wheel) as files,
         files.open(MEMBER) as extension,
         lzma.open(packed, "wb", preset=_PRESET) as written,
     ):
         shutil.copyfileobj(extension, written)
+        (folder / INTERFACE).write_bytes(files.read(f"vllm/{PACKAGE}/{INTERFACE}"))
     return packed
 
 
 def unpack(packages: Path, into: Path) -> Path | None:
-    """The extension unpacked into a folder; None where there is none among the packages."""
-    packed = packages / PACKED
+    """The package with its extension, unpacked into a folder; None where it is not among the packages."""
+    packed = packages / PACKAGE / PACKED
     if not packed.exists():
         return None
-    extension = into / PACKED.removesuffix(".xz")
-    with lzma.open(packed) as read, extension.open("wb") as written:
+    package = into / PACKAGE
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(packages / PACKAGE / INTERFACE, package)
+    with lzma.open(packed) as read, (package / PACKED.removesuffix(".xz")).open("wb") as written:
         shutil.copyfileobj(read, written)
-    return extension
+    return package
 
 
 def check(packages: Path) -> int:
     """Loads what was packed in a process of its own; 0 where its operator is there."""
     with tempfile.TemporaryDirectory() as folder:
-        extension = unpack(packages, Path(folder))
+        unpack(packages, Path(folder))
         load = (
-            f"import torch; torch.ops.load_library({str(extension)!r}); "
+            f"import torch, {PACKAGE}.flash_attn_interface as interface; "
+            "assert interface.FA3_AVAILABLE, interface.FA3_UNAVAILABLE_REASON; "
             "print(torch.__version__, torch.ops._vllm_fa3_C.fwd.default._schema.name)"
         )
-        done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", load], cwd=folder, capture_output=True, text=True, check=False
+        )
     print(done.stdout.strip() or done.stderr.strip()[-1000:])
     return done.returncode
 

@@ -18,16 +18,30 @@ from benchmarks.gpu_evidence.evidence import REHEARSED, Evidence, Scale
 
 def steps() -> dict[str, Callable[[Evidence], None]]:
     """Name to step, most worth first. Imported late: each needs torch."""
-    from benchmarks.gpu_evidence import graphs, matrix, numerics, occupancy, package, splitting, story
+    from benchmarks.gpu_evidence import (
+        flash_attn_4,
+        graphs,
+        matrix,
+        numerics,
+        occupancy,
+        package,
+        peaks,
+        splitting,
+        story,
+        vllm,
+    )  # fmt: skip
 
     return {
         "story": story.run,
         "matrix": matrix.run,
         "flash_attn": package.run,
+        "vllm_fa3": vllm.run,
         "splitting": splitting.run,
+        "peaks": peaks.run,
         "occupancy": occupancy.run,
         "graphs": graphs.run,
         "numerics": numerics.run,
+        "flash_attn_4": flash_attn_4.run,
     }
 
 

@@ -14,6 +14,7 @@ _BATCHES = (1, 1, 1, 2, 3, 8, 16, 33, 34, 64, 128)
 _SEQLEN_Q = (1, 1, 1, 1, 2, 7, 16, 17, 63, 64, 65, 127, 128, 129, 513, 1024)
 _HEAD_DIMS = (128, 128, 128, 64, 64, 96, 32, 40, 80, 160, 192, 224, 256)
 _KEY_BLOCKS = (1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 62, 63, 64, 65, 100, 128, 256)
+_NO_ALIBI = ("flash_attn_3", "vllm_flash_attn")  # nor dropout
 _MAX_BYTES = 1 << 29  # of keys and values, and of queries
 
 
@@ -43,9 +44,9 @@ def _draw(rng: random.Random, library: Library) -> AttentionCall:
         return replace(call, entry="varlen_fwd", total_q=batch * seqlen_q)
     if extra < 0.35:
         return replace(call, window=(rng.choice((16, 128, seqlen_k - 1, seqlen_k)), rng.choice((-1, 0, 64))))
-    if extra < 0.40 and library != "flash_attn_3":
+    if extra < 0.40 and library not in _NO_ALIBI:
         return replace(call, alibi=True)
-    if extra < 0.45 and library != "flash_attn_3":
+    if extra < 0.45 and library not in _NO_ALIBI:
         return replace(call, dropout_p=0.1)
     if extra < 0.50 and library != "torch":
         return replace(call, softcap=30.0)
@@ -65,9 +66,7 @@ def torch_thunk(call: AttentionCall) -> Callable[[], Any]:
         import torch
 
         shape_q, shape_k = shapes(call)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[call.dtype]
-        q = torch.randn(shape_q, device="cuda", dtype=dtype)
-        k, v = (torch.randn(shape_k, device="cuda", dtype=dtype) for _ in range(2))
+        q, k, v = (random_tensor(call, *shape) for shape in (shape_q, shape_k, shape_k))
         cu_q = cu_k = None
         if call.entry == "varlen_fwd":
             cu_q, cu_k = (cumulative(call.batch, length) for length in (call.seqlen_q, call.seqlen_k))
@@ -81,6 +80,14 @@ def torch_thunk(call: AttentionCall) -> Callable[[], Any]:
         )
 
     return make
+
+
+def random_tensor(call: AttentionCall, *shape: int) -> Any:
+    """Of the call's data type, on the GPU."""
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[call.dtype]
+    return torch.randn(shape, device="cuda", dtype=dtype)
 
 
 def shapes(call: AttentionCall) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -113,8 +120,8 @@ def golden_call(call: AttentionCall, gpu: Gpu, version: str) -> dict[str, Any]:
     row |= {name: value for name, value in optional.items() if value is not None}
     if call.cache_seqlens:
         row["cache_seqlen"] = call.seqlen_k
-    if call.cache_batch_idx:
-        row["cache_batch_idx"] = True
+    flags = ("cache_batch_idx", "scheduler_metadata")
+    row |= {name: True for name in flags if getattr(call, name)}
     return row
 
 

@@ -30,9 +30,10 @@ class Scale:
     matrix_calls: int = 2000
     lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
     repeats: int = 30
+    matrix_side: int = 8192
 
 
-REHEARSED = Scale(layers=2, few=4, many=108, matrix_calls=120, lengths=(256, 4096), repeats=2)
+REHEARSED = Scale(layers=2, few=4, many=108, matrix_calls=120, lengths=(256, 4096), repeats=2, matrix_side=64)
 _REHEARSAL = "no GPU was used, every kernel here is made up from the prediction: evidence of nothing"
 
 

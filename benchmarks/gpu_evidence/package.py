@@ -14,7 +14,7 @@ from attnprof.dispatch import default_version
 from attnprof.machine.library_versions import versions
 from attnprof.model import AttentionCall, Library
 from benchmarks.build_flash_attn import BUILT
-from benchmarks.gpu_evidence.calls import cumulative, matrix, shapes
+from benchmarks.gpu_evidence.calls import cumulative, matrix, random_tensor, shapes
 from benchmarks.gpu_evidence.evidence import Evidence
 from benchmarks.gpu_evidence.matrix import observe_matrix
 
@@ -126,13 +126,6 @@ def flash_attn_3_thunk(call: AttentionCall) -> Callable[[], Any]:
     return make
 
 
-def _random(call: AttentionCall, *shape: int) -> Any:
-    import torch
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[call.dtype]
-    return torch.randn(shape, device="cuda", dtype=dtype)
-
-
 def _slopes(call: AttentionCall) -> Any:
     import torch
 
@@ -144,7 +137,7 @@ def _dense(
 ) -> Any:
     """The call through the plain or the packed function."""
     shape_q, shape_k = shapes(call)
-    q, k, v = (_random(call, *shape) for shape in (shape_q, shape_k, shape_k))
+    q, k, v = (random_tensor(call, *shape) for shape in (shape_q, shape_k, shape_k))
     if call.entry == "fwd":
         return plain(q, k, v, **options)
     cu_q, cu_k = (cumulative(call.batch, length) for length in (call.seqlen_q, call.seqlen_k))
@@ -169,7 +162,7 @@ def _kvcache(
         cache_shape = (call.batch, call.seqlen_k, *heads)
     if call.seqlen_knew:
         new = (call.batch, call.seqlen_knew, *heads)
-        options |= {"k": _random(call, *new), "v": _random(call, *new)}
-    q = _random(call, call.batch, call.seqlen_q, call.num_heads, call.head_dim)
-    cache = (_random(call, *cache_shape), _random(call, *cache_shape))
+        options |= {"k": random_tensor(call, *new), "v": random_tensor(call, *new)}
+    q = random_tensor(call, call.batch, call.seqlen_q, call.num_heads, call.head_dim)
+    cache = (random_tensor(call, *cache_shape), random_tensor(call, *cache_shape))
     return function(q, *cache, cache_seqlens=lengths, num_splits=call.num_splits, **options)

@@ -31,6 +31,7 @@ from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from benchmarks.gpu_evidence.decode import decode_inputs, forcers
 from benchmarks.gpu_evidence.evidence import Evidence
 from benchmarks.gpu_evidence.made_up_trace import GRAPH, LAUNCH, MadeUpProfile
+from benchmarks.gpu_evidence.stand_in_operators import flash_attn_cute, vllm_operators
 
 NAME = "stand-in for a rehearsal, no GPU"
 _CUDA = torch.device("cuda", 0)
@@ -265,8 +266,13 @@ def standing_in(torch_version: str, flash_attn_version: str) -> Iterator[StandIn
         stack.enter_context(mock.patch.object(torch.library, "custom_op", custom_op))
         # The recorder asks tensors for their device past every mode; here the mode is what knows it.
         stack.enter_context(mock.patch.object(torch._C, "DisableTorchFunction", nullcontext))
-        modules = {"flash_attn_2_cuda": device.extension()}
+        modules = {
+            "flash_attn_2_cuda": device.extension(),
+            "flash_attn.cute": flash_attn_cute(device.attend),
+        }
         stack.enter_context(mock.patch.dict(sys.modules, modules))
+        vllm = vllm_operators(device.attend)
+        stack.enter_context(mock.patch.object(torch.ops, "_vllm_fa3_C", vllm, create=True))
         stack.enter_context(device)
         yield device
 

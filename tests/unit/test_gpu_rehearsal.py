@@ -22,6 +22,7 @@ PACKAGES = TESTS / "support" / "packages"
 NOT_REHEARSED: dict[str, tuple[str, ...] | None] = {
     "__main__.py": None,  # its own errors, which test_gpu_evidence makes
     "evidence.py": None,
+    "flash_attn_4.py": ('evidence.skip("flash_attn_4"', "return", "continue"),
     "calls.py": ('row["cache_batch_idx"] = True',),
     "decode.py": ("raise NotImplementedError",),
     "graphs.py": (
@@ -38,6 +39,7 @@ NOT_REHEARSED: dict[str, tuple[str, ...] | None] = {
     "splitting.py": ('evidence.skip("splitting"', "return", "continue"),
     "stand_in.py": ("raise RuntimeError(call.why)", "return operator("),
     "story.py": ("raise ValueError(", 'f"{len(observed)} attention calls ran'),
+    "vllm.py": ("evidence.skip(", "return", "yield \"vLLM's extension is not"),
     "trim.py": ("raise ValueError(", "return name.startswith("),
 }
 
@@ -94,19 +96,35 @@ def test_it_says_that_it_is_evidence_of_nothing_and_fails_where_a_step_breaks(
     assert code == 0
     assert "evidence of nothing" in results["rehearsal"]
     assert results["environment"]["gpu"]["name"] == "stand-in for a rehearsal, no GPU"
-    assert set(results["steps"]) >= {"story", "matrix", "flash_attn", "splitting", "graphs", "numerics"}
+    assert set(results["steps"]) >= {
+        *("story", "matrix", "flash_attn", "vllm_fa3", "splitting", "graphs", "numerics", "flash_attn_4"),
+    }
     assert not any("error" in step or "skipped" in step for step in results["steps"].values())
     assert results["steps"]["flash_attn"]["verdicts"]
     occupancy = results["steps"]["occupancy"]
     assert occupancy["kernels"] > 20
     assert occupancy["mismatches"] == 0
     assert results["steps"]["splitting"]["call"]["num_heads"] == 28
-    with gzip.open(out / "observed_flash_attn.jsonl.gz", "rt") as rows:
-        calls = [json.loads(row)["call"] for row in rows]
+    assert results["steps"]["peaks"]["matmul_flops_per_s"].keys() == {"bf16", "fp16"}
+    calls = calls_made(out / "observed_flash_attn.jsonl.gz")
     # What was left out of the package's build is not called.
     assert {(call["head_dim"], call["dtype"]) for call in calls} == {(128, "bf16")}
     assert {call["entry"] for call in calls} == {"fwd", "varlen_fwd", "fwd_kvcache"}
+    planned = calls_made(out / "observed_vllm_flash_attn.jsonl.gz")
+    assert {call.get("scheduler_metadata", False) for call in planned} == {True, False}
+    assert {call.get("page_block_size") for call in planned} == {None, 16}
+    assert {call["num_splits_arg"] for call in planned} == {0, 1, 32}
+    assert {call["num_splits_arg"] for call in calls_made(out / "observed_flash_attn_4.jsonl.gz")} == {
+        0,
+        -1,
+        3,
+    }
     assert results["steps"]["story"]["splits_108"][1] == {"step": 104, "seqlen_k": 129, "num_splits": 2}
+
+
+def calls_made(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt") as rows:
+        return [json.loads(row)["call"] for row in rows]
 
 
 def test_a_step_that_breaks_in_the_rehearsal_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
