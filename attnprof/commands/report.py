@@ -30,6 +30,7 @@ class ReportTable(str, Enum):
     KINDS = "kinds"
     PHASES = "phases"
     STEPS = "steps"
+    MODULES = "modules"
     SERVING = "serving"
     PROCESSES = "processes"
     SPLITTING = "splitting"

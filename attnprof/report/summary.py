@@ -10,11 +10,12 @@ from attnprof.analysis.backends import backend_uses
 from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.layer_kinds import LayerKind, kind_changes, layer_kinds
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
-from attnprof.analysis.phases import PhaseTotal, phase_totals
+from attnprof.analysis.phases import PhaseTotal, build_steps, phase_totals
 from attnprof.analysis.roofline import roofline
 from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.analysis.steady_state import steady_state
+from attnprof.analysis.work_kinds import work_totals
 from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.dispatch.libraries import library
@@ -33,6 +34,7 @@ from attnprof.report.run_tables import (
 )
 from attnprof.report.serving import serving_table, steady_sentence
 from attnprof.report.tables import Table
+from attnprof.report.work import work_sentences, work_table
 from attnprof.safety.next_command import next_command
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     splits = split_rows(result.calls)
     kinds = layer_kinds(splits)
     totals = kernel_totals(run.trace)
-    phases = phase_totals(run.timeline)
+    steps = build_steps(run.timeline)
+    phases, work = phase_totals(run.timeline, steps), work_totals(run.timeline, steps)
     read = roofline(result.calls, kinds, run.gpu)
     processes = (run.config.get("workload") or {}).get("processes") or ()
     steady = steady_state(run.timeline, run.records, result.calls, processes) if not run.disbelief else None
@@ -76,6 +79,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
+        "modules": work_table(work),
         "serving": serving_table(steady),
         "processes": processes_table(processes),
         "kinds": kinds_table(kinds),
@@ -87,11 +91,16 @@ def summarise(run: Recording, result: CheckResult) -> Report:
         "kernels": kernels_table(totals),
         "verdicts": verdicts_table(result),
     }
+    said = {
+        "serving": steady_sentence(steady),
+        "modules": " ".join(work_sentences(work)),
+        "reading": reading_sentence(read),
+    }
     name = run.argument
     return Report(
         name=run.name,
         target=name,
-        facts=tuple(_facts(run, result, phases, kinds, reading_sentence(read), steady_sentence(steady))),
+        facts=tuple(_facts(run, result, phases, kinds, said)),
         story=tuple(_story(splits, kinds, result)) or _without_calls(run, result),
         tables=tables,
         splits=tuple(splits),
@@ -107,9 +116,9 @@ def _facts(
     result: CheckResult,
     phases: list[PhaseTotal],
     kinds: list[LayerKind],
-    reading: str,
-    steady: str,
+    sentences: dict[str, str],
 ) -> list[tuple[str, str]]:
+    """``sentences`` are those of analyses by their label, "" where there is nothing to say."""
     config, info = run.config, run.trace.info
     facts = [("run", f"{run.name} ({run.ending})")]
     workload = config.get("workload") or {}
@@ -137,12 +146,11 @@ def _facts(
         facts.append(("backend", " ".join(said)))
     if len(kinds) > 1:
         facts.append(("layers", f"{kinds_sentence(kinds)}."))
-    if steady:
+    if steady := sentences.pop("serving"):
         facts.append(("serving", f"{steady}."))
     if why := time_sentences(phases):
         facts.append(("time", " ".join(why)))
-    if reading:
-        facts.append(("reading", reading))
+    facts += [(label, text) for label, text in sentences.items() if text]
     if result.library and result.gpu and any(call.predicted for call in result.calls):
         through = _entries(result)
         target = f"{result.gpu.name} ({result.gpu.num_sms} {result.gpu.units})"

@@ -26,6 +26,7 @@ _LABEL_WIDTH = 10
 _TABLES = (
     "phases",
     "steps",
+    "modules",
     "serving",
     "processes",
     "kinds",

@@ -13,6 +13,7 @@ from attnprof.trace.tables import (
     AttentionOps,
     Copies,
     Kernels,
+    ModuleCalls,
     Ranges,
     Rows,
     Trace,
@@ -37,6 +38,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
         for trace in traces
     ]
     ops = [trace.attention_ops for trace in traces]
+    modules = [trace.modules for trace in traces if trace.modules is not None]
     return Trace(
         info=_info([trace.info for trace in traces]),
         kernels=_kernels([trace.kernels for trace in traces], renumbered),
@@ -45,6 +47,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
         strings=list(texts),
         copies=_rows([trace.copies for trace in traces], renumbered, Copies),
         attention_ops=_ops([one for one in ops if one is not None], renumbered),
+        modules=_rows(modules, renumbered, ModuleCalls) if modules else None,
     )
 
 

@@ -31,6 +31,7 @@ from attnprof.trace.tables import (
     GraphNodes,
     Int32,
     Kernels,
+    ModuleCalls,
     NsysDetails,
     Ranges,
     Trace,
@@ -41,7 +42,7 @@ from attnprof.version import __version__
 
 _FORMAT = 3  # 2 had a grid and a block per kernel instead of shapes
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
-_OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes}
+_OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes, "modules": ModuleCalls}
 _ALIGNMENT = 64
 _PADDING = 0xD935  # the id that Android's zipalign uses for an extra field that only pads
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name

@@ -213,7 +213,24 @@ class NsysDetails:
     copy_destination: Narrow
 
 
-Rows = TypeVar("Rows", Kernels, Copies, ApiCalls, Ranges)
+@dataclass(frozen=True, slots=True)
+class ModuleCalls:
+    """Calls of a model's modules of a known kind, on the CPU, sorted by (start, -end).
+
+    ``kind`` is a place in model.MODULE_KINDS, as the profiler's name of the module's class tells it.
+    """
+
+    start: Int64
+    end: Int64
+    kind: Narrow
+    pid: Narrow
+    thread: Int64
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+Rows = TypeVar("Rows", Kernels, Copies, ApiCalls, Ranges, ModuleCalls)
 
 
 def rows_in_order(table: Rows) -> Rows:
@@ -260,7 +277,7 @@ class Trace:
     """One recorded trace.
 
     ``attention_ops`` is None where the recorder keeps no arguments, ``details`` where they were not read,
-    ``graph_nodes`` where no capture of a CUDA graph was recorded.
+    ``graph_nodes`` where no capture of a CUDA graph was recorded, ``modules`` where the recorder names none.
     """
 
     info: TraceInfo
@@ -272,6 +289,7 @@ class Trace:
     attention_ops: AttentionOps | None = None
     details: NsysDetails | None = None
     graph_nodes: GraphNodes | None = None
+    modules: ModuleCalls | None = None
 
     @property
     def num_kernels(self) -> int:

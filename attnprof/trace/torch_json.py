@@ -19,6 +19,7 @@ from attnprof.errors import TraceError
 from attnprof.files.compressed import readable, unpacking
 from attnprof.safety.printable import printable
 from attnprof.trace.json_stream import JsonStream
+from attnprof.trace.module_names import kind_of_class
 from attnprof.trace.tables import (
     ApiCalls,
     AttentionOps,
@@ -27,13 +28,14 @@ from attnprof.trace.tables import (
     Int32,
     Int64,
     Kernels,
+    ModuleCalls,
     Ranges,
     Trace,
     TraceInfo,
     rows_in_order,
 )
 
-_KERNEL, _COPY, _CALL, _RANGE, _OP = range(5)
+_KERNEL, _COPY, _CALL, _RANGE, _OP, _MODULE = range(6)
 _KINDS = {  # an event's category, in lower case
     "kernel": _KERNEL,
     "gpu_memcpy": _COPY,
@@ -47,6 +49,7 @@ _KINDS = {  # an event's category, in lower case
     "user_annotation": _RANGE,
     "cpu_op": _OP,
     "operator": _OP,
+    "python_function": _MODULE,
 }
 _OWN_RANGE = re.compile(r"attnprof:(\w+):(\d{1,18})")
 _ATTENTION_OP = re.compile(
@@ -54,6 +57,7 @@ _ATTENTION_OP = re.compile(
     r"|\w*(flash_attn|flash_attention|_fa[23])\w*::\w+|vllm::unified_attention\w*)"
 )
 _LONGEST_OP = 1024  # characters of an attention operator's name
+_OF_MODULE = "nn.Module: "  # begins a Python function that is a module's call; a class and a number follow
 _INT32 = 0x7FFFFFFF
 
 
@@ -93,7 +97,7 @@ class _Builder:
     def __init__(self) -> None:
         self.texts: defaultdict[str, int] = defaultdict(lambda: len(self.texts))
         self.texts[""]
-        self.rows = [array("q") for _ in range(5)]
+        self.rows = [array("q") for _ in range(6)]
         self.arguments: list[dict[str, Any]] = []
         self.shapeless = 0
 
@@ -106,6 +110,9 @@ class _Builder:
             return
         name = str(event.get("name", ""))
         if kind == _OP and (len(name) > _LONGEST_OP or not _ATTENTION_OP.fullmatch(name)):
+            return
+        module = 0
+        if kind == _MODULE and not (name.startswith(_OF_MODULE) and (module := kind_of_class(name))):
             return
         try:
             start = nanoseconds(event["ts"])
@@ -135,15 +142,17 @@ class _Builder:
             row.extend(
                 (start, end, self.texts[label], self.texts[domain], pid, thread, payload, own is not None)
             )
+        elif kind == _MODULE:
+            row.extend((start, end, module, pid, thread))
         else:
             row.extend((start, end, self.texts[name], pid, thread))
             self.arguments.append(arguments)
 
     def trace(self, path: str, head: dict[str, Any]) -> Trace:
         """The tables of all that was added; ``head`` is what the file says outside its events."""
-        k, copies, calls, ranges, ops = (
+        k, copies, calls, ranges, ops, modules = (
             np.frombuffer(row, np.int64).reshape(-1, width) if row else np.empty((0, width), np.int64)
-            for row, width in zip(self.rows, (13, 5, 6, 8, 5), strict=True)
+            for row, width in zip(self.rows, (13, 5, 6, 8, 5, 5), strict=True)
         )
         api_calls = rows_in_order(ApiCalls(*_columns(calls, "qqiiqq")))
         start, end, device, stream, correlation, name, node = _columns(k[:, :7], "qqiiqiq")
@@ -196,6 +205,7 @@ class _Builder:
             strings=list(map(printable, self.texts)),
             copies=rows_in_order(copied),
             attention_ops=_attention_ops(ops, self.arguments, api_calls, kernels),
+            modules=rows_in_order(ModuleCalls(*_columns(modules, "qqiiq"))) if len(modules) else None,
         )
 
 

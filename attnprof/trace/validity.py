@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnprof.errors import TraceError
-from attnprof.model import PHASES
+from attnprof.model import MODULE_KINDS, PHASES
 from attnprof.trace.tables import AttentionOps, Trace
 
 _LATEST = 1 << 62  # ns: as an epoch's nanoseconds, the year 2116
@@ -25,7 +25,8 @@ def in_time(trace: Trace) -> Trace:
 
     Raises TraceError for times that no clock shows and more kernels by name than any program has.
     """
-    tables = {name: getattr(trace, name) for name in ("kernels", "copies", "api_calls", "ranges")}
+    named = ("kernels", "copies", "api_calls", "ranges", "modules")
+    tables = {name: table for name in named if (table := getattr(trace, name)) is not None}
     _require_times(trace.info.path, list(tables.values()))
     _require_names(trace)
     reversed_rows = {name: int(np.count_nonzero(t.end < t.start)) for name, t in tables.items()}
@@ -76,7 +77,7 @@ def require_sound(trace: Trace, derived: Mapping[str, npt.NDArray[Any]], most_ro
     texts, rows = trace.strings, {}
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("its texts are none")
-    for name in ("kernels", "api_calls", "ranges", "copies", "graph_nodes"):
+    for name in ("kernels", "api_calls", "ranges", "copies", "graph_nodes", "modules"):
         table = getattr(trace, name)
         if table is not None:
             rows[name] = _require_columns(name, table, most_rows)
@@ -88,6 +89,8 @@ def require_sound(trace: Trace, derived: Mapping[str, npt.NDArray[Any]], most_ro
         ("ranges", "domain", len(texts)),
     ):
         _require_within(f"{name}.{column}", getattr(getattr(trace, name), column), 0, length)
+    if trace.modules is not None:
+        _require_within("modules.kind", trace.modules.kind, 0, len(MODULE_KINDS))
     if trace.attention_ops is not None:
         _require_ops(trace.attention_ops, len(texts))
     if trace.details is not None:
