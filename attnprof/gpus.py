@@ -60,6 +60,31 @@ class GpuModel:
     source: str
     aliases: tuple[str, ...] = ()
 
+    @property
+    def tensor_peak(self) -> TensorPeak | None:
+        """The peak of its matrix units; None where nothing published states it."""
+        return TENSOR_PEAKS.get(self.name)
+
+    def peak_tflop_s(self, dtype: str) -> float | None:
+        """The same for calls of a type ("bf16", "fp16", "fp8"); None for others."""
+        peak = self.tensor_peak
+        if peak is None or (dtype == "bf16" and self.sm < (8, 0)):
+            return None
+        return {"bf16": peak.half, "fp16": peak.half, "fp8": peak.fp8}.get(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPeak:
+    """What a GPU's matrix units compute at most, dense and summed up in FP32 as attention does, in TFLOP/s.
+
+    ``half`` of FP16 and, but on compute capability 7.5, of BF16; ``fp8`` None where it has none.
+    ``source`` states the dense figure, or the sparse one and that the dense is half of it.
+    """
+
+    half: float
+    fp8: float | None
+    source: str
+
 
 _GA102, _AD102, _GB202 = "GA102 whitepaper", "Ada whitepaper", "Blackwell whitepaper"
 _ROCM = "ROCm GPU specifications"
@@ -157,6 +182,50 @@ GPUS: tuple[GpuModel, ...] = (
     GpuModel("AMD Instinct MI325X", (9, 4), 304, 256, 6000, 4, _ROCM, ("mi325x", "mi325x vf")),
     GpuModel("AMD Instinct MI355X", (9, 5), 256, 288, 8000, 4, _ROCM, ("mi355x", "mi355x vf")),
 )  # fmt: skip
+
+# GeForce cards sum up in FP32 at half the rate of FP16: their whitepapers state both.
+_A100_SHEET, _H100_PAPER = "A100 data sheet", "H100 whitepaper"
+_HGX_B200, _NVL72 = "HGX B200 data sheet (eight, sparse)", "GB200 NVL72 data sheet (72, sparse)"
+TENSOR_PEAKS: dict[str, TensorPeak] = {
+    "Tesla T4": TensorPeak(65, None, "T4 data sheet"),
+    "A100-SXM4-40GB": TensorPeak(312, None, _A100_SHEET),
+    "A100-PCIE-40GB": TensorPeak(312, None, _A100_SHEET),
+    "A100-SXM4-80GB": TensorPeak(312, None, _A100_SHEET),
+    "A100 80GB PCIe": TensorPeak(312, None, _A100_SHEET),
+    "A800-SXM4-80GB": TensorPeak(312, None, "A800 data sheet"),
+    "A30": TensorPeak(165, None, "A30 data sheet"),
+    "A2": TensorPeak(18, None, "A2 data sheet"),
+    "A10": TensorPeak(125, None, "A10 data sheet"),
+    "A40": TensorPeak(149.7, None, "A40 data sheet"),
+    "RTX A6000": TensorPeak(154.8, None, _GA102),
+    "GeForce RTX 3070": TensorPeak(40.6, None, _GA102),
+    "GeForce RTX 3080": TensorPeak(59.5, None, _GA102),
+    "GeForce RTX 3090": TensorPeak(71, None, _GA102),
+    "L4": TensorPeak(121, 242.5, "L4 data sheet (sparse)"),
+    "L40": TensorPeak(181.05, 362, "L40 data sheet"),
+    "L40S": TensorPeak(362.05, 733, "L40S data sheet"),
+    "RTX 6000 Ada Generation": TensorPeak(364.2, 728.5, _AD102),
+    "GeForce RTX 4080": TensorPeak(97.5, 194.9, _AD102),
+    "GeForce RTX 4090": TensorPeak(165.2, 330.3, _AD102),
+    "H100 SXM5 80GB": TensorPeak(989.4, 1978.9, _H100_PAPER),
+    "H100 PCIe": TensorPeak(756, 1513, _H100_PAPER),
+    "H100 NVL": TensorPeak(835.5, 1670.5, "H100 NVL data sheet (sparse)"),
+    "H800": TensorPeak(989.5, 1979, "H800 data sheet (sparse)"),
+    "H200": TensorPeak(989.5, 1979, "H200 data sheet (sparse)"),
+    "H200 NVL": TensorPeak(835.5, 1670.5, "H200 data sheet (sparse)"),
+    "GH200 480GB": TensorPeak(990, 1979, "GH200 data sheet"),
+    "B200": TensorPeak(2250, 4500, _HGX_B200),
+    "GB200": TensorPeak(2500, 5000, _NVL72),
+    "GeForce RTX 5070": TensorPeak(61.7, 123.5, _GB202),
+    "GeForce RTX 5070 Ti": TensorPeak(87.9, 175.8, _GB202),
+    "GeForce RTX 5080": TensorPeak(112.6, 225.1, _GB202),
+    "GeForce RTX 5090": TensorPeak(209.5, 419, _GB202),
+    "AMD Instinct MI210": TensorPeak(181, None, "MI210 data sheet"),
+    "AMD Instinct MI250X": TensorPeak(191.5, None, "MI250X data sheet (two dies)"),
+    "AMD Instinct MI300X": TensorPeak(1307.4, 2614.9, "MI300X data sheet"),
+    "AMD Instinct MI325X": TensorPeak(1307.4, 2614.9, "MI325X data sheet"),
+    "AMD Instinct MI355X": TensorPeak(2500, 5000, "MI355X data sheet"),
+}
 
 
 def _key(name: str) -> str:

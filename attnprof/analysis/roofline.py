@@ -39,7 +39,8 @@ class RooflineRow:
     """Observed calls of one phase, kind of layer (its number, -1 for all) and split count.
 
     ``kv_bytes``, ``flops`` and ``gpu_ns`` are sums over ``calls``. ``peak_gb_s`` is the card's memory
-    bandwidth by its data sheet, None of a card that the table lacks. ``sms_busy`` of ``num_sms`` get a thread
+    bandwidth by its data sheet and ``peak_tflop_s`` what its matrix units compute in the calls' type, dense;
+    None of a card or type of which the table lacks it. ``sms_busy`` of ``num_sms`` get a thread
     block of the main kernel, at most. ``in_l2``: what one call reads fits the L2 cache.
     """
 
@@ -52,6 +53,7 @@ class RooflineRow:
     gpu_ns: int
     lower_bound: bool
     peak_gb_s: int | None
+    peak_tflop_s: float | None
     sms_busy: int
     num_sms: int
     in_l2: bool
@@ -75,6 +77,11 @@ class RooflineRow:
     def of_peak(self) -> float | None:
         """Share of the card's memory bandwidth, 0 to 1."""
         return self.gb_s / self.peak_gb_s if self.peak_gb_s else None
+
+    @property
+    def of_flop_peak(self) -> float | None:
+        """Share of what the card's matrix units compute at most, 0 to 1."""
+        return self.tflop_s / self.peak_tflop_s if self.peak_tflop_s else None
 
 
 def work_of(call: AttentionCall) -> Work | None:
@@ -143,6 +150,7 @@ def roofline(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu 
     for (phase, kind, num_splits), members in groups.items():
         launches = {call.observed.launches[0] for call, _ in members if call.observed}
         busy = [sm_fill(launch, gpu).sms_busy for launch in launches if all(launch.grid)]
+        dtypes = {call.call.dtype for call, _ in members if call.call}
         largest = max(work.kv_bytes for _, work in members)
         rows.append(
             RooflineRow(
@@ -155,6 +163,7 @@ def roofline(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu 
                 gpu_ns=sum(call.duration_ns or 0 for call, _ in members),
                 lower_bound=any(work.lower_bound for _, work in members),
                 peak_gb_s=model.bandwidth_gb_s if model else None,
+                peak_tflop_s=model.peak_tflop_s(dtypes.pop()) if model and len(dtypes) == 1 else None,
                 sms_busy=max(busy, default=0),
                 num_sms=gpu.num_sms,
                 in_l2=bool(model and model.l2_mb and largest <= model.l2_mb * _MIB),

@@ -24,7 +24,8 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
         Column("calls", right=True, use=0), Column("kv_bytes", "K and V", right=True),
         Column("flops", "FLOP", right=True, use=0), Column("ns", "takes", right=True, use=0),
         Column("gb_s", "GB/s", right=True), Column("of_peak", "of peak", right=True),
-        Column("tflop_s", "TFLOP/s", right=True), Column("sms", "SMs at work", right=True, use=2),
+        Column("tflop_s", "TFLOP/s", right=True), Column("of_flop_peak", "of peak", right=True),
+        Column("sms", "SMs at work", right=True, use=2),
         Column("intensity", "per byte", right=True, use=0), Column("lower_bound"), Column("in_l2"),
     )  # fmt: skip
     titles = kind_titles(kinds)
@@ -33,8 +34,9 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
         each = [round(value / row.calls) for value in (row.kv_bytes, row.flops, row.gpu_ns)]
         least = "≥ " if row.lower_bound else ""
         layers = titles[row.kind] if row.kind >= 0 else ""
-        peak = None if row.of_peak is None else round(row.of_peak, 4)
-        rates = (round(row.gb_s, 2), peak, round(row.tflop_s, 3))
+        of_peaks = (row.of_peak, row.of_flop_peak)
+        shares = [None if share is None else round(share, 5) for share in of_peaks]
+        rates = (round(row.gb_s, 2), shares[0], round(row.tflop_s, 3), shares[1])
         sms = f"{row.sms_busy} of {row.num_sms}" if row.sms_busy else ""
         values.append(
             (row.phase, layers, row.num_splits, row.calls, *each, *rates, row.sms_busy,
@@ -46,7 +48,7 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
             least + _scaled(each[0], "B"), _scaled(each[1], ""), duration(each[2]),
             f"{least}{row.gb_s:,.3g}" if row.gb_s < 1000 else f"{least}{row.gb_s:,.0f}",
             least + percent(row.of_peak) if row.of_peak is not None else "",
-            f"{row.tflop_s:,.3g}", sms, f"{row.intensity:,.3g}", "", "",
+            f"{row.tflop_s:,.3g}", percent(row.of_flop_peak), sms, f"{row.intensity:,.3g}", "", "",
         ])  # fmt: skip
     return Table("roofline", columns, values, shown, _TITLE)
 
@@ -63,23 +65,45 @@ def _scaled(value: float, unit: str) -> str:
     return f"{value / 1e12:.3g} T{unit}"
 
 
-def reading_sentence(rows: Sequence[RooflineRow]) -> str:
+def reading_sentence(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind] = ()) -> str:
     """What the decode calls that took most time read, of the peak; "" where no call tells."""
     decode = [row for row in rows if row.phase == "decode" and row.of_peak is not None]
     if not decode:
         return ""
     row = max(decode, key=lambda row: row.gpu_ns)
-    splits = f" in {_splits(row.num_splits)}" if row.num_splits is not None else ""
     least = "at least " if row.lower_bound else ""
-    text = f"Decode's attention{splits} reads K and V at {least}{percent(row.of_peak)} of the memory's peak"
+    text = f"{_whose(row, kinds)} reads K and V at {least}{percent(row.of_peak)} of the memory's peak"
     text += f" ({row.gb_s:,.0f} of {row.peak_gb_s:,} GB/s)"
     if row.sms_busy:
         text += f"; at most {row.sms_busy} of {row.num_sms} SMs work"
     return text + ("; so little fits the L2 cache and may come from there." if row.in_l2 else ".")
 
 
+def computing_sentence(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind] = ()) -> str:
+    """What the other calls that took most time compute, of the matrix units' peak; "" where no call tells."""
+    others = [row for row in rows if row.phase != "decode" and row.of_flop_peak is not None]
+    if not others:
+        return ""
+    row = max(others, key=lambda row: row.gpu_ns)
+    peak = f"{row.peak_tflop_s:,.5g} TFLOP/s, dense"
+    share = percent(row.of_flop_peak)
+    return (
+        f"{_whose(row, kinds)} computes at {share} of the matrix units' peak ({row.tflop_s:,.3g} of {peak})."
+    )
+
+
+def _whose(row: RooflineRow, kinds: Sequence[LayerKind]) -> str:
+    """Whose attention a row is of."""
+    text = "Attention" if row.phase == "other" else f"{row.phase.capitalize()}'s attention"
+    text += f" of the {kind_titles(kinds)[row.kind]}" if row.kind >= 0 else ""
+    return text + (f" in {_splits(row.num_splits)}" if row.num_splits is not None else "")
+
+
 def plot_roofline(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind], *, title: str = "") -> Figure:
-    """TFLOP/s over FLOP per byte, with the line of the card's bandwidth. Raises UsageError without rows."""
+    """TFLOP/s over FLOP per byte, under the lines of the card's bandwidth and of what it computes at most.
+
+    Raises UsageError without rows.
+    """
     from matplotlib.figure import Figure
 
     from attnprof.errors import UsageError
@@ -102,10 +126,15 @@ def plot_roofline(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind], *, ti
         )  # fmt: skip
     low = min(row.intensity for row in rows) / 4
     high = max(row.intensity for row in rows) * 4
-    peak = rows[0].peak_gb_s
+    peak, flop_peaks = rows[0].peak_gb_s, sorted({row.peak_tflop_s for row in rows if row.peak_tflop_s})
     if peak:
-        ends = [low, high]
+        high = max([high, *(4e3 * one / peak for one in flop_peaks)])  # where the lines meet is shown
+        ends = [low, min(high, 1e3 * flop_peaks[-1] / peak) if flop_peaks else high]
         axes.plot(ends, [one * peak / 1e3 for one in ends], color="#888888", label=f"memory: {peak:,} GB/s")
+    for flop_peak in flop_peaks:
+        begins = max(low, 1e3 * flop_peak / peak) if peak else low
+        label = f"matrix units, dense: {flop_peak:,.5g} TFLOP/s"
+        axes.plot([begins, high], [flop_peak] * 2, color="#888888", linestyle="--", label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte of K and V (FLOP/byte; of prefill an upper bound)")
@@ -114,5 +143,5 @@ def plot_roofline(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind], *, ti
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.set_title(f"{title}: attention against the memory's peak (observed)".removeprefix(": "), fontsize=10)
+    axes.set_title(f"{title}: attention against the card's peaks (observed)".removeprefix(": "), fontsize=10)
     return figure

@@ -23,7 +23,7 @@ from attnprof.report.backends import backend_sentences
 from attnprof.report.findings import advice, advice_table
 from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
-from attnprof.report.roofline import reading_sentence, roofline_table
+from attnprof.report.roofline import computing_sentence, reading_sentence, roofline_table
 from attnprof.report.run_tables import (
     attention_table,
     kernels_table,
@@ -94,7 +94,8 @@ def summarise(run: Recording, result: CheckResult) -> Report:
     said = {
         "serving": steady_sentence(steady),
         "modules": " ".join(work_sentences(work)),
-        "reading": reading_sentence(read),
+        "reading": reading_sentence(read, kinds),
+        "computing": computing_sentence(read, kinds),
     }
     name = run.argument
     return Report(

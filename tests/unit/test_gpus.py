@@ -10,7 +10,7 @@ import pytest
 
 from attnprof.dispatch.libraries import all_libraries, predict
 from attnprof.errors import UsageError
-from attnprof.gpus import GPUS, find_model, gpu_by_name, make_gpu, resident_limits
+from attnprof.gpus import GPUS, TENSOR_PEAKS, find_model, gpu_by_name, make_gpu, resident_limits
 from attnprof.model import AttentionCall
 from attnprof.trace.open_trace import open_trace
 from tests.support.command import attnprof
@@ -98,6 +98,39 @@ def test_numbers_are_of_the_size_such_gpus_have() -> None:
         assert 100 <= model.bandwidth_gb_s <= 8000
         assert model.l2_mb is None or 2 <= model.l2_mb <= 128
         assert model.source
+
+
+# Dense operations of 16 bits, summed up in FP32, that the matrix units of an SM or compute unit do a cycle,
+# by the architectures' whitepapers; GeForce cards and the L40 do half.
+_PER_CYCLE = {
+    (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192, (12, 0): 1024,
+}  # fmt: skip
+_AMD_PER_CYCLE = {(9, 0): 1024, (9, 4): 2048, (9, 5): 4096}
+
+
+@pytest.mark.parametrize("name", TENSOR_PEAKS)
+def test_a_peak_is_what_the_units_do_at_a_clock_that_such_gpus_have(name: str) -> None:
+    model = find_model(name)
+    assert model is not None
+    peak = model.tensor_peak
+    assert peak is not None
+    assert peak.source
+    amd = name.startswith("AMD")
+    rate = (_AMD_PER_CYCLE if amd else _PER_CYCLE)[model.sm]
+    rate //= 2 if name.startswith("GeForce") or name == "L40" else 1
+    clock_ghz = peak.half * 1e3 / (model.num_sms * rate)
+    assert 1.4 <= clock_ghz <= 2.65
+    if peak.fp8 is not None:
+        assert peak.fp8 == pytest.approx(2 * peak.half, rel=0.015)
+    assert (peak.fp8 is not None) == (model.sm >= (9, 4) if amd else model.sm >= (8, 9))
+
+
+def test_a_peak_is_told_of_the_types_that_the_units_take() -> None:
+    told = {"h100": [989.4, 989.4, 1978.9, None], "t4": [None, 65, None, None], "a2000": [None] * 4}
+    for name, peaks in told.items():
+        model = find_model(name)
+        assert model is not None
+        assert [model.peak_tflop_s(dtype) for dtype in ("bf16", "fp16", "fp8", "fp32")] == peaks
 
 
 @pytest.mark.parametrize(

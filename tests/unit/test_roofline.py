@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from attnprof.analysis.layer_kinds import layer_kinds
 from attnprof.analysis.roofline import _seen, roofline, work_of
 from attnprof.analysis.splits import split_rows
 from attnprof.check.check_run import check
+from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
+from attnprof.report.roofline import computing_sentence
 from attnprof.report.summary import summarise
 from tests.conftest import TESTS
 from tests.support.command import attnprof
@@ -87,6 +90,9 @@ def test_rates_are_bytes_and_operations_over_the_observed_time(tmp_path: Path) -
     assert row.gpu_ns == sum(call.duration_ns or 0 for call in result.calls)
     assert row.gb_s == row.kv_bytes / row.gpu_ns
     assert row.of_peak == row.gb_s / 3352
+    assert row.peak_tflop_s == 989.4
+    assert row.tflop_s == row.flops / row.gpu_ns / 1e3
+    assert row.of_flop_peak == row.tflop_s / 989.4
     assert row.in_l2
     assert (row.sms_busy, row.num_sms) == (32, 132)
     assert not row.lower_bound
@@ -99,6 +105,30 @@ def test_a_public_trace_says_that_bytes_are_a_lower_bound() -> None:
     table = out.partition("Reading and computing")[2].partition("\n\n")[0]
     assert "≥" in table
     assert "132 of 132" in table
+    (row,) = summarise(load(QWEN).recording, load(QWEN).check()).tables["roofline"].objects()
+    assert row["of_flop_peak"] == pytest.approx(row["tflop_s"] / 989.4, rel=1e-3)
+    assert f"computes at {row['of_flop_peak']:.1%} of the matrix".replace("%", " %") in " ".join(out.split())
+
+
+def test_of_a_card_without_a_published_peak_no_share_is_told(tmp_path: Path) -> None:
+    generated_run(tmp_path, range(1000, 1010), attention_ns=lambda _: 4_000)
+    run = load("generated")
+    calls = check(run.recording).calls
+    (row,) = roofline(calls, [], gpu_by_name("A10G"))
+    assert row.of_peak is not None
+    assert (row.peak_tflop_s, row.of_flop_peak) == (None, None)
+    assert computing_sentence([replace(row, phase="prefill")]) == ""
+    (known,) = roofline(calls, [], gpu_by_name("H100"))
+    assert computing_sentence([replace(known, phase="prefill")]).startswith("Prefill's attention in 8 splits")
+
+
+def test_the_figure_has_both_of_the_cards_lines(tmp_path: Path) -> None:
+    figure = load(QWEN).plot_roofline()
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    memory, units = lines["memory: 3,352 GB/s"], lines["matrix units, dense: 989.4 TFLOP/s"]
+    corner = (memory.get_xdata()[-1], memory.get_ydata()[-1])
+    assert corner == pytest.approx((989.4e3 / 3352, 989.4))
+    assert (units.get_xdata()[0], units.get_ydata()[0]) == pytest.approx(corner)
 
 
 def test_without_recorded_arguments_nothing_is_said(tmp_path: Path) -> None:
