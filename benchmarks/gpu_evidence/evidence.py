@@ -15,6 +15,7 @@ from typing import Any
 from attnprof.check.check_run import CheckedCall, Verdict, compare
 from attnprof.check.observed_calls import ObservedShape
 from attnprof.dispatch import predict
+from attnprof.files.output import writing_file
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction
 
 _FULL_MISMATCHES = 200  # as many are written in full; all are counted
@@ -70,7 +71,8 @@ class Evidence:
         """Merges values into a step's results and writes everything."""
         self.results["steps"].setdefault(step, {}).update(values)
         text = json.dumps(self.results, indent=1, ensure_ascii=False, default=str)
-        self.path.write_text(text + "\n", encoding="utf-8")
+        with writing_file(self.path, force=True) as file:
+            file.write(f"{text}\n".encode())
 
     def add_verdicts(self, step: str, name: str, calls: Sequence[CheckedCall]) -> None:
         """Counts of verdicts under ``name``, every failed one in full."""
@@ -106,7 +108,10 @@ class Evidence:
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> Path:
         """A gzip JSON Lines file beside evidence.json; the same rows give the same bytes."""
         path = self.out / name
-        with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+        with (
+            writing_file(path, force=True) as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        ):
             for row in rows:
                 packed.write(json.dumps(row).encode() + b"\n")
         return path

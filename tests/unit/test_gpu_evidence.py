@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -126,6 +129,31 @@ def test_each_step_is_on_disk_before_the_next_begins(tmp_path: Path) -> None:
     evidence.fail("matrix", "OutOfMemoryError: …")
     assert evidence.failed
     assert evidence.summary("story") == "1792 match; 0 mismatches"
+
+
+def test_a_step_that_is_killed_while_it_writes_leaves_the_results_before_it(tmp_path: Path) -> None:
+    """The process is killed inside the last step's own writing of evidence.json."""
+    program = """if True:
+        import os, signal, sys
+        from benchmarks.gpu_evidence import __main__ as command, numerics, evidence
+
+        def opened(path, *, force):
+            file = real(path, force=force)
+            inner = file.__enter__()
+            inner.write(b"{")
+            inner.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def killed(found):
+            evidence.writing_file = opened
+            found.add("numerics", reached=True)
+
+        real, numerics.run = evidence.writing_file, killed
+        command.main(["--rehearse", "--only", "peaks,numerics", "--out", sys.argv[1]])
+    """
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=TESTS.parent, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert json.loads((tmp_path / "evidence.json").read_text())["steps"]["peaks"]["matrix_side"] == 64
 
 
 def test_a_trimmed_trace_gives_the_same_attention_calls(tmp_path: Path) -> None:
