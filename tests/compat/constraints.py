@@ -31,7 +31,7 @@ def write_constraints() -> None:
         command = [
             *("uv", "pip", "compile", "--quiet", "--universal", f"--python-version={PYTHONS[0]}"),
             *("--upgrade", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
-            *("--extra=test", f"--constraints={own.name}", str(ROOT / "pyproject.toml")),
+            *("--extra=test", "--extra=docs", f"--constraints={own.name}", str(ROOT / "pyproject.toml")),
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     TARGET.write_text(_HEAD + "".join(f"{line}\n" for line in kept(done.stdout.splitlines())))
