@@ -79,6 +79,8 @@ def _resume(names: list[str]) -> None:
 
 
 def _migrate(names: list[str]) -> None:
+    from functools import partial
+
     from attnprof.runs.database import migrate
     from attnprof.runs.run import load
     from attnprof.runs.run_folders import find_run, list_runs
@@ -86,7 +88,7 @@ def _migrate(names: list[str]) -> None:
     entries = [find_run(name) for name in names] or [entry for entry in list_runs() if entry.readable]
     for entry in entries:
         run = load(entry.folder)
-        done = migrate(entry.folder, run.config, entry.schema, run.write_database)
+        done = migrate(entry.folder, run.config, entry.schema, partial(getattr, run, "database"))
         print(f"{entry.folder}: " + (f"migrated from schema {entry.schema}" if done else "is up to date"))
 
 

@@ -1,11 +1,15 @@
-"""attnprof.db: a run as SQLite tables and views that people can query."""
+"""attnprof.db: a run as SQLite tables and views that people can query, written when it is first asked for.
+
+It is several times what a run holds otherwise, and nothing of attnprof reads it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
+import secrets
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +18,15 @@ import sqlite_utils
 from attnprof.check.call_rows import CALL_COLUMNS, call_row
 from attnprof.errors import RunError
 from attnprof.files import durable
-from attnprof.runs import full_disk, run_folders
+from attnprof.runs import folder_lock, full_disk, run_folders
 from attnprof.runs.dataframes import LAYER_KIND, CallKinds, Column, kernel_columns, range_columns
 from attnprof.runs.schema import PROCESS, SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from attnprof.check.check_run import CheckedCall, CheckResult
+    from attnprof.runs.folder_reading import OpenFolder
     from attnprof.trace.timeline import Timeline
 
 _AT_ONCE = 1 << 16  # rows
@@ -57,7 +62,8 @@ _VIEWS = {
 def write_database(path: Path, config: Mapping[str, Any], timeline: Timeline, result: CheckResult) -> None:
     """Writes ``path``: tables run, kernels, ranges, calls (each with its verdict) and processes, views."""
     db = sqlite_utils.Database(path)
-    db.conn.execute("pragma synchronous = off")  # the folder gets its name only when all is written
+    db.conn.execute("pragma synchronous = off")  # it gets its name only when all is written
+    db.conn.execute("pragma journal_mode = memory")
     db["run"].insert_all(
         [{"key": key, "value": json.dumps(value)} for key, value in config.items()], pk="key"
     )
@@ -84,12 +90,13 @@ def schema_of(path: Path) -> int:
     return int(stated) or (1 if tables else 0)  # schema 1 stated none
 
 
-def bring_up_to_date(folder: Path, write: Callable[[Path], None]) -> Path:
-    """A folder's attnprof.db, written anew by ``write`` where it is of an older schema, missing or damaged.
+def bring_up_to_date(opened: OpenFolder, write: Callable[[Path], None]) -> Path:
+    """A run folder's attnprof.db, written by ``write`` where it is missing, damaged or of an older schema.
 
-    Raises RunError where it is of a newer schema, or the folder cannot be written.
+    It has its name when it is whole; what a killed process left of it is removed. Raises RunError where it
+    is of a newer schema, or the folder cannot be written.
     """
-    path = folder / run_folders.DATABASE
+    path = opened.folder / run_folders.DATABASE
     found = schema_of(path)
     if found > SCHEMA:
         raise RunError(
@@ -97,20 +104,33 @@ def bring_up_to_date(folder: Path, write: Callable[[Path], None]) -> Path:
             hint="upgrade attnprof, or write another: attnprof export --to sqlite",
         )
     if found < SCHEMA:
-        unnamed = path.with_name(f".{run_folders.DATABASE}.{os.getpid()}.part")
         try:
-            with full_disk.writing(folder):
+            with full_disk.writing(opened.folder), _unnamed(path) as unnamed:
                 write(unnamed)
                 durable.sync(unnamed)
-                unnamed.replace(path)
+                opened.rename(unnamed.name, path.name)
         except OSError as error:
             raise RunError(
                 f"{path} cannot be written: {error.strerror}",
                 hint="attnprof export --to sqlite writes another",
             ) from error
-        finally:
-            unnamed.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def _unnamed(path: Path) -> Iterator[Path]:
+    """An empty file beside ``path``, locked while this process lives; those of dead ones are removed."""
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        with suppress(OSError), left.open("rb") as file:
+            if folder_lock.lock(file.fileno(), fcntl.LOCK_EX):
+                left.unlink(missing_ok=True)
+    unnamed = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        with unnamed.open("xb") as file:
+            folder_lock.lock(file.fileno(), fcntl.LOCK_EX, wait_s=1.0)
+            yield unnamed
+    finally:
+        unnamed.unlink(missing_ok=True)
 
 
 def _write(
@@ -159,16 +179,17 @@ def _create(db: sqlite_utils.Database, table: str, types: Mapping[str, type]) ->
     db[table].create({"id": int, **types}, pk="id")
 
 
-def migrate(folder: Path, config: Mapping[str, Any], schema: int, write: Callable[[Path], None]) -> bool:
-    """Rewrites a run folder of an older ``schema`` in the present one; ``write`` makes its database.
+def migrate(folder: Path, config: Mapping[str, Any], schema: int, renew: Callable[[], object]) -> bool:
+    """Rewrites a run folder of an older ``schema`` in the present one; ``renew`` does so with its database.
 
-    False where nothing was to be done.
+    One without a database stays without. False where nothing was to be done.
 
     Raises RunError where it cannot be written.
     """
     path = folder / run_folders.DATABASE
-    before = schema_of(path)
-    bring_up_to_date(folder, write)
+    before = schema_of(path) if path.exists() else SCHEMA
+    if path.exists():
+        renew()
     if schema < SCHEMA:
         run_folders.write_config(folder, dict(config))
     return schema < SCHEMA or before < SCHEMA

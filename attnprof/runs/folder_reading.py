@@ -33,6 +33,10 @@ class OpenFolder:
             return os.path.samestat(os.fstat(self._descriptor), self.folder.stat())
         return False
 
+    def rename(self, name: str, to: str) -> None:
+        """Renames a file of the folder that is held, even where another stands under its name by now."""
+        os.rename(name, to, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Raises RunError where a file that the block opened may not belong to the folder that is held."""

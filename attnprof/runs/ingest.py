@@ -1,4 +1,4 @@
-"""From recorded files to a run folder that can be asked: the trace's columns and the database."""
+"""From recorded files to a run folder that can be asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attnprof.model import Gpu
     from attnprof.trace.tables import Trace
 
-DERIVED = (run_folders.TRACE_NPZ, run_folders.DATABASE)  # what is made of a recording
+DERIVED = (run_folders.TRACE_NPZ, run_folders.DATABASE)  # made of a recording; the database when asked for
 ENDINGS = re.compile(r"(\.sqlite3?|\.nsys-rep|\.qdrep|\.qdstrm|\.pt\.trace|\.json|\.gz|\.db)+$")
 _FRONT_END = re.compile(r"async_?llm|frontend", re.IGNORECASE)
 
@@ -118,7 +118,6 @@ def finish(builder: RunBuilder, trace: Trace, config: dict[str, Any], status: st
     run.__dict__["trace"] = trace  # just read: no need to read it back
     told = replace(trace, info=replace(trace.info, notes=run.timeline.notes))  # what the joins found too
     save_trace(told, builder.folder / run_folders.TRACE_NPZ, timeline_columns(run.timeline))
-    run.write_database(builder.folder / run_folders.DATABASE)
     return builder.finish(config)
 
 

@@ -157,16 +157,18 @@ class Run:
 
     @property
     def database(self) -> Path:
-        """attnprof.db in the present schema: made anew where an older attnprof made it, or it is damaged.
+        """attnprof.db in the present schema, written when it is first asked for.
+
+        It is made anew where an older attnprof made it, or it is damaged.
 
         Raises RunError where there is no run folder, a newer attnprof made it, or it cannot be written.
         """
         from attnprof.runs.database import bring_up_to_date
 
-        if self.folder is None:
+        if self._opened is None:
             raise RunError(f"{self.name} is no run", hint="make a run of it: attnprof import")
         with self._reading():
-            return bring_up_to_date(self.folder, self.write_database)
+            return bring_up_to_date(self._opened, self.write_database)
 
     def write_database(self, path: Path) -> None:
         """Writes the run as a database of its own."""

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,6 +26,7 @@ CALLS_JSONL = "calls.jsonl"
 TRACE_NPZ = "trace.npz"
 TRACE_SQLITE = "trace.sqlite"
 DATABASE = "attnprof.db"
+_TRIES = 20  # to remove a folder: a reader may be writing attnprof.db in it
 _NOT_READABLE = ("running", "incomplete", "discarded", "unreadable")
 
 
@@ -132,7 +134,11 @@ def delete(folder: Path) -> None:
         for entry in folder.iterdir():
             if entry.name != RUN_JSON:
                 delete(entry)
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.001)
 
 
 def read_run(folder: Path) -> RunEntry:

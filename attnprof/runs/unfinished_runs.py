@@ -33,7 +33,7 @@ def leftover(folder: Path) -> Leftover:
     """What a killed command left in ``folder``."""
     known = unfinished_folders.notes(folder)
     if (folder / run_folders.RUN_JSON).exists():
-        whole = all((folder / name).exists() for name in DERIVED)
+        whole = (folder / run_folders.TRACE_NPZ).exists()
         named = not (folder / unfinished_folders.BUILDING).exists()
         return Leftover("a run that was replaced or removed" if named else "whole, without its name", whole)
     if "recorded" in known:

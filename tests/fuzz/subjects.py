@@ -17,6 +17,7 @@ from typing import Literal
 from attnprof.dispatch import predict
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
+from attnprof.runs.run import load
 from tests.conftest import TESTS
 from tests.support.build_trace import TraceBuilder
 from tests.support.generated_run import LAYER_KERNELS, calls_only_run, generated_run
@@ -212,8 +213,7 @@ def _settle(folder: Path) -> None:
     path, moment = folder / "run.json", "2026-01-01T00:00:00+00:00"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**config, "created": moment}, indent=1), encoding="utf-8")
-    with closing(sqlite3.connect(folder / "attnprof.db")) as db, db:
-        db.execute("UPDATE run SET value = ? WHERE key = 'created'", (json.dumps(moment),))
+    _ = load(folder).database  # a user has asked for it
 
 
 def read_files(folder: Path, prefix: str = "") -> Files:

@@ -169,7 +169,7 @@ def _import(dice: Dice, place: Place) -> str:
     if left != (["kept"] if done.code == 0 else []):
         raise WrongError(f"import ended with {done.code} and left {left}")
     if done.code == 0:
-        check_database(place.out / RUNS / "kept" / "attnprof.db")
+        check_database(load("kept").database)
         again = command("check", "kept").code
         if command("check", place.target).code != again:
             raise WrongError("the imported run is judged otherwise than the trace")

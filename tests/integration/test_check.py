@@ -16,7 +16,6 @@ from attnprof.dispatch import predict
 from attnprof.dispatch.intervals import Interval
 from attnprof.gpus import gpu_by_name
 from attnprof.model import KernelLaunch
-from attnprof.runs import run_folders
 from attnprof.trace.open_trace import open_trace
 from tests.conftest import SHARED, TESTS
 from tests.support.command import attnprof
@@ -175,7 +174,7 @@ def test_the_database_can_be_queried(tmp_path: Path) -> None:
     import sqlite3
 
     folder = generated_run(tmp_path, range(120, 140))
-    db = sqlite3.connect(folder / run_folders.DATABASE)
+    db = sqlite3.connect(load(folder).database)
     rows = db.execute(
         "select num_splits, min(first_step), max(last_step), min(min_seqlen_k), max(max_seqlen_k), sum(calls)"
         " from split_timeline group by num_splits order by num_splits"

@@ -106,7 +106,7 @@ def test_what_stopped_after_the_recording_keeps_it(files, monkeypatch):
         with new_run("one", known=BEGUN) as builder:
             shutil.copy(files / "calls.jsonl", builder.folder)
             with monkeypatch.context() as patch:
-                patch.setattr("attnprof.runs.database.write_database", fails)
+                patch.setattr("attnprof.runs.run_builder.RunBuilder.finish", fails)
                 finish_recorded(builder, None, {"kind": "run", "capture": {"recorder": "none"}}, "failed")
 
     with pytest.raises(KeyboardInterrupt):

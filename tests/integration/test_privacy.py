@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from attnprof import load
 from attnprof.capture.process import MARK
 from attnprof.machine.find_nsys import find_nsys
 from tests.support.command import attnprof
@@ -53,6 +54,7 @@ def test_no_file_has_a_mode_that_the_umask_forbids(
     ):
         done = attnprof(*command)
         assert done.code == 0, done.err
+    assert load("masked").database.exists()
     made = dict(modes(here))
     files = {"page.html", "exported/run.json", "exported.json", "of-the-program"}
     files |= {f"runs/masked/{name}" for name in ("run.json", "attnprof.db", "trace.npz", "calls.jsonl")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import shutil
 import sqlite3
@@ -80,6 +82,55 @@ def test_a_damaged_or_missing_database_is_made_anew(old_runs):
     for spoil in (lambda path: path.write_bytes(b"cut"), Path.unlink):
         spoil(old_runs / "kernels" / "attnprof.db")
         assert asked(load("kernels").database, "select count(*) from calls") == [(5,)]
+
+
+def test_a_run_has_a_database_from_when_it_is_asked_for():
+    folder = calls_only_run("new", range(100, 101))
+    before = {path.name for path in folder.iterdir()}
+    assert "attnprof.db" not in before
+    assert attnprof("runs", "--migrate", "new").out == f"{folder}: is up to date\n"
+    assert {path.name for path in folder.iterdir()} == before
+    assert asked(load("new").database, "select count(*) from calls") == [(len(load("new").calls),)]
+    assert {path.name for path in folder.iterdir()} == before | {"attnprof.db"}
+
+
+def test_what_a_killed_process_left_of_a_database_is_removed_and_a_living_one_s_is_not():
+    folder = calls_only_run("new", range(100, 101))
+    dead, living = folder / ".attnprof.db.1234.part", folder / ".attnprof.db.abcd.part"
+    for path in (dead, living):
+        path.write_bytes(b"half of it")
+    with living.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _ = load("new").database
+    assert [path.name for path in folder.glob(".*")] == [living.name]
+
+
+def test_a_database_that_cannot_be_written_leaves_nothing(monkeypatch):
+    folder = calls_only_run("new", range(100, 101))
+    before = {path.name for path in folder.iterdir()}
+
+    def fails(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attnprof.runs.database.write_database", fails)
+        with pytest.raises(RunError):
+            _ = load("new").database
+    assert {path.name for path in folder.iterdir()} == before
+    assert load("new").check().calls
+
+
+def test_the_database_of_a_run_that_was_replaced_is_not_written_into_the_new_one():
+    calls_only_run("one", range(100, 101))
+    run = load("one")
+    _ = run.timeline, run.records
+    shutil.rmtree(run_folders.run_folder("one"))
+    folder = calls_only_run("one", range(100, 109))
+    with pytest.raises(RunError, match="replaced or removed"):
+        _ = run.database
+    assert not list(folder.glob("*attnprof.db*"))
+    assert asked(load("one").database, "select count(*) from calls") == [(18,)]
 
 
 def test_a_newer_schema_is_refused_in_one_sentence_by_every_reader():

@@ -199,9 +199,7 @@ def _not_whole(folder: Path, expected: int) -> list[str]:
         calls = len(run.records)
     except (AttnprofError, OSError) as error:
         return [f"{folder.name} stands under its final name but cannot be read: {error}"]
-    wrong = [
-        f"{folder.name} lacks {name}" for name in unfinished_runs.DERIVED if not (folder / name).exists()
-    ]
+    wrong = [] if (folder / run_folders.TRACE_NPZ).exists() else [f"{folder.name} has no trace"]
     wrong += [f"{folder.name} holds {path.name}" for path in folder.glob(".*")]
     if run.config["kind"] == "run" and run.status == "complete" and calls != expected:
         wrong.append(f"{folder.name} claims to be complete with {calls} of {expected} calls")
