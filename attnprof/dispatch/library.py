@@ -111,6 +111,14 @@ class AttentionLibrary(Protocol):
         """Raises UsageError for a version whose rules are not known."""
         ...
 
+    def known_versions(self) -> tuple[str, ...]:
+        """The first version of each set of its rules, ascending; empty where one alone is known."""
+        return ()
+
+    def asked_by_others(self, call: AttentionCall) -> tuple[tuple[str, AttentionCall], ...]:
+        """The call as other versions of the engine that made it would make it, by the engine's version."""
+        return ()
+
     def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
         """What it launches for ``call`` on ``gpu``; with ``explain``, every step that leads there.
 
@@ -200,7 +208,7 @@ class AttentionLibrary(Protocol):
 
 
 class LibraryOfVersions(AttentionLibrary):
-    """A library whose folder has a ``versions.py`` with DEFAULT_VERSION, rules_for and predict."""
+    """A library whose folder has a ``versions.py`` with DEFAULT_VERSION, rules_for, predict, maybe KNOWN."""
 
     folder: str  # as a module
 
@@ -214,6 +222,9 @@ class LibraryOfVersions(AttentionLibrary):
 
     def check_version(self, version: str) -> None:
         self._versions().rules_for(version)
+
+    def known_versions(self) -> tuple[str, ...]:
+        return tuple(getattr(self._versions(), "KNOWN", ()))
 
     def predict(self, call: AttentionCall, gpu: Gpu, version: str, *, explain: bool = False) -> Prediction:
         prediction: Prediction = self._versions().predict(call, gpu, version, explain=explain)

@@ -11,21 +11,25 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from attnprof.analysis.kernel_groups import GROUPS, group_totals
+from attnprof.analysis.layer_kinds import kinds_of_calls
+from attnprof.analysis.other_versions import Otherwise, of_other_versions, with_splits
 from attnprof.analysis.phases import PhaseTotal
-from attnprof.dispatch.libraries import library, predict
+from attnprof.dispatch.libraries import library
 from attnprof.dispatch.names.kernel_names import short_name
-from attnprof.errors import UsageError
 from attnprof.report.profiling import ncu_words
 from attnprof.report.tables import Column, Table, duration, percent
-from attnprof.safety.next_command import next_command
+from attnprof.safety.next_command import next_command, next_explanation
 from attnprof.safety.redact import redact
 
 if TYPE_CHECKING:
+    from attnprof.analysis.layer_kinds import LayerKind
     from attnprof.analysis.roofline import RooflineRow
     from attnprof.analysis.split_cost import SplitCost
     from attnprof.analysis.splits import SplitRow
     from attnprof.check.check_run import CheckedCall, CheckResult
     from attnprof.check.recording import Recording
+
+    _Recorded = dict[tuple[str, int, int | None], CheckedCall]  # by phase, kind of layer and split count
 
 _MOST = 5
 _WORTH_SAYING = 0.02  # of all GPU or wall time
@@ -56,14 +60,16 @@ def advice(
     splits: Sequence[SplitRow],
     read: Sequence[RooflineRow],
     costs: Sequence[SplitCost],
+    kinds: Sequence[LayerKind] = (),
 ) -> list[Advice]:
     """The findings, those that could save most first, then those of which that is not known."""
     gpu_ns = sum(phase.gpu_ns for phase in phases)
     if not gpu_ns:
         return []
     found = [*_failures(run, result), *_changes(run, splits)]
-    timed = [*_waiting(run, phases), *_few_sms(run, result, read, gpu_ns), *_combining(run, costs, gpu_ns)]
-    timed += _communication(run, gpu_ns)
+    of_calls = (run, result, _recorded(run, result, kinds), gpu_ns)
+    timed = [*_waiting(run, phases), *_few_sms(read, *of_calls), *_asked_for(read, *of_calls)]
+    timed += [*_combining(costs, *of_calls), *_communication(run, gpu_ns)]
     worth = [one for one in timed if (one.share or 0) >= _WORTH_SAYING]
     return [*sorted(worth, key=lambda one: -(one.at_most_ns or 0)), *found][:_MOST]
 
@@ -86,63 +92,123 @@ def _waiting(run: Recording, phases: Sequence[PhaseTotal]) -> Iterator[Advice]:
 
 
 def _few_sms(
-    run: Recording, result: CheckResult, read: Sequence[RooflineRow], gpu_ns: int
+    read: Sequence[RooflineRow], run: Recording, result: CheckResult, recorded: _Recorded, gpu_ns: int
 ) -> Iterator[Advice]:
     """Recorded calls that leave most SMs without a thread block."""
     for row in read:
         if not row.sms_busy or row.sms_busy > row.num_sms * _FEW_SMS:
             continue
-        call = next(
-            (
-                one for one in result.calls
-                if one.seq is not None and one.call and one.observed and one.duration_ns
-                and (one.phase, one.num_splits) == (row.phase, row.num_splits)
-            ),
-            None,
-        )  # fmt: skip
+        call = recorded.get((row.phase, row.kind, row.num_splits))
         if call is None:
             continue
+        others = [one for one in _others(call, result) if one.num_splits > (call.num_splits or 1)][:1]
+        given = _filling(call, result)
         yield Advice(
-            f"split {row.phase} attention further" + _with_more_splits(call, result),
+            f"split {row.phase} attention further" + _in_words([*others, *given]),
             f"{row.calls:,} {row.phase} calls with {_splits(row.num_splits)} keep at most "
             f"{row.sms_busy} of {row.num_sms} SMs at work and take {duration(row.gpu_ns)}",
-            next_command("replay", run.argument, "--call", str(call.seq)),
+            _command(run, call, others),
             row.gpu_ns * (row.num_sms - row.sms_busy) // row.num_sms,
             gpu_ns,
         )
 
 
-def _with_more_splits(checked: CheckedCall, result: CheckResult) -> str:
+def _asked_for(
+    read: Sequence[RooflineRow], run: Recording, result: CheckResult, recorded: _Recorded, gpu_ns: int
+) -> Iterator[Advice]:
+    """Recorded calls whose caller asked for fewer splits than the library's own rule gives."""
+    for row in read:
+        checked = recorded.get((row.phase, row.kind, row.num_splits))
+        call = checked.call if checked else None
+        if checked is None or call is None or call.num_splits <= 1 or not result.gpu or not result.version:
+            continue
+        own = with_splits(call, result.gpu, result.version, 0)
+        if own is None or own.num_splits <= call.num_splits:
+            continue
+        own = replace(own, whose="the library's own choice")
+        others = [one for one in _others(checked, result) if one.num_splits > call.num_splits][:1]
+        yield Advice(
+            f"let {row.phase} attention split further" + _in_words([own, *others]),
+            f"{row.calls:,} {row.phase} calls were asked for at most {call.num_splits} splits and take "
+            f"{duration(row.gpu_ns)}",
+            _command(run, checked, []),
+            row.gpu_ns * (own.num_splits - call.num_splits) // own.num_splits,
+            gpu_ns,
+        )
+
+
+def _recorded(run: Recording, result: CheckResult, kinds: Sequence[LayerKind]) -> _Recorded:
+    """The first call of each phase, kind of layer and split count whose arguments and kernels are known."""
+    found: _Recorded = {}
+    numbers = kinds_of_calls(result.calls, kinds).tolist() if run.records else []
+    for call, kind in zip(result.calls, numbers, strict=False):
+        if call.seq is not None and call.call and call.observed and call.duration_ns:
+            found.setdefault((call.phase, kind, call.num_splits), call)
+    return found
+
+
+def _others(checked: CheckedCall, result: CheckResult) -> list[Otherwise]:
+    """What other versions would do with a call of the library that is predicted."""
+    call, gpu, version = checked.call, result.gpu, result.version
+    if call is None or gpu is None or version is None or call.library != result.library:
+        return []
+    return of_other_versions(call, gpu, version)
+
+
+def _in_words(others: Sequence[Otherwise], lead: str = ": ") -> str:
+    """What each would launch, as the library's rules predict; "" of none."""
+    told = [
+        f"{one.whose} would launch {one.kernel} with grid {'x'.join(map(str, one.grid))}"
+        if one.whose == f"num_splits={one.num_splits}"
+        else f"{one.whose}: {_splits(one.num_splits)}, {one.kernel} with grid {'x'.join(map(str, one.grid))}"
+        for one in others
+    ]
+    return f"{lead}{'; '.join(told)} (predicted)" if told else ""
+
+
+def _command(run: Recording, checked: CheckedCall, others: Sequence[Otherwise]) -> str:
+    """How to see more of a recorded call: another version's derivation, the call made again, or its own."""
+    number = checked.seq or 0
+    if run.records and others:
+        return next_explanation(run.argument, number, "--version", others[0].version)
+    if checked.call and library(checked.call.library).replay(checked.call) is not None:
+        return next_command("replay", run.argument, "--call", str(number))
+    if run.records:
+        return next_explanation(run.argument, number)
+    return next_command("check", run.argument, "--format", "csv")
+
+
+def _filling(checked: CheckedCall, result: CheckResult) -> list[Otherwise]:
     """What a given ``num_splits`` that fills the SMs would launch, as the library's rules predict."""
     call, gpu, version = checked.call, result.gpu, result.version
     if call is None or gpu is None or version is None or checked.observed is None or not checked.num_splits:
-        return ""
+        return []
     blocks = max(1, checked.observed.launches[0].grid[0] * checked.observed.launches[0].grid[2])
     size = library(call.library).key_block(call)
     most = -(-call.seqlen_k // size) if size else 0
     wanted = min(most, gpu.num_sms // blocks)
     if wanted <= checked.num_splits:
-        return ""
-    try:
-        made = predict(replace(call, num_splits=wanted), gpu, version)
-    except UsageError:
-        return ""
-    if made.error or made.num_splits != wanted or not made.launches:
-        return ""
-    grid = "x".join(map(str, made.launches[0].grid))
-    kernel = short_name(made.launches[0].kernel)
-    return f": num_splits={wanted} would launch {kernel} with grid {grid} (predicted)"
+        return []
+    made = with_splits(call, gpu, version, wanted)
+    return [made] if made else []
 
 
-def _combining(run: Recording, costs: Sequence[SplitCost], gpu_ns: int) -> Iterator[Advice]:
+def _combining(
+    costs: Sequence[SplitCost], run: Recording, result: CheckResult, recorded: _Recorded, gpu_ns: int
+) -> Iterator[Advice]:
     """What the combine kernels take, of each phase."""
     for phase in dict.fromkeys(cost.phase for cost in costs):
         mine = [cost for cost in costs if cost.phase == phase and cost.num_splits > 1]
         spent = int(sum(cost.rest_ns * cost.calls for cost in mine))
         if spent:
             total = sum(cost.total_ns * cost.calls for cost in mine)
+            dearest = max(mine, key=lambda cost: cost.rest_ns * cost.calls)
+            call = recorded.get((phase, dearest.kind, dearest.num_splits))
+            known = _others(call, result) if call else []
+            others = [one for one in known if one.num_splits < dearest.num_splits][:1]
             yield Advice(
-                f"combine less in {phase}: fewer splits, or a kernel that sums up itself",
+                f"combine less in {phase}: fewer splits, or a kernel that sums up itself"
+                + _in_words(others, "; "),
                 f"the combine takes {duration(spent)}, {percent(spent / total)} of the split calls' time",
                 next_command("report", run.argument, "--table", "splitting", "--format", "csv"),
                 spent,

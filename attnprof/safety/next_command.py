@@ -15,6 +15,11 @@ def shell_word(name: str | PathLike[str]) -> str:
     return shlex.quote(text) if text.startswith("~") else quoted(redact(text))
 
 
+def next_explanation(of: str | PathLike[str], call: int, *options: str) -> str:
+    """``attnprof explain --call N OPTIONS --run OF``."""
+    return " ".join(["attnprof", "explain", "--call", str(call), *options, "--run", shell_word(of)])
+
+
 def next_command(command: str, of: str | PathLike[str], *options: str) -> str:
     """``attnprof COMMAND OPTIONS OF``, the options behind what it is of unless that looks like one too."""
     word = shell_word(of)

@@ -44,12 +44,19 @@ def decode_call(seqlen_k: int, seqlen_q: int = 1) -> AttentionCall:
 
 
 def record_of(seq: int, step: int, layer: int, call: AttentionCall, phase: str = "decode") -> dict[str, Any]:
+    packed = {
+        "q": [1, 28, 128], "k": [call.seqlen_k, 4, 128], "v": [call.seqlen_k, 4, 128], "batch": 1,
+        "max_seqlen_q": 1, "max_seqlen_k": call.seqlen_k, "block_table": None, "cu_seqlens_q": [0, 1],
+        "cu_seqlens_k": [0, call.seqlen_k],
+    }  # fmt: skip
     return {
-        "seq": seq, "step": step, "phase": phase, "layer": layer, "function": "flash_attn_2_cuda.fwd",
-        "library": "flash_attn", "entry": "fwd", "backend": None, "device": "cuda:0", "dtype": call.dtype,
-        "q": [1, call.seqlen_q, 28, 128], "k": [1, call.seqlen_k, 4, 128], "v": [1, call.seqlen_k, 4, 128],
+        "seq": seq, "step": step, "phase": phase, "layer": layer, "library": "flash_attn",
+        "function": f"flash_attn_2_cuda.{call.entry}", "entry": call.entry, "backend": None,
+        "device": "cuda:0", "dtype": call.dtype, "q": [1, call.seqlen_q, 28, 128],
+        "k": [1, call.seqlen_k, 4, 128], "v": [1, call.seqlen_k, 4, 128],
         "layout": "bshd", "causal": True, "window": [-1, -1], "softcap": 0.0, "dropout_p": 0.0,
         "alibi": False, "return_softmax": False, "scale": None,
+        **(packed if call.entry == "varlen_fwd" else {}),
     }  # fmt: skip
 
 
@@ -65,10 +72,12 @@ def generated_run(
     attention_ns: Callable[[AttentionCall], int] = lambda _call: 400,
     name: str = "generated",
     config: dict[str, Any] | None = None,
+    make: Callable[[int], AttentionCall] = decode_call,
+    version: str = "2.8.3",
 ) -> Path:
     """A run with one decode step per KV length in ``steps``, after a prefill of ``prefill`` tokens if any.
 
-    ``spoil`` maps a sequence number to a change of its launches.
+    ``spoil`` maps a sequence number to a change of its launches. ``make`` gives the call for so many keys.
     """
     builder = TraceBuilder()
     builder.add(
@@ -77,12 +86,12 @@ def generated_run(
     )  # fmt: skip
     builder.domain("attnprof", 1)
     forwards = [("prefill", 0, decode_call(prefill, prefill))] if prefill else []
-    forwards += [("decode", step, decode_call(keys)) for step, keys in enumerate(steps, start=1)]
+    forwards += [("decode", step, make(keys)) for step, keys in enumerate(steps, start=1)]
     time, correlation, seq, lines = 1000, 1, 0, []
     for phase, step, call in forwards:
         began = time
         for layer in range(layers):
-            launches = list(predict(call, H100).launches)
+            launches = list(predict(call, H100, version).launches)
             launches = (spoil or {}).get(seq, lambda same: same)(launches)
             opened = time
             for launch in launches:
@@ -110,7 +119,7 @@ def generated_run(
     with new_run(name) as run:
         if records:
             (run.folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
-        known = {"kind": "run", "predict": {"library": "flash_attn", "version": "2.8.3"}}
+        known = {"kind": "run", "predict": {"library": "flash_attn", "version": version}}
         return finish(run, open_trace(path), known | (config or {}))
 
 

@@ -95,6 +95,7 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     }),
 ]  # fmt: skip
 OLDEST, NEWEST = "2.2.4", "2.8.4"  # 2.8.3.post2's forward sources are post1's, byte for byte
+KNOWN = (OLDEST, *(version for version, _ in _CHANGES))
 
 
 @lru_cache(maxsize=64)

@@ -59,6 +59,7 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     # since commit 199401d3 (2025-08-21)
     ("3.0.0", {"tile": tile_sm90, "plans_any_batch": True, "sorts_batches": True}),
 ]  # fmt: skip
+KNOWN = (OLDEST, *(version for version, _ in _CHANGES))
 
 
 @lru_cache(maxsize=64)

@@ -87,6 +87,7 @@ _CHANGES: list[tuple[str, dict[str, Any]]] = [
     # api: paged_KV || seqlenq_ngroups_swapped; the narrower tile is recorded, its source was not read
     ("2.13.0", {"refusals": _NO_ALIBI, "paged_varlen_splits": True, "one_split_narrows": True}),
 ]  # fmt: skip
+KNOWN = (OLDEST, *(version for version, _ in _CHANGES))
 
 
 @lru_cache(maxsize=64)

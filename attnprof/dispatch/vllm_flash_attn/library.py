@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 from attnprof.gpus import DEFAULT_GPU, gpu_by_name
+from attnprof.model import AttentionCall
 
 
 class VllmFlashAttention(LibraryOfVersions):
@@ -17,6 +20,21 @@ class VllmFlashAttention(LibraryOfVersions):
         from attnprof.dispatch.vllm_flash_attn.versions import extension_for
 
         extension_for(gpu_by_name(DEFAULT_GPU), version)
+
+    def known_versions(self) -> tuple[str, ...]:
+        from attnprof.dispatch.vllm_flash_attn.versions import EXTENSIONS
+
+        return tuple(EXTENSIONS)
+
+    def asked_by_others(self, call: AttentionCall) -> tuple[tuple[str, AttentionCall], ...]:
+        """Of a call that asks for as many splits as some vLLM sets aside under CUDA graphs: the others'."""
+        from attnprof.dispatch.engines.vllm.engine import VERSIONS
+
+        asks = {name: version.rules.graph_splits for name, version in VERSIONS.items()}
+        if call.num_splits not in asks.values():
+            return ()
+        others = {splits: name for name, splits in reversed(asks.items()) if splits != call.num_splits}
+        return tuple((f"vLLM {name}", replace(call, num_splits=splits)) for splits, name in others.items())
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn2 import read_back as flash_attn2

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from attnprof.dispatch.vllm_triton.dispatch import predict_call
-from attnprof.dispatch.vllm_triton.rules import DEFAULT_VERSION, rules_for
+from attnprof.dispatch.vllm_triton.rules import DEFAULT_VERSION, VERSIONS, rules_for
 from attnprof.model import AttentionCall, Gpu, Prediction
 
-__all__ = ["DEFAULT_VERSION", "predict", "rules_for"]
+__all__ = ["DEFAULT_VERSION", "KNOWN", "predict", "rules_for"]
+KNOWN = tuple(VERSIONS)
 
 
 def predict(
