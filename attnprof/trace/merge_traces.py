@@ -14,6 +14,7 @@ from attnprof.trace.tables import (
     Copies,
     Kernels,
     ModuleCalls,
+    NodeNames,
     Ranges,
     Rows,
     Trace,
@@ -39,6 +40,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
     ]
     ops = [trace.attention_ops for trace in traces]
     modules = [trace.modules for trace in traces if trace.modules is not None]
+    named = [(trace.node_names, texts) for trace, texts in zip(traces, renumbered, strict=True)]
     return Trace(
         info=_info([trace.info for trace in traces]),
         kernels=_kernels([trace.kernels for trace in traces], renumbered),
@@ -48,6 +50,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
         copies=_rows([trace.copies for trace in traces], renumbered, Copies),
         attention_ops=_ops([one for one in ops if one is not None], renumbered),
         modules=_rows(modules, renumbered, ModuleCalls) if modules else None,
+        node_names=_node_names([(names, texts) for names, texts in named if names is not None]),
     )
 
 
@@ -96,6 +99,14 @@ def _kernels(tables: Sequence[Kernels], renumbered: Sequence[Any]) -> Kernels:
             shapes=distinct.astype(np.int32),
         )
     )
+
+
+def _node_names(named: Sequence[tuple[NodeNames, Any]]) -> NodeNames | None:
+    if not named:
+        return None
+    columns = [one.name for one in fields(NodeNames)]
+    tables, renumbered = zip(*named, strict=True)
+    return NodeNames(**_columns(tables, renumbered, columns))
 
 
 def _ops(tables: Sequence[AttentionOps], renumbered: Sequence[Any]) -> AttentionOps | None:

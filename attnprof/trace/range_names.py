@@ -83,15 +83,22 @@ def _foreign(trace: Trace) -> dict[str, Int32]:
     ranges = trace.ranges
     by_text = {key: np.full(len(trace.strings), none, np.int32) for key, none in NONE.items()}
     for i in occurring(ranges.name, len(trace.strings)).tolist():
-        text = trace.strings[i]
-        if len(text) > _LONGEST or not _MAYBE.search(text):
-            continue
-        lower = text.lower()
-        for word, rule, phase in _PHASES:
-            if word in lower and rule.search(text):
-                by_text["phase"][i] = phase
-                break
-        for key, rule in _NUMBERS.items():
-            if key in lower and (found := rule.search(text)):
-                by_text[key][i] = int(found[found.lastindex or 1])
+        for key, value in said_by(trace.strings[i]).items():
+            by_text[key][i] = value
     return {key: values[ranges.name] for key, values in by_text.items()}
+
+
+def said_by(text: str) -> dict[str, int]:
+    """The phase, step and layer that a name of other people's gives, those alone."""
+    said: dict[str, int] = {}
+    if len(text) > _LONGEST or not _MAYBE.search(text):
+        return said
+    lower = text.lower()
+    for word, rule, phase in _PHASES:
+        if word in lower and rule.search(text):
+            said["phase"] = phase
+            break
+    for key, rule in _NUMBERS.items():
+        if key in lower and (found := rule.search(text)):
+            said[key] = int(found[found.lastindex or 1])
+    return said

@@ -32,6 +32,7 @@ from attnprof.trace.tables import (
     Int32,
     Kernels,
     ModuleCalls,
+    NodeNames,
     NsysDetails,
     Ranges,
     Trace,
@@ -42,7 +43,8 @@ from attnprof.version import __version__
 
 _FORMAT = 3  # 2 had a grid and a block per kernel instead of shapes
 _TABLES = {"kernels": Kernels, "api_calls": ApiCalls, "ranges": Ranges, "copies": Copies}
-_OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes, "modules": ModuleCalls}
+_OPTIONAL = {"details": NsysDetails, "graph_nodes": GraphNodes, "modules": ModuleCalls,
+             "node_names": NodeNames}  # fmt: skip
 _ALIGNMENT = 64
 _PADDING = 0xD935  # the id that Android's zipalign uses for an extra field that only pads
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name

@@ -191,6 +191,24 @@ class GraphNodes:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeNames:
+    """What nodes of CUDA graphs were called where they were captured, a row per ``node`` and process.
+
+    ``name`` indexes strings: an annotation of the program's, or the operator that launched the node.
+    ``layer`` is -1 and ``phase`` 0 where neither tells it.
+    """
+
+    node: Narrow
+    pid: Narrow
+    name: Narrow
+    layer: Narrow
+    phase: Narrow
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+
+@dataclass(frozen=True, slots=True)
 class NsysDetails:
     """What an nsys export states beyond the tables; nsys's own reports show it. Sizes are in bytes.
 
@@ -277,7 +295,8 @@ class Trace:
     """One recorded trace.
 
     ``attention_ops`` is None where the recorder keeps no arguments, ``details`` where they were not read,
-    ``graph_nodes`` where no capture of a CUDA graph was recorded, ``modules`` where the recorder names none.
+    ``graph_nodes`` where no capture of a CUDA graph was recorded, ``modules`` where the recorder names none,
+    ``node_names`` where nobody named any node.
     """
 
     info: TraceInfo
@@ -290,6 +309,7 @@ class Trace:
     details: NsysDetails | None = None
     graph_nodes: GraphNodes | None = None
     modules: ModuleCalls | None = None
+    node_names: NodeNames | None = None
 
     @property
     def num_kernels(self) -> int:

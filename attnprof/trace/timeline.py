@@ -15,7 +15,7 @@ from attnprof.model import PHASES
 from attnprof.trace.range_contents import Held, calls_inside, gathered, latest, moments_inside, ranges_inside
 from attnprof.trace.range_names import DECODE, NONE, UNKNOWN_PHASE, named_attributes
 from attnprof.trace.range_nesting import MOST_LANES, Lane, lanes
-from attnprof.trace.tables import Bool, Copies, Int32, Int64, Kernels, Trace
+from attnprof.trace.tables import Bool, Copies, GraphNodes, Int32, Int64, Kernels, NodeNames, Trace
 
 NO_PHASE = 0
 PHASE_NAMES: dict[int, str] = dict(enumerate(PHASES))
@@ -140,6 +140,9 @@ def build_timeline(trace: Trace) -> Timeline:
         for key in _FROM_CAPTURE:
             if np.any(nearest[key] >= 0):
                 of_kernel[key] = _captured(trace, nested, nearest[key], said[key], of_kernel[key])
+    if (names := trace.node_names) is not None:
+        for key in _NAMED:
+            of_kernel[key] = _of_nodes(trace.kernels, names, getattr(names, key), of_kernel[key], NONE[key])
     parent = latest(ranges_held, len(trace.ranges))
     return Timeline(
         trace=trace,
@@ -205,22 +208,29 @@ def restore_timeline(trace: Trace, columns: dict[str, Any]) -> Timeline:
 
 
 _FROM_CAPTURE = ("layer", "call")
+_NAMED = ("layer", "phase")  # what a node's name tells of every replay; a step it names is the capture's
 
 
 def _captured(trace: Trace, nested: list[Lane], nearest: Int32, said: Int32, launched: Narrow) -> Int32:
     """An attribute per kernel: what its launch gives, else for a graph's kernel the ranges of its capture."""
-    nodes, kernels = trace.graph_nodes, trace.kernels
+    nodes = trace.graph_nodes
     assert nodes is not None
     held = calls_inside(nested, nodes, np.arange(len(nodes)))
     of_node = _or_none(said, UNKNOWN)[latest(held, len(nodes), nearest)]
-    known = dict(
-        zip(zip(nodes.pid.tolist(), nodes.node.tolist(), strict=True), of_node.tolist(), strict=True)
-    )
+    return _of_nodes(trace.kernels, nodes, of_node, launched, UNKNOWN)
+
+
+def _of_nodes(
+    kernels: Kernels, nodes: GraphNodes | NodeNames, of_node: Narrow, launched: Narrow, none: int
+) -> Int32:
+    """An attribute per kernel: what its launch gives, else for a graph's kernel that of its node."""
+    keys = zip(nodes.pid.tolist(), nodes.node.tolist(), strict=True)
+    known = dict(zip(keys, of_node.tolist(), strict=True))
     found = launched.astype(np.int32)
     for rows in blocks(len(found)):
-        mine = rows.start + np.flatnonzero((found[rows] == UNKNOWN) & (kernels.graph_node[rows] != 0))
+        mine = rows.start + np.flatnonzero((found[rows] == none) & (kernels.graph_node[rows] != 0))
         (pids, numbers), group = distinct_rows([kernels.pid[mine], kernels.graph_node[mine]])
-        values = [known.get(key, UNKNOWN) for key in zip(pids.tolist(), numbers.tolist(), strict=True)]
+        values = [known.get(key, none) for key in zip(pids.tolist(), numbers.tolist(), strict=True)]
         found[mine] = np.array(values, np.int32)[group]
     return found
 

@@ -18,6 +18,7 @@ from attnprof.arrays import coded_rows
 from attnprof.errors import TraceError
 from attnprof.files.compressed import readable, unpacking
 from attnprof.safety.printable import printable
+from attnprof.trace.graph_annotations import annotation, graph_node, node_names
 from attnprof.trace.json_stream import JsonStream
 from attnprof.trace.module_names import kind_of_class
 from attnprof.trace.tables import (
@@ -29,6 +30,7 @@ from attnprof.trace.tables import (
     Int64,
     Kernels,
     ModuleCalls,
+    NodeNames,
     Ranges,
     Trace,
     TraceInfo,
@@ -59,6 +61,7 @@ _ATTENTION_OP = re.compile(
 _LONGEST_OP = 1024  # characters of an attention operator's name
 _OF_MODULE = "nn.Module: "  # begins a Python function that is a module's call; a class and a number follow
 _INT32 = 0x7FFFFFFF
+_KERNEL_COLUMNS = 13
 
 
 def read_torch_json(path: Path, *, gzipped: bool = False) -> Trace:
@@ -100,6 +103,7 @@ class _Builder:
         self.rows = [array("q") for _ in range(6)]
         self.arguments: list[dict[str, Any]] = []
         self.shapeless = 0
+        self.nodes: dict[tuple[int, int], tuple[int, int]] = {}  # (device, node) -> (kernel, its name)
 
     def add(self, event: object) -> None:
         """Take one event; those of no interest pass."""
@@ -133,7 +137,10 @@ class _Builder:
             if kind == _KERNEL:
                 shape = [*_three(arguments.get("grid")), *_three(arguments.get("block"))]
                 self.shapeless += shape[0] == 0
-                row.extend((self.texts[name], _number(arguments.get("graph node id", 0)), *shape))
+                if (node := graph_node(arguments)) and (called := annotation(arguments)):
+                    kernel = len(row) // _KERNEL_COLUMNS
+                    self.nodes.setdefault((row[-3], node), (kernel, self.texts[called]))
+                row.extend((self.texts[name], node, *shape))
         elif kind == _CALL:
             row.extend((start, end, self.texts[name], pid, thread, _correlation(arguments)))
         elif kind == _RANGE:
@@ -152,7 +159,7 @@ class _Builder:
         """The tables of all that was added; ``head`` is what the file says outside its events."""
         k, copies, calls, ranges, ops, modules = (
             np.frombuffer(row, np.int64).reshape(-1, width) if row else np.empty((0, width), np.int64)
-            for row, width in zip(self.rows, (13, 5, 6, 8, 5, 5), strict=True)
+            for row, width in zip(self.rows, (_KERNEL_COLUMNS, 5, 6, 8, 5, 5), strict=True)
         )
         api_calls = rows_in_order(ApiCalls(*_columns(calls, "qqiiqq")))
         start, end, device, stream, correlation, name, node = _columns(k[:, :7], "qqiiqiq")
@@ -169,6 +176,7 @@ class _Builder:
             shape=shape,
             shapes=np.stack(shapes, axis=1).astype(np.int32),
         )
+        names = self._node_names(kernels)
         start, end, device, stream, correlation = _columns(copies, "qqiiq")
         copied = Copies(start, end, device, stream, _launching_pid(api_calls, correlation), correlation)
         start, end, name, domain, pid, thread, payload, own = _columns(ranges, "qqiiiqqq")
@@ -206,7 +214,15 @@ class _Builder:
             copies=rows_in_order(copied),
             attention_ops=_attention_ops(ops, self.arguments, api_calls, kernels),
             modules=rows_in_order(ModuleCalls(*_columns(modules, "qqiiq"))) if len(modules) else None,
+            node_names=names,
         )
+
+    def _node_names(self, kernels: Kernels) -> NodeNames | None:
+        """What nodes are called; ``kernels`` are in the order of the file."""
+        if not self.nodes:
+            return None
+        kernel, name = np.array([*self.nodes.values()], np.int64).T
+        return node_names(kernels.graph_node[kernel], kernels.pid[kernel], name, [*self.texts])
 
 
 def nanoseconds(microseconds: object) -> int:

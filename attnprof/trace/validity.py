@@ -17,6 +17,7 @@ _LATEST = 1 << 62  # ns: as an epoch's nanoseconds, the year 2116
 _LONGEST = 10 * 366 * 86_400 * 10**9  # ns from the first to the last event
 _MOST_NAMES = 1 << 17  # of kernels; PyTorch has some ten thousand, compilers add a few per model
 _TYPES = {"Int64": np.dtype(np.int64), "Int32": np.dtype(np.int32), "Bool": np.dtype(np.bool_)}
+_MOST = np.iinfo(np.int32).max
 _NARROW = {np.dtype(kind) for kind in (np.int8, np.int16, np.int32, np.int64)}
 
 
@@ -77,7 +78,7 @@ def require_sound(trace: Trace, derived: Mapping[str, npt.NDArray[Any]], most_ro
     texts, rows = trace.strings, {}
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("its texts are none")
-    for name in ("kernels", "api_calls", "ranges", "copies", "graph_nodes", "modules"):
+    for name in ("kernels", "api_calls", "ranges", "copies", "graph_nodes", "modules", "node_names"):
         table = getattr(trace, name)
         if table is not None:
             rows[name] = _require_columns(name, table, most_rows)
@@ -91,6 +92,10 @@ def require_sound(trace: Trace, derived: Mapping[str, npt.NDArray[Any]], most_ro
         _require_within(f"{name}.{column}", getattr(getattr(trace, name), column), 0, length)
     if trace.modules is not None:
         _require_within("modules.kind", trace.modules.kind, 0, len(MODULE_KINDS))
+    if trace.node_names is not None:
+        _require_within("node_names.name", trace.node_names.name, 0, len(texts))
+        _require_within("node_names.layer", trace.node_names.layer, -1, _MOST + 1)
+        _require_within("node_names.phase", trace.node_names.phase, 0, len(PHASES))
     if trace.attention_ops is not None:
         _require_ops(trace.attention_ops, len(texts))
     if trace.details is not None:
@@ -156,7 +161,7 @@ def _require_derived(derived: Mapping[str, npt.NDArray[Any]], rows: Mapping[str,
     for name, (table, least, named) in _DERIVED.items():
         values = derived[name]
         _require_column(f"derived.{name}", values, "Narrow", rows[table])
-        most = len(PHASES) if named is None else rows[named] if named else np.iinfo(np.int32).max + 1
+        most = len(PHASES) if named is None else rows[named] if named else _MOST + 1
         _require_within(f"derived.{name}", values, least, most)
     parent = derived["parent"]
     if np.any(parent >= np.arange(len(parent), dtype=np.int32)):

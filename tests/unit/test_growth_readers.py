@@ -32,6 +32,7 @@ from attnprof.report.text import labelled
 from attnprof.runs.run import load
 from attnprof.safety.printable import GuardedStream, printable
 from attnprof.safety.redact import redact, redact_all, redact_command
+from attnprof.trace.graph_annotations import annotation
 from attnprof.trace.json_stream import JsonStream
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
@@ -156,6 +157,10 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
     "packed calls": (partial(_call_file, ".jsonl.gz"), (*_JSON, "\n"), ("files/compressed.py",)),
     "events": (partial(_events, "[", "]"), _JSON, ("trace/json_stream.py",)),
     "an event's text": (partial(_events, '[{"name": "', '"}]'), _JSON, ("trace/json_stream.py",)),
+    "a mark of graph kernels": (
+        lambda text: annotation({"name": text, "annotation": f"[{text}"}),
+        (*_NAMES, "[", '{"name": "', '"},', ","), ("trace/graph_annotations.py",),
+    ),
     "an event's name": (_event_named, (*_NAMES, *_RANGES), ("trace/torch_json.py",)),
     "a range's name": (_range_named, (*_NAMES, *_RANGES), ("trace/range_names.py", "trace/nsys_sqlite.py")),
     "kernel": (
