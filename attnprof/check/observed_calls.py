@@ -20,6 +20,7 @@ from attnprof.check.odd_replays import OddReplay, find_odd_replays
 from attnprof.check.repetition import Repetition, find_repetition
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
+from attnprof.trace.capture_join import Role
 from attnprof.trace.tables import WHOLE_GRAPH
 from attnprof.trace.timeline import Timeline
 
@@ -326,6 +327,14 @@ def _operators(timeline: Timeline) -> dict[tuple[int, int], int] | None:
 
 # What an attention call launches beside its own kernels: filled, padded or copied tensors.
 _HELPERS = re.compile(r"(?i)fill|copy|pad|CatArray|arange|random|distribution|zero")
+
+
+def role_in_capture(name: str) -> Role:
+    """Which kernel an attention operator may launch, by its name; a cache's writing is one's helper."""
+    signature = parse_kernel_name(name)
+    if signature.is_attention or signature.role == "scheduler":
+        return "attention"
+    return "helper" if _HELPERS.search(name) or "cache" in name else "other"
 
 
 def _strangers(timeline: Timeline) -> dict[int, tuple[str, ...]]:

@@ -19,6 +19,13 @@ def import_(
     ],
     output: RunNameOption = None,
     force: ReplaceRunOption = False,
+    graph_capture: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="TRACE",
+            help="A trace of the capture of the CUDA graphs that TRACE replays: it names their layers.",
+        ),
+    ] = None,
     gpu: GpuOption = None,
     sms: SmsOption = None,
     sm: SmOption = None,
@@ -32,6 +39,7 @@ def import_(
     Examples:
       attnprof import profile.sqlite
       attnprof import trace.json.gz -o decode --gpu l40
+      attnprof import decode.json.gz --graph-capture capture_bs_32.json.gz
     """
     from attnprof.errors import UsageError
     from attnprof.machine.process_guard import guarded
@@ -44,7 +52,9 @@ def import_(
     target = gpu_from_options(gpu, sms, sm)
     for path in traces:
         with guarded():  # nsys exports its reports
-            folder, trace = import_trace(path, name=output, force=force, gpu=target, nsys=nsys)
+            folder, trace = import_trace(
+                path, name=output, force=force, gpu=target, nsys=nsys, captures=graph_capture or ()
+            )
         source = trace.info.exporter or trace.info.format
         print(f"{folder}: {trace.num_kernels:,} kernels, {len(trace.ranges):,} ranges, from {source}")
         for note in trace.info.notes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnprof.runs import run_folders
 from attnprof.runs.run_builder import RunBuilder, new_run, refuse_taken
+from attnprof.trace.capture_join import with_captures
 from attnprof.trace.merge_traces import merged
 from attnprof.trace.open_trace import open_trace
 from attnprof.trace.process_numbers import numbered_through
@@ -34,14 +35,20 @@ def import_trace(
     force: bool = False,
     gpu: Gpu | None = None,
     nsys: str | None = None,
+    captures: Sequence[Path] = (),
 ) -> tuple[Path, Trace]:
     """A new run from a trace file; returns its folder and the trace. The file itself is not copied.
 
-    Raises TraceError where the file cannot be read, RunError where the name is taken.
+    ``captures`` are other traces, of the captures of the CUDA graphs that it replays. Raises TraceError where
+    a file cannot be read or no capture fits, RunError where the name is taken.
     """
     if name is not None:
         refuse_taken(name, force=force)
     trace = open_trace(path, nsys=nsys, details=True)
+    if captures:
+        from attnprof.check.observed_calls import role_in_capture
+
+        trace = with_captures(trace, captures, role_in_capture, nsys=nsys)
     config = {
         "kind": "import",
         "source": {"path": str(path), "bytes": path.stat().st_size},

@@ -1,6 +1,6 @@
 """What torch names the kernels of CUDA graphs in a profiler's trace.
 
-``torch.cuda.graph(enable_annotations=True)`` and ``mark_kernels``, torch 2.12 and newer, keep a name per node.
+``torch.cuda.graph(enable_annotations=True)`` and ``mark_kernels`` of torch 2.12 keep a name per node.
 It lands among the arguments of the node's kernel events in each replay. torch's _annotate_cuda_graph_trace
 writes each field as text, a bare name as "str" (2.12, 2.13) or "name" (2.14), as "annotation" where it was no
 dictionary. The profiler's cupti_monitor writes the fields of one, several as JSON in "annotation"; from 2.14

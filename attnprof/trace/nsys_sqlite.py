@@ -120,7 +120,7 @@ def _read(db: Database, shown: str, with_details: bool) -> Trace:
         nvtx_domains=domains,
         notes=tuple(notes),
     )
-    nodes = read_graph_nodes(db) if np.any(kernels.graph_node) else None
+    nodes = read_graph_nodes(db)  # also where a later trace has the replays
     named = _only(texts.all, kernels.name, calls.name, ranges.name, ranges.domain)
     if graphs:
         kernels, of_kernels = with_whole_graphs(kernels, of_kernels, whole, len(named))

@@ -87,6 +87,18 @@ def read_torch_json(path: Path, *, gzipped: bool = False) -> Trace:
     return builder.trace(printable(str(path)), stream.head)
 
 
+_GRIDLESS = " kernels carry no grid: their splits cannot be read"
+
+
+def gridless(number: int, kernels: int) -> list[str]:
+    """The note of so many kernels without a grid, [] for none."""
+    return [f"{number} of {kernels}{_GRIDLESS}"] if number else []
+
+
+def is_gridless(note: str) -> bool:
+    return note.endswith(_GRIDLESS)
+
+
 _EXPORT_HINT = "give what torch.profiler's export_chrome_trace wrote"
 
 
@@ -194,8 +206,7 @@ class _Builder:
         notes = []
         if not len(k):
             notes.append("no CUDA kernel was recorded")
-        elif self.shapeless:
-            notes.append(f"{self.shapeless} of {len(k)} kernels carry no grid: their splits cannot be read")
+        notes += gridless(self.shapeless, len(k))
         info = TraceInfo(
             path=path,
             format="torch-json",
@@ -283,13 +294,17 @@ def _launching_pid(calls: ApiCalls, correlation: Int64) -> Int32:
 
 
 def _devices(head: dict[str, Any]) -> tuple[Device, ...]:
-    """The GPUs the file names; an AMD part's "compute capability" is none."""
+    """The GPUs the file names, which ROCm may leave blank; an AMD part's "compute capability" is none."""
     amd = any(key in head for key in ("roctracer_version", "hip_runtime_version", "rocprofiler_version"))
     given = [p for p in _list(head.get("deviceProperties")) if isinstance(p, dict)]
     return tuple(
         Device(
             index=p["id"],
-            name=printable(p["name"]) if isinstance(p.get("name"), str) else None,
+            name=printable(p["name"])
+            if isinstance(p.get("name"), str) and p["name"]
+            else "AMD"
+            if amd
+            else None,
             num_sms=_known(p.get("numSms")),
             sm_major=None if amd else _known(p.get("computeMajor")),
             sm_minor=None if amd else _known(p.get("computeMinor")),
