@@ -70,7 +70,7 @@ def read_captures(path: Path) -> list[Capture]:
             is_module = kind == "python_function" and name.startswith(_MODULE)
             if event.get("ph") != "X" or not (is_call or is_module or kind in _AROUND):
                 continue
-            thread, arguments = (event.get("pid"), event.get("tid")), event.get("args")
+            thread, arguments = (str(event.get("pid")), str(event.get("tid"))), event.get("args")
             try:
                 start = nanoseconds(event["ts"])
                 end = start + nanoseconds(event.get("dur", 0))

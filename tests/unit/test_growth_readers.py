@@ -33,6 +33,7 @@ from attnprof.runs.run import load
 from attnprof.safety.printable import GuardedStream, printable
 from attnprof.safety.redact import redact, redact_all, redact_command
 from attnprof.trace.graph_annotations import annotation
+from attnprof.trace.graph_capture import read_captures
 from attnprof.trace.json_stream import JsonStream
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
@@ -101,6 +102,17 @@ def _event_named(text: str) -> None:
     load("t.json").check()
 
 
+def _captured(text: str) -> None:
+    event = {"ph": "X", "pid": 1, "tid": 1, "ts": 1, "dur": 9}
+    names = {"cpu_op": text, "user_annotation": text, "python_function": f"nn.Module: {text}"}
+    events = [{**event, "cat": "cuda_runtime", "name": "cudaStreamBeginCapture"}]
+    events += [{**event, "cat": kind, "name": name, "ts": 2} for kind, name in names.items()]
+    events.append({**events[0], "name": "cudaLaunchKernel", "ts": 3, "dur": 1, "args": {"kernel": text}})
+    events.append({**events[0], "name": "cudaStreamEndCapture", "ts": 20})
+    Path("t.json").write_text(json.dumps({"traceEvents": events}))
+    assert len(read_captures(Path("t.json"))[0].kernels) == 1
+
+
 def _range_named(text: str) -> None:
     builder = TraceBuilder()
     builder.range(text.encode("utf-8", "replace").decode().replace("\0", ""), 1, 100)
@@ -161,6 +173,7 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
         lambda text: annotation({"name": text, "annotation": f"[{text}"}),
         (*_NAMES, "[", '{"name": "', '"},', ","), ("trace/graph_annotations.py",),
     ),
+    "a capture's names": (_captured, (*_NAMES, *_RANGES, "nn.Module: "), ("trace/graph_capture.py",)),
     "an event's name": (_event_named, (*_NAMES, *_RANGES), ("trace/torch_json.py",)),
     "a range's name": (_range_named, (*_NAMES, *_RANGES), ("trace/range_names.py", "trace/nsys_sqlite.py")),
     "kernel": (
