@@ -14,6 +14,7 @@ Dtype = Literal["bf16", "fp16", "fp32", "fp8"]
 # By their code in a timeline. "other" is outside every step, "unknown" where it could not be told.
 PHASES = ("other", "prefill", "decode", "mixed", "encode", "draft", "unknown")
 STEP_PHASES = PHASES[1:6]  # what a model forward is
+MODULES = "ATTNPROF_MODULES"  # the environment variable with which a process records modules: "1"
 # By the code that a recorded range of a module carries; 0 is a module of no known kind.
 MODULE_KINDS = (
     "", "attention", "MLP", "router", "experts", "norm", "embedding", "LM head", "sampling",

@@ -42,7 +42,8 @@ _NO_CALLS = (
 class CaptureOptions:
     """What to record and with what. ``recorder`` "auto" is nsys where it is and starts, torch.profiler where
     only a GPU is, else none. ``nsys`` names the program; ``grace_s`` is how long it may stay silent after the
-    workload. ``keep_report`` leaves nsys's report in the run, with the environments it holds.
+    workload. ``keep_report`` leaves nsys's report in the run, with the environments it holds. ``modules``:
+    each module of a model gets a range too.
     """
 
     workload: GenerateOptions | AttentionOptions | Program
@@ -51,6 +52,7 @@ class CaptureOptions:
     notes: tuple[str, ...] = ()
     grace_s: float = nsys_capture.GRACE_S
     keep_report: bool = False
+    modules: bool = False
 
     def __post_init__(self) -> None:
         if self.recorder not in RECORDERS:
@@ -76,6 +78,7 @@ class Plan:
             attention=work if isinstance(work, AttentionOptions) else None,
             program=work if isinstance(work, Program) else None,
             notes=options.notes,
+            modules=options.modules,
         )
 
     def command(self, options: CaptureOptions, folder: Path) -> list[str]:

@@ -122,6 +122,14 @@ def run(
         ),
     ] = "auto",
     nsys: Annotated[str | None, typer.Option(metavar="PATH", help="The nsys to record with.")] = None,
+    modules: Annotated[
+        bool,
+        typer.Option(
+            "--modules",
+            help="A range around each attention, MLP, norm, … of the model: it tells whose the GPU time is,"
+            " and costs time.",
+        ),
+    ] = False,
     keep_report: Annotated[
         bool,
         typer.Option(
@@ -184,7 +192,9 @@ def run(
     given = {option: value for option, value in given.items() if value is not None}
     work, notes, stem = _workload(program or [], workload, engine, given)
     predict = _prediction(gpu, sms, sm, library, version)
-    options = CaptureOptions(work, recorder=capture, nsys=nsys, notes=notes, keep_report=keep_report)
+    options = CaptureOptions(
+        work, recorder=capture, nsys=nsys, notes=notes, keep_report=keep_report, modules=modules
+    )
     chosen = plan(options)
     name = output.removesuffix(".nsys-rep") if output else stem
     if dry_run:

@@ -17,6 +17,7 @@ from attnprof.errors import AttnprofError, RunError, UsageError
 from attnprof.files import durable
 from attnprof.instrument import Recorder, instrument
 from attnprof.machine.gpu_devices import has_gpu
+from attnprof.model import MODULES
 from attnprof.runs.ingest import finish_recorded
 from attnprof.runs.run import Run, gpu_from_options, load
 from attnprof.runs.run_builder import new_run
@@ -53,19 +54,27 @@ class RecordedRun(Run):
 
 @contextmanager
 def record(
-    name: str | None = None, *, force: bool = False, capture: str = "auto", gpu: str | None = None
+    name: str | None = None,
+    *,
+    force: bool = False,
+    capture: str = "auto",
+    gpu: str | None = None,
+    modules: bool = False,
 ) -> Iterator[Run]:
     """Records the attention calls of the block, and of processes it starts, into the run ``name``.
 
     ``capture`` "torch" is torch.profiler, "none" the calls alone; "auto" is torch.profiler where a GPU is and
-    nobody else profiles. ``gpu`` is what to predict for. Without a name it is "recorded", "recorded-2", …
+    nobody else profiles. ``gpu`` is what to predict for. ``modules``: ranges around a model's modules, which
+    tell whose the GPU time is and cost time. Without a name it is "recorded", "recorded-2", …
     What the block raises leaves a run that says so, and is raised on; the run can be asked after it.
     Raises RunError where ``name`` is taken and not ``force``d, UsageError for what is no recorder or no GPU.
     """
     run = RecordedRun(name or _NAME)
     raised: BaseException | None = None
     try:
-        with recording(run, named=name is not None, force=force, capture=capture, gpu=gpu) as inside:
+        with recording(
+            run, named=name is not None, force=force, capture=capture, gpu=gpu, modules=modules
+        ) as inside:
             try:
                 yield run
             except BaseException as error:
@@ -105,18 +114,22 @@ def _handed_down(variables: dict[str, str]) -> Iterator[None]:
 class Inside:
     """A block that is being recorded; ``error`` is what it raised."""
 
-    def __init__(self, builder: RunBuilder, capture: RecorderName, notes: list[str]) -> None:
+    def __init__(
+        self, builder: RunBuilder, capture: RecorderName, notes: list[str], *, modules: bool = False
+    ) -> None:
         self.error: BaseException | None = None
         self._builder, self._capture, self._notes = builder, capture, notes
         self._started = time.perf_counter()
         self._files = injected.ProcessFiles(injected.folder_of(builder.folder))
         self._recording = ExitStack()
-        self._recorder = self._begin()
+        self._recorder = self._begin(modules)
 
-    def _begin(self) -> Recorder:
+    def _begin(self, modules: bool) -> Recorder:
         folder = self._builder.folder
         kind = "torch" if self._capture == "torch" else "none"
-        self._recording.enter_context(_handed_down(injected.environment(kind, folder, os.environ)))
+        given = injected.environment(kind, folder, os.environ)
+        modules = modules or os.environ.get(MODULES) == "1"
+        self._recording.enter_context(_handed_down({**given, MODULES: "1" if modules else "0"}))
         ranges, _ = injected.ranges_of(kind)
         # On the disk, so that a run can be made of it should this process be killed.
         recorder = Recorder(ranges, self._files.journal(), self._files.journal)
@@ -167,7 +180,13 @@ class Inside:
 
 @contextmanager
 def recording(
-    run: RecordedRun, *, named: bool, force: bool = False, capture: str = "auto", gpu: str | None = None
+    run: RecordedRun,
+    *,
+    named: bool,
+    force: bool = False,
+    capture: str = "auto",
+    gpu: str | None = None,
+    modules: bool = False,
 ) -> Iterator[Inside]:
     """Records the block into the run that ``run`` becomes. Raises as :func:`record` does."""
     predict = _predict(gpu)
@@ -175,7 +194,7 @@ def recording(
     known = {"config": _begun(predict), "recorder": chosen, "nsys": None}
     with new_run(run.name, force=force, numbered=not named, known=known) as builder:
         pid = os.getpid()
-        inside = Inside(builder, chosen, notes)
+        inside = Inside(builder, chosen, notes, modules=modules)
         try:
             yield inside
         finally:

@@ -21,6 +21,7 @@ from attnprof.instrument.caches import (
     packed_requests,
 )
 from attnprof.instrument.models import describe_model, is_decoder, layers
+from attnprof.instrument.modules import ModuleRanges, wanted
 from attnprof.instrument.recorder import Recorder
 
 
@@ -69,6 +70,7 @@ class StepWatcher:
         self._lengths = CacheLengths()
         self._hooked: weakref.WeakSet[Any] = weakref.WeakSet()
         self._hooks: list[Any] = []
+        self._modules: ModuleRanges | None = None
 
     def forward(
         self, model: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -139,6 +141,7 @@ class StepWatcher:
     def _met(self, model: Any, known: _Model, role: str) -> int:
         """The model's number, after its layers were hooked at its first step."""
         if known.number is None:
+            self._watch_modules(model)
             for block, layer in layers(model):
                 if block not in self._hooked:
                     self._hooked.add(block)
@@ -151,6 +154,14 @@ class StepWatcher:
         else:
             self.recorder.has_role(known.number, role)
         return known.number
+
+    def _watch_modules(self, model: Any) -> None:
+        """Gives the model's modules ranges of their own, where that was asked for."""
+        if wanted() and self.recorder.ranges.active:
+            if self._modules is None:
+                self._modules = ModuleRanges(self.recorder, lambda: self.place.in_tower)
+                self._hooks.append(self._modules)
+            self._modules.watch(model, [block for block, _ in layers(model)])
 
     def _decode(
         self,

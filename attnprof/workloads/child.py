@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from attnprof.errors import EXIT_USAGE, AttnprofError
+from attnprof.model import MODULES
 from attnprof.workloads.spec import ChildSpec, Program
 from attnprof.workloads.written import INTERRUPTED, write_recorded
 
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> int:
     (folder / PID_FILE).write_text(str(os.getpid()))
     _take_up_stdio(handed)
     _take_up_tmpdir(handed)
+    if spec.modules:
+        os.environ[MODULES] = "1"
     if spec.program is not None and spec.program.mode == "other":
         return _run_other(spec, spec.program)
     return _run_recorded(spec, handed)

@@ -191,7 +191,10 @@ def _kept_out(head: str, flags: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """Everything the child needs: what to run, into which folder, and which ranges the recorder sees."""
+    """Everything the child needs: what to run, into which folder, and which ranges the recorder sees.
+
+    ``modules``: those of a model's modules too.
+    """
 
     folder: str
     ranges: RangeKind
@@ -199,6 +202,7 @@ class ChildSpec:
     attention: AttentionOptions | None = None
     program: Program | None = None
     notes: tuple[str, ...] = ()
+    modules: bool = False
 
     @property
     def kind(self) -> str:
@@ -224,6 +228,8 @@ class ChildSpec:
                 given[part] = _changed(value)
         if self.notes:
             given["notes"] = self.notes
+        if self.modules:
+            given["modules"] = True
         return json.dumps(given)
 
     @staticmethod
@@ -240,6 +246,7 @@ class ChildSpec:
             attention=AttentionOptions(**attention) if attention is not None else None,
             program=Program(**program) if program is not None else None,
             notes=tuple(given.get("notes", ())),
+            modules=given.get("modules", False),
         )
 
 

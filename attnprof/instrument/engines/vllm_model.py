@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from attnprof.instrument.engines.entry_point import patch_all
+from attnprof.instrument.modules import ModuleRanges, wanted
 from attnprof.instrument.recorder import Recorder, dtype_name
 from attnprof.instrument.steps import LayerHook, Place
 
@@ -56,7 +57,7 @@ def attention_layers(model: Any) -> Iterator[tuple[int, Any]]:
 
 def hook_layers(recorder: Recorder, runner: Any) -> Callable[[], None]:
     """Makes every decoder layer a range, or its attention alone where the model is compiled as a whole."""
-    model, undo = runner.get_model(), list[Callable[[], None]]()
+    model, undo, blocks = runner.get_model(), list[Callable[[], None]](), list[Any]()
     for layer, attention in attention_layers(model):
         block = None if _compiles(runner) else _block(model, attention.layer_name, layer)
         if block is None:
@@ -65,6 +66,11 @@ def hook_layers(recorder: Recorder, runner: Any) -> Callable[[], None]:
             hook = LayerHook(recorder, Place(), layer)
             undo.append(block.register_forward_pre_hook(hook.enter).remove)
             undo.append(block.register_forward_hook(hook.leave, always_call=True).remove)
+            blocks.append(block)
+    if blocks and wanted() and recorder.ranges.active:
+        modules = ModuleRanges(recorder)
+        modules.watch(model, blocks)
+        undo.append(modules.remove)
     return patch_all(undo)
 
 
