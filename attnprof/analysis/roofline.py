@@ -40,8 +40,8 @@ class RooflineRow:
 
     ``kv_bytes``, ``flops`` and ``gpu_ns`` are sums over ``calls``. ``peak_gb_s`` is the card's memory
     bandwidth by its data sheet and ``peak_tflop_s`` what its matrix units compute in the calls' type, dense;
-    None of a card or type of which the table lacks it. ``sms_busy`` of ``num_sms`` get a thread
-    block of the main kernel, at most. ``in_l2``: what one call reads fits the L2 cache.
+    None of a card or type of which the table lacks it. ``dtype`` is None of calls of several. ``sms_busy`` of
+    ``num_sms`` get a thread block of the main kernel, at most. ``in_l2``: what one call reads fits the L2.
     """
 
     phase: str
@@ -57,6 +57,7 @@ class RooflineRow:
     sms_busy: int
     num_sms: int
     in_l2: bool
+    dtype: str | None = None
 
     @property
     def gb_s(self) -> float:
@@ -151,6 +152,7 @@ def roofline(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu 
         launches = {call.observed.launches[0] for call, _ in members if call.observed}
         busy = [sm_fill(launch, gpu).sms_busy for launch in launches if all(launch.grid)]
         dtypes = {call.call.dtype for call, _ in members if call.call}
+        dtype = dtypes.pop() if len(dtypes) == 1 else None
         largest = max(work.kv_bytes for _, work in members)
         rows.append(
             RooflineRow(
@@ -163,10 +165,11 @@ def roofline(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu 
                 gpu_ns=sum(call.duration_ns or 0 for call, _ in members),
                 lower_bound=any(work.lower_bound for _, work in members),
                 peak_gb_s=model.bandwidth_gb_s if model else None,
-                peak_tflop_s=model.peak_tflop_s(dtypes.pop()) if model and len(dtypes) == 1 else None,
+                peak_tflop_s=model.peak_tflop_s(dtype) if model and dtype else None,
                 sms_busy=max(busy, default=0),
                 num_sms=gpu.num_sms,
                 in_l2=bool(model and model.l2_mb and largest <= model.l2_mb * _MIB),
+                dtype=dtype,
             )
         )
     return sorted(rows, key=lambda row: (row.phase != "decode", row.phase, row.kind, row.num_splits or 0))

@@ -1,4 +1,4 @@
-"""Reads what benchmarks.gpu_evidence timed on a GPU: the split counts of its evidence.json."""
+"""Reads what benchmarks.gpu_evidence timed on a GPU: split counts and peaks of its evidence.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from attnprof.errors import CannotTellError, UsageError
 
 if TYPE_CHECKING:
+    from attnprof.analysis.measured_peaks import MeasuredPeaks
     from attnprof.analysis.measured_splits import MeasuredSplits
+    from attnprof.model import Gpu
 
 NAME = "evidence.json"
 _NUMBER = (int, float)
@@ -25,7 +27,8 @@ _SHAPE = {
     "steps": {
         "splitting": {
             "forced_by": str, "version": str, "call": _CALL, "copy_bytes_per_s": _NUMBER, "rows": [_ROW],
-        }
+        },
+        "peaks": {"copy_bytes_per_s": _NUMBER, "matmul_flops_per_s": {"*": _NUMBER}},
     },
 }  # fmt: skip
 
@@ -35,6 +38,30 @@ def read_measured(path: Path) -> list[MeasuredSplits]:
 
     Raises UsageError for what is no such file, CannotTellError where it is of a rehearsal or says too little.
     """
+    return _measured(*_read(path))
+
+
+def read_peaks(path: Path) -> MeasuredPeaks:
+    """What the card reached at its best, of a file or a folder with one; raises as :func:`read_measured`."""
+    from attnprof.analysis.measured_peaks import MeasuredPeaks
+
+    found, file = _read(path)
+    step = (found.get("steps") or {}).get("peaks") or {}
+    gpu = (found.get("environment") or {}).get("gpu") or {}
+    copied = step.get("copy_bytes_per_s")
+    flops = step.get("matmul_flops_per_s") or {}
+    if _lacks(gpu, _GPU) or not (copied or flops):
+        raise CannotTellError(
+            f"{file} does not say what which GPU reached",
+            hint="measure again: python -m benchmarks.gpu_evidence --only peaks",
+        )
+    reached = {dtype: each / 1e12 for dtype, each in flops.items() if each}
+    date = found.get("date") or "undated"
+    return MeasuredPeaks(_gpu(gpu), copied / 1e9 if copied else None, reached, date, file.name)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Path]:
+    """What the file holds, and the file."""
     from attnprof.files.untrusted import read_json, require_shape
 
     file = path / NAME if path.is_dir() else path
@@ -50,12 +77,11 @@ def read_measured(path: Path) -> list[MeasuredSplits]:
         ) from error
     if found.get("rehearsal"):
         raise CannotTellError(f"{file} is of a rehearsal: no GPU was used", hint="measure on a GPU")
-    return _measured(found, file)
+    return found, file
 
 
 def _measured(found: dict[str, Any], file: Path) -> list[MeasuredSplits]:
     from attnprof.analysis.measured_splits import MeasuredSplits
-    from attnprof.gpus import find_model, make_gpu
     from attnprof.model import AttentionCall
 
     step = (found.get("steps") or {}).get("splitting") or {}
@@ -65,17 +91,13 @@ def _measured(found: dict[str, Any], file: Path) -> list[MeasuredSplits]:
             f"{file} does not say which call it timed on which GPU",
             hint="measure again: python -m benchmarks.gpu_evidence --only splitting",
         )
-    model = find_model(gpu["name"])
-    made = make_gpu(
-        model.name if model else gpu["name"], gpu["sm_major"], gpu["sm_minor"], max(1, gpu["num_sms"])
-    )
     rows = [row for row in step.get("rows") or () if not _lacks(row, _ROW) and _timed(row)]
     return [
         MeasuredSplits(
             AttentionCall(
                 batch=row["batch"], seqlen_k=row["seqlen_k"], **{name: call[name] for name in _CALL}
             ),
-            made,
+            _gpu(gpu),
             step["version"],
             tuple(sorted((int(count), float(us)) for count, us in _timed(row))),
             row["bytes_per_s"],
@@ -86,6 +108,15 @@ def _measured(found: dict[str, Any], file: Path) -> list[MeasuredSplits]:
         )
         for row in rows
     ]
+
+
+def _gpu(facts: dict[str, Any]) -> Gpu:
+    """The GPU of an environment, by the table's name where the table has it."""
+    from attnprof.gpus import find_model, make_gpu
+
+    model = find_model(facts["name"])
+    name = model.name if model else facts["name"]
+    return make_gpu(name, facts["sm_major"], facts["sm_minor"], max(1, facts["num_sms"]))
 
 
 def _timed(row: dict[str, Any]) -> list[tuple[str, float]]:

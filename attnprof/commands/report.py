@@ -89,6 +89,13 @@ def report(
     step: Annotated[
         int | None, typer.Option(metavar="N", help="The step of --figure step. Default: the middle one.")
     ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="EVIDENCE",
+            help="What such a card reached: evidence.json of benchmarks.gpu_evidence, or its folder.",
+        ),
+    ] = None,
     nsys_reports: Annotated[
         str | None,
         typer.Option(
@@ -158,7 +165,12 @@ def report(
     loaded = load(run)
     target = gpu_from_options(gpu, sms, sm)
     recording = loaded.recording
-    summary = summarise(recording, loaded.check(gpu=target, library=library, version=version))
+    peaks = None
+    if measured is not None:
+        from attnprof.commands.measured_evidence import read_peaks
+
+        peaks = read_peaks(measured)
+    summary = summarise(recording, loaded.check(gpu=target, library=library, version=version), peaks)
     if output_format is TableFormat.TABLE:
         from attnprof.report.text import print_report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attnprof.analysis.roofline import RooflineRow
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from attnprof.analysis.layer_kinds import LayerKind
+    from attnprof.analysis.measured_peaks import MeasuredPeaks
+    from attnprof.model import Gpu
 
 _TITLE = "Reading and computing (observed; of one recorded call: K and V, each key once, and time)"
 
@@ -67,10 +69,9 @@ def _scaled(value: float, unit: str) -> str:
 
 def reading_sentence(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind] = ()) -> str:
     """What the decode calls that took most time read, of the peak; "" where no call tells."""
-    decode = [row for row in rows if row.phase == "decode" and row.of_peak is not None]
-    if not decode:
+    row = _longest(row for row in rows if row.phase == "decode" and row.of_peak is not None)
+    if row is None:
         return ""
-    row = max(decode, key=lambda row: row.gpu_ns)
     least = "at least " if row.lower_bound else ""
     text = f"{_whose(row, kinds)} reads K and V at {least}{percent(row.of_peak)} of the memory's peak"
     text += f" ({row.gb_s:,.0f} of {row.peak_gb_s:,} GB/s)"
@@ -81,15 +82,49 @@ def reading_sentence(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind] = (
 
 def computing_sentence(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind] = ()) -> str:
     """What the other calls that took most time compute, of the matrix units' peak; "" where no call tells."""
-    others = [row for row in rows if row.phase != "decode" and row.of_flop_peak is not None]
-    if not others:
+    row = _longest(row for row in rows if row.phase != "decode" and row.of_flop_peak is not None)
+    if row is None:
         return ""
-    row = max(others, key=lambda row: row.gpu_ns)
     peak = f"{row.peak_tflop_s:,.5g} TFLOP/s, dense"
     share = percent(row.of_flop_peak)
     return (
         f"{_whose(row, kinds)} computes at {share} of the matrix units' peak ({row.tflop_s:,.3g} of {peak})."
     )
+
+
+def measured_sentences(
+    rows: Sequence[RooflineRow], kinds: Sequence[LayerKind], peaks: MeasuredPeaks | None, gpu: Gpu | None
+) -> str:
+    """The same against what such a card was seen to reach; "" without ``peaks``."""
+    if peaks is None:
+        return ""
+    if not peaks.is_of(gpu):
+        own = "none that is told" if gpu is None else f"{gpu.name}, {gpu.num_sms} SMs"
+        return (
+            f"{peaks.source} is of {peaks.gpu.name}, {peaks.gpu.num_sms} SMs; this run's GPU is {own}: "
+            "they are not compared."
+        )
+    said, there = [], f"on {peaks.gpu.name}"
+    row = _longest(row for row in rows if row.phase == "decode")
+    if row is not None and peaks.copy_gb_s:
+        share = ("at least " if row.lower_bound else "") + percent(row.gb_s / peaks.copy_gb_s)
+        said.append(
+            f"{_whose(row, kinds)} reads K and V at {share} of what a copy reached {there} "
+            f"({peaks.copy_gb_s:,.0f} GB/s, {peaks.date})."
+        )
+    row = _longest(row for row in rows if row.phase != "decode" and row.dtype in peaks.matmul_tflop_s)
+    if row is not None and row.dtype:
+        reached = peaks.matmul_tflop_s[row.dtype]
+        said.append(
+            f"{_whose(row, kinds)} computes at {percent(row.tflop_s / reached)} of what a {row.dtype} matrix "
+            f"product reached {there} ({reached:,.0f} TFLOP/s, {peaks.date})."
+        )
+    return " ".join(said) or "No call that was recorded and observed is of a kind that was measured."
+
+
+def _longest(rows: Iterable[RooflineRow]) -> RooflineRow | None:
+    """The row that took most GPU time."""
+    return max(rows, key=lambda row: row.gpu_ns, default=None)
 
 
 def _whose(row: RooflineRow, kinds: Sequence[LayerKind]) -> str:

@@ -23,7 +23,12 @@ from attnprof.report.backends import backend_sentences
 from attnprof.report.findings import advice, advice_table
 from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
-from attnprof.report.roofline import computing_sentence, reading_sentence, roofline_table
+from attnprof.report.roofline import (
+    computing_sentence,
+    measured_sentences,
+    reading_sentence,
+    roofline_table,
+)
 from attnprof.report.run_tables import (
     attention_table,
     kernels_table,
@@ -38,6 +43,7 @@ from attnprof.report.work import work_sentences, work_table
 from attnprof.safety.next_command import next_command
 
 if TYPE_CHECKING:
+    from attnprof.analysis.measured_peaks import MeasuredPeaks
     from attnprof.check.recording import Recording
 from attnprof.check.target import model_heads, repeats_heads
 
@@ -65,8 +71,8 @@ class Report:
     next_command: str
 
 
-def summarise(run: Recording, result: CheckResult) -> Report:
-    """Everything that the report command shows of a run and its check."""
+def summarise(run: Recording, result: CheckResult, peaks: MeasuredPeaks | None = None) -> Report:
+    """Everything that the report command shows of a run and its check; ``peaks`` were measured elsewhere."""
     splits = split_rows(result.calls)
     kinds = layer_kinds(splits)
     totals = kernel_totals(run.trace)
@@ -96,6 +102,7 @@ def summarise(run: Recording, result: CheckResult) -> Report:
         "modules": " ".join(work_sentences(work)),
         "reading": reading_sentence(read, kinds),
         "computing": computing_sentence(read, kinds),
+        "measured": measured_sentences(read, kinds, peaks, run.gpu),
     }
     name = run.argument
     return Report(
