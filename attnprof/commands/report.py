@@ -32,6 +32,7 @@ class ReportTable(str, Enum):
     STEPS = "steps"
     MODULES = "modules"
     SERVING = "serving"
+    GRAPHS = "graphs"
     PROCESSES = "processes"
     SPLITTING = "splitting"
     ROOFLINE = "roofline"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.backends import backend_uses
+from attnprof.analysis.graph_replays import graph_replays
 from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.layer_kinds import LayerKind, kind_changes, layer_kinds
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
@@ -21,6 +22,7 @@ from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.dispatch.libraries import library
 from attnprof.report.backends import backend_sentences
 from attnprof.report.findings import advice, advice_table
+from attnprof.report.graph_replays import graph_sentence, graph_table
 from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.roofline import (
@@ -81,12 +83,14 @@ def summarise(run: Recording, result: CheckResult, peaks: MeasuredPeaks | None =
     read = roofline(result.calls, kinds, run.gpu)
     processes = (run.config.get("workload") or {}).get("processes") or ()
     steady = steady_state(run.timeline, run.records, result.calls, processes) if not run.disbelief else None
+    graphs = graph_replays(run, result.gpu)
     costs = split_costs(run.timeline, run.observed, kinds)
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
         "modules": work_table(work),
         "serving": serving_table(steady),
+        "graphs": graph_table(graphs),
         "processes": processes_table(processes),
         "kinds": kinds_table(kinds),
         "splits": splits_table(splits, kinds),
@@ -99,6 +103,7 @@ def summarise(run: Recording, result: CheckResult, peaks: MeasuredPeaks | None =
     }
     said = {
         "serving": steady_sentence(steady),
+        "graphs": graph_sentence(graphs),
         "modules": " ".join(work_sentences(work)),
         "reading": reading_sentence(read, kinds),
         "computing": computing_sentence(read, kinds),
@@ -156,6 +161,8 @@ def _facts(
         facts.append(("layers", f"{kinds_sentence(kinds)}."))
     if steady := sentences.pop("serving"):
         facts.append(("serving", f"{steady}."))
+    if frozen := sentences.pop("graphs"):
+        facts.append(("graphs", frozen))
     if why := time_sentences(phases):
         facts.append(("time", " ".join(why)))
     facts += [(label, text) for label, text in sentences.items() if text]

@@ -28,6 +28,7 @@ _TABLES = (
     "steps",
     "modules",
     "serving",
+    "graphs",
     "processes",
     "kinds",
     "splits",

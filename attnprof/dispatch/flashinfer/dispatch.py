@@ -159,9 +159,7 @@ def _reasons(batch: Batch, plan: Plan, gpu: Gpu) -> tuple[Reason, ...]:
         else f"{plan.fewest_chunks} to {plan.most_chunks}"
     )
     chunk = "all" if batch.disable_split_kv else f"{plan.kv_chunk_size} keys"
-    padding = (
-        f"a CUDA graph keeps it: {plan.padded_batch_size} of them" if batch.cuda_graph else "as many as work"
-    )
+    padding = _padding(plan.padded_batch_size, plan.num_work_items) if batch.cuda_graph else "as many as work"
     return (
         Reason("query tile", str(plan.cta_tile_q), "rows, of queries x heads per KV head"),
         Reason("KV chunk", chunk, why),
@@ -169,6 +167,10 @@ def _reasons(batch: Batch, plan: Plan, gpu: Gpu) -> tuple[Reason, ...]:
         Reason("padded batch", str(plan.padded_batch_size), padding),
         Reason("num_splits", chunks, f"chunks of a sequence's keys, {chunk} each: {why}"),
     )
+
+
+def _padding(padded: int, work_items: int) -> str:
+    return f"a CUDA graph keeps it for any lengths: {padded - work_items} of them are padding"
 
 
 def _reasons_sm90(plan: Plan, gpu: Gpu) -> tuple[Reason, ...]:
@@ -195,7 +197,9 @@ def _decode(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
         why = f"the smallest whose work items fit {room}"
     else:
         why = f"the batch alone fills {room}"
-    padding = "a CUDA graph keeps it" if call.cuda_graph else "as many as work"
+    padding = "as many as work"
+    if call.cuda_graph:
+        padding = _padding(plan.padded_batch_size, plan.num_work_items)
     merged = f"adds up the chunks, {_COMPILED}" if plan.split_kv else "no keys are split"
     reasons = (
         *choice.reasons,
