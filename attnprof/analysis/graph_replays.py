@@ -14,9 +14,10 @@ from typing import Any
 
 from attnprof.check.recording import Recording
 from attnprof.check.target import choose_target
+from attnprof.dispatch.libraries import library as library_of
 from attnprof.dispatch.libraries import predict
 from attnprof.errors import UsageError
-from attnprof.model import AttentionCall, Gpu, Prediction
+from attnprof.model import AttentionCall, Gpu, Library, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ def graph_replays(run: Recording, gpu: Gpu | None = None) -> list[GraphReplays]:
 
 def _row(
     tokens: int, call: AttentionCall, prediction: Prediction, steps: Sequence[Mapping[str, Any]],
-    gpu: Gpu, library: str, version: str,
+    gpu: Gpu, library: Library, version: str,
 ) -> GraphReplays | None:  # fmt: skip
-    capped = library == "vllm_flash_attn" and call.num_splits > 1
+    capped = library_of(library).caps_splits and call.num_splits > 1
     padded = dict(prediction.plan).get("padded_batch_size") if call.cuda_graph else None
     anew, items = [], []
     for step in steps:

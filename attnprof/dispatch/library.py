@@ -100,6 +100,7 @@ class AttentionLibrary(Protocol):
     modelled: str = "its launches are modelled"
     vendor: Literal["nvidia", "amd", "any"] = "nvidia"  # whose GPUs its rules are of
     from_maxima: bool = False  # a paged batch is predicted though of its lengths only the maxima are known
+    caps_splits: bool = False  # an engine that captures a graph gives num_splits as room for so many
     when_absent: str = ""  # what to say where it is not installed, if anything
 
     @property

@@ -15,6 +15,7 @@ class VllmFlashAttention(LibraryOfVersions):
 
     folder = "attnprof.dispatch.vllm_flash_attn"
     entries = ("varlen_fwd",)
+    caps_splits = True
 
     def check_version(self, version: str) -> None:
         from attnprof.dispatch.vllm_flash_attn.versions import extension_for
