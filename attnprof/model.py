@@ -65,7 +65,8 @@ class AttentionCall:
     flash_attn_3 only: its plain and varlen functions take ``num_splits`` 0 for their default of one split and
     -1 for automatic. ``head_dim_v`` is None where V is as wide as Q and K, ``pack_gqa`` where the library
     decides. ``attention_chunk`` is in tokens, ``sm_margin`` in SMs left free; ``scheduler_metadata``: the
-    plan of get_scheduler_metadata is passed.
+    plan of get_scheduler_metadata is passed. ``has_qv``: queries against V are passed beside those against K,
+    as absorbed MLA does, whose Q and K are the rotated part alone.
 
     ``seqlens_q`` and ``seqlens_k`` are each sequence's own lengths, () where only the maxima above are known.
     ``cuda_graph``: the call is made for a CUDA graph. flashinfer only: ``backend``, "" for its own choice,
@@ -98,6 +99,7 @@ class AttentionCall:
     attention_chunk: int = 0
     sm_margin: int = 0
     scheduler_metadata: bool = False
+    has_qv: bool = False
     seqlens_q: tuple[int, ...] = ()
     seqlens_k: tuple[int, ...] = ()
     cuda_graph: bool = False

@@ -6,6 +6,7 @@ kernel runs in Triton's interpreter (TRITON_INTERPRET=1, set here).
 
     pip download --no-deps vllm==0.33.0 && unzip vllm-*.whl 'vllm/*.py' -d vllm-0.33.0
     python -m benchmarks.record_triton vllm vllm-0.33.0 0.33.0 tests/data/golden
+    python -m benchmarks.record_triton vllm_mla vllm-0.33.0 0.33.0 tests/data/golden
     python -m benchmarks.record_triton sglang sglang-0.5.23 0.5.23 tests/data/golden
 """
 
@@ -23,7 +24,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
-ROWS = 800
+ROWS, MLA_ROWS = 800, 300
 _GPUS = (  # name, sm, SMs
     ("A100", 8, 0, 108), ("L40S", 8, 9, 142), ("H100", 9, 0, 132), ("H20", 9, 0, 78), ("B200", 10, 0, 148),
     ("RTX PRO 6000", 12, 0, 188), ("RTX 5060 Ti", 12, 0, 36), ("RTX 5070", 12, 0, 48), ("A10", 8, 6, 72),
@@ -300,6 +301,71 @@ def _vllm_metadata(call: dict[str, Any], attn: ModuleType, tensors: tuple[Any, .
     return builder.build(0, common)
 
 
+def record_vllm_mla(folder: Path, version: str) -> Iterator[dict[str, Any]]:
+    """Decode steps of TRITON_MLA: its implementation's own method over a cache of latents."""
+    import torch
+
+    launches = Launches()
+    sys.meta_path.insert(0, _Finder("vllm"))
+    package, platform = folder / "vllm", SimpleNamespace(is_rocm=lambda: False)
+    triton_utils = _StandIn("vllm.triton_utils")
+    triton_utils.triton, triton_utils.tl = _triton(launches), _StandIn("tl")  # type: ignore[attr-defined]
+    platforms, envs = _StandIn("vllm.platforms"), _StandIn("vllm.envs")
+    platforms.current_platform = platform  # type: ignore[attr-defined]
+    workspace = _StandIn("vllm.v1.worker.workspace")
+    workspace.is_workspace_manager_initialized = lambda: False  # type: ignore[attr-defined]
+    sys.modules |= {
+        each.__name__: each for each in (triton_utils, platforms, envs, workspace)
+    }  # fmt: skip
+    modes = _StandIn("vllm.v1.kv_cache_interface")
+    modes.is_quantized_kv_cache = lambda name: name.startswith("fp8")  # type: ignore[attr-defined]
+    sys.modules["vllm.v1.kv_cache_interface"] = modes
+    operations = next(package.rglob("triton_decode_attention.py"))
+    name = ".".join(operations.relative_to(folder).with_suffix("").parts)
+    _load(name, operations)
+    backend = _load("vllm_triton_mla", package / "v1/attention/backends/mla/triton_mla.py")
+    backend.envs = envs  # type: ignore[attr-defined]
+    own = vars(backend.TritonMLAImpl)
+    forward = own.get("forward_mqa") or own["_forward_decode"]
+    rng = Random(f"vllm mla {version}")
+    for _ in range(MLA_ROWS):
+        call = _vllm_mla_call(rng, version)
+        batch, heads, queries = call["batch"], call["num_heads"], max(call["seqlens_q"])
+        envs.VLLM_BATCH_INVARIANT = call["disable_split_kv"]  # type: ignore[attr-defined]
+        empty = lambda *size, kind=torch.bfloat16: torch.empty(size, dtype=kind, device="meta")  # noqa: E731
+        state = SimpleNamespace(
+            num_heads=heads, kv_lora_rank=512, qk_rope_head_dim=64, scale=1.0, kv_cache_dtype="auto",
+            _sm_count=call["device"]["num_sms"], dcp_world_size=1, _v_up_proj=lambda out: out,
+        )  # fmt: skip
+        lengths = empty(batch, kind=torch.int32)
+        decode = SimpleNamespace(block_table=empty(batch, 8, kind=torch.int32), seq_lens=lengths)
+        metadata = SimpleNamespace(decode=decode, max_seq_len=max(call["seqlens_k"]), causal=True)
+        rows = empty(batch * queries, heads, 576)
+        arguments = [rows, empty(64, call["page_size"], 576), metadata]
+        if version == "0.10.0":  # which takes the parts of the queries one by one
+            arguments[:1] = [rows[..., :512], rows[..., 512:]]
+        else:
+            arguments.append(SimpleNamespace(_k_scale=None))
+        launches.clear()
+        forward(state, *arguments)
+        yield {"call": call, "expect": {"error": None, "launches": [dict(one) for one in launches]}}
+
+
+def _vllm_mla_call(rng: Random, version: str) -> dict[str, Any]:
+    name, major, minor, sms = rng.choice(_GPUS)
+    _, keys = _lengths(rng, 1)
+    queries = rng.choice((1, 1, 1, 2, 4)) if version == "0.33.0" else 1
+    return {
+        "library": "vllm_triton", "version": version, "entry": "batch_mla", "batch": len(keys),
+        "seqlens_q": [queries] * len(keys), "seqlens_k": [max(queries, each) for each in keys],
+        "num_heads": rng.choice((1, 2, 4, 8, 16, 16, 24, 32, 64, 128, 128)), "num_heads_k": 1,
+        "head_dim": 576, "head_dim_v": 512, "dtype": "bf16", "causal": True,
+        "page_size": rng.choice((16, 32, 64)),
+        "disable_split_kv": version != "0.10.0" and rng.random() < 0.15,
+        "device": {"name": name, "sm_major": major, "sm_minor": minor, "num_sms": sms},
+    }  # fmt: skip
+
+
 # SGLang
 
 
@@ -431,7 +497,7 @@ def _sglang_extend(call: dict[str, Any], extend: Any, launches: Launches) -> dic
 
 def main() -> int:
     library, folder, version, out = sys.argv[1:5]
-    record = {"vllm": record_vllm, "sglang": record_sglang}[library]
+    record = {"vllm": record_vllm, "vllm_mla": record_vllm_mla, "sglang": record_sglang}[library]
     path = Path(out) / f"{library}_triton_{version}.jsonl.gz"
     lines = [json.dumps(row) + "\n" for row in record(Path(folder), version)]
     with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:

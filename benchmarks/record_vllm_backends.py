@@ -12,6 +12,9 @@ validate_configuration of every backend with its reasons included, is upstream's
 A row: the inputs, ``backend`` (empty: none is valid, or a forced one is not), ``reasons`` as
 ``NAME: reason; reason | NAME: …`` in the order of the list, ``fa`` the FlashAttention version that
 FlashAttentionImpl settles on, ``decode`` and ``prefill`` what FlashInfer's backend launches for each phase.
+
+With --mla-prefill, a row is a GPU, a dtype and a model's head dims, and the answers are MLA's backend of
+prefill ("" where none is valid) and the FlashAttention that FLASH_ATTN takes there.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import random
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,7 @@ COLUMNS = (
     "v_dim", "topk", "alibi", "softcap", "fa_asked",
 )  # fmt: skip
 ANSWERS = ("backend", "reasons", "fa", "decode", "prefill")
+PREFILL_COLUMNS = ("sm", "dtype", "batch_invariant", "nope", "rope", "v_dim")
 GPUS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
 KV_DTYPES = (
     "auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "nvfp4",
@@ -282,6 +287,29 @@ class Upstream:
         return plain
 
 
+def mla_prefill(upstream: Upstream) -> list[dict[str, Any]]:
+    """MLA's backend of prefill for every GPU, dtype and model."""
+    module = "vllm.v1.attention.backends.mla.prefill"
+    asked = importlib.import_module(f"{module}.selector").MLAPrefillSelectorConfig
+    dimensions = importlib.import_module(f"{module}.base").MLADimensions
+    version = importlib.import_module("vllm.v1.attention.backends.fa_utils").get_flash_attn_version
+    plain, found = rows(1)[0], []
+    for sm, dtype, invariant, dims in product(GPUS, ("bf16", "fp16", "fp32"), (0, 1), dict.fromkeys(MLA_SHAPES)):
+        row = dict(zip(("nope", "rope", "v_dim"), dims, strict=True)) | {"mla": 1, "head_dim": 576}
+        named = dict(zip(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), dims, strict=True))
+        row |= {"sm": sm, "dtype": dtype, "batch_invariant": invariant, "softcap": 0, "topk": 0, "fa_asked": 0}
+        row |= {"mm_prefix": 0, "kv_dtype": "auto", "block_size": None, "non_causal": 0}
+        upstream.configure(plain | row)
+        try:
+            config = asked(dtype=upstream.dtype(dtype), mla_dimensions=dimensions(**named))
+            backend = upstream.platform.get_mla_prefill_backend_cls(config).get_name()
+        except ValueError:
+            backend = ""
+        flash = version(head_size=dims[0] + dims[1], head_size_v=dims[2]) if backend == "FLASH_ATTN" else ""
+        found.append({name: row[name] for name in PREFILL_COLUMNS} | {"backend": backend, "fa": flash or ""})
+    return found
+
+
 def nvfp4_fa2(builder: Any, row: dict[str, Any]) -> bool:
     return bool(row["kv_dtype"].startswith("nvfp4") and builder._nvfp4_kv_on_fa2())
 
@@ -342,8 +370,12 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=6000)
+    parser.add_argument("--mla-prefill", action="store_true")
     options = parser.parse_args()
     upstream = Upstream(options.wheel)
+    if options.mla_prefill:
+        write(options.out, (*PREFILL_COLUMNS, "backend", "fa"), mla_prefill(upstream))
+        return
     from typing import get_args
 
     dtypes = list(get_args(importlib.import_module("vllm.config.cache").CacheDType))

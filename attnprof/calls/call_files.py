@@ -18,7 +18,7 @@ _SHAPE = {
     "seqlen_knew": int, "head_dim_v": int, "pack_gqa": (bool, int), "causal": (bool, int),
     "alibi": (bool, int), "return_softmax": (bool, int), "cache_batch_idx": (bool, int),
     "scheduler_metadata": (bool, int), "seqlens_k": [int], "cuda_graph": (bool, int), "backend": str,
-    "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int,
+    "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int, "has_qv": (bool, int),
 }  # fmt: skip
 ENTRIES = get_args(Entry)
 _LONGEST = 1 << 24  # bytes of a line
@@ -97,6 +97,7 @@ def parse_call(
         attention_chunk=_integer(fields, "attention_chunk", 0),
         sm_margin=_integer(fields, "sm_margin", 0),
         scheduler_metadata=bool(fields.get("scheduler_metadata", False)),
+        has_qv=bool(fields.get("has_qv", False)),
         seqlens_q=lengths["seqlens_q"],
         seqlens_k=lengths["seqlens_k"],
         cuda_graph=bool(fields.get("cuda_graph", False)),

@@ -23,7 +23,9 @@ from attnprof.commands.engine_question import (
     ModelOption,
     SinksOption,
     SparseOption,
+    TensorParallelOption,
     engine_question,
+    of_each_gpu,
     require_engine,
     with_model,
 )
@@ -110,6 +112,7 @@ def _flags(
     mm_prefix: MmPrefixOption = False,
     flash_attn_version: FlashVersionOption = None,
     attention_backend: BackendOption = None,
+    tensor_parallel: TensorParallelOption = 1,
 ) -> None:
     """The flags themselves: what ``call_flags`` adds to a command."""
 
@@ -248,4 +251,4 @@ def _checked(flags: dict[str, Any]) -> tuple[dict[str, Any], Gpu]:
     flags = with_model(flags, (_DEFAULT_HEADS, _DEFAULT_HEAD_DIM))
     heads_k = flags["num_heads_k"] or default_num_heads_k(flags["num_heads"])
     gpu = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"]) or gpu_by_name(DEFAULT_GPU)
-    return flags | {"num_heads_k": heads_k}, gpu
+    return of_each_gpu(flags | {"num_heads_k": heads_k}), gpu

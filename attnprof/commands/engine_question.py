@@ -54,6 +54,10 @@ BackendOption = Annotated[
     str | None,
     typer.Option("--attention-backend", metavar="NAME", help="The attention backend that the user forces."),
 ]
+TensorParallelOption = Annotated[
+    int,
+    typer.Option("--tensor-parallel", min=1, metavar="N", help="GPUs that share out the engine's heads."),
+]
 _TOPK = 2048
 _ENGINE_ONLY = (
     "engine_version", "batch_invariant", "sinks", "mla", "sparse", "mm_prefix", "flash_attn_version",
@@ -73,21 +77,39 @@ def option(name: str) -> str:
 def with_model(flags: dict[str, Any], default_heads: tuple[Any, Any]) -> dict[str, Any]:
     """The flags with the heads of ``--model``. Raises UsageError for an unknown one, and for two answers."""
     from attnprof.workloads.presets import PRESETS, find_preset
+    from attnprof.workloads.served_models import SERVED
 
     if flags.get("model") is None:
         return flags
-    preset = find_preset(flags["model"])
+    served = SERVED.get(flags["model"].lower())
+    preset = served or find_preset(flags["model"])
     if preset is None:
-        raise UsageError(f"no model {flags['model']!r}", hint=f"known are {', '.join(PRESETS)}")
+        raise UsageError(f"no model {flags['model']!r}", hint=f"known are {', '.join((*PRESETS, *SERVED))}")
+    if served is not None and flags.get("engine") is None:
+        raise UsageError(
+            f"{flags['model']} is known to engines alone: how its layers call a library is theirs to say",
+            hint="give --engine vllm or --engine sglang",
+        )
     if (flags["num_heads"], flags["head_dim"]) != default_heads or flags["num_heads_k"] is not None:
         raise UsageError("--model and the flags of heads describe two layers", hint="give one of them")
     heads = {"num_heads": preset.num_heads, "num_heads_k": preset.num_heads_k, "head_dim": preset.head_dim}
-    return flags | heads
+    kind = {"mla": served.mla, "sparse": served.sparse, "sinks": served.sinks} if served is not None else {}
+    return flags | heads | {name: True for name, holds in kind.items() if holds}
+
+
+def of_each_gpu(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags with the heads of one GPU of ``--tensor-parallel``. Raises UsageError for uneven shares."""
+    size = flags["tensor_parallel"]
+    if flags["num_heads"] % size:
+        raise UsageError(f"{flags['num_heads']} heads cannot be shared out over {size} GPUs evenly")
+    heads_k = max(1, flags["num_heads_k"] // size)
+    return flags | {"num_heads": flags["num_heads"] // size, "num_heads_k": heads_k}
 
 
 def require_engine(flags: dict[str, Any]) -> None:
     """Raises UsageError for a flag that only an engine answers, without one, and for a library with one."""
     given = [name for name in _ENGINE_ONLY if flags.get(name)]
+    given += ["tensor_parallel"] if flags.get("tensor_parallel", 1) > 1 else []
     if flags.get("engine") is None:
         if given or flags.get("kv_dtype", "auto") != "auto":
             name = option(given[0] if given else "kv_dtype")

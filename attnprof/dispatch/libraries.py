@@ -30,6 +30,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn_4": "attnprof.dispatch.flash_attn4",
     "flashinfer": "attnprof.dispatch.flashinfer",
     "flash_mla": "attnprof.dispatch.flash_mla",
+    "cutlass_mla": "attnprof.dispatch.cutlass_mla",
     "flex_attention": "attnprof.dispatch.flex_attention",
     "aiter": "attnprof.dispatch.aiter",
     "vllm_triton": "attnprof.dispatch.vllm_triton",

@@ -15,6 +15,7 @@ from attnprof.dispatch.engines.sglang import engine as sglang
 from attnprof.dispatch.engines.vllm import old_selector
 from attnprof.dispatch.engines.vllm.conditions import reasons
 from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
+from attnprof.dispatch.engines.vllm.mla_calls import prefill_backend, prefill_flash_attention
 from attnprof.dispatch.engines.vllm.selector import priorities
 from attnprof.dispatch.vllm_flash_attn.versions import predict
 from attnprof.gpus import make_gpu
@@ -146,19 +147,20 @@ def test_the_split_counts_of_the_shipped_flash_attention_3() -> None:
         assert predict(call, gpu, "fa3").num_splits == number["num_splits"], row
 
 
-def test_every_launch_of_the_shipped_extensions_is_predicted() -> None:
-    recorded = golden_rows("vllm_flash_attn_wheel_0.33.0.jsonl.gz")
+@pytest.mark.parametrize("wheel", ["0.33.0", "0.20.2", "0.10.2"])
+def test_every_launch_of_the_shipped_extensions_is_predicted(wheel: str) -> None:
+    recorded = golden_rows(f"vllm_flash_attn_wheel_{wheel}.jsonl.gz")
     counted = Counter(row["call"]["version"] for row in recorded)
-    assert counted == {"fa2": 888, "fa3": 248}
-    refused = 0
+    assert counted == {"fa2": 888 if wheel == "0.33.0" else 1073, "fa3": 248}
+    refused, state = 0, version_of(wheel).rules.wheel
     for row in recorded:
         call, gpu, version = recorded_call(row)
-        prediction, expect = predict(call, gpu, version), row["expect"]
+        prediction, expect = predict(call, gpu, f"{version}{state}"), row["expect"]
         ours = [launch_as_recorded(launch, version) for launch in prediction.launches]
         theirs = [without_memory(launch, version) for launch in expect["launches"]]
         assert (prediction.error, ours) == (expect["error"], theirs), row["call"]
         refused += expect["error"] is not None
-    assert 0 < refused < 200
+    assert 0 < refused < 400
 
 
 def launch_as_recorded(launch: KernelLaunch, version: str) -> dict[str, Any]:
@@ -169,3 +171,34 @@ def launch_as_recorded(launch: KernelLaunch, version: str) -> dict[str, Any]:
 def without_memory(launch: dict[str, Any], version: str) -> dict[str, Any]:
     """The launch; FlashAttention-3's shared memory is not predicted."""
     return {name: value for name, value in launch.items() if version == "fa2" or name != "dynamic_smem"}
+
+
+def test_mlas_backend_of_prefill_and_its_flash_attention_are_upstreams() -> None:
+    recorded = rows("vllm_mla_prefill_0.33.0.csv.gz")
+    for row in recorded:
+        dims = {name: int(row[name]) for name in ("nope", "rope", "v_dim")}
+        layer = Layer(
+            128, 1, 576, row["dtype"], mla=True, batch_invariant=row["batch_invariant"] == "1",
+            qk_nope_head_dim=dims["nope"], qk_rope_head_dim=dims["rope"], v_head_dim=dims["v_dim"],
+        )  # fmt: skip
+        taken = prefill_backend(layer, sm_of(row))
+        flash = prefill_flash_attention(layer, sm_of(row)).version if taken == "FLASH_ATTN" else None
+        assert (taken, str(flash or "")) == (row["backend"], row["fa"]), row
+    assert len(recorded) == 300
+    assert {row["backend"] for row in recorded} == {"", "FLASH_ATTN", "TRTLLM_RAGGED"}
+
+
+@pytest.mark.parametrize("version", ["0.33.0", "0.20.2", "0.10.2"])
+def test_every_launch_of_mla_by_the_shipped_flash_attention_3(version: str) -> None:
+    """FLASH_ATTN_MLA's decode with q_v, and prompts of 192 and 128 wide heads."""
+    recorded = golden_rows(f"vllm_flash_attn_mla_{version}.jsonl.gz")
+    wheel, split, prefills = version_of(version).rules.wheel, 0, 0
+    for row in recorded:
+        call, gpu, name = recorded_call(row)
+        prediction, expect = predict(call, gpu, f"{name}{wheel}"), row["expect"]
+        ours = [launch_as_recorded(launch, name) for launch in prediction.launches]
+        theirs = [without_memory(launch, name) for launch in expect["launches"]]
+        assert (prediction.error, ours) == (expect["error"], theirs), row["call"]
+        split += len(theirs) > 2
+        prefills += not call.has_qv
+    assert min(split, prefills) > 20

@@ -18,7 +18,8 @@ from attnprof.model import AttentionCall
 from tests.conftest import GOLDEN, golden_rows
 from tests.support.command import attnprof
 
-VLLM = ("vllm_triton_0.10.0.jsonl.gz", "vllm_triton_0.20.0.jsonl.gz", "vllm_triton_0.33.0.jsonl.gz")
+VLLM = ("vllm_triton_0.10.0.jsonl.gz", "vllm_triton_0.10.2.jsonl.gz", "vllm_triton_0.20.0.jsonl.gz", "vllm_triton_0.33.0.jsonl.gz")
+VLLM_MLA = tuple(name.replace("vllm_", "vllm_mla_") for name in VLLM)
 SGLANG = "sglang_triton_0.5.23.jsonl.gz"
 
 
@@ -27,7 +28,7 @@ def predicted(name: str) -> list[tuple[dict, dict]]:
     done = attnprof("predict", "--calls", str(GOLDEN / name))
     assert done.code == 0, done.err
     answers, rows = [json.loads(line) for line in done.out.splitlines()], golden_rows(name)
-    assert len(answers) == len(rows) == 800
+    assert len(answers) == len(rows) == (300 if name in VLLM_MLA else 800)
     return list(zip(rows, answers, strict=True))
 
 
@@ -59,6 +60,17 @@ def test_vllms_launches_tiles_and_threshold_are_upstreams(name: str) -> None:
         if not same:
             wrong.append((row, answer))
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", VLLM_MLA)
+def test_the_stages_and_splits_of_triton_mla_are_upstreams(name: str) -> None:
+    splits = set()
+    for row, answer in predicted(name):
+        expect = row["expect"]
+        assert (answer["error"], ours(answer)) == (expect["error"], launches(row)), row["call"]
+        assert answer["num_splits"] == expect["launches"][0]["grid"][2]
+        splits.add(answer["num_splits"])
+    assert splits == {4} if "0.10" in name else len(splits) > 6
 
 
 def test_sglangs_launches_and_splits_of_each_request_are_upstreams() -> None:

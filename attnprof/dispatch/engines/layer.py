@@ -141,7 +141,8 @@ def call_of(library: str, entry: Entry, layer: Layer, step: Step, **fields: Any)
         "seqlens_k": step.seqlens_k,
         "total_q": sum(step.seqlens_q) or None,
     }
-    return AttentionCall(
-        library, entry, step.batch, step.seqlen_q, step.seqlen_k, layer.num_heads, layer.num_heads_k,
-        layer.head_dim, **(said | fields),
-    )  # fmt: skip
+    sizes = {
+        "seqlen_k": step.seqlen_k, "num_heads": layer.num_heads, "num_heads_k": layer.num_heads_k,
+        "head_dim": layer.head_dim,
+    }  # fmt: skip
+    return AttentionCall(library, entry, step.batch, step.seqlen_q, **(sizes | said | fields))

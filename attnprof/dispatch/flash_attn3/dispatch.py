@@ -5,7 +5,7 @@ between versions is a field of Rules. Source: flash_attn hopper/flash_api.cpp (m
 get_pack_gqa, get_pagedkv_tma) and hopper/flash_attn_interface.py.
 
 Checks, num_splits, packing, page loads, template arguments, kernel names, grids and blocks agree with
-upstream's compiled code (tests/data/golden, fa3). Left out: q_v, seqused_q, left padding, a column-major V,
+upstream's compiled code (tests/data/golden, fa3). Left out: seqused_q, left padding, a column-major V,
 and the ATen kernel that zeroes the scheduler's counter, which is no attention launch.
 """
 
@@ -36,6 +36,7 @@ _V_HEAD_DIMS = (
     "(96, 128], or (Q/K <= 64 and V <= 512)."
 )
 _NO_APPEND = "This flash attention build does not support appending KV."
+_NO_SOFTCAP = "This flash attention build does not support tanh softcapping."
 _VARLEN_ONLY = "This flash attention build only supports varlen (for build size reasons)."
 
 
@@ -57,6 +58,7 @@ class _Dispatch:
         packed_q = call.entry == "varlen_fwd" or (call.entry == "fwd_kvcache" and call.total_q is not None)
         varlen = packed_q or call.cache_seqlens
         planned = call.batch <= MAX_PLANNED_BATCH or rules.plans_any_batch
+        planned = planned and (rules.plans_one_split or call.num_splits != 1)
         self.settled = Settled(
             call, rules, gpu.sm_major * 10 + gpu.sm_minor, gpu.num_sms - call.sm_margin, packed_q, varlen,
             dynamic_split=rules.dynamic_split and varlen and planned, causal=call.causal,
@@ -71,10 +73,12 @@ class _Dispatch:
             self.settle_masks()
             self.check_alignment()
             self.check_append()
+            self.check_qv()
             self.choose_page_loads()
             self.choose_num_splits()
             self.choose_packing()
             self.require(self.settled.num_splits <= MAX_SPLITS, f"num_splits > {MAX_SPLITS} not supported")
+            self.require(self.rules.softcap or self.call.softcap <= 0, _NO_SOFTCAP)
             self.require(self.rules.appends or not self.settled.append, _NO_APPEND)
             empty = self.nothing_to_do()
             self.require(bool(empty) or self.settled.varlen or not self.rules.varlen_only, _VARLEN_ONLY)
@@ -169,6 +173,15 @@ class _Dispatch:
                 self.call.seqlen_q <= self.call.seqlen_k,
                 "If k_new is supplied, it must have seqlen <= the seqlen of the KV cache",
             )
+
+    def check_qv(self) -> None:
+        """``q_v`` beside narrow queries, for a wide V."""
+        if self.call.has_qv:
+            self.require(self.call.head_dim <= 64, "q_v is only supported for head_size <= 64")
+            self.require(
+                self.call.dtype in ("bf16", "fp16"), "q_v is only supported for fp16 and bf16 data type"
+            )
+            self.require(self.settled.head_dim_v >= 256, "q_v is only supported for hdim_v >= 256.")
 
     # choices
 

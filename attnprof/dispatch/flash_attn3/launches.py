@@ -85,7 +85,7 @@ class Settled:
         return (
             self.rules.one_mma_group
             and self.call.head_dim in (64, 128)
-            and not self.local
+            and (self.rules.local_in_one_group or not self.local)
             and self.call.seqlen_q * self.groups <= _ONE_MMA_GROUP_QUERIES
         )
 
@@ -177,6 +177,8 @@ def main_launch(settled: Settled) -> KernelLaunch:
     if rules.head_blocks:
         whole = settled.pack_gqa and head_dim == head_dim_v and call.dtype != "fp16" and not split
         loads_blocks = whole and not settled.one_mma_group and settled.groups in _HEAD_BLOCKS
+        if rules.blocks_of_8:
+            loads_blocks = head_dim == head_dim_v and settled.groups == 8
         block_h = settled.groups if loads_blocks else 1
     threads = tile.warps * 32
     q_by_tma = not settled.pack_gqa or (block_h or 1) > 1
@@ -189,7 +191,7 @@ def main_launch(settled: Settled) -> KernelLaunch:
         softcap=call.softcap > 0, varlen=varlen, paged=paged, append=settled.append and varlen,
         pack_gqa=settled.pack_gqa, split=split, persistent=settled.persistent,
         has_epilogue_split=rules.epilogue_split, sorts=settled.sorts if rules.plans_any_batch else None,
-        block_h=block_h, qv_flags=2 if rules.second_qv_flag else 1,
+        block_h=block_h, qv_flags=2 if rules.second_qv_flag else 1, has_qv=call.has_qv,
     )  # fmt: skip
     if settled.persistent:
         per_sm = 2 if arch < 90 and threads == 128 else 1

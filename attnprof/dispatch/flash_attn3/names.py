@@ -97,6 +97,7 @@ class MainKernel:
     sorts: bool | None
     block_h: int | None = None
     qv_flags: int = 1
+    has_qv: bool = False
 
     def name(self) -> str:
         """The demangled name of the kernel."""
@@ -117,7 +118,7 @@ class MainKernel:
                 self.mma_threads // 32, self.stages, self.in_registers, tile, *value_dim, element, "float",
                 "cutlass::arch::Sm80", *masks, self.pack_gqa, self.split,
             )  # fmt: skip
-        has_qv = () if self.head_dim_v is None else (False,) * self.qv_flags
+        has_qv = (self.has_qv, False)[: self.qv_flags] if self.head_dim_v is not None else ()
         return template(
             "flash::CollectiveMainloopFwdSm90",
             self.stages, self.cluster_shape(), tile, *value_dim, element, "float", "cutlass::arch::Sm90",

@@ -48,7 +48,10 @@ class Rules:
     loaded in blocks (``head_blocks``), only packed batches are compiled (``varlen_only``) and nothing that
     ``appends``; more than 992 sequences are not split at all (``one_split_past_planned``), and the combine
     kernel's grid passes over what packed batches leave empty (``sparse_combine``). Since vllm
-    0.33.0 the mainloop names one more flag after HasQv (``second_qv_flag``), false without it.
+    0.33.0 the mainloop names one more flag after HasQv (``second_qv_flag``), false without it. In 0.10 heads
+    are loaded in blocks where 8 share a KV head alone (``blocks_of_8``), no softcap is compiled, and a caller
+    who asks for one split gets no plan (``plans_one_split``); one warp group serves windows too
+    (``local_in_one_group``).
     """
 
     tile: Callable[[TileQuery], Tile] = tile_sm90
@@ -69,6 +72,10 @@ class Rules:
     always_packs: bool = False
     head_blocks: bool = False
     second_qv_flag: bool = False
+    blocks_of_8: bool = False
+    softcap: bool = True
+    plans_one_split: bool = True
+    local_in_one_group: bool = False
     varlen_only: bool = False
     appends: bool = True
     one_split_past_planned: bool = False

@@ -5,6 +5,7 @@ over packed queries, with a block table and seqused_k or with cu_seqlens_k. The 
 3292b778 (2026-05-05), the FA2 ones since 3286005c (2026-07-13); before these, tiles, templates and num_splits
 were others. FA3 agrees with the fork's compiled host code (tests/data/golden, fa3), and both with every
 launch recorded from the wheel of vllm 0.33.0 (vllm_flash_attn_wheel), whose FA3 kernels name one flag more.
+``fa2-0.20.2`` and so on are older wheels', and agree with what these were recorded to launch.
 
 Not modelled: FlashAttention-4 (``cute``, what vLLM prefers on Blackwell), the sparse entries, fwd_kvcache,
 which vLLM no longer calls, context parallelism (cp_world_size > 1), and what vLLM decides before the
@@ -26,6 +27,7 @@ from attnprof.dispatch.engines.vllm.flash_attention import Asked, choose
 from attnprof.dispatch.flash_attn2.dispatch import _Dispatch as _FlashAttention2
 from attnprof.dispatch.flash_attn2.read_back import Build
 from attnprof.dispatch.flash_attn2.rules import Rules as FlashAttention2Rules
+from attnprof.dispatch.flash_attn2.rules import Tile as FlashAttention2Tile
 from attnprof.dispatch.flash_attn2.versions import rules_for
 from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
 from attnprof.dispatch.flash_attn3.read_back import Build as FlashAttention3Build
@@ -38,6 +40,7 @@ DEFAULT_VERSION = "auto"
 BATCH_INVARIANT = "batch-invariant"  # auto, with VLLM_BATCH_INVARIANT=1
 COMMIT = "617264c1"
 OLDER = f"fa3-{COMMIT}"  # FA3 before vllm 0.33.0: one template flag fewer
+FA2_0_10, FA2_0_20, FA3_0_10, FA3_0_20 = "fa2-0.10.2", "fa2-0.20.2", "fa3-0.10.2", "fa3-0.20.2"
 _AUTOMATIC = -1  # 0 is upstream's default of one split in its varlen function
 
 
@@ -79,6 +82,15 @@ def tile_sm90_of_fork(query: TileQuery) -> Tile:
     return tile_sm90(query)
 
 
+def tile_sm90_of_0_10(query: TileQuery) -> Tile:
+    """Source: the launches of the wheel of vllm 0.10.2; FP8 as in the fork."""
+    if not query.fp8 and query.head_dim > 96 and not query.one_mma_group:
+        return tile_sm90(query)
+    if not query.fp8 and query.head_dim <= 64 and query.head_dim_v == 256:
+        return sm90(128, 112, True, False)
+    return tile_sm90_of_fork(query)
+
+
 def _tile_fp8(query: TileQuery) -> Tile:
     head_dim = query.head_dim
     if query.one_mma_group:
@@ -108,11 +120,38 @@ FA3_RULES = Rules(
 SHIPPED_FA3_RULES = replace(FA3_RULES, second_qv_flag=True)  # of the wheel of vllm 0.33.0
 
 
+_FA3_RULES_0_10 = replace(
+    FA3_RULES,
+    tile=tile_sm90_of_0_10,
+    plans_any_batch=False,
+    plans_one_split=False,
+    always_packs=False,
+    blocks_of_8=True,
+    local_in_one_group=True,
+    one_split_past_planned=False,
+    softcap=False,
+)
+_FA3_STATES = {"fa3": SHIPPED_FA3_RULES, OLDER: FA3_RULES, FA3_0_20: FA3_RULES, FA3_0_10: _FA3_RULES_0_10}
+_OWN_VERSIONS = (*EXTENSIONS, *_FA3_STATES, FA2_0_20, FA2_0_10)
+_NO_OTHER_HEAD_DIM = "This flash attention build does not support headdim not being a multiple of 32."
+
+
 class _FlashAttention2OfFork(_FlashAttention2):
     """Upstream's dispatch with pages of 16."""
 
     def check_page_size(self, page_block_size: int) -> None:
         self.require(page_block_size % 16 == 0, "Paged KV cache block size must be divisible by 16")
+
+
+class _FlashAttention2Of010(_FlashAttention2OfFork):
+    """The same without the kernels of uneven head dims."""
+
+    def even(self, bucket: int, tile: FlashAttention2Tile) -> tuple[bool, bool]:
+        return super().even(bucket, tile)[0], True
+
+    def varlen_fwd(self) -> None:
+        super().varlen_fwd()
+        self.require(self.call.head_dim % 32 == 0, _NO_OTHER_HEAD_DIM)
 
 
 def preferred(
@@ -141,12 +180,13 @@ def extension_for(gpu: Gpu, version: str = DEFAULT_VERSION, call: AttentionCall 
 
     Raises UsageError for another version, and where vLLM prefers FlashAttention-4.
     """
-    if version in (*EXTENSIONS, OLDER):
+    if version in _OWN_VERSIONS:
         return version.partition("-")[0]
     if version not in (DEFAULT_VERSION, BATCH_INVARIANT):
         raise UsageError(
             f"vllm_flash_attn {version} is not modelled: the rules known are those of commit {COMMIT}",
-            hint=f"give --version fa2, fa3, auto or {BATCH_INVARIANT}",
+            hint=f"give --version fa2, fa3, {FA2_0_20}, {FA3_0_20}, {FA2_0_10}, {FA3_0_10}, auto or "
+            f"{BATCH_INVARIANT}",
         )
     chosen, _ = preferred(gpu, call, batch_invariant=version == BATCH_INVARIANT)
     if chosen not in EXTENSIONS:
@@ -162,9 +202,9 @@ def predict(
 ) -> Prediction:
     """What vLLM's extension launches for a call of its ``flash_attn_varlen_func`` on ``gpu``.
 
-    version: "fa2", "fa3", OLDER, or "auto" for the one vLLM takes there, "batch-invariant" for that of its
-    batch-invariant mode, in which it asks for one split. ``page_block_size`` stands for a block
-    table; ``seqlen_k`` is max_seqlen_k with or without one; ``num_splits`` 0 is automatic.
+    version: "fa2", "fa3", one of an older wheel, or "auto" for the one vLLM takes there, "batch-invariant"
+    for that of its batch-invariant mode, in which it asks for one split. ``page_block_size`` stands for a
+    block table; ``seqlen_k`` is max_seqlen_k with or without one; ``num_splits`` 0 is automatic.
     Raises UsageError for entries that vLLM does not call.
     """
     chosen = extension_for(gpu, version, call)
@@ -178,15 +218,15 @@ def predict(
     if version == BATCH_INVARIANT:
         call = replace(call, num_splits=1)
     if chosen == "fa2":
-        prediction = _predict_fa2(call, gpu, explain)
+        prediction = _predict_fa2(call, gpu, explain, version)
     else:
-        rules = FA3_RULES if version == OLDER else SHIPPED_FA3_RULES
+        rules = _FA3_STATES.get(version, SHIPPED_FA3_RULES)
         prediction = _predict_fa3(call, gpu, explain, rules)
     if not explain:
         return prediction
     operator = f"torch.ops.{extension.name}.{extension.operator}"
     reason = Reason("operator", operator, f"what vLLM's flash_attn_varlen_func calls of {chosen.upper()}")
-    asked = version not in (*EXTENSIONS, OLDER)
+    asked = version not in _OWN_VERSIONS
     _, why = preferred(gpu, call, batch_invariant=version == BATCH_INVARIANT)
     choice = (Reason("version", chosen.upper(), why),) if asked else ()
     return replace(prediction, reasons=(reason, *choice, *prediction.reasons))
@@ -205,10 +245,15 @@ def _fa2_rules() -> FlashAttention2Rules:
     )
 
 
-def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool = False) -> Prediction:
+def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool = False, version: str = "fa2") -> Prediction:
     if call.num_splits > 1:
         return Prediction(error="FA2 does not support num_splits > 1")
-    return _FlashAttention2OfFork(call, gpu, _fa2_rules(), explain).run()
+    rules = _fa2_rules()
+    if version in (FA2_0_20, FA2_0_10):
+        rules = replace(rules, one_split_narrows=False)
+    if version == FA2_0_10:  # which hands no split count on
+        return _FlashAttention2Of010(replace(call, num_splits=0), gpu, rules, explain).run()
+    return _FlashAttention2OfFork(call, gpu, rules, explain).run()
 
 
 @lru_cache(maxsize=1)
@@ -222,9 +267,9 @@ def fa3_builds() -> tuple[FlashAttention3Build, ...]:
     """``_vllm_fa3_C``, for reading launches back."""
     return tuple(
         FlashAttention3Build(
-            "vllm_flash_attn", ("fa3", "fa3"), rules, partial(_predict_fa3, rules=rules), fork=True
+            "vllm_flash_attn", (name, name), rules, partial(_predict_fa3, rules=rules), fork=True
         )
-        for rules in (SHIPPED_FA3_RULES, FA3_RULES)
+        for name, rules in (("fa3", SHIPPED_FA3_RULES), ("fa3", FA3_RULES), (FA3_0_10, _FA3_RULES_0_10))
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.requests import Lengths, split_range
+from attnprof.dispatch.vllm_triton.mla import predict_mla
 from attnprof.dispatch.vllm_triton.rules import (
     LEAST_GRID_2D,
     MOST_QUERIES_3D,
@@ -43,10 +44,12 @@ class Choice:
 
 def predict_call(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
     """The main kernel, and in 3D what adds up its segments. Raises UsageError for other entries."""
+    if call.entry == "batch_mla":
+        return predict_mla(call, gpu, rules)
     if call.entry != "batch_paged":
         raise UsageError(
             f"{call.entry} of vllm_triton is not modelled: known are steps over a paged cache",
-            hint="give --entry batch_paged",
+            hint="give --entry batch_paged, or batch_mla for decode over a latent cache",
         )
     lengths = Lengths(call)
     if not lengths.tokens:
@@ -86,11 +89,10 @@ def _refusal(call: AttentionCall, rules: Rules, groups: int) -> str:
     """Upstream's words, "" where it takes the call."""
     if not call.causal and not rules.non_causal:
         return "Only causal attention is supported"
-    if not rules.grows:
-        if call.dtype == "fp8" and (call.page_block_size or _PAGE_SIZE) < 32:
-            return "Block size must be at least 32 for fp8"
-        if groups > block_m(groups, rules):
-            return "integer division or modulo by zero"
+    if rules.by_page and call.dtype == "fp8" and (call.page_block_size or _PAGE_SIZE) < 32:
+        return "Block size must be at least 32 for fp8"
+    if not rules.grows and groups > block_m(groups, rules):
+        return "integer division or modulo by zero"
     return ""
 
 

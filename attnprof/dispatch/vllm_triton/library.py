@@ -9,14 +9,17 @@ from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 from attnprof.model import Entry
 
-_FUNCTIONS: Mapping[Entry, str] = {"batch_paged": "vLLM's TRITON_ATTN backend"}
+_FUNCTIONS: Mapping[Entry, str] = {
+    "batch_paged": "vLLM's TRITON_ATTN backend",
+    "batch_mla": "vLLM's TRITON_MLA backend",
+}
 
 
 class VllmTriton(LibraryOfVersions):
-    """``TRITON_ATTN`` of the vllm package: unified_attention over a paged cache."""
+    """``TRITON_ATTN`` of the vllm package, unified_attention over a paged cache; ``TRITON_MLA``'s decode."""
 
     folder = "attnprof.dispatch.vllm_triton"
-    entries = ("batch_paged",)
+    entries = ("batch_paged", "batch_mla")
     dtypes = ("bf16", "fp16", "fp32", "fp8")
     functions = _FUNCTIONS
     packages = ("vllm",)

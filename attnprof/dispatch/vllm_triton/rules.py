@@ -1,12 +1,13 @@
 """vLLM's Triton backend by version: query block, key tile, 2D or 3D, segments, grid.
 
 Source: ``unified_attention`` and ``_get_tile_size`` of ops/triton_unified_attention.py, and
-``TritonAttentionMetadataBuilder`` of backends/triton_attn.py, of the wheels vllm 0.10.0, 0.20.0 and 0.33.0.
+``TritonAttentionMetadataBuilder`` of backends/triton_attn.py, of the wheels vllm 0.10.0, 0.10.2, 0.20.0 and
+0.33.0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnprof.dispatch.heuristic import ceil_div
@@ -28,7 +29,8 @@ class Rules:
     ``threshold``: up to what a step runs in 3D: "blocks" of the 2D grid, "sequences", or "query blocks" of
     the sequences, each of up to MOST_QUERIES_3D queries.  ``grows``: the query block grows beyond 16 heads a
     KV head.  ``by_page``: a key tile is a page.  ``non_causal``: no causal mask is taken too.
-    ``on_sm120``: small batches take more segments there.
+    ``on_sm120``: small batches take more segments there.  ``mla_splits``: splits of TRITON_MLA whatever the
+    lengths, 0 where these decide; ``mla_drafts``: its decode takes several queries a request.
     """
 
     main_2d: str
@@ -38,18 +40,24 @@ class Rules:
     by_page: bool = False
     non_causal: bool = False
     on_sm120: bool = False
+    mla_splits: int = 0
+    mla_drafts: bool = False
 
 
 DEFAULT_VERSION = "0.33.0"
+_0_10 = Rules(
+    "kernel_unified_attention_2d", "kernel_unified_attention_3d", "blocks", grows=False, by_page=True,
+    mla_splits=4,
+)  # fmt: skip
 VERSIONS = {
-    "0.10.0": Rules(
-        "kernel_unified_attention_2d", "kernel_unified_attention_3d", "blocks", grows=False, by_page=True
-    ),
+    "0.10.0": _0_10,
+    "0.10.2": replace(_0_10, grows=True),
     "0.20.0": Rules("kernel_unified_attention", "kernel_unified_attention", "sequences"),
     "0.33.0": Rules(
-        "kernel_unified_attention", "kernel_unified_attention", "query blocks", non_causal=True, on_sm120=True
+        "kernel_unified_attention", "kernel_unified_attention", "query blocks", non_causal=True,
+        on_sm120=True, mla_drafts=True,
     ),
-}
+}  # fmt: skip
 REDUCE = "reduce_segments"
 
 

@@ -18,6 +18,12 @@ from attnprof.model import AttentionCall, Dtype, Entry
 DEFAULT_BLOCK = 16
 _AUTOMATIC_FA4 = -1
 _FEW_TOKENS, _LONG = 256, 131_072  # 0.10: what TensorRT-LLM's kernels were taken for
+_OTHERS = {  # backends without a library of ours -> what of them is not predicted
+    "FLEX_ATTENTION": "vLLM's own block masks for flex_attention, which decide its blocks,",
+    "TURBOQUANT": "the Triton kernels of TURBOQUANT's packed cache",
+    "TRITON_FLASH_ATTN": "two backends' launches in one step, by which requests hold images,",
+    "TRITON_FLASHINFER": "two backends' launches in one step, by which requests hold images,",
+}
 _DTYPES: dict[str, Dtype] = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
 
 
@@ -25,10 +31,10 @@ _DTYPES: dict[str, Dtype] = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
 class Rules:
     """What a version of vLLM decides about a call.
 
-    ``graph_splits``: the most splits under a full CUDA graph with FA3. ``launches``: whether the state of
-    its FlashAttention fork is the one that is modelled. ``fork`` and ``triton``: the versions of its FA4
-    and of its Triton kernels among ours; ``flashinfer_package`` is what its wheel requires. ``cascade``:
-    what it says of cascade attention. ``flash_refusal``: what FLASH_ATTN ends in once taken.
+    ``graph_splits``: the most splits under a full CUDA graph with FA3. ``wheel`` ends the names of its FA2
+    and FA3 among ours. ``fork``, ``cutlass`` and ``triton``: the versions of its FA4 and CUTLASS MLA, "" for
+    ones that were not recorded, and of its Triton kernels; ``flashinfer_package`` is what its wheel requires.
+    ``cascade``: what it says of cascade attention. ``flash_refusal``: what FLASH_ATTN ends in once taken.
     ``flashinfer``: its (decode, prefill) kernels.
     """
 
@@ -36,8 +42,9 @@ class Rules:
     triton: str
     flashinfer_package: str
     graph_splits: int
-    launches: bool
+    wheel: str
     fork: str
+    cutlass: str
     cascade: str
     flash_version: Callable[[Layer, Sm], Version]
     flash_refusal: Callable[[Layer, Sm], str]
@@ -51,21 +58,26 @@ def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reach
     if backend == "FLASHINFER":
         return _flashinfer(layer, step, sm, rules)
     if backend == "TRITON_ATTN":
-        call = _call("vllm_triton", "batch_paged", layer, step)
-        return Reached((_graph(step),), call, rules.triton)
-    if backend == "FLASHMLA" and step.seqlen_q == 1:
-        call = _call("flash_mla", "fwd_kvcache", layer, step, head_dim_v=512)
-        return Reached((_graph(step),), call)
-    return Reached((_graph(step),), why_not=f"the launches of vLLM's {backend} are not modelled")
+        call = vllm_call("vllm_triton", "batch_paged", layer, step)
+        return Reached((graph_note(step),), call, rules.triton)
+    if layer.mla:
+        from attnprof.dispatch.engines.vllm.mla_calls import reach_mla
+
+        return reach_mla(backend, layer, step, sm, rules)
+    return Reached((graph_note(step),), why_not=_not_modelled(backend))
 
 
-def _graph(step: Step) -> Note:
+def _not_modelled(backend: str) -> str:
+    return _OTHERS.get(backend, f"the launches of vLLM's {backend}") + " are not modelled"
+
+
+def graph_note(step: Step) -> Note:
     if step.cuda_graph:
         return Note("CUDA graph", "full", "the step is replayed: what was chosen at capture stays")
     return Note("CUDA graph", "none", "attention is called anew in each step")
 
 
-def _call(
+def vllm_call(
     library: str, entry: Entry, layer: Layer, step: Step, num_splits: int = 0, **more: Any
 ) -> AttentionCall:
     fields: dict[str, Any] = {
@@ -82,9 +94,9 @@ def _flash_attention(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     chosen = rules.flash_version(layer, sm)
     cascade = Note("cascade attention", "no", rules.cascade)
     if refusal := rules.flash_refusal(layer, sm):
-        return Reached((cascade, _graph(step)), why_not=f"vLLM ends with an error: {refusal}")
+        return Reached((cascade, graph_note(step)), why_not=f"vLLM ends with an error: {refusal}")
     if chosen.version is None:
-        refused = (Note("FlashAttention", "none", chosen.why), cascade, _graph(step))
+        refused = (Note("FlashAttention", "none", chosen.why), cascade, graph_note(step))
         return Reached(refused, why_not=f"vLLM ends with an error: {chosen.why}")
     own_kernel = chosen.version == 4 and layer.head_dim == 256 and sm[0] in (10, 11)
     asked, why = splits(layer, step, chosen.version, rules, own_kernel=own_kernel)
@@ -94,23 +106,20 @@ def _flash_attention(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
         Note("num_splits passed", str(asked), why),
         Note("scheduler metadata", "passed" if planned else "not passed", _metadata(layer, chosen.version)),
         cascade,
-        _graph(step),
+        graph_note(step),
     )
-    if not rules.launches:
-        why_not = (
-            f"the FlashAttention that vLLM {rules.version} ships is another state of its fork, whose "
-            "launches are not modelled"
-        )
+    if chosen.version == 4 and not rules.fork:
+        why_not = f"the FlashAttention-4 that vLLM {rules.version} ships was not recorded"
         return Reached(notes, why_not=why_not)
     if layer.kv_dtype != AUTO and chosen.version != 3:
         return Reached(notes, why_not=f"FA{chosen.version} with a {layer.kv_dtype} KV cache is not modelled")
     page: dict[str, Any] = {"page_block_size": HD256_PAGE} if own_kernel and layer.block_size is None else {}
     if chosen.version == 4:
-        call = _call("flash_attn_4", "varlen_fwd", layer, step, asked or _AUTOMATIC_FA4, **page)
+        call = vllm_call("flash_attn_4", "varlen_fwd", layer, step, asked or _AUTOMATIC_FA4, **page)
         return Reached(notes, call, rules.fork)
     fp8: dict[str, Any] = {"dtype": "fp8"} if layer.kv_dtype.startswith("fp8") else {}
-    call = _call("vllm_flash_attn", "varlen_fwd", layer, step, asked, scheduler_metadata=planned, **fp8)
-    return Reached(notes, call, f"fa{chosen.version}")
+    call = vllm_call("vllm_flash_attn", "varlen_fwd", layer, step, asked, scheduler_metadata=planned, **fp8)
+    return Reached(notes, call, f"fa{chosen.version}{rules.wheel}")
 
 
 def splits(
@@ -142,7 +151,7 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
         "xqa": "XQA's decode kernel",
         "native": "FlashInfer's own kernels, planned on the host",
     }
-    notes = (Note(f"{phase} kernel", kernel, other[kernel]), _graph(step))
+    notes = (Note(f"{phase} kernel", kernel, other[kernel]), graph_note(step))
     if kernel == "xqa":
         return Reached(notes, why_not="XQA's launches are not modelled")
     own = "fa2" if sm[0] == 8 else ""
@@ -150,7 +159,7 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     quantized_q = kernel == "trtllm-gen" and layer.kv_dtype.startswith("fp8")
     dtype: dict[str, Any] = {"dtype": "fp8"} if quantized_q else {}
     entry: Entry = "batch_decode" if (phase, kernel) == ("decode", "trtllm-gen") else "batch_paged"
-    call = _call("flashinfer", entry, layer, step, backend=backend, **dtype)
+    call = vllm_call("flashinfer", entry, layer, step, backend=backend, **dtype)
     return Reached(notes, call, rules.flashinfer_package)
 
 

@@ -46,7 +46,17 @@ def _takes_all(layer: Layer, sm: Sm) -> str:
 
 def _rules_0_20(version: str) -> Version:
     rules = calls.Rules(
-        version, "0.20.0", "0.6.8.post1", 32, False, "", _OFF, _old, _takes_all, calls.flashinfer_kernels_0_20
+        version,
+        "0.20.0",
+        "0.6.8.post1",
+        32,
+        "-0.20.2",
+        "",
+        "",
+        _OFF,
+        _old,
+        _takes_all,
+        calls.flashinfer_kernels_0_20,
     )
     return Version(rules)
 
@@ -54,7 +64,7 @@ def _rules_0_20(version: str) -> Version:
 VERSIONS = {
     "0.33.0": Version(
         calls.Rules(
-            "0.33.0", "0.33.0", "0.7.2.post1", 32, True, "vllm-0.33.0", _REMOVED, _new, flash_refusal,
+            "0.33.0", "0.33.0", "0.7.2.post1", 32, "", "vllm-0.33.0", "0.33.0", _REMOVED, _new, flash_refusal,
             calls.flashinfer_kernels,
         ),
         newest=True,
@@ -63,7 +73,7 @@ VERSIONS = {
     "0.20.0": _rules_0_20("0.20.0"),
     "0.10.2": Version(
         calls.Rules(
-            "0.10.2", "0.10.2", "0.3.0", 16, False, "", _BY_ITSELF, old_selector.flash_attn_version,
+            "0.10.2", "0.10.2", "0.3.0", 16, "-0.10.2", "", "", _BY_ITSELF, old_selector.flash_attn_version,
             _takes_all, calls.flashinfer_kernels_0_10,
         ),
         chain=True,
