@@ -294,10 +294,19 @@ def mla_prefill(upstream: Upstream) -> list[dict[str, Any]]:
     dimensions = importlib.import_module(f"{module}.base").MLADimensions
     version = importlib.import_module("vllm.v1.attention.backends.fa_utils").get_flash_attn_version
     plain, found = rows(1)[0], []
-    for sm, dtype, invariant, dims in product(GPUS, ("bf16", "fp16", "fp32"), (0, 1), dict.fromkeys(MLA_SHAPES)):
+    for sm, dtype, invariant, dims in product(
+        GPUS, ("bf16", "fp16", "fp32"), (0, 1), dict.fromkeys(MLA_SHAPES)
+    ):
         row = dict(zip(("nope", "rope", "v_dim"), dims, strict=True)) | {"mla": 1, "head_dim": 576}
         named = dict(zip(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), dims, strict=True))
-        row |= {"sm": sm, "dtype": dtype, "batch_invariant": invariant, "softcap": 0, "topk": 0, "fa_asked": 0}
+        row |= {
+            "sm": sm,
+            "dtype": dtype,
+            "batch_invariant": invariant,
+            "softcap": 0,
+            "topk": 0,
+            "fa_asked": 0,
+        }
         row |= {"mm_prefix": 0, "kv_dtype": "auto", "block_size": None, "non_causal": 0}
         upstream.configure(plain | row)
         try:

@@ -84,7 +84,7 @@ def sweep_engine(
 
 
 def _deciding(question: EngineQuestion, along: str, values: Sequence[int]) -> list[int]:
-    """The values at which something can change: of keys, those that begin a block."""
+    """The values at which something can change: of keys, those that begin a block, or fill one."""
     width = 1
     if along == "seqlen_k":
         made = outcome(
@@ -94,10 +94,10 @@ def _deciding(question: EngineQuestion, along: str, values: Sequence[int]) -> li
         width = _KEYS_PER_BLOCK if page is None or page % _KEYS_PER_BLOCK == 0 else 1
     found, last = [], None
     for value in values:
-        block = (value + width - 1) // width
-        if block != last:
+        blocks = (value + width - 1) // width, value // width
+        if blocks != last:
             found.append(value)
-        last = block
+        last = blocks
     return found
 
 

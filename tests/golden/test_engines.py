@@ -201,4 +201,4 @@ def test_every_launch_of_mla_by_the_shipped_flash_attention_3(version: str) -> N
         assert (prediction.error, ours) == (expect["error"], theirs), row["call"]
         split += len(theirs) > 2
         prefills += not call.has_qv
-    assert min(split, prefills) > 20
+    assert min(split, prefills) >= 20

@@ -18,7 +18,12 @@ from attnprof.model import AttentionCall
 from tests.conftest import GOLDEN, golden_rows
 from tests.support.command import attnprof
 
-VLLM = ("vllm_triton_0.10.0.jsonl.gz", "vllm_triton_0.10.2.jsonl.gz", "vllm_triton_0.20.0.jsonl.gz", "vllm_triton_0.33.0.jsonl.gz")
+VLLM = (
+    "vllm_triton_0.10.0.jsonl.gz",
+    "vllm_triton_0.10.2.jsonl.gz",
+    "vllm_triton_0.20.0.jsonl.gz",
+    "vllm_triton_0.33.0.jsonl.gz",
+)
 VLLM_MLA = tuple(name.replace("vllm_", "vllm_mla_") for name in VLLM)
 SGLANG = "sglang_triton_0.5.23.jsonl.gz"
 

@@ -17,6 +17,8 @@ from tests.support.command import attnprof
 
 QWEN = Layer(28, 4, 128)
 DECODE = Step(64, 1, 4096)
+DEEPSEEK = Layer(128, 128, 576, mla=True)
+SPARSE = Layer(128, 128, 576, mla=True, sparse=True, index_topk=2048)
 MODEL = ("--engine", "vllm", "--model", "qwen2.5-7b", "--seqlen-k", "4096", "--batch", "64")
 
 
@@ -65,8 +67,57 @@ def test_the_prediction_is_the_librarys_for_the_call_that_is_made() -> None:
     assert found.prediction == predict(found.call, gpu_by_name("h100"), "fa3")
     assert (found.call.page_block_size, found.call.scheduler_metadata) == (16, True)
     old = made("vllm", "h100", version="0.20.0")
-    assert old.prediction is None
-    assert "another state of its fork" in old.not_predicted
+    assert old.library_version == "fa3-0.20.2"
+    assert old.prediction == predict(old.call, gpu_by_name("h100"), "fa3-0.20.2")
+    blackwell = made("vllm", "b200", Layer(28, 4, 128, backend="FLASH_ATTN"), version="0.20.0")
+    assert blackwell.not_predicted == "the FlashAttention-4 that vLLM 0.20.0 ships was not recorded"
+
+
+def deepseek(gpu: str, *arguments: str) -> Any:
+    """The JSON of ``explain`` for a decode step of DeepSeek-V3 in vLLM."""
+    step = ("--engine", "vllm", "--model", "deepseek-v3", "--batch", "64", "--seqlen-k", "4096")
+    done = attnprof("explain", *step, "--gpu", gpu, *arguments, "--format", "json")
+    assert (done.code, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+def test_deepseeks_decode_from_the_engine_to_the_grid() -> None:
+    """A backend, a library and a split count of its own on each kind of GPU."""
+    told = {gpu: deepseek(gpu) for gpu in ("b200", "h100", "a100")}
+    assert {gpu: (each["backend"], each["library"], each["num_splits"]) for gpu, each in told.items()} == {
+        "b200": ("FLASHINFER_MLA", "flashinfer", 1), "h100": ("FLASH_ATTN_MLA", "vllm_flash_attn", 55),
+        "a100": ("TRITON_MLA", "vllm_triton", 8),
+    }  # fmt: skip
+    cutlass = deepseek("b200", "--attention-backend", "CUTLASS_MLA", "--block-size", "128", "--batch", "4")
+    assert (cutlass["library"], cutlass["num_splits"]) == ("cutlass_mla", 8)
+    assert deepseek("h100", "--cuda-graph")["num_splits"] == 32
+    assert deepseek("a100", "--batch-invariant")["num_splits"] == 1
+
+
+def test_heads_are_shared_out_over_the_gpus_of_tensor_parallelism() -> None:
+    launches = made("vllm", "h100", Layer(16, 16, 576, mla=True)).prediction.launches
+    told = deepseek("h100", "--tensor-parallel", "8")["explanation"]["launches"]
+    assert [each["grid"] for each in told] == [list(each.grid) for each in launches]
+    assert deepseek("h100", "--tensor-parallel", "8") != deepseek("h100")
+
+
+def test_mlas_prompts_are_attended_by_head_and_few_queries_as_decode() -> None:
+    short, long = made("vllm", "h100", DEEPSEEK, Step(2, 512, 4096)), Step(2, 513, 4096)
+    assert (short.call.head_dim, short.call.head_dim_v, short.call.has_qv) == (64, 512, True)
+    dims = {}
+    for gpu in ("a100", "h100", "b200"):
+        call = made("vllm", gpu, DEEPSEEK, long).call
+        dims[gpu] = (call.library, call.head_dim, call.head_dim_v, call.num_heads_k, call.seqlen_k)
+    assert dims == {
+        "a100": ("vllm_flash_attn", 192, 192, 128, 513), "h100": ("vllm_flash_attn", 192, 128, 128, 513),
+        "b200": ("flash_attn_4", 192, 128, 128, 513),
+    }  # fmt: skip
+    assert (
+        "separate Q, K and V"
+        in made(
+            "vllm", "b200", Layer(64, 64, 576, mla=True, qk_nope_head_dim=192, v_head_dim=256), long
+        ).not_predicted
+    )
 
 
 def test_a_window_is_the_keys_to_the_left_of_a_query() -> None:
@@ -84,7 +135,8 @@ def test_sglang_takes_a_backend_by_gpu_and_one_split_when_deterministic() -> Non
 
 
 def test_what_is_not_modelled_is_said_in_one_sentence() -> None:
-    for found in (made("sglang", "mi300x"), made("vllm", "h100", Layer(128, 1, 576, mla=True))):
+    packed = Layer(28, 4, 128, kv_dtype="turboquant_k8v4")
+    for found in (made("sglang", "mi300x"), made("vllm", "h100", packed), made("vllm", "h100", SPARSE)):
         assert found.prediction is None
         assert found.not_predicted
         assert "\n" not in found.not_predicted
@@ -116,6 +168,12 @@ def test_every_answer_has_launches_a_refusal_or_a_reason(engine: str, gpu: str, 
         ("--engine vllm --flash-attn-version 5", "none of 2, 3, 4"),
         ("--engine vllm --gpu t4", "vLLM refuses bf16 on Tesla T4"),
         ("--engine vllm --live-seqlen 5", "--engine describes a layer and a step"),
+        (
+            "--engine vllm --model deepseek-v3 --tensor-parallel 3",
+            "128 heads cannot be shared out over 3 GPUs",
+        ),
+        ("--model deepseek-v3", "deepseek-v3 is known to engines alone"),
+        ("--tensor-parallel 2", "--tensor-parallel is what an engine decides by"),
         ("--sinks", "--sinks is what an engine decides by"),
         ("--kv-dtype fp8", "--kv-dtype is what an engine decides by"),
     ],
@@ -152,6 +210,13 @@ def test_a_sweep_over_keys_agrees_with_every_single_answer() -> None:
     assert list(counts) == list(range(500, 1301))
     assert counts == {keys: str(made("vllm", "h100", step=Step(2, 1, keys)).num_splits) for keys in counts}
     assert len(set(counts.values())) > 3
+
+
+def test_a_sweep_over_a_models_latents_shows_its_backends_splits() -> None:
+    found = swept("--model", "deepseek-v3", "--gpu", "a100", "--seqlen-k", "1:65536", "--batch", "8")
+    assert {row["backend"] for row in found} == {"TRITON_MLA"}
+    assert [int(row["num_splits"]) for row in found] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert [int(row["seqlen_k_from"]) for row in found][:4] == [1, 1024, 1536, 2560]
 
 
 def test_predict_writes_the_engines_fields_beside_the_predictions() -> None:

@@ -52,7 +52,7 @@ class Rules:
 
 
 def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
-    """What ``backend`` calls for a step."""
+    """What ``backend``, none of MLA's, calls for a step."""
     if backend == "FLASH_ATTN":
         return _flash_attention(layer, step, sm, rules)
     if backend == "FLASHINFER":
@@ -60,10 +60,6 @@ def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reach
     if backend == "TRITON_ATTN":
         call = vllm_call("vllm_triton", "batch_paged", layer, step)
         return Reached((graph_note(step),), call, rules.triton)
-    if layer.mla:
-        from attnprof.dispatch.engines.vllm.mla_calls import reach_mla
-
-        return reach_mla(backend, layer, step, sm, rules)
     return Reached((graph_note(step),), why_not=_not_modelled(backend))
 
 

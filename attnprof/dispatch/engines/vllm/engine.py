@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnprof.dispatch.engines.layer import Choice, Layer, Reached, Sm, Step
-from attnprof.dispatch.engines.vllm import calls, flash_attention, old_selector, selector
+from attnprof.dispatch.engines.vllm import calls, flash_attention, mla_calls, old_selector, selector
 from attnprof.dispatch.engines.vllm.backends import flash_refusal
 from attnprof.dispatch.engines.vllm.conditions import KV_DTYPES
 from attnprof.errors import UsageError
@@ -116,4 +116,5 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) 
     """The call that the backend taken makes."""
     if choice.backend is None:
         return Reached((), why_not="vLLM ends with an error: no backend is valid")
-    return calls.reach(choice.backend, layer, step, (gpu.sm_major, gpu.sm_minor), version.rules)
+    make = mla_calls.reach_mla if layer.mla else calls.reach
+    return make(choice.backend, layer, step, (gpu.sm_major, gpu.sm_minor), version.rules)
