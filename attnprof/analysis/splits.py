@@ -158,7 +158,10 @@ def _of_shape(shape: ObservedShape) -> _Key:
 
 
 def _run_key(key: _Key, main: KernelSignature | None) -> _RunKey:
-    return (key, None, None) if main is None else (key, main.head_dim, main.flag("Is_local"))
+    if main is None:
+        return key, None, None
+    stated = dict(main.stated).get("head_dim")
+    return key, main.head_dim or (stated if isinstance(stated, int) else None), main.local
 
 
 def _key_of(call: CheckedCall) -> _RunKey:

@@ -6,12 +6,17 @@ two different names stay different.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 _GAP = 3  # characters between columns
-_SHORTEST_NAME, _SHORTEST_TEXT = 18, 24
+_SHORTEST_NAME, _SHORTEST_TEXT = 20, 24
 _NOISE = "_kernel"
+_BETWEEN = re.compile(r"[_ ]")  # words of a name
+_LEAST_KEPT = 0.6  # of the width, where a name is cut between its words
 _PLAIN_HEAD = 3  # of a shortened name, at least so many characters before the ellipsis
 
 
@@ -89,12 +94,32 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     if len(set(plain.values())) == len(different):
         names = [plain[name] for name in names]
         different = set(names)
+    names_with = Counter(word for name in different for word in set(_BETWEEN.split(name)))
+    whole = {name: _cut_between_words(name, width, names_with) for name in different}
+    if len(set(filter(None, whole.values()))) == len(different):
+        return [whole[name] for name in names]
     middle = (width - 1) // 2
     for offset in sorted(range(_PLAIN_HEAD, width - 1), key=lambda head: abs(head - middle)):
         short = {name: _cut(name, width, offset) for name in different}
         if len(set(short.values())) == len(different):
             return [short[name] for name in names]
     return [_cut(name, width, middle) for name in names]
+
+
+def _cut_between_words(name: str, width: int, names_with: Mapping[str, int]) -> str:
+    """The name without some of its words, those kept that fewest names have; "" where little is left."""
+    if len(name) <= width:
+        return name
+    starts = [0, *(found.end() for found in _BETWEEN.finditer(name)), len(name)]
+    best, chosen = (0.0, 0, 0), ""
+    for head, tail in combinations(starts, 2):
+        kept = head + len(name) - tail
+        if _LEAST_KEPT * width <= kept + 1 <= width:
+            told = sum(1 / names_with[word] for word in _BETWEEN.split(name[:head] + name[tail:]) if word)
+            found = (told, kept, -abs(head - (len(name) - tail)))
+            if found > best:
+                best, chosen = found, f"{name[:head]}…{name[tail:]}"
+    return chosen
 
 
 def _cut(name: str, width: int, head: int) -> str:

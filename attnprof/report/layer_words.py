@@ -15,7 +15,7 @@ _LAYERS = 24  # characters
 def kind_names(kinds: Sequence[LayerKind]) -> list[str]:
     """What tells each kind from the others, without their number: "sliding (1,024 keys)", "full", …"""
     names = [_windows(kind, kinds) for kind in kinds]
-    for tell in (_place, _heads, _lengths):
+    for tell in (_place, _heads, _lengths, _kernels):
         if len(set(names)) == len(names) and "" not in names:
             break
         told = [tell(kind, kinds) for kind in kinds]
@@ -70,6 +70,13 @@ def _lengths(kind: LayerKind, kinds: Sequence[LayerKind]) -> str:
     return f"({kind.seqlen_k[0]} keys{' throughout' if kind.steady else ''})"
 
 
+def _kernels(kind: LayerKind, kinds: Sequence[LayerKind]) -> str:
+    """The kernels, where nothing else tells kinds apart and they do."""
+    ran = [{row.kernel for row in one.rows} for one in kinds]
+    mine = {row.kernel for row in kind.rows}
+    return f"({', '.join(sorted(mine))})" if ran.count(mine) < len(ran) else ""
+
+
 def kind_titles(kinds: Sequence[LayerKind]) -> list[str]:
     """Each kind with its number: "20 sliding layers (1,024 keys)"; "10 of a step's 12 calls (…)"."""
     return [_title(kind, name) for kind, name in zip(kinds, kind_names(kinds), strict=True)]
@@ -92,7 +99,10 @@ def _title(kind: LayerKind, name: str) -> str:
 
 def _where(kind: LayerKind) -> str:
     named = spans(kind.layers)
-    return named if len(named) <= _LAYERS else f"{spans(kind.layers[:2])}, …"
+    if len(named) <= _LAYERS:
+        return named
+    shown = named[: _LAYERS - 3].rpartition(", ")[0]  # whole spans, as many as there is room for
+    return f"{shown}, …"
 
 
 def kinds_sentence(kinds: Sequence[LayerKind]) -> str:
@@ -140,7 +150,7 @@ def row_label(slots: Sequence[tuple[int, int]], kinds: Sequence[LayerKind]) -> s
 def kinds_table(kinds: Sequence[LayerKind]) -> Table:
     """The kinds of layers with their cost; no rows where all layers are of one kind."""
     columns = (
-        Column("kind"), Column("layers"), Column("calls", "decode calls", right=True, use=0),
+        Column("kind"), Column("layers"), Column("calls", right=True, use=0),
         Column("gpu_ns", "GPU time", right=True), Column("share", "of attention", right=True),
         Column("per_call_ns", "per call", right=True), Column("slots"), Column("window"),
     )  # fmt: skip
@@ -149,9 +159,8 @@ def kinds_table(kinds: Sequence[LayerKind]) -> Table:
     for kind, title in zip(kinds if len(kinds) > 1 else (), kind_titles(kinds), strict=False):
         spent = kind.gpu_ns
         share = spent / total if spent is not None and total else None
-        calls = kind.calls("decode")
-        every = sum(kind.calls(phase) for phase in {row.phase for row in kind.rows})
-        per_call = spent / every if spent is not None and every else None
+        calls = sum(kind.calls(phase) for phase in {row.phase for row in kind.rows})
+        per_call = spent / calls if spent is not None and calls else None
         places = " ".join(f"{layer}:{place}" for layer, place in kind.slots)
         window = kind.geometry.window
         rows.append(

@@ -26,7 +26,7 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
         Column("calls", right=True, use=0), Column("kv_bytes", "K and V", right=True),
         Column("flops", "FLOP", right=True, use=0), Column("ns", "takes", right=True, use=0),
         Column("gb_s", "GB/s", right=True), Column("of_peak", "of peak", right=True),
-        Column("tflop_s", "TFLOP/s", right=True), Column("of_flop_peak", "of peak", right=True),
+        Column("tflop_s", "TFLOP/s", right=True), Column("of_flop_peak", "of FLOP peak", right=True),
         Column("sms", "SMs at work", right=True, use=2),
         Column("intensity", "per byte", right=True, use=0), Column("lower_bound"), Column("in_l2"),
     )  # fmt: skip

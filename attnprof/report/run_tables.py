@@ -130,7 +130,7 @@ def kernels_table(totals: Sequence[KernelTotal]) -> Table:
 
 def verdicts_table(result: CheckResult) -> Table:
     """How many calls got each verdict."""
-    columns = (Column("verdict"), Column("calls", right=True), Column("meaning"))
+    columns = (Column("verdict"), Column("calls", right=True), Column("meaning", wraps=True))
     counts = sorted(result.counts.items(), key=lambda item: (not item[0].failed, -item[1]))
     proof = ", ".join(f"{number:,} {strength}" for strength, number in sorted(result.strengths.items()))
     rows = [

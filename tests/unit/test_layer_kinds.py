@@ -169,6 +169,20 @@ def test_where_layers_are_of_one_kind_nothing_names_it(tmp_path: Path) -> None:
     assert len(run.plot_splits().axes) == 1
 
 
+def test_layers_of_a_public_trace_are_named_by_what_their_kernels_state() -> None:
+    _, kinds = rows_and_kinds(TESTS / "data" / "traces" / "torch_b200_vllm_eager_trtllmgen_fmha.json.gz")
+    assert kind_titles(kinds) == ["18 of a step's 36 calls sliding", "18 of a step's 36 calls full"]
+    assert [kind.calls("prefill") for kind in kinds] == [18, 18]
+    assert {kind.geometry.head_dim for kind in kinds} == {64}
+
+
+def test_many_layers_are_named_in_whole_spans(tmp_path: Path) -> None:
+    layers = [sliding if layer % 4 else full for layer in range(40)]
+    run = load(hybrid_trace(tmp_path / "t.json", layers, steps=2))
+    told = [row[1] for row in summarise(run.recording, run.check()).tables["kinds"].for_people()]
+    assert told == ["0, 4, 8, 12, 16, 20, …", "1–3, 5–7, 9–11, 13–15, …"]
+
+
 def test_kinds_of_calls_that_nobody_names_are_told_apart_too() -> None:
     assert load(F5).calls["layer_kind"].value_counts().tolist() == [60, 12]
 

@@ -43,6 +43,7 @@ _ABSENT = {
     5: ("Is_softcap", "Has_alibi", "Is_local"),
 }
 _FLAGS = {"fwd": _PLAIN_FLAGS, "fwd_splitkv": _SPLIT_FLAGS}
+_LOCAL_MASKS = {"sliding or chunked": True, "causal": False, "dense": False}
 _DTYPES = {"half_t": "fp16", "bfloat16_t": "bf16"}
 
 
@@ -77,6 +78,15 @@ class KernelSignature:
     @property
     def modelled(self) -> bool:
         return self.family in ("fwd", "fwd_splitkv", "fwd_splitkv_combine")
+
+    @property
+    def local(self) -> bool | None:
+        """Whether the kernel was built for a sliding window; None where its name does not tell."""
+        named = {**dict(self.stated), **dict(self.flags or ())}
+        told = named.get("Is_local", named.get("sliding_window"))
+        if isinstance(told, bool):
+            return told
+        return _LOCAL_MASKS.get(str(named.get("mask")))
 
     def flag(self, name: str) -> bool | None:
         """A template boolean by name; None where the name does not carry it."""
