@@ -126,6 +126,8 @@ def read_journal(calls: int, texts: int) -> Kept:
         elif "raised" in line:
             seq, error = line["raised"]
             raised[seq] = {"raised": error}
+        elif "alike" in line:
+            described += described[-1:]
         else:
             described.append(_DESCRIBE[line["describe"]](line["arguments"]))
     steps = [made[number] for number in sorted(made)]

@@ -6,12 +6,12 @@ in its place sees every path, also those inside torch custom ops.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from attnprof.instrument.recorder import Recorder, dtype_name, keep, kept_value, shape, sizes, unread
+from attnprof.instrument.recording import Args, Known, Kwargs, Tell, picking, recording
 from attnprof.instrument.undescribed import (
-    Called,
     UndescribedError,
     described,
     is_fake,
@@ -134,44 +134,94 @@ class ExtensionProxy:
         original = getattr(self._extension, entry)
         recorder = self._recorder
         function = f"{getattr(self._extension, '__name__', library)}.{entry}"
-
         called = (function, library, entry)
+        lists = {count: names for (of, count), names in arguments.items() if of == entry}
 
-        def record(*args: Any, **kwargs: Any) -> Any:
-            names = arguments.get((entry, len(args) + len(kwargs)))
-            if names is None or recorder.paused:
-                recorder.skip_call()
-                if names is None:
-                    recorder.note(f"{function} took {len(args)} arguments, as no known release: not recorded")
-                return original(*args, **kwargs)
-            call = recorder.open_call(describe, called, _look, called, names, args, kwargs)
-            try:
-                return original(*args, **kwargs)
-            except BaseException as error:
-                recorder.call_raised(call, error)
-                raise
-            finally:
-                recorder.end_call()
+        def look(args: Args, kwargs: Kwargs) -> tuple[Args, Args] | None:
+            names = lists.get(len(args) + len(kwargs))
+            if names is None:
+                recorder.note(f"{function} took {len(args)} arguments, as no known release: not recorded")
+                return None
+            if kwargs:  # the extension takes them by its own names
+                raise UndescribedError(f"arguments by name: {', '.join(kwargs)}")
+            with unseen():
+                taken = _snapshot(dict(zip(names, args, strict=True)))
+            return (*called, taken), (*called, unread(taken))
 
-        return record
+        return recording(recorder, original, Known(recorder, called, describe, look), _teller(lists))
 
 
-def _look(
-    called: Called, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The arguments of ``describe``, and the same without tensors. Raises where they cannot be told."""
-    if kwargs:  # the extension takes them by its own names
-        raise UndescribedError(f"arguments by name: {', '.join(kwargs)}")
-    with unseen():
-        taken = _snapshot(dict(zip(names, args, strict=True)))
-    return (*called, taken), (*called, unread(taken))
+def _teller(lists: dict[int, tuple[str, ...]]) -> Tell:
+    """What tells a call from others: of its tensors the shapes, of those whose values count the state too.
+
+    A tensor that was written to is another, and so is one of a number that is no tensor any more.
+    """
+    import torch
+
+    modes, tracing = torch._C._len_torch_function_stack, torch._C._is_tracing
+    transforms, tensor = torch._C._functorch.peek_interpreter_stack, torch.Tensor
+    picks = {
+        count: tuple(
+            picking([at for at, name in enumerate(names) if name in chosen])
+            for chosen in (_SCALARS, _OPTIONAL)
+        )
+        for count, names in lists.items()
+    }
+    optional = {count: [name for name in names if name in _OPTIONAL] for count, names in lists.items()}
+    places: dict[tuple[int, tuple[type, ...]], tuple[list[int], ...] | None] = {}
+
+    def places_of(count: int, kinds: tuple[type, ...]) -> tuple[list[int], ...] | None:
+        """Where tensors are whose shape counts, or their values; and numbers. None where anything else is."""
+        if not {tensor, int, type(None)}.issuperset(kinds):
+            return None
+        given = [
+            (name, lists[count].index(name), kind) for name, kind in zip(optional[count], kinds, strict=True)
+        ]
+        return (
+            [at for name, at, kind in given if name in _SHAPES and kind is tensor],
+            [at for name, at, kind in given if name in _VALUES and kind is tensor],
+            [at for name, at, kind in given if kind is int],
+        )
+
+    def tell(args: Args, kwargs: Kwargs) -> Hashable | None:
+        count = len(args)
+        if kwargs or count not in picks or modes() or tracing() or transforms() is not None:
+            return None
+        q, k, v = args[:3]
+        if not (type(q) is tensor and type(k) is tensor and type(v) is tensor):
+            return None
+        pick_scalars, pick_optional = picks[count]
+        scalars, kinds = pick_scalars(args), (count, tuple(map(type, pick_optional(args))))
+        if kinds not in places:
+            places[kinds] = places_of(*kinds)
+        of = places[kinds]
+        if of is None or not _PLAIN.issuperset(map(type, scalars)):
+            return None
+        shaped, valued, whole = of
+        try:
+            return (
+                kinds, scalars, q.shape, k.shape, v.shape, q.dtype, q.device,
+                *[args[at].shape for at in shaped],
+                *[(id(args[at]), args[at]._version) for at in valued],
+                *[args[at] for at in whole],
+            )  # fmt: skip
+        except RuntimeError:  # a nested tensor has no shape, one of inference mode no version
+            return None
+
+    return tell
 
 
 _TENSORS = ("q", "k", "v")
 _SHAPES = ("q", "k", "v", "k_new", "block_table")
 _WHETHER_GIVEN = ("cache_batch_idx", "scheduler_metadata", "qv", "leftpad_k")
 _ONLY_FA3 = ("pack_gqa", "attention_chunk", "sm_margin", "scheduler_metadata", "qv", "leftpad_k")
+_SCALARS = (
+    "dropout_p", "scale", "causal", "window_left", "window_right", "softcap", "return_softmax", "num_splits",
+    "pack_gqa", "attention_chunk", "sm_margin",
+)  # fmt: skip
+_PLAIN = {bool, int, float, type(None)}
 _VALUES = ("cu_seqlens_q", "cu_seqlens_k", "cache_seqlens", "seqused_k", "max_seqlen_q", "max_seqlen_k")
+_OPTIONAL = ("k_new", "block_table", "alibi_slopes", *_WHETHER_GIVEN, *_VALUES)
 
 
 def _snapshot(given: dict[str, Any]) -> dict[str, Any]:

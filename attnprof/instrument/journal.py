@@ -1,8 +1,8 @@
 """Attention calls as they are made, in memory that outlives the process: kept whatever ends it.
 
-Two shared files: "calls" holds a slot per call, at its ``seq``; "texts" holds JSON lines, one per distinct
-arguments, step and fact. A call whose arguments equal the last one's, as those of all layers in a decode
-step, costs a comparison and a slot. ``attnprof.capture.saved_calls`` reads it.
+Two shared files: "calls" holds a slot per call, at its ``seq``; "texts" holds JSON lines, one per kind of
+call, step and fact. A call of a known kind, as those of all layers in a decode step, costs a slot.
+``attnprof.capture.saved_calls`` reads it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Any
 Describe = Callable[[tuple[Any, ...]], dict[str, Any]]
 
 FORKED = struct.Struct("<q")  # heads "calls": forked processes that made attention calls
-SLOT = struct.Struct("<Iii")  # number of the arguments, from 1; step; layer; -1 for none
+SLOT = struct.Struct("<Iii")  # number of the kind, from 1; step; layer; -1 for none
 _CHUNK = 1 << 20  # bytes had at a time, before they are written: a page that cannot be had would be a SIGBUS
 _HEAD, _SIZE, _pack = FORKED.size, SLOT.size, SLOT.pack_into
 _encode = json.JSONEncoder(default=str, check_circular=False).encode
-_NEVER: tuple[Any, ...] = (object(),)
 
 
 def create() -> tuple[int, int] | None:
@@ -64,21 +63,28 @@ class Journal:
 
     def __init__(self, calls: int, texts: int) -> None:
         self._calls, self._texts = _Region(calls), _Region(texts)
-        self._last: tuple[Describe | None, tuple[Any, ...], int] = (None, _NEVER, 0)
+        self.slots = self._calls.memory
+        self._last: tuple[Describe, tuple[Any, ...]] | None = None
         self._lock = threading.RLock()
-        self._count = self._end = 0
+        self._end = 0
 
-    def call(
-        self, seq: int, step: int | None, layer: int | None, describe: Describe, arguments: tuple[Any, ...]
-    ) -> None:
-        """One call. ``arguments`` must compare and print without asking a device."""
-        same, last, number = self._last
-        if arguments != last or describe is not same:
-            number = self._number(describe, arguments)
-        start, calls = _HEAD + seq * _SIZE, self._calls
-        if start + _SIZE > calls.size:
-            calls.grow(start + _SIZE)
-        _pack(calls.memory, start, number, -1 if step is None else step, -1 if layer is None else layer)
+    def kind(self, describe: Describe, arguments: tuple[Any, ...]) -> None:
+        """One more kind of call: they count from 1. It must compare and print without asking a device."""
+        kind = describe, arguments
+        with self._lock:
+            alike = kind == self._last
+            named = {"describe": describe.__module__, "arguments": arguments}
+            self._write({"alike": True} if alike else named)
+            self._last = kind
+
+    def call(self, seq: int, kind: int, step: int | None, layer: int | None) -> None:
+        """One call, of the kind of this number."""
+        start, step, layer = _HEAD + seq * _SIZE, -1 if step is None else step, -1 if layer is None else layer
+        try:
+            _pack(self.slots, start, kind, step, layer)
+        except struct.error:  # beyond what there is
+            self._calls.grow(start + _SIZE)
+            _pack(self.slots, start, kind, step, layer)
 
     def raised(self, seq: int, error: str) -> None:
         """That a call ended by an exception of this name."""
@@ -96,13 +102,6 @@ class Journal:
         with suppress(ValueError):
             (count,) = FORKED.unpack_from(self._calls.memory)
             FORKED.pack_into(self._calls.memory, 0, count + 1)
-
-    def _number(self, describe: Describe, arguments: tuple[Any, ...]) -> int:
-        with self._lock:
-            self._write({"describe": describe.__module__, "arguments": arguments})
-            self._count += 1
-            self._last = (describe, arguments, self._count)
-            return self._count
 
     def _write(self, line: dict[str, Any]) -> None:
         text = f"{_encode(line)}\n".encode()

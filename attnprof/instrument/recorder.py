@@ -13,35 +13,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from attnprof.instrument.here import Context
 from attnprof.instrument.journal import Describe, Journal
 from attnprof.instrument.ranges import NoRanges, Ranges
-from attnprof.instrument.undescribed import Called, count, reason, undescribed
+from attnprof.instrument.undescribed import count
 from attnprof.model import STEP_PHASES
-
-Look = Callable[..., tuple[tuple[Any, ...], tuple[Any, ...] | None]]
 
 _UNREAD = "on a device, and not read"
 _ROLES = ("decoder", "encoder", "draft")  # the language model is the first of the first that there is
 
 
-class _Context(threading.local):
-    """Where this thread is: the model forward (step) and the layer it is in.
-
-    ``stage`` is "warmup" or "capture" where an engine runs its model on nobody's tokens.
-    """
-
-    step: int | None = None
-    phase: str = "other"
-    layer: int | None = None
-    stage: str | None = None
-
-
 class Recorder:
     """Numbers attention calls, model forwards and layers, and keeps what each call was given.
 
-    Recording a call appends one tuple of shapes, scalars and references and pushes one range: no device
-    synchronisation, no formatting. ``write`` turns the tuples into calls.jsonl afterwards; ``journal`` has
-    the calls of a process that ends before that.
+    What calls are given alike is kept once, as a kind. Recording a call of a known kind appends one tuple of
+    numbers and pushes one range: no device synchronisation, no formatting. ``write`` makes calls.jsonl of
+    both afterwards; ``journal`` has them for a process that ends before that.
     """
 
     def __init__(
@@ -62,52 +49,70 @@ class Recorder:
         self._named = False
         self.paused = False
         self.requests: Mapping[str, Any] = {}  # of the engine's step that is open, by the engine's names
-        self._calls: list[tuple[Any, ...]] = []
+        self._calls: list[tuple[int, int | None, str, int | None, int]] = []
+        self._kinds: list[tuple[Describe, tuple[Any, ...]]] = []
+        self.forgetting: list[Callable[[], None]] = []  # what kinds are known by number, for the next fork
         self._raised: dict[int, dict[str, str]] = {}
         self._seq = itertools.count()
-        self._lock = threading.Lock()
-        self._context = _Context()
-        self._attn = self.ranges.channel("attn")
-        self._layer = self.ranges.channel("layer")
+        self._lock = threading.RLock()
+        self.context = Context()
+        attn, layer = self.ranges.channel("attn"), self.ranges.channel("layer")
+        self._push_attn, self._pop_attn = attn.push, attn.pop
+        self._push_layer, self._pop_layer = layer.push, layer.pop
         self._phases = {phase: self.ranges.channel(phase) for phase in STEP_PHASES}
-        self._forked = False
+        self.forked = False
         self._journal_before_fork: Journal | None = None
         os.register_at_fork(after_in_child=functools.partial(_note_fork_of, weakref.ref(self)))
 
     @property
     def in_step(self) -> bool:
-        return self._context.step is not None
+        return self.context.here.step is not None
 
-    def open_call(self, describe: Describe, called: Called, look: Look, *given: Any) -> int:
-        """Opens the range of one attention call and returns its number, whatever the call was given.
+    @property
+    def num_calls(self) -> int:
+        return len(self._calls)
 
-        ``look(*given)`` takes the arguments of ``describe``, and the same without tensors, or raises: then
-        the call is kept as one that is not described, with the reason.
-        """
-        try:
-            arguments, plain = look(*given)
-        except Exception as error:
-            describe, arguments, plain = undescribed, (*called, reason(error)), None
-        return self.begin_call(describe, arguments, plain)
+    def turned_away(self) -> bool:
+        """Whether a call made now is none of this recorder's; where it is paused, or in a forked process."""
+        if self.forked:
+            self._begin_in_fork()
+        if self.paused:
+            self.skip_call()
+        return self.paused
 
-    def begin_call(
+    def kind(
         self, describe: Describe, arguments: tuple[Any, ...], plain: tuple[Any, ...] | None = None
     ) -> int:
-        """Opens the range of one attention call; ``describe(arguments)`` gives its fields when written.
+        """The number of a kind of call, from 1; ``describe(arguments)`` gives its fields when written.
 
-        ``plain`` is the same where the arguments hold tensors, without them. Returns the call's number.
+        ``plain`` is the same where the arguments hold tensors, without them.
         """
-        if self._forked:
+        if self.forked:
             self._begin_in_fork()
-        context = self._context
-        seq, step, layer = next(self._seq), context.step, context.layer
-        self._calls.append((seq, step, context.phase, layer, describe, arguments))
-        if self.journal is not None:
+        kind = describe, arguments
+        with self._lock:
+            kinds = self._kinds
+            if plain is None and kinds and kinds[-1] == kind:
+                return len(kinds)
+            kinds.append(kind)
+            if self.journal is not None:
+                try:
+                    self.journal.kind(describe, arguments if plain is None else plain)
+                except OSError:
+                    self.journal = None
+            return len(kinds)
+
+    def begin_call(self, kind: int) -> int:
+        """Opens the range of one attention call and returns the call's number."""
+        here, journal = self.context.here, self.journal
+        seq, step, layer = next(self._seq), here.step, here.layer
+        self._calls.append((seq, step, here.phase, layer, kind))
+        if journal is not None:
             try:
-                self.journal.call(seq, step, layer, describe, arguments if plain is None else plain)
+                journal.call(seq, kind, step, layer)
             except OSError:
                 self.journal = None
-        self._attn.push(seq)
+        self._push_attn(seq)
         return seq
 
     def call_raised(self, call: int, error: BaseException) -> None:
@@ -118,7 +123,7 @@ class Recorder:
                 self.journal.raised(call, type(error).__name__)
 
     def end_call(self) -> None:
-        self._attn.pop()
+        self._pop_attn()
 
     def begin_step(
         self,
@@ -132,14 +137,14 @@ class Recorder:
 
         Steps count from 0 over the whole process. ``more`` are further facts of it.
         """
-        if self._forked:
+        if self.forked:
             self._begin_in_fork()
         made = {"phase": phase, "batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, **(more or {})}
         with self._lock:
             step = len(self.steps)
             self.steps.append({"step": step, **made})
         self._keep_step(step)
-        context = self._context
+        context = self.context.here
         outer = context.step, context.phase, context.layer
         context.step, context.phase, context.layer = step, phase, None
         self._phases[phase].push(step)
@@ -148,13 +153,13 @@ class Recorder:
     @property
     def next_step(self) -> int:
         """The number that the next step will have."""
-        if self._forked:
+        if self.forked:
             self._begin_in_fork()
         return len(self.steps)
 
     def begin_ahead(self, phase: str) -> tuple[Any, ...]:
         """Opens what runs ahead of the next step's forward but is part of it; as ``begin_step``."""
-        step, context = self.next_step, self._context
+        step, context = self.next_step, self.context.here
         outer = context.step, context.phase, context.layer
         context.step, context.phase, context.layer = step, phase, None
         self._phases[phase].push(step)
@@ -167,7 +172,7 @@ class Recorder:
 
     def amend_step(self, **facts: Any) -> None:
         """Further facts of the step that is open."""
-        step = self._context.step
+        step = self.context.here.step
         if step is not None:
             self.steps[step] |= facts
             self._keep_step(step)
@@ -175,17 +180,17 @@ class Recorder:
     @property
     def open_step(self) -> dict[str, Any]:
         """The facts of the step that is open, {} outside of any."""
-        step = self._context.step
+        step = self.context.here.step
         return {} if step is None else self.steps[step]
 
     @property
     def stage(self) -> str | None:
-        return self._context.stage
+        return self.context.here.stage
 
     @contextmanager
     def staged(self, stage: str) -> Iterator[None]:
         """Inside the block an engine warms up, or captures a graph: what it calls is of no step."""
-        context = self._context
+        context = self.context.here
         outer, context.stage = context.stage, stage
         try:
             yield
@@ -193,8 +198,9 @@ class Recorder:
             context.stage = outer
 
     def end_step(self, outer: tuple[Any, ...] = (None, "other", None)) -> None:
-        self._phases[self._context.phase].pop()
-        self._context.step, self._context.phase, self._context.layer = outer
+        here = self.context.here
+        self._phases[here.phase].pop()
+        here.step, here.phase, here.layer = outer
 
     def _keep_step(self, step: int) -> None:
         if self.journal is not None:
@@ -203,13 +209,14 @@ class Recorder:
 
     def begin_layer(self, layer: int) -> int | None:
         """Opens one decoder layer and returns the enclosing one, to be handed to ``end_layer``."""
-        outer, self._context.layer = self._context.layer, layer
-        self._layer.push(layer)
+        here = self.context.here
+        outer, here.layer = here.layer, layer
+        self._push_layer(layer)
         return outer
 
     def end_layer(self, outer: int | None) -> None:
-        self._layer.pop()
-        self._context.layer = outer
+        self._pop_layer()
+        self.context.here.layer = outer
 
     def found_model(self, model: dict[str, Any], attn_implementation: str | None) -> None:
         """The model that the run is about, where the workload knows it."""
@@ -275,16 +282,21 @@ class Recorder:
 
     def skip_call(self) -> None:
         """A call made while paused. Those of a forked process may be lost: that there were some is kept."""
-        if self._forked and self._journal_before_fork is not None:
-            self._forked = False
+        if self.forked and self._journal_before_fork is not None:
+            self.forked = False
             self._journal_before_fork.forked()
 
     def write(self, path: Path) -> int:
         """Writes calls.jsonl, one object per call in order of ``seq``; returns the number of calls."""
+        fields: dict[int, str] = {}
         with path.open("w", encoding="utf-8") as file:
-            for seq, step, phase, layer, describe, arguments in sorted(self._calls, key=lambda call: call[0]):
-                record = {"seq": seq, "step": step, "phase": phase, "layer": layer, **describe(arguments)}
-                file.write(json.dumps(record | self._raised.get(seq, {})) + "\n")
+            for seq, step, phase, layer, kind in sorted(self._calls):
+                if kind not in fields:
+                    describe, arguments = self._kinds[kind - 1]
+                    fields[kind] = json.dumps(describe(arguments))[1:-1]
+                place = json.dumps({"seq": seq, "step": step, "phase": phase, "layer": layer})[:-1]
+                raised = f", {json.dumps(self._raised[seq])[1:-1]}" if seq in self._raised else ""
+                file.write(f"{place}, {fields[kind]}{raised}}}\n")
         return len(self._calls)
 
     def fact(self, name: str, value: Any) -> None:
@@ -296,22 +308,24 @@ class Recorder:
     def _note_fork(self) -> None:
         if self.journal is not None:
             self._journal_before_fork, self.journal = self.journal, None  # which is the other process's
-        self._forked = True
+        self.forked = True
         self.paused = self._journal_of_fork is None
 
     def _begin_in_fork(self) -> None:
         """At the first step or call of a forked process: what it makes is its own, and counts from 0."""
         if self._journal_of_fork is None:
             return
-        self._calls, self._raised, self.steps, self._seq = [], {}, [], itertools.count()
-        self.generations, self._lock = [], threading.Lock()
+        self._calls, self._kinds, self._raised, self._seq = [], [], {}, itertools.count()
+        self.steps, self.generations, self._lock = [], [], threading.RLock()
+        for forget in self.forgetting:
+            forget()
         try:
             self.journal = self._journal_of_fork()
         except OSError:
             self.paused = True
             self.skip_call()
             return
-        self._forked = False
+        self.forked = False
         for name in ("models", "model", "attn_implementation"):
             self.fact(name, getattr(self, name))
         for sentence in self.notes:

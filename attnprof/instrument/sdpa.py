@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from attnprof.instrument.recorder import Recorder, dtype_name, shape, sizes
+from attnprof.instrument.recording import Known
 from attnprof.instrument.undescribed import (
     described,
     flag,
@@ -24,41 +25,93 @@ _CALLED = (FUNCTION, "torch", "sdpa")
 _BACKENDS = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}  # at::SDPBackend
 
 
+class _Absent:
+    """In place of an argument that was not given."""
+
+
+_NO: Any = _Absent
+_FLOAT, _BOOL, _NUMBER = {float, type}, {bool, type}, {float, type(None), type}  # or not given
+
+
 def patch(recorder: Recorder) -> Callable[[], None]:
     """Replaces the function by one that records and forwards; returns what puts the original back."""
     import torch
 
-    functional = torch.nn.functional
-    original = functional.scaled_dot_product_attention
-    is_compiling, tracing = torch.compiler.is_compiling, torch._C._get_tracing_state
-    modes = torch._C._len_torch_function_stack
-    simple = {torch.Tensor, torch.nn.Parameter, float, bool, type(None)}  # nobody looks on
+    functional, tensor = torch.nn.functional, torch.Tensor
+    original: Any = functional.scaled_dot_product_attention
+    is_compiling, tracing = torch.compiler.is_compiling, torch._C._is_tracing
+    modes, transforms = torch._C._len_torch_function_stack, torch._C._functorch.peek_interpreter_stack
+    known = Known(recorder, _CALLED, describe, _look)
 
+    # What ``recording`` does, all in one function with parameters of its own: calls of functions, and
+    # dictionaries of named arguments, would cost as much again as all else.
     @functools.wraps(original)
-    def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Any:
-        # Inside torch.compile a recorder would become a guard and force a recompilation per call.
-        if is_compiling():
-            return original(*args, **kwargs)
-        if recorder.paused:
-            recorder.skip_call()
-            return original(*args, **kwargs)
-        look = _look
-        if not (
-            simple.issuperset(map(type, args))
-            and (not kwargs or simple.issuperset(map(type, kwargs.values())))
-            and not modes()
-            and tracing() is None
+    def scaled_dot_product_attention(
+        *args: Any,
+        attn_mask: Any = _NO,
+        dropout_p: Any = _NO,
+        is_causal: Any = _NO,
+        scale: Any = _NO,
+        enable_gqa: Any = _NO,
+        **more: Any,
+    ) -> Any:
+        if is_compiling() or ((recorder.paused or recorder.forked) and recorder.turned_away()):
+            return original(*args, **_given(attn_mask, dropout_p, is_causal, scale, enable_gqa), **more)
+        told: Any = None
+        mask, dropout, causal = attn_mask, dropout_p, is_causal
+        if len(args) == 3:
+            q, k, v = args
+        elif len(args) == 6 and mask is _NO and dropout is _NO and causal is _NO:
+            q, k, v, mask, dropout, causal = args
+        else:
+            q = k = v = None
+        if (
+            type(q) is tensor
+            and type(k) is tensor
+            and type(v) is tensor
+            and (mask is None or mask is _NO or type(mask) is tensor)
+            and type(dropout) in _FLOAT
+            and type(causal) in _BOOL
+            and type(scale) in _NUMBER
+            and type(enable_gqa) in _BOOL
+            and not (more or modes() or tracing())
+            and transforms() is None
         ):
-            given = (*args, *kwargs.values())
-            if _is_foreign(given) and torch.overrides.has_torch_function(given):
+            try:
+                told = (q.shape, k.shape, v.shape, q.dtype, q.device, dropout, causal, scale, enable_gqa,
+                        mask if mask is None or mask is _NO else mask.shape)  # fmt: skip
+                if q.is_cuda:
+                    named = _given(attn_mask, dropout_p, is_causal, scale, enable_gqa)
+                    told = (*told, _backend(args, named))
+            except RuntimeError:  # a strided nested tensor has no shape as a whole
+                told = None
+        before, kind, _ = known.last
+        if told is None or told != before:
+            named = {**_given(attn_mask, dropout_p, is_causal, scale, enable_gqa), **more}
+            given = (*args, *named.values())
+            if told is None and _is_foreign(given) and torch.overrides.has_torch_function(given):
                 # Who overrides the function knows it by the name it has now, and calls it again.
                 return torch.overrides.handle_torch_function(
-                    scaled_dot_product_attention, given, *args, **kwargs
+                    scaled_dot_product_attention, given, *args, **named
                 )
-            look = _look_unseen
-        call = recorder.open_call(describe, _CALLED, look, args, kwargs)
+            kind = known.kind(told, args, named)
+        call = recorder.begin_call(kind)
         try:
-            return original(*args, **kwargs)
+            if (
+                len(args) != 3
+                or attn_mask is _NO
+                or dropout_p is _NO
+                or is_causal is _NO
+                or scale is _NO
+                or enable_gqa is not _NO
+                or more
+            ):
+                named = _given(attn_mask, dropout_p, is_causal, scale, enable_gqa)
+                return original(*args, **named, **more)
+            # As transformers gives them.
+            return original(
+                q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+            )
         except BaseException as error:
             recorder.call_raised(call, error)
             raise
@@ -100,16 +153,19 @@ def _is_foreign(given: tuple[Any, ...]) -> bool:
     return any(kind.__module__.partition(".")[0] != "torch" for kind in overriding)
 
 
-def _look_unseen(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], None]:
-    with unseen():
-        return _look(args, kwargs)
+def _given(attn_mask: Any, dropout_p: Any, is_causal: Any, scale: Any, enable_gqa: Any) -> dict[str, Any]:
+    """Those that were given, by name."""
+    named = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale,
+             "enable_gqa": enable_gqa}  # fmt: skip
+    return {name: value for name, value in named.items() if value is not _NO}
 
 
 def _look(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], None]:
     """What a call was given, without a tensor. Raises where it cannot be told."""
-    taken = _taken(*args, **kwargs)
-    if getattr(taken[4], "type", None) == "cuda":
-        taken = (*taken[:-1], _backend(args, kwargs))
+    with unseen():
+        taken = _taken(*args, **kwargs)
+        if getattr(taken[4], "type", None) == "cuda":
+            taken = (*taken[:-1], _backend(args, kwargs))
     return taken, None
 
 
@@ -157,15 +213,6 @@ def _backend(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
 
 def describe(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """The fields of one call in calls.jsonl."""
-    try:
-        return _described(arguments)
-    except TypeError:  # lists, as a journal has them
-        return described(_fields, _CALLED, arguments)
-
-
-@functools.lru_cache(maxsize=256)
-def _described(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """The same, once for the layers of a step."""
     return described(_fields, _CALLED, arguments)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from attnprof.instrument import Recorder
 from attnprof.instrument.ranges import NoRanges
-from attnprof.instrument.recorder import Describe
 from benchmarks.gpu_evidence.profiled import profiling
 
 STEPS = 64
@@ -32,7 +31,6 @@ class SegmentedRecorder(Recorder):
     def __init__(self, folder: Path) -> None:
         super().__init__(NoRanges())
         self.segments: list[Segment] = []
-        self.num_calls = 0
         self._folder = folder
         self._open = ExitStack()
 
@@ -43,12 +41,6 @@ class SegmentedRecorder(Recorder):
             self.segments.append(segment)
             self._open.enter_context(profiling(segment.trace, cpu=False))
         return super().begin_step(phase, *given)
-
-    def begin_call(
-        self, describe: Describe, arguments: tuple[Any, ...], plain: tuple[Any, ...] | None = None
-    ) -> int:
-        self.num_calls += 1
-        return super().begin_call(describe, arguments, plain)
 
     def close(self) -> int:
         """Waits for the GPU and writes the segment that is open, if one is."""

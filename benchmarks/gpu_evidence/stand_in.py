@@ -162,10 +162,9 @@ class StandIn(TorchFunctionMode):
         def entry(name: str) -> Callable[..., Any]:
             def forward(*args: Any) -> Any:
                 noted = Recorder()
-                noted.begin_call = lambda describe, arguments, plain=None: self._take(  # type: ignore[method-assign]
+                noted.kind = lambda describe, arguments, plain=None: self._take(  # type: ignore[method-assign]
                     describe(arguments), "flash_attn"
                 )
-                noted.end_call = lambda: None  # type: ignore[method-assign]
                 inert = SimpleNamespace(__name__="flash_attn_2_cuda", **{name: lambda *_: None})
                 getattr(hook.ExtensionProxy(inert, noted), name)(*args)
                 out = torch.zeros(args[0].shape, dtype=args[0].dtype)

@@ -213,7 +213,7 @@ def test_an_engine_that_is_not_imported_costs_no_import():
         "print(sorted(name for name in sys.modules if name.startswith('attnprof.instrument.engines.')))"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
-    parts = ("entry_point", "hooks", "torch_functions")
+    parts = ("entry_point", "hooks", "likeness", "torch_functions")
     assert done.stdout.strip() == str([f"attnprof.instrument.engines.{part}" for part in parts])
 
 

@@ -77,7 +77,7 @@ def test_more_calls_and_arguments_than_there_was_room_for_at_first_are_kept(file
 
     def program(recorder: Recorder) -> None:
         for number in range(count):
-            recorder.begin_call(sdpa.describe, ((1, 4, number // 9, 8),) * 3 + OTHERS)
+            recorder.begin_call(recorder.kind(sdpa.describe, ((1, 4, number // 9, 8),) * 3 + OTHERS))
             recorder.end_call()
 
     assert [call["q"][2] for call in kept_of(files, program).calls] == [n // 9 for n in range(count)]
@@ -87,7 +87,7 @@ def test_calls_of_several_threads_are_kept_each_with_its_own_arguments(files):
     def program(recorder: Recorder) -> None:
         def work(first: int) -> None:
             for number in range(first, first + 2000):
-                recorder.begin_call(sdpa.describe, ((1, 4, number, 8),) * 3 + OTHERS)
+                recorder.begin_call(recorder.kind(sdpa.describe, ((1, 4, number, 8),) * 3 + OTHERS))
                 recorder.end_call()
 
         threads = [threading.Thread(target=work, args=(first,)) for first in (0, 10_000, 20_000)]
@@ -123,7 +123,9 @@ def test_no_value_on_a_device_is_compared_or_read(files):
     def program(recorder: Recorder) -> None:
         called = ("flash_attn_2_cuda.varlen_fwd", "flash_attn", "varlen_fwd")
         for _ in range(2):
-            recorder.begin_call(flash_attn.describe, (*called, given), (*called, unread(given)))
+            recorder.begin_call(
+                recorder.kind(flash_attn.describe, (*called, given), (*called, unread(given)))
+            )
             recorder.end_call()
 
     first, second = kept_of(files, program).calls
@@ -153,7 +155,8 @@ def test_calls_of_a_forked_process_are_counted_as_lost_and_disturb_no_other(file
 def test_a_line_cut_by_a_kill_and_a_call_without_arguments_are_left_out(files):
     book = Journal(*files)
     for seq in range(3):
-        book.call(seq, None, None, sdpa.describe, ((1, 4, seq, 8),) * 3 + OTHERS)
+        book.kind(sdpa.describe, ((1, 4, seq, 8),) * 3 + OTHERS)
+        book.call(seq, seq + 1, None, None)
     content = os.pread(files[1], 10_000, 0).rstrip(b"\0")
     os.pwrite(files[1], b"\0" * 20, len(content) - 20)
     assert [call["q"][2] for call in read_journal(*files).calls] == [0, 1]
@@ -166,7 +169,7 @@ def test_where_no_memory_is_left_the_program_goes_on_unrecorded_by_it(files, mon
     recorder = Recorder(None, Journal(*files))
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     for number in range(20_000):
-        recorder.begin_call(sdpa.describe, ((1, 4, number, 8),) * 3 + OTHERS)
+        recorder.begin_call(recorder.kind(sdpa.describe, ((1, 4, number, 8),) * 3 + OTHERS))
     assert recorder.journal is None
     assert 5_000 < len(read_journal(*files).calls) < 20_000
 
@@ -179,7 +182,8 @@ def test_what_is_saved_now_and_then_is_what_the_journal_held(tmp_path, monkeypat
     seq = 0
     for count in (0, 1, 1, 0, 255, 300):  # 256 arguments: a number whose lowest byte is zero
         for _ in range(count):
-            book.call(seq, 0, 0, sdpa.describe, ((1, 4, seq, 8),) * 3 + OTHERS)
+            book.kind(sdpa.describe, ((1, 4, seq, 8),) * 3 + OTHERS)
+            book.call(seq, seq + 1, 0, 0)
             seq += 1
         memory.save(tmp_path)
         saved = saved_journal(tmp_path)

@@ -6,14 +6,16 @@ step that is open, as ``lengths_of`` "step" says; lengths on the host are read a
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 from attnprof.instrument import flash_attn
+from attnprof.instrument.engines.likeness import Likeness
 from attnprof.instrument.recorder import Recorder, shape
+from attnprof.instrument.recording import Args, Known, Kwargs
+from attnprof.instrument.recording import recording as recorded
 from attnprof.instrument.undescribed import Called, is_fake, require_tensors, unseen
 
 # From a function's arguments by name: (library, entry, what ``flash_attn.describe`` turns into a record).
@@ -54,82 +56,25 @@ def recording(
     by_arguments: bool = True,
 ) -> Callable[..., Any]:
     """A function that records and forwards; as ``patch``."""
-    import torch
-
     called = function, library, "fwd"
     names, defaults = parameters(original)
     lengths = Lengths(recorder)
-    is_compiling, tracing = torch.compiler.is_compiling, torch._C._get_tracing_state
-    modes, tell = torch._C._len_torch_function_stack, _likeness(torch)
-    # The step, what tells its calls apart and must live as long, the arguments of ``describe``.
-    last: tuple[Any, tuple[Any, Any], Any] = (None, ((), ()), None)
 
-    def look(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], None]:
-        nonlocal last
-        step = recorder.open_step
-        alike = None
-        if by_arguments and step and not modes() and tracing() is None:
-            alike = tell(args, kwargs)
-            known_step, (known, _), made = last
-            if alike is not None and step is known_step and alike[0] == known:
-                return made, None
+    def look(args: Args, kwargs: Kwargs) -> tuple[Args, None]:
         with unseen():
             filed, entry, taken = read(lengths, defaults | dict(zip(names, args, strict=False)) | kwargs)
         if recorder.stage is not None:
             taken["stage"] = recorder.stage
-        made = (called[0], filed, entry, taken)
-        if alike is not None:
-            last = step, alike, made
-        return made, None
+        return (called[0], filed, entry, taken), None
 
-    @functools.wraps(original)
-    def record(*args: Any, **kwargs: Any) -> Any:
-        if is_compiling():
-            return original(*args, **kwargs)
-        if recorder.paused:
-            recorder.skip_call()
-            return original(*args, **kwargs)
-        call = recorder.open_call(describe, called, look, args, kwargs)
-        try:
-            return original(*args, **kwargs)
-        except BaseException as error:
-            recorder.call_raised(call, error)
-            raise
-        finally:
-            recorder.end_call()
-
-    return record
+    # What a step's calls are told by lives as long as they are known, and is of use in that step alone.
+    alike = Likeness(recorder, names)
+    known = Known(recorder, called, describe, look, alike.keep, most=8)
+    return recorded(recorder, original, known, alike.tell if by_arguments else _untold)
 
 
-def _likeness(torch: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[list[Any], list[Any]] | None]:
-    """What tells the calls of one step apart: of tensors shape and type, of integers which tensor it is.
-
-    With it what must live as long. None where a tensor is of a class of its own.
-    """
-    tensor, integers = torch.Tensor, (torch.int32, torch.int64)
-    plain = {bool, int, float, str, type(None), tuple, list}
-
-    def tell(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], list[Any]] | None:
-        told: list[Any] = [*kwargs]
-        kept: list[Any] = []
-        for value in (*args, *kwargs.values()):
-            kind = type(value)
-            if kind is tensor:
-                dtype = value.dtype
-                told += value.shape, dtype
-                if dtype in integers:
-                    told.append(id(value))
-                    kept.append(value)
-            elif kind in plain:
-                told.append(value)
-            elif isinstance(value, tensor):
-                return None
-            else:
-                told.append(id(value))
-                kept.append(value)
-        return told, kept
-
-    return tell
+def _untold(args: Args, kwargs: Kwargs) -> None:
+    return None
 
 
 def parameters(function: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
