@@ -20,6 +20,7 @@ from attnprof.instrument.caches import (
     output_size,
     packed_requests,
 )
+from attnprof.instrument.layers import Layers
 from attnprof.instrument.models import describe_model, is_decoder, layers
 from attnprof.instrument.modules import ModuleRanges, wanted
 from attnprof.instrument.recorder import Recorder
@@ -52,10 +53,9 @@ class _Generation:
 
 
 class Place(threading.local):
-    """Where this thread is: whose step, in a tower or not, and the generate() calls around it."""
+    """Where this thread is: whose step, and the generate() calls around it."""
 
     model: _Model | None = None
-    in_tower = False
     generating: tuple[_Generation, ...] = ()
 
 
@@ -68,8 +68,7 @@ class StepWatcher:
         self._models: weakref.WeakKeyDictionary[Any, _Model] = weakref.WeakKeyDictionary()
         self._inner: weakref.WeakKeyDictionary[Any, set[int]] = weakref.WeakKeyDictionary()
         self._lengths = CacheLengths()
-        self._hooked: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._hooks: list[Any] = []
+        self._layers = Layers(recorder)
         self._modules: ModuleRanges | None = None
 
     def forward(
@@ -78,20 +77,20 @@ class StepWatcher:
         """Calls the model, inside a step where its forward is one."""
         if self.recorder.paused:
             return call(*args, **kwargs)
-        place, known = self.place, self._known(model)
-        if known is place.model or place.in_tower:
+        place, known, here = self.place, self._known(model), self.recorder.context.here
+        if known is place.model or here.in_tower:
             return call(*args, **kwargs)
         if known.decodes:
             return (self._decode if place.model is None else _as_it_is)(model, known, call, args, kwargs)
         serves = place.model or self._generating_around(model)
         if serves is None or serves.encodes_first:
             return self._encode(model, known, call, args, kwargs)
-        place.in_tower = True
+        here.in_tower = True
         outer = self.recorder.begin_ahead("prefill") if place.model is None else None
         try:
             return call(*args, **kwargs)
         finally:
-            place.in_tower = False
+            here.in_tower = False
             if outer is not None:
                 self.recorder.end_step(outer)
 
@@ -126,11 +125,10 @@ class StepWatcher:
         return output
 
     def remove(self) -> None:
-        """Takes the layers' hooks off."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
-        self._hooked.clear()
+        """Watches no layer and no module any more."""
+        self._layers.remove()
+        if self._modules is not None:
+            self._modules.remove()
 
     def _known(self, model: Any) -> _Model:
         known = self._models.get(model)
@@ -139,15 +137,11 @@ class StepWatcher:
         return known
 
     def _met(self, model: Any, known: _Model, role: str) -> int:
-        """The model's number, after its layers were hooked at its first step."""
+        """The model's number, whose layers are watched from its first step on."""
         if known.number is None:
             self._watch_modules(model)
             for block, layer in layers(model):
-                if block not in self._hooked:
-                    self._hooked.add(block)
-                    hook = LayerHook(self.recorder, self.place, layer)
-                    self._hooks.append(block.register_forward_pre_hook(hook.enter))
-                    self._hooks.append(block.register_forward_hook(hook.leave, always_call=True))
+                self._layers.watch(block, layer)
             attn = getattr(model.config, "_attn_implementation", None)
             attn = attn if isinstance(attn, str) else None
             known.number = self.recorder.met_model(describe_model(model), attn, role)
@@ -159,8 +153,7 @@ class StepWatcher:
         """Gives the model's modules ranges of their own, where that was asked for."""
         if wanted() and self.recorder.ranges.active:
             if self._modules is None:
-                self._modules = ModuleRanges(self.recorder, lambda: self.place.in_tower)
-                self._hooks.append(self._modules)
+                self._modules = ModuleRanges(self.recorder, lambda: self.recorder.context.here.in_tower)
             self._modules.watch(model, [block for block, _ in layers(model)])
 
     def _decode(
@@ -261,23 +254,3 @@ class StepWatcher:
 def _as_it_is(model: Any, known: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """A part of the model whose step this is."""
     return call(*args, **kwargs)
-
-
-class LayerHook:
-    """Opens and closes the range of a layer around the forward of its block."""
-
-    def __init__(self, recorder: Recorder, place: Place, layer: int) -> None:
-        import torch
-
-        self._recorder, self._place = recorder, place
-        self._layer = layer
-        self._is_compiling = torch.compiler.is_compiling
-        self._outer: list[int | None] = []
-
-    def enter(self, block: Any, args: Any) -> None:
-        if not self._is_compiling() and not self._recorder.paused and not self._place.in_tower:
-            self._outer.append(self._recorder.begin_layer(self._layer))
-
-    def leave(self, block: Any, args: Any, output: Any) -> None:
-        if self._outer and not self._is_compiling():
-            self._recorder.end_layer(self._outer.pop())

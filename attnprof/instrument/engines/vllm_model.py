@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from attnprof.instrument.engines.entry_point import patch_all
+from attnprof.instrument.layers import Layers
 from attnprof.instrument.modules import ModuleRanges, wanted
 from attnprof.instrument.recorder import Recorder, dtype_name
-from attnprof.instrument.steps import LayerHook, Place
 
 
 def describe_runner(runner: Any) -> tuple[dict[str, Any], str | None]:
@@ -57,15 +57,14 @@ def attention_layers(model: Any) -> Iterator[tuple[int, Any]]:
 
 def hook_layers(recorder: Recorder, runner: Any) -> Callable[[], None]:
     """Makes every decoder layer a range, or its attention alone where the model is compiled as a whole."""
-    model, undo, blocks = runner.get_model(), list[Callable[[], None]](), list[Any]()
+    model, layers, blocks = runner.get_model(), Layers(recorder), list[Any]()
+    undo: list[Callable[[], None]] = [layers.remove]
     for layer, attention in attention_layers(model):
         block = None if _compiles(runner) else _block(model, attention.layer_name, layer)
         if block is None:
             undo.append(_around_attention(recorder, attention.impl, layer))
         else:
-            hook = LayerHook(recorder, Place(), layer)
-            undo.append(block.register_forward_pre_hook(hook.enter).remove)
-            undo.append(block.register_forward_hook(hook.leave, always_call=True).remove)
+            layers.watch(block, layer)
             blocks.append(block)
     if blocks and wanted() and recorder.ranges.active:
         modules = ModuleRanges(recorder)
