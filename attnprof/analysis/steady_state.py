@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
-from attnprof.analysis.phases import build_steps
+from attnprof.analysis.phases import Steps, build_steps
 from attnprof.analysis.splits import kernel_and_splits
 from attnprof.check.verdicts import CheckedCall
 from attnprof.model import PHASES
@@ -22,10 +22,17 @@ from attnprof.trace.timeline import Timeline
 
 _FULL = 0.9
 _ORDER = ("prefill", "mixed", "decode")
-_NAMES = (  # what engines call their steps, and the groups that count requests
-    ("execute_", re.compile(r"execute_(?:\d+_)?context_(\d{1,9})\([^(]{0,99}_generation_(\d{1,9})\(")),
-    ("step[", re.compile(r"step\[[A-Z_]+ bs=(\d{1,9})")),
+_NAMES = (  # what engines call their steps; what a rule's groups count is in _COUNTS
+    (
+        "execute_",
+        re.compile(
+            r"execute_(?:\d+_)?context_(?P<contexts>\d{1,9})\((?:sq)?(?P<context>\d{1,9})?[^(]{0,99}"
+            r"_generation_(?P<generations>\d{1,9})\((?:sq)?(?P<generated>\d{1,9})?"
+        ),
+    ),
+    ("step[", re.compile(r"step\[[A-Z_]+ bs=(?P<contexts>\d{1,9})(?: toks=(?P<context>\d{1,9}))?")),
 )
+_COUNTS = (("contexts", "generations"), ("context", "generated"))  # of requests, of tokens
 _LONGEST = 4096  # characters of a name that are looked at
 
 _Key = tuple[int, int]  # process and step
@@ -86,10 +93,10 @@ def steady_state(
     processes: Iterable[Mapping[str, Any]] = (),
 ) -> SteadyState | None:
     """None where no step says how many requests it holds, or all hold as many in one phase."""
-    numbers = {int(one["pid"]): int(one["process"]) for one in processes if one.get("pid")}
+    numbers = numbers_of_processes(processes)
     held = _of_records(records)
     recorded = bool(held)
-    held = held or _of_names(timeline)
+    held = held or {key: told[:2] for key, told in named_steps(timeline).items()}
     if len(set(held.values())) < 2:
         return None
     wall, attention = _times(timeline, held, numbers if recorded else None)
@@ -124,26 +131,32 @@ def _of_records(records: Iterable[Recorded]) -> dict[_Key, tuple[str, int]]:
     return found
 
 
-def _of_names(timeline: Timeline) -> dict[_Key, tuple[str, int]]:
-    """The same as an engine's own names of its steps tell."""
+def named_steps(timeline: Timeline) -> dict[_Key, tuple[str, int, int]]:
+    """Phase, requests and tokens of each step, by process id and number, as an engine's own names tell.
+
+    Tokens are 0 where a name does not say.
+    """
     trace, told = timeline.trace, timeline.of_range
-    counts = {number: count for number, text in enumerate(trace.strings) if (count := _requests(text))}
-    found: dict[_Key, tuple[str, int]] = {}
+    counts = {number: count for number, text in enumerate(trace.strings) if (count := _counted(text))[0]}
+    found: dict[_Key, tuple[str, int, int]] = {}
     if not counts:
         return found
     for row, name in enumerate(trace.ranges.name.tolist()):
         if name in counts and told.step[row] >= 0 and told.phase[row] not in (0, UNKNOWN_PHASE):
             key = int(trace.ranges.pid[row]), int(told.step[row])
-            found[key] = PHASES[int(told.phase[row])], counts[name]
+            of_name = PHASES[int(told.phase[row])], *counts[name]
+            # Two engines name one step: vLLM's wording counts tokens, SGLang's may not.
+            found[key] = max(of_name, found.get(key, of_name), key=lambda one: one[2])
     return {key: held for key, held in found.items() if held[0] in _ORDER}
 
 
-def _requests(text: str) -> int:
-    """How many requests a step of this name holds; 0 where it does not say."""
+def _counted(text: str) -> tuple[int, int]:
+    """(requests, tokens) of a step of this name; 0 where it does not say."""
     for word, rule in _NAMES:
         if word in text and len(text) <= _LONGEST and (found := rule.search(text)):
-            return sum(map(int, found.groups()))
-    return 0
+            numbers = found.groupdict(default="0")
+            return tuple(sum(int(numbers.get(key, "0")) for key in keys) for keys in _COUNTS)  # type: ignore[return-value]
+    return 0, 0
 
 
 def _times(
@@ -151,19 +164,34 @@ def _times(
 ) -> tuple[dict[_Key, int], dict[_Key, int]]:
     """Wall time of each step, and GPU time of attention where kernels were seen."""
     steps = build_steps(timeline)
+    rows = rows_of_steps(steps, held, numbers)
+    wall = {key: int(steps.wall[row]) for key, row in rows.items()}
+    if not len(timeline.trace.kernels):
+        return wall, {}
+    return wall, {key: int(steps.attention[row]) for key, row in rows.items()}
+
+
+def rows_of_steps(
+    steps: Steps, held: Mapping[_Key, Any], numbers: Mapping[int, int] | None
+) -> dict[_Key, int]:
+    """Where each step that is ``held``, by process and number, is among the steps of a timeline.
+
+    ``numbers`` are those of the processes by their pid; None where ``held`` goes by pid.
+    """
     pids = steps.pid.tolist()
     one = len(set(pids)) == 1
-    only = next(iter(held))[0]
-    wall: dict[_Key, int] = {}
-    attention: dict[_Key, int] = {}
+    only = next(iter(held), (-1, -1))[0]
+    found: dict[_Key, int] = {}
     for row, (pid, number) in enumerate(zip(pids, steps.number.tolist(), strict=True)):
         process = pid if numbers is None else numbers.get(pid, only if one else -1)
-        key = process, number
-        if key in held:
-            wall[key] = int(steps.end[row] - steps.begin[row])
-            if len(timeline.trace.kernels):
-                attention[key] = int(steps.attention[row])
-    return wall, attention
+        if (process, number) in held:
+            found[process, number] = row
+    return found
+
+
+def numbers_of_processes(processes: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """The number of each process of a run by its pid."""
+    return {int(one["pid"]): int(one["process"]) for one in processes if one.get("pid")}
 
 
 def _ran(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnprof.calls.call_files import read_json_lines
+from attnprof.calls.kv_read import KvRead, kv_read
 from attnprof.calls.record_fields import require_record
 from attnprof.calls.request_lengths import request_lengths
 from attnprof.dispatch.libraries import ON_GPU, entry_on_gpu
@@ -39,6 +40,10 @@ class CallRecord:
     def process(self) -> int:
         """Which process of the run made it: 0 for the first, and where there is one alone."""
         return int(self.fields.get("process") or 0)
+
+    def kv_read(self) -> KvRead | None:
+        """What it reads of K and V, as far as its record tells."""
+        return kv_read(self.fields)
 
     @property
     def on_cuda(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnprof.analysis.backends import backend_uses
 from attnprof.analysis.graph_replays import graph_replays
 from attnprof.analysis.kernels import kernel_totals
+from attnprof.analysis.kv_cache import step_reads
 from attnprof.analysis.layer_kinds import LayerKind, kind_changes, layer_kinds
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.phases import PhaseTotal, build_steps, phase_totals
@@ -16,6 +17,7 @@ from attnprof.analysis.roofline import roofline
 from attnprof.analysis.split_cost import split_costs
 from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
 from attnprof.analysis.steady_state import steady_state
+from attnprof.analysis.throughput import first_token, phase_tokens
 from attnprof.analysis.work_kinds import work_totals
 from attnprof.arrays import distinct
 from attnprof.check.check_run import CheckResult, Verdict
@@ -23,6 +25,7 @@ from attnprof.dispatch.libraries import library
 from attnprof.report.backends import backend_sentences
 from attnprof.report.findings import advice, advice_table
 from attnprof.report.graph_replays import graph_sentence, graph_table
+from attnprof.report.kv_cache import cache_sentence, cache_table, growth_table
 from attnprof.report.layer_words import change_sentence, kind_titles, kinds_sentence, kinds_table
 from attnprof.report.phases import phases_table, split_cost_table, steps_table, time_sentences
 from attnprof.report.roofline import (
@@ -41,6 +44,7 @@ from attnprof.report.run_tables import (
 )
 from attnprof.report.serving import serving_table, steady_sentence
 from attnprof.report.tables import Table
+from attnprof.report.throughput import tokens_sentence, tokens_table
 from attnprof.report.work import work_sentences, work_table
 from attnprof.safety.next_command import next_command
 
@@ -84,11 +88,18 @@ def summarise(run: Recording, result: CheckResult, peaks: MeasuredPeaks | None =
     processes = (run.config.get("workload") or {}).get("processes") or ()
     steady = steady_state(run.timeline, run.records, result.calls, processes) if not run.disbelief else None
     graphs = graph_replays(run, result.gpu)
+    reads = step_reads(run.records) if not run.disbelief else []
+    tokens = phase_tokens(run.timeline, steps, reads, processes) if not run.disbelief else []
+    packed = any("seqlens_q" in record.fields for record in run.records)
+    first = None if packed else first_token(steps, reads, processes)
     costs = split_costs(run.timeline, run.observed, kinds)
     tables = {
         "phases": phases_table(phases),
         "steps": steps_table(phases),
         "modules": work_table(work),
+        "tokens": tokens_table(tokens),
+        "cache": growth_table(reads),
+        "cache_steps": cache_table(reads),
         "serving": serving_table(steady),
         "graphs": graph_table(graphs),
         "processes": processes_table(processes),
@@ -105,6 +116,8 @@ def summarise(run: Recording, result: CheckResult, peaks: MeasuredPeaks | None =
         "serving": steady_sentence(steady),
         "graphs": graph_sentence(graphs),
         "modules": " ".join(work_sentences(work)),
+        "tokens": tokens_sentence(tokens, first),
+        "cache": cache_sentence(reads),
         "reading": reading_sentence(read, kinds),
         "computing": computing_sentence(read, kinds),
         "measured": measured_sentences(read, kinds, peaks, run.gpu),

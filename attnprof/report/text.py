@@ -27,6 +27,8 @@ _TABLES = (
     "phases",
     "steps",
     "modules",
+    "tokens",
+    "cache",
     "serving",
     "graphs",
     "processes",

@@ -9,9 +9,7 @@ from attnprof.analysis.work_kinds import EVIDENCE, UNTOLD, WorkTotal
 from attnprof.report.tables import Column, Table, duration, percent
 
 _TOLD_BY = {"range": "ranges", "name": "names", "position": "place", "": "module not told"}
-_TITLE = (
-    "GPU time by what it went to (told by: ranges of modules, kernels' names, place between attention calls)"
-)
+_TITLE = "GPU time by module (told by: its ranges, kernels' names, place in a layer)"
 _SAID = 4  # kinds of a phase that a sentence names
 _WORTH_SAYING = ("decode", "prefill", "mixed")
 _OUTSIDE = "other"

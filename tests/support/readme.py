@@ -52,7 +52,8 @@ def comparable(output: str) -> list[str]:
         if re.match(r"(recorded|note|next)\b", line) or re.fullmatch(r"[─\s]*", line):
             continue
         line = re.sub(r"\d[\d.,]* (ns|µs|ms|s)\b", "TIME", line)
-        lines.append(" ".join(line.split()))
+        line = " ".join(line.split())
+        lines.append(re.sub(r"^((?:prefill|decode)(?: [\d,]+){3} TIME) [\d.,]+$", r"\1 RATE", line))
     return lines
 
 
