@@ -16,8 +16,11 @@ import numpy.typing as npt
 
 from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
 from attnprof.check.bare_steps import find_bare_steps
+from attnprof.check.math_layers import MathLayer, find_math_layers
 from attnprof.check.odd_replays import OddReplay, find_odd_replays
 from attnprof.check.repetition import Repetition, find_repetition
+from attnprof.check.same_kernels import OddWork, count_beside, find_odd_work
+from attnprof.check.trace_edges import find_cut_edges
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.capture_join import Role
@@ -70,7 +73,10 @@ class ObservedCalls:
     place of an eager step. ``strangers`` are the kernels launched inside a recorded call, by its number, that
     belong to no attention library and do more than fill or copy.  ``bare_steps`` are those, by process and
     number, that ran what the steps beside them ran, except for any attention.  ``odd_replays`` are those of a
-    CUDA graph with more or fewer calls than its others.  ``repeated`` has by process the steps and layers of
+    CUDA graph with more or fewer calls than its others, ``odd_work`` the steps and replays whose attention is
+    not that of those with the same other kernels.  ``math_layers`` are those of torch's math backend.
+    ``cut_edges`` says by process whether the trace may begin inside the first call, and end inside the last.
+    ``repeated`` has by process the steps and layers of
     its calls, in order, where no range names any but the kernels' repetition tells.
     """
 
@@ -88,6 +94,9 @@ class ObservedCalls:
     strangers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     bare_steps: tuple[tuple[int, int], ...] = ()
     odd_replays: tuple[OddReplay, ...] = ()
+    odd_work: tuple[OddWork, ...] = ()
+    math_layers: tuple[MathLayer, ...] = ()
+    cut_edges: Mapping[int, tuple[bool, bool]] = field(default_factory=dict)
     repeated: Mapping[int, Repetition] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -154,7 +163,7 @@ def observe(timeline: Timeline) -> ObservedCalls:
     del role, call_of
     in_time = np.argsort(kernels.start[found[main]], kind="stable")
     kernel = found[main][in_time]
-    replayed = timeline.replayed(kernel)
+    replayed, launch, names = timeline.replayed(kernel), timeline.launch[kernel], role_of_name >= 0
     calls = ObservedCalls(
         main=kernel,
         pid=kernels.pid[kernel].astype(np.int32),
@@ -169,11 +178,19 @@ def observe(timeline: Timeline) -> ObservedCalls:
         shapes=shapes,
         strangers=_strangers(timeline),
         odd_replays=find_odd_replays(
-            timeline.launch[kernel], kernels.pid[kernel], shape[in_time], timeline.phase[kernel], replayed
+            launch,
+            kernels.pid[kernel],
+            shape[in_time],
+            timeline.phase[kernel],
+            replayed,
+            count_beside(timeline, launch, replayed, names),
         ),
-        bare_steps=find_bare_steps(timeline, role_of_name >= 0),
+        bare_steps=find_bare_steps(timeline, names),
+        odd_work=find_odd_work(timeline, kernel, shape[in_time], replayed, names),
+        math_layers=find_math_layers(timeline, names),
+        cut_edges=find_cut_edges(timeline, kernel),
     )
-    return replace(calls, repeated=dict(_repeated(timeline, calls, role_of_name >= 0)))
+    return replace(calls, repeated=dict(_repeated(timeline, calls, names)))
 
 
 def _repeated(timeline: Timeline, calls: ObservedCalls, names: Bool) -> Iterator[tuple[int, Repetition]]:

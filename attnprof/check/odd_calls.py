@@ -50,12 +50,63 @@ def find_lone(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[in
             row = of.cells[step]
             odd, usual = (one, other) if np.sum(row == a[step]) <= np.sum(row == b[step]) else (other, one)
             left, right = of.trait(int(row[odd[0]])), of.trait(int(row[usual[0]]))
-            if left is None or right is None or left.local != right.local:
+            if left is None or right is None:
+                continue
+            planned_alone = left.role == "scheduler" != right.role
+            if left.local != right.local and not planned_alone:
                 continue
             among = np.sum(row == row[usual[0]])
             alone = np.sum(row == row[odd[0]]) == 1 and among >= _FEWEST
             if alone or (left.kind != right.kind and among > len(odd)):
                 yield step, odd, usual[0]
+            elif left.kind != right.kind and len(of.cells[0]) == 2:
+                kinds = [of.trait(int(cell)) for cell in np.delete(a, step)]  # as b has them
+                known = {one.kind for one in kinds if one is not None}
+                if (left.kind in known) != (right.kind in known):
+                    ours, theirs = (one, other) if left.kind not in known else (other, one)
+                    yield step, ours, theirs[0]
+
+
+def find_odd_beside(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[int, int, int]]:
+    """(step, layer, another step) where the layer's heads or kind differ and all other layers agree.
+
+    A causal mask is none over one query, and a window may hide no key yet: such differences are left alone.
+    """
+    if len(of.cells[0]) < 2 or not 1 < len(columns) <= _MOST_COLUMNS:
+        return
+    for layer in (one[0] for one in columns if len(one) == 1):
+        rest = np.delete(of.cells, layer, axis=1)
+        whole = np.flatnonzero((rest >= 0).all(axis=1) & (of.cells[:, layer] >= 0))
+        rows, group = np.unique(rest[whole], axis=0, return_inverse=True)
+        for number in range(len(rows)) if len(rows) <= _MOST_ROWS else ():
+            steps = whole[group.ravel() == number]
+            cells, first, counts = np.unique(of.cells[steps, layer], return_index=True, return_counts=True)
+            if len(cells) < 2:
+                continue
+            others = [of.trait(int(cell)) for cell in np.unique(rows[number])]
+            usual = int(np.argmax(counts))
+            ours = of.trait(int(cells[usual]))
+            for at, cell in enumerate(cells.tolist()):
+                theirs = of.trait(cell)
+                if at != usual and ours and theirs and _differ(theirs, ours, others):
+                    for step in steps[of.cells[steps, layer] == cell].tolist():
+                        yield step, layer, int(steps[first[usual]])
+
+
+def _differ(one: Traits, other: Traits, others: Sequence[Traits | None]) -> bool:
+    """Whether no lengths explain that a layer launches both beside the same calls of ``others``."""
+    if one.local != other.local or one.role != other.role:
+        return False
+    if [pair for pair in one.kind if pair[0] != "Is_causal"] != [
+        pair for pair in other.kind if pair[0] != "Is_causal"
+    ]:
+        return True
+    known = [each for each in others if each is not None]
+    if one.form != other.form or one.batch_heads == other.batch_heads or not any(e.shows for e in known):
+        return False
+    fewer, more = sorted((one.batch_heads, other.batch_heads))
+    several = any(not each.folds for each in known)  # a causal kernel beside it: there are several queries
+    return several or not fewer or more % fewer != 0
 
 
 def find_other_queries(
@@ -132,11 +183,40 @@ def tell_bare_steps(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator[
             yield calls[:1], (f"{ran}: step {follows} has {len(calls)} calls of it")
 
 
+def tell_math_layers(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator[tuple[Int64, str]]:
+    """One layer of a step is not computed by torch's math backend beside others that kernels serve."""
+    for one in (one for one in observed.math_layers if one.pid == pid):
+        calls = mine[observed.step[mine] == one.step]
+        layers = np.unique(observed.layer[calls])
+        alone = sum(other.step == one.step for other in observed.math_layers if other.pid == pid) == 1
+        if alone and np.any(layers >= 0) and one.layer not in layers:
+            ran = f"layer {one.layer} of step {one.step} ran a softmax between two matrix products"
+            others = f"{len(layers)} other layer{'s' * (len(layers) > 1)} ran"
+            kernel = observed.shapes[observed.shape[calls[0]]].main.kernel
+            yield (
+                calls[:1],
+                f"{ran}, as torch's math backend does, and no attention kernel: {others} {kernel}",
+            )
+
+
 def tell_odd_replays(observed: ObservedCalls, pid: int) -> Iterator[tuple[Int64, str]]:
     """A graph replays what it captured, neither more nor less."""
     for one in (one for one in observed.odd_replays if observed.pid[one.row] == pid):
         ran = f"a CUDA graph's replay ran {one.calls} attention calls"
         yield np.array([one.row], np.int64), f"{ran}: {one.others} others ran {one.usual}"
+
+
+def tell_odd_work(observed: ObservedCalls, pid: int, traits: Sequence[Traits]) -> Iterator[tuple[Int64, str]]:
+    """What ran the same other kernels makes the same attention calls; of replays, the very same."""
+    for one in (one for one in observed.odd_work if observed.pid[one.row] == pid):
+        which = "a CUDA graph's replay" if observed.replayed[one.row] else f"step {observed.step[one.row]}"
+        beside = f"beside the same other kernels, {one.others} other{'s' * (one.others > 1)}"
+        if one.place is None:
+            said = f"{which} ran {one.ran} attention calls: {beside} ran {one.usual}"
+        else:
+            ran, usual = traits[one.ran].words, traits[one.usual].words
+            said = f"{which} ran {ran} as call {one.place + 1}: {beside} ran {usual}"
+        yield np.array([one.row], np.int64), said
 
 
 def place_by_repetition(observed: ObservedCalls, mine: Int64, pid: int) -> tuple[ObservedCalls, Int64, str]:

@@ -24,13 +24,14 @@ class OddReplay(NamedTuple):
 
 
 def find_odd_replays(
-    launch: Any, pid: Any, shape: Int64, phase: Any, replayed: Bool
+    launch: Any, pid: Any, shape: Int64, phase: Any, replayed: Bool, beside: Int64
 ) -> tuple[OddReplay, ...]:
     """The replays that stand alone with their number of calls, some of which others make as well.
 
     Also the first of those that make fewer from some step of a generation on. Per call: the launch that
-    started it, its process, its shape, its phase, and whether a graph replayed it. A process's last replay
-    may be cut. Graphs of other batch sizes have as many calls, those of other models other ones.
+    started it, its process, its shape, its phase, whether a graph replayed it, and how many other kernels
+    its launch started. A process's last replay may be cut, where others ran more of these. Graphs of other
+    batch sizes have as many calls, those of other models other ones.
     """
     rows = np.flatnonzero(replayed & (launch >= 0))
     if not len(rows):
@@ -45,9 +46,11 @@ def find_odd_replays(
         usual, others = counts.most_common(1)[0]
         if len(counts) == 1:
             continue
+        most_beside = max(int(beside[group[0]]) for group in mine if len(group) == usual)
         known = {int(one) for group in mine if len(group) == usual for one in np.unique(shape[group])}
         for number, group in enumerate(mine):
-            cut = number == len(mine) - 1 and len(group) < usual
+            whole = 0 < most_beside <= beside[group[0]]
+            cut = number == len(mine) - 1 and len(group) < usual and not whole
             alone = counts[len(group)] == 1 and len(known & set(shape[group].tolist())) > 0
             if alone and not cut and others >= _FEWEST:
                 found.append(OddReplay(int(group[0]), len(group), usual, others))

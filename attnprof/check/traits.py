@@ -16,8 +16,10 @@ class Traits:
     """What a model does not change from call to call, as the kernel's name says it, and the sizes.
 
     ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means, ``kind`` those
-    that no size decides.  ``shows``: the grid follows from the call, not from the GPU.  ``requests``: no
-    window shows, as of a server's batches, whose longest sequence may leave, so that keys do not only grow.
+    that no size decides, and whether a kernel before the call plans it.  ``shows``: the grid follows from the
+    call, not from the GPU.  ``requests``: no window shows, as of a server's batches, whose longest sequence
+    may leave, so that keys do not only grow.  ``folds``: the query heads of a KV head may count as
+    queries, which they never do in a causal kernel.
     """
 
     library: str
@@ -30,6 +32,8 @@ class Traits:
     batch_heads: int
     shows: bool
     requests: bool
+    folds: bool
+    role: str
     words: str
 
     @classmethod
@@ -43,6 +47,7 @@ class Traits:
             if name in fields
         )
         kind = tuple((name, fields[name]) for name in _KIND if name in fields)
+        kind = (*kind, ("planned before it", bool(shape.before)))
         local = bool(fields.get("Is_local"))
         split = bool(fields.get("Split"))
         form = (main.library, main.family, split, local, fields.get("Is_causal"), fields.get("block_m"))
@@ -57,5 +62,5 @@ class Traits:
         words = f"{said}, {splits} splits" if splits and splits > 1 else said
         return cls(
             main.library, None if dtype is None else str(dtype), local, fixed, kind, form, launch.grid,
-            heads, shows, bool(requests), words,
+            heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words,
         )  # fmt: skip

@@ -76,6 +76,9 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
         return Reading(Verdict.UNEXPLAINED, f"{more} ran beside {main.kernel}, which no call launches")
     if main.family.endswith("_combine"):
         return Reading(Verdict.UNEXPLAINED, f"{main.kernel} ran without a split kernel before it")
+    if main.role == "scheduler" and len(shape.launches) > 1:
+        after = shape.signatures[1].kernel
+        return Reading(Verdict.UNEXPLAINED, f"{main.kernel} and {after} ran without a main kernel between")
     if told is None:
         wrong = next((launch for launch in shape.launches if not is_grid(launch.grid)), None)
         if main.modelled and wrong is not None and any(wrong.grid):
@@ -142,6 +145,8 @@ def _spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> None:
         mine = np.flatnonzero(observed.pid == pid)
         for row, orphan, says in ((mine[0], True, "begins"), (mine[-1], False, "ends")):
             shape = observed.shapes[observed.shape[row]]
+            if not observed.cut_edges.get(pid, (True, True))[0 if orphan else 1]:
+                continue  # the GPU was recorded before, or after
             if cut[observed.shape[row]] and (shape.main.role == "combine") == orphan:
                 rows: Int64 = np.array([row], np.int64)
                 calls.read_otherwise(rows, Reading(Verdict.NOT_READ, f"the trace {says} inside the call"))

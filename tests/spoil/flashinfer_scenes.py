@@ -45,17 +45,26 @@ def _step(rng: Random, base: AttentionCall, number: int) -> Step:
     return 0, number, "prefill" if max(queries) > 1 else "decode", call
 
 
-def witness(launches: Launches, gpu: Gpu) -> AttentionCall | None:
-    """A call that launches just these, by the forward prediction; None where none is near."""
+def witness(launches: Launches, gpu: Gpu, base: AttentionCall) -> AttentionCall | None:
+    """A call that launches just these, by the forward prediction; None where none is near.
+
+    Also of the lengths of ``base``, with other heads.
+    """
     if not all(min(one.grid) > 0 for one in launches):
         return None
-    for call in _near(launches, gpu):
+    for call in (*_with_heads(base, launches[0]), *_near(launches, gpu)):
         try:
             if libraries.predict(call, gpu).launches == launches:
                 return call
         except UsageError:
             continue
     return None
+
+
+def _with_heads(base: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
+    for heads_k in {*main.grid[1:]}:
+        for group in dict.fromkeys((base.num_heads // base.num_heads_k, *GROUPS)):
+            yield replace(base, num_heads=heads_k * group, num_heads_k=heads_k)
 
 
 def _near(launches: Launches, gpu: Gpu) -> Iterator[AttentionCall]:

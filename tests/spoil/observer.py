@@ -19,6 +19,8 @@ from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
 from tests.spoil.spoils import Spoil
 
 _FEW_STEPS = 2
+_UNRECORDED = "nothing shows that the profiler recorded the GPU already when the first call was made"
+_MOST_BASES = 6  # other calls of a scene, from which a witness is looked for
 # each bucket's own, and one below it
 _HEAD_DIMS = (24, 32, 56, 64, 72, 80, 96, 120, 128, 152, 160, 184, 192, 216, 224, 248, 256)
 _MOST_QUERIES = 8  # of a speculative step
@@ -40,9 +42,23 @@ def why_nobody_can_tell(whole: Scene, spoilt: Spoil) -> str:
     scene = spoilt.scene
     if scene.records != "none":
         return _by_arguments(whole, spoilt)
+    if _before_recording(whole, spoilt):
+        return _UNRECORDED
     if scene.marks == "none":
         return _bare(whole, spoilt)
     return _marked(whole, spoilt)
+
+
+def _before_recording(whole: Scene, spoilt: Spoil) -> bool:
+    """Whether it shows what a whole trace would whose profiler began with the GPU inside or after the first
+    call: nothing of it, or the last of its kernels; without ranges, of another call that the scene has."""
+    first = next(at for at, one in enumerate(whole.calls) if one.launches)
+    if spoilt.at != (first,) or whole.replays(whole.calls[first]):
+        return False
+    left = spoilt.scene.calls[first].launches
+    if whole.marks != "none" or not left:
+        return left == whole.calls[first].launches[len(whole.calls[first].launches) - len(left) :]
+    return any(left == one.launches[-len(left) :] != one.launches for one in whole.calls)
 
 
 def _by_arguments(whole: Scene, spoilt: Spoil) -> str:
@@ -51,7 +67,7 @@ def _by_arguments(whole: Scene, spoilt: Spoil) -> str:
     if scene.records == "operators":
         first = next(at for at, one in enumerate(whole.calls) if one.launches)
         if spoilt.at == (first,) and not scene.calls[first].launches:
-            return "nothing shows that the profiler recorded the GPU already when the first call was made"
+            return _UNRECORDED
         for version in VERSIONS[scene.library]:
             if all(launches_of(one.call, scene.gpu, version) == one.launches for one in scene.calls):
                 return f"{scene.library} {version} launches all of it for the arguments recorded"
@@ -83,6 +99,8 @@ def _marked(whole: Scene, spoilt: Spoil) -> str:
             return ""  # what its like launched in the same step
     if spoilt.kind.startswith("layer of") and alone:
         return "a layer that is alone of its kind may be of any kind"
+    if alone and (other := _another_layer(whole, scene, next(iter(layers)))):
+        return other
     if any(not scene.calls[one].launches for one in at):
         return ""  # the layer's other steps have attention
     if scene.shape == "serving" and spoilt.kind.startswith("step"):
@@ -104,6 +122,19 @@ def _window_at_the_end(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
     windowed = replace(call, window=(max(0, call.seqlen_k - call.seqlen_q - 1), 0))
     makes = launches_of(windowed, whole.gpu, whole.version) == spoilt.scene.calls[one].launches
     return "a window may begin to hide keys with the last step" if last and makes else ""
+
+
+def _another_layer(whole: Scene, scene: Scene, layer: int) -> str:
+    """A mask with which this one layer, alone of its kind, launches all it shows for its lengths."""
+    mine = [(one.call, scene.calls[at].launches) for at, one in enumerate(whole.calls) if one.layer == layer]
+    edges = {keys + by for keys in {call.seqlen_k for call, _ in mine} for by in (-1, 0, 1)}
+    windows = [(-1, -1), *((left, right) for left in sorted(edges) for right in (left, 0))]
+    for window in windows:
+        for causal in (True, False):
+            as_masked = [(replace(call, window=window, causal=causal), shown) for call, shown in mine]
+            if all(launches_of(call, scene.gpu, scene.version) == shown for call, shown in as_masked):
+                return "a layer alone of its kind may have another mask, with which it launches all of this"
+    return ""
 
 
 def _each_by_itself(whole: Scene, spoilt: Spoil) -> str:
@@ -206,8 +237,8 @@ def _units(launches: Launches) -> list[Launches]:
     units: list[list[KernelLaunch]] = []
     for launch in launches:
         begins = not _combines(launch)
-        planned = bool(units) and "prepare" in units[-1][-1].kernel.lower()
-        if not units or (begins and not planned):
+        planned = bool(units) and _plans(units[-1][-1])
+        if not units or (begins and not planned) or _plans(launch):
             units.append([])
         units[-1].append(launch)
     return [tuple(unit) for unit in units]
@@ -218,11 +249,20 @@ def _witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) ->
     if scene.library in triton_scenes.VERSIONS:
         return triton_scenes.witness(unit, scene.gpu)
     if scene.library in flashinfer_scenes.VERSIONS:
-        return flashinfer_scenes.witness(unit, scene.gpu)
+        return flashinfer_scenes.witness(unit, scene.gpu, call)
     main = next((one for one in unit if _is_main(one)), None)
     if main is None:
         return None
-    return next((found for one in _by_entry(call) if (found := _near(one, unit, main, scene, version))), None)
+    bases = dict.fromkeys((call, *(one.call for one in scene.calls)))
+    return next(
+        (
+            found
+            for base in tuple(bases)[: 1 + _MOST_BASES]
+            for one in _by_entry(base)
+            if (found := _near(one, unit, main, scene, version))
+        ),
+        None,
+    )
 
 
 def _by_entry(call: AttentionCall) -> Iterator[AttentionCall]:
@@ -301,6 +341,7 @@ def _sizes(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
         (y, max(1, z // groups)),
         (max(1, z // call.num_heads_k), call.num_heads_k),
     }
+    shapes |= {(1, z), (z, 1)}
     shapes |= {(call.batch, max(1, z // call.batch)), (call.batch, max(1, z // call.batch // groups))}
     for head_dim in dict.fromkeys((call.head_dim if call.head_dim <= bucket else bucket, bucket, bucket - 8)):
         for batch, heads_k in sorted(shapes):
