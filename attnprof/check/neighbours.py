@@ -27,7 +27,11 @@ def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) 
     """The calls whose neighbours contradict them. ``told`` is per shape."""
     traits = [Traits.of(shape) for shape in observed.shapes]
     for pid in np.unique(observed.pid).tolist():
+        known: set[int] = set()
         for rows, detail in _of_process(observed, pid, traits, told):
+            known.update(rows.tolist())
+            yield Inconsistent(rows, detail)
+        for rows, detail in odd_calls.tell_odd_work(observed, pid, traits, known):
             yield Inconsistent(rows, detail)
 
 
@@ -39,7 +43,6 @@ def _of_process(
     yield from odd_calls.tell_bare_steps(observed, mine, pid)
     yield from odd_calls.tell_math_layers(observed, mine, pid)
     yield from odd_calls.tell_odd_replays(observed, pid)
-    yield from odd_calls.tell_odd_work(observed, pid, traits)
     for rows, margin, others in odd_calls.find_lone_margins(observed.shape, mine, told):
         free = f"{margin} SM{'s' * (margin > 1)} left free, as the caller may ask"
         yield rows, f"{free}: {others:,} other calls of the process leave none"

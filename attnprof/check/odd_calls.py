@@ -7,7 +7,7 @@ together in every other step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -206,9 +206,17 @@ def tell_odd_replays(observed: ObservedCalls, pid: int) -> Iterator[tuple[Int64,
         yield np.array([one.row], np.int64), f"{ran}: {one.others} others ran {one.usual}"
 
 
-def tell_odd_work(observed: ObservedCalls, pid: int, traits: Sequence[Traits]) -> Iterator[tuple[Int64, str]]:
-    """What ran the same other kernels makes the same attention calls; of replays, the very same."""
+def tell_odd_work(
+    observed: ObservedCalls, pid: int, traits: Sequence[Traits], known: Set[int]
+) -> Iterator[tuple[Int64, str]]:
+    """What ran the same other kernels makes the same attention calls; of replays, the very same.
+
+    ``known`` are the rows of which something was said: of their steps nothing more is.
+    """
+    steps = {int(observed.step[row]) for row in known if not observed.replayed[row]}
     for one in (one for one in observed.odd_work if observed.pid[one.row] == pid):
+        if one.row in known or (not observed.replayed[one.row] and observed.step[one.row] in steps):
+            continue
         which = "a CUDA graph's replay" if observed.replayed[one.row] else f"step {observed.step[one.row]}"
         beside = f"beside the same other kernels, {one.others} other{'s' * (one.others > 1)}"
         if one.place is None:

@@ -152,22 +152,30 @@ def _units(rows: Int64, keys: npt.NDArray[np.integer]) -> list[Int64]:
 
 
 def _other_numbers(units: Sequence[_Unit], rows: Int64, layer: Int32, replayed: bool) -> Iterator[OddWork]:
-    """Units with more or fewer calls than most; one from whose beginning or end calls are cut is none."""
+    """The first unit of each number of calls that is not the usual one; none of which the trace cut calls.
+
+    The usual number is the first one's where another agrees with it, else that of most.
+    """
+    units = sorted(units, key=lambda unit: int(unit.rows[0]))
     counts = Counter(len(unit.rows) for unit in units)
     if len(counts) == 1:
         return
-    usual, others = max(counts.items(), key=lambda item: (item[1], item[0]))
+    usual = len(units[0].rows)
+    if counts[usual] < _FEWEST:
+        usual = max(counts, key=lambda number: (counts[number], number))
     like = [unit for unit in units if len(unit.rows) == usual]
     opens, closes = any(unit.opens for unit in like), any(unit.closes for unit in like)
-    layers = set(layer[like[0].rows].tolist())
+    layers, told = set(layer[like[0].rows].tolist()), {usual}
     for unit in units:
         ran = len(unit.rows)
         cut = opens and not unit.opens and rows[0] == unit.rows[0]
         cut = cut or (closes and not unit.closes and rows[-1] == unit.rows[-1])
         # Of a mixed batch each layer makes a call for the prompts and one for the rest.
         mixed = abs(ran - usual) >= min(ran, usual) and layers == set(layer[unit.rows].tolist())
-        if ran != usual and not (mixed and not replayed) and not (cut and ran < usual):
-            yield OddWork(int(unit.rows[0]), None, ran, usual, others, replayed)
+        if ran in told or (mixed and not replayed) or (cut and ran < usual):
+            continue
+        told.add(ran)
+        yield OddWork(int(unit.rows[0]), None, ran, usual, counts[usual], replayed)
 
 
 def _other_launches(units: Sequence[_Unit], shape: Int64) -> Iterator[OddWork]:

@@ -15,6 +15,7 @@ from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library
 VERSIONS: dict[Library, tuple[str, ...]] = {"flashinfer": ("0.7.2.post1",)}
 _GPUS = ("a100", "h100", "l40s", "b200")
 _HEADS = ((32, 8), (16, 16), (8, 8), (64, 8), (16, 1), (8, 2))
+_PERCENT = (100, *range(50, 200, 5))
 _BASE = AttentionCall("flashinfer", "batch_paged", 1, 1, 1, 1, 1, 128, causal=True, page_block_size=1)
 Step = tuple[int, int, str, AttentionCall]  # generation, step, phase, the call of a layer
 Launches = tuple[KernelLaunch, ...]
@@ -62,9 +63,14 @@ def witness(launches: Launches, gpu: Gpu, base: AttentionCall) -> AttentionCall 
 
 
 def _with_heads(base: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
+    """The call with other heads, and with its keys longer or shorter by a share."""
     for heads_k in {*main.grid[1:]}:
         for group in dict.fromkeys((base.num_heads // base.num_heads_k, *GROUPS)):
-            yield replace(base, num_heads=heads_k * group, num_heads_k=heads_k)
+            sized = replace(base, num_heads=heads_k * group, num_heads_k=heads_k)
+            for percent in _PERCENT:
+                keys = tuple(max(one * percent // 100, 1) for one in base.seqlens_k or ())
+                if keys:
+                    yield replace(sized, seqlens_k=keys, seqlen_k=max(keys))
 
 
 def _near(launches: Launches, gpu: Gpu) -> Iterator[AttentionCall]:

@@ -50,6 +50,11 @@ def with_cells(whole: Scene, changed: dict[tuple[int, int], Launches]) -> Scene:
     )
 
 
+def without(whole: Scene, cells: Iterable[tuple[int, int]]) -> Scene:
+    """The scene without these steps' layers: none of their kernels ran, as in a shorter model."""
+    return replace(whole, calls=tuple(one for one in whole.calls if (one.step, one.layer) not in set(cells)))
+
+
 def cell(whole: Scene, step: int, layer: int) -> Launches:
     return next(one.launches for one in whole.calls if (one.step, one.layer) == (step, layer))
 
@@ -139,26 +144,30 @@ def test_a_layer_lost_within_a_generation_is_found_and_a_shorter_model_is_not(tm
         "layer 3 launched no attention in step 4" in findings(with_cells(kinds, lost), tmp_path / "a")[0][2]
     )
     calls = tuple(
-        replace(one, phase="prefill") if one.step == 4 else one for one in with_cells(kinds, lost).calls
+        replace(one, phase="prefill") if one.step == 4 else one for one in without(kinds, lost).calls
     )
     assert findings(replace(kinds, calls=calls), tmp_path / "b") == []  # its prompt begins with step 4
 
 
 def test_a_shorter_model_after_a_longer_one_or_in_turns_with_it_misses_no_layer(tmp_path: Path) -> None:
-    short = {(step, layer): () for step in range(4, STEPS) for layer in (2, 3)}
+    short = [(step, layer) for step in range(4, STEPS) for layer in (2, 3)]
     calls = tuple(
-        replace(one, phase="prefill") if one.step == 4 else one for one in with_cells(UNIFORM, short).calls
+        replace(one, phase="prefill") if one.step == 4 else one for one in without(UNIFORM, short).calls
     )
     assert findings(replace(UNIFORM, calls=calls), tmp_path / "a") == []
-    drafts = {(step, layer): () for step in (1, 2, 4, 5) for layer in (2, 3)}
-    assert findings(with_cells(UNIFORM, drafts), tmp_path / "b") == []
+    drafts = [(step, layer) for step in (1, 2, 4, 5) for layer in (2, 3)]
+    assert findings(without(UNIFORM, drafts), tmp_path / "b") == []
 
 
 def test_layers_without_attention_throughout_are_left_alone(tmp_path: Path) -> None:
     hybrid = scene(lambda step, layer: plain(step) if layer % 2 else None)
     assert findings(hybrid, tmp_path / "a") == []
-    ends = with_cells(UNIFORM, {(STEPS - 1, 2): (), (STEPS - 1, 3): ()})
+    edge = [(STEPS - 1, 2), (STEPS - 1, 3)]
+    ends = without(UNIFORM, edge)
     assert findings(ends, tmp_path / "b") == []  # the trace ends inside its last step
+    goes_on = with_cells(UNIFORM, dict.fromkeys(edge, ()))
+    (one,) = findings(goes_on, tmp_path / "c")
+    assert f"step {STEPS - 1} ran 2 attention calls: beside the same other kernels, 7 others ran 4" in one[2]
 
 
 def test_a_call_launched_twice_is_found_and_where_each_layer_makes_two_is_not(tmp_path: Path) -> None:
@@ -263,7 +272,9 @@ def test_a_replay_of_more_or_fewer_calls_is_found_and_the_last_may_be_cut(tmp_pa
     assert "replay ran 5 attention calls: 6 others ran 4" in more[2]
     (fewer,) = findings(replayed(at_3_1=()), tmp_path / "c")
     assert "replay ran 3 attention calls: 6 others ran 4" in fewer[2]
-    assert findings(replayed(at_7_3=()), tmp_path / "d") == []
+    assert findings(without(replayed(), [(7, 3)]), tmp_path / "d") == []
+    (last,) = findings(replayed(at_7_3=()), tmp_path / "e")
+    assert "replay ran 3 attention calls" in last[2]  # and all that others ran beside them
 
 
 def test_fewer_calls_for_good_within_a_generation_are_found_and_of_a_shorter_model_not(
@@ -274,7 +285,10 @@ def test_fewer_calls_for_good_within_a_generation_are_found_and_of_a_shorter_mod
     assert (one[0], "ran 3 attention calls: 3 others ran 4" in one[2]) == (4, True)
     short = replace(
         lost,
-        calls=tuple(replace(call, phase="prefill") if call.step == 4 else call for call in lost.calls),
+        calls=tuple(
+            replace(call, phase="prefill") if call.step == 4 else call
+            for call in without(lost, [(step, 3) for step in range(4, STEPS)]).calls
+        ),
     )
     assert findings(short, tmp_path / "b") == []
 
