@@ -4,31 +4,13 @@ from __future__ import annotations
 
 import errno
 import signal
-import sqlite3
 import sys
 from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from attnprof.commands import (
-    baseline,
-    capture,
-    check,
-    diff,
-    doctor,
-    explain,
-    export,
-    gpus,
-    ingest,
-    names,
-    predict,
-    replay,
-    report,
-    run,
-    runs,
-    sweep,
-)
+from attnprof.commands.deferred import Deferred, deferring, undecided
 from attnprof.errors import EXIT_OK, EXIT_USAGE, AttnprofError, ConfigError, UsageError
 from attnprof.machine import stop_signals
 from attnprof.machine.configuration import default_map, origins
@@ -38,8 +20,28 @@ from attnprof.version import __version__
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)
 
+COMMANDS = {
+    "run": Deferred("run:run", "Record a workload.", {"allow_interspersed_args": False}),
+    "import": Deferred("ingest:import_", "Ingest a trace made by nsys or torch.profiler."),
+    "capture": Deferred("capture:capture", "Profile a running vLLM or SGLang server."),
+    "report": Deferred("report:report", "Show phases, kernels and the split timeline of a run."),
+    "check": Deferred("check:check", "Compare what ran with what should have run."),
+    "predict": Deferred("predict:predict", "Predict the launches of attention calls."),
+    "explain": Deferred("explain:explain", "Explain one attention call step by step."),
+    "sweep": Deferred("sweep:sweep", "Predict over ranges of lengths, batches, GPUs and versions."),
+    "diff": Deferred("diff:diff", "Compare two runs: dispatch, then time."),
+    "baseline": Deferred("baseline:baseline", "Name the runs that others are compared with."),
+    "export": Deferred("export:export", "Write a run for Perfetto, pandas or SQL."),
+    "doctor": Deferred("doctor:doctor", "Examine this machine, or a trace."),
+    "gpus": Deferred("gpus:gpus", "List the known GPUs."),
+    "names": Deferred("names:names", "Read what attention kernels' names state."),
+    "replay": Deferred("replay:replay", "Write one attention call as a program of its own."),
+    "runs": Deferred("runs:runs", "List the runs on disk."),
+}
+
 app = typer.Typer(
     name="attnprof",
+    cls=deferring(COMMANDS),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -63,24 +65,8 @@ def _root(
     """Options before any command."""
 
 
-app.command("run", short_help="Record a workload.", context_settings={"allow_interspersed_args": False})(
-    run.run
-)
-app.command("import", short_help="Ingest a trace made by nsys or torch.profiler.")(ingest.import_)
-app.command("capture", short_help="Profile a running vLLM or SGLang server.")(capture.capture)
-app.command("report", short_help="Show phases, kernels and the split timeline of a run.")(report.report)
-app.command("check", short_help="Compare what ran with what should have run.")(check.check)
-app.command("predict", short_help="Predict the launches of attention calls.")(predict.predict)
-app.command("explain", short_help="Explain one attention call step by step.")(explain.explain)
-app.command("sweep", short_help="Predict over ranges of lengths, batches, GPUs and versions.")(sweep.sweep)
-app.command("diff", short_help="Compare two runs: dispatch, then time.")(diff.diff)
-app.command("baseline", short_help="Name the runs that others are compared with.")(baseline.baseline)
-app.command("export", short_help="Write a run for Perfetto, pandas or SQL.")(export.export)
-app.command("doctor", short_help="Examine this machine, or a trace.")(doctor.doctor)
-app.command("gpus", short_help="List the known GPUs.")(gpus.gpus)
-app.command("names", short_help="Read what attention kernels' names state.")(names.names)
-app.command("replay", short_help="Write one attention call as a program of its own.")(replay.replay)
-app.command("runs", short_help="List the runs on disk.")(runs.runs)
+for _name, _command in COMMANDS.items():
+    _command.add_to(app, _name, undecided)
 
 
 def main() -> None:
@@ -117,7 +103,9 @@ def _run() -> int:
     except (BrokenPipeError, streams.ReaderGoneError):  # `| head`: there is nobody left to tell
         streams.drop(sys.stdout)
         code = 128 + signal.SIGPIPE
-    except (OSError, ImportError, MemoryError, sqlite3.Error) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ImportError, MemoryError, *_sqlite_errors())):
+            raise
         streams.drop(sys.stdout)
         if code := stop_signals.heard():
             return code
@@ -127,6 +115,12 @@ def _run() -> int:
             streams.say(f"error: {streams.why_not(error)}")
         code = EXIT_USAGE
     return code
+
+
+def _sqlite_errors() -> tuple[type[Exception], ...]:
+    """What SQLite raises, where it was imported."""
+    sqlite3 = sys.modules.get("sqlite3")
+    return () if sqlite3 is None else (sqlite3.Error,)
 
 
 def _tell(error: AttnprofError, defaults: dict[str, dict[str, str]]) -> None:

@@ -51,9 +51,9 @@ class Param:
 
 def page() -> str:
     """The text of docs/cli.md."""
-    from attnprof.cli import app
+    from attnprof.cli import COMMANDS
 
-    return _HEAD + "".join(_section(command.name, command.callback) for command in app.registered_commands)
+    return _HEAD + "".join(_section(name, command.function()) for name, command in COMMANDS.items())
 
 
 def _section(name: str, command: Any) -> str:

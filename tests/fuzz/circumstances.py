@@ -103,7 +103,7 @@ def drawn_options(dice: Dice, command: str) -> list[str]:
     group: Any = typer.main.get_command(cli.app)
     known = [
         parameter
-        for parameter in group.commands[command].params
+        for parameter in group.get_command(None, command).params
         if parameter.param_type_name == "option" and not _NOT_DRAWN & set(parameter.opts)
     ]
     drawn: list[str] = []
