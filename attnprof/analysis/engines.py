@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from attnprof.analysis.explain import Explanation, explain
-from attnprof.analysis.sweep import launched
+from attnprof.analysis.sum_order import launched
 from attnprof.dispatch.engines.layer import Layer, Outcome, Step
 from attnprof.dispatch.engines.outcome import outcome
 from attnprof.errors import UsageError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnprof.analysis.measured_splits import MeasuredSplits, advice, bandwidth, find, not_measured
 from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.sm_fill import SmFill, sm_fill
-from attnprof.analysis.sweep import launched
+from attnprof.analysis.sum_order import launched
 from attnprof.dispatch.heuristic import SplitChoice, ceil_div
 from attnprof.dispatch.libraries import FLASH, library, predict, predict_by_function
 from attnprof.dispatch.limits import GRID_REFUSAL

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -20,6 +21,7 @@ from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.model import Gpu
 
 TABLE = "kernel_resources.jsonl.gz"
+Stated = tuple[tuple[int, int] | None, ...]  # registers and static shared memory, per architecture
 _ALONE = ((8, 7), (11, 0))  # of Jetson boards: run no machine code but their own
 
 
@@ -49,7 +51,7 @@ class Build:
     built_for: str
     source: str
     archs: tuple[str, ...]
-    kernels: dict[str, tuple[tuple[int, int] | None, ...]]
+    kernels: Mapping[str, Stated]
 
 
 @lru_cache(maxsize=4096)
@@ -90,18 +92,40 @@ def _written(value: object) -> str:
     return "-" if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
+class _Kernels(Mapping[str, Stated]):
+    """The kernels of a build, of which each line is read when it is asked for: most questions are of one."""
+
+    def __init__(self, lines: str) -> None:
+        self._lines = lines  # each after a line end
+
+    def __getitem__(self, key: str) -> Stated:
+        begins = f"\n[{json.dumps(key)},"
+        at = self._lines.find(begins)
+        if at < 0:
+            raise KeyError(key)
+        return self._read(self._lines[at + 1 :].partition("\n")[0])[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._read(line)[0] for line in self._lines.split("\n")[1:])
+
+    def __len__(self) -> int:
+        return self._lines.count("\n")
+
+    @staticmethod
+    def _read(line: str) -> tuple[str, Stated]:
+        key, *stated = json.loads(line)
+        return key, tuple(None if one is None else (one[0], one[1]) for one in stated)
+
+
 @lru_cache(maxsize=1)
 def builds() -> tuple[Build, ...]:
     """Every build of the table."""
     table = files("attnprof.analysis").joinpath(TABLE)
-    lines = gzip.decompress(table.read_bytes()).decode().splitlines()
+    text = gzip.decompress(table.read_bytes()).decode().rstrip("\n")
     found: list[Build] = []
-    for line in lines:
-        row: Any = json.loads(line)
-        if isinstance(row, dict):
-            fixed = (row["library"], tuple(row["versions"]), row["built_for"], row["source"])
-            found.append(Build(*fixed, tuple(row["archs"]), {}))
-        else:
-            key, *stated = row
-            found[-1].kernels[key] = tuple(None if one is None else (one[0], one[1]) for one in stated)
+    for part in text.removeprefix("{").split("\n{"):
+        head, end, lines = part.partition("\n")
+        row: Any = json.loads("{" + head)
+        fixed = (row["library"], tuple(row["versions"]), row["built_for"], row["source"])
+        found.append(Build(*fixed, tuple(row["archs"]), _Kernels(end + lines)))
     return tuple(found)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name, short_name
 from attnprof.dispatch.names.template import template_fields
 from attnprof.model import KernelLaunch
 
@@ -37,3 +37,8 @@ def sum_order(launches: Sequence[KernelLaunch]) -> SumOrder:
         elif signature.family != "scheduler_aux":
             told = False
     return SumOrder(kernels, ", ".join(filter(None, tiles)), told and all(tiles))
+
+
+def launched(launches: Sequence[KernelLaunch]) -> str:
+    """The kernels' own names, in order."""
+    return " + ".join(short_name(launch.kernel) for launch in launches)

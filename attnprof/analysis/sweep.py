@@ -18,7 +18,6 @@ from attnprof.analysis.sum_order import SumOrder, sum_order
 from attnprof.dispatch.heuristic import MAX_SPLITS
 from attnprof.dispatch.libraries import library, predict
 from attnprof.dispatch.library import NO_PREDICTION, SplitCounter
-from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction
 
@@ -221,8 +220,3 @@ def _launches(setting: Setting, along: Along, value: int, count: int) -> Sequenc
         swept: dict[str, Any] = {along: value}
         prediction = predict(replace(call, **(swept | alone)), setting.gpu, setting.version)
     return prediction.launches
-
-
-def launched(launches: Sequence[KernelLaunch]) -> str:
-    """The kernels' own names, in order."""
-    return " + ".join(short_name(launch.kernel) for launch in launches)

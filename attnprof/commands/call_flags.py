@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -31,9 +31,15 @@ from attnprof.commands.engine_question import (
 )
 from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
 from attnprof.commands.ranges import LARGEST
-from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.errors import UsageError
-from attnprof.model import AttentionCall, Gpu
+from attnprof.model import AttentionCall
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.engines.layer import Layer, Step
+    from attnprof.model import Gpu
+
+    CallFromFlags = tuple[AttentionCall, Gpu, str]
+    EngineFromFlags = tuple[str, str | None, Layer, Step, Gpu]
 
 _DEFAULT_HEADS, _DEFAULT_HEAD_DIM = 28, 128
 
@@ -115,10 +121,6 @@ def _flags(
     tensor_parallel: TensorParallelOption = 1,
 ) -> None:
     """The flags themselves: what ``call_flags`` adds to a command."""
-
-
-CallFromFlags = tuple[AttentionCall, Gpu, str]
-EngineFromFlags = tuple[str, str | None, Layer, Step, Gpu]
 
 
 def call_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -240,8 +242,7 @@ def engine_from_flags(flags: dict[str, Any]) -> EngineFromFlags:
 
 def _checked(flags: dict[str, Any]) -> tuple[dict[str, Any], Gpu]:
     """The flags with heads in place, and the GPU."""
-    from attnprof.gpus import DEFAULT_GPU, gpu_by_name
-    from attnprof.runs.run import gpu_from_options
+    from attnprof.gpus import DEFAULT_GPU, gpu_by_name, gpu_from_options
 
     require_engine(flags)
     if flags["seqlen_k"] is None:

@@ -60,8 +60,8 @@ def capture(
     from attnprof.capture.server_traces import traces_in, wait_for_traces
     from attnprof.capture.serving import Load, address_of, find_server, start_profile, stop_profile
     from attnprof.errors import CaptureError, UsageError
+    from attnprof.gpus import gpu_from_options
     from attnprof.runs.ingest import import_ranks
-    from attnprof.runs.run import gpu_from_options
     from attnprof.runs.run_builder import refuse_taken
     from attnprof.safety.next_command import next_command
 

@@ -66,10 +66,11 @@ def check(
     from attnprof.analysis.layer_kinds import layer_kinds
     from attnprof.analysis.splits import split_rows
     from attnprof.check.expectations import Expectation, judge, parse_fail_on
+    from attnprof.gpus import gpu_from_options
     from attnprof.report.run_tables import splits_table, verdicts_table
     from attnprof.report.tables import Column, Table, print_json, write_csv, write_markdown
     from attnprof.report.text import print_check
-    from attnprof.runs.run import gpu_from_options, load
+    from attnprof.runs.run import load
 
     expectation = Expectation(
         expect, expect_splits, phase, None if fail_on is None else parse_fail_on(fail_on), min_compared

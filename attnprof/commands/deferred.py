@@ -16,7 +16,7 @@ from attnprof.commands.plain_values import take_plain_values
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A command: its function as ``module:name`` in ``attnprof.commands``, and its line in the help of all."""
+    """A command: its function, as ``module:name`` in ``attnprof.commands``, and its line in the help."""
 
     place: str
     short_help: str

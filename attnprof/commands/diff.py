@@ -82,12 +82,13 @@ def diff(
     """
     from attnprof.analysis.diff import compare_runs
     from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
+    from attnprof.gpus import gpu_from_options
     from attnprof.model import STEP_PHASES
     from attnprof.report.ci import to_github, to_junit
     from attnprof.report.diff import as_json, judge, print_diff, to_document
     from attnprof.report.diff_tables import csv_table
     from attnprof.report.tables import print_json, to_csv
-    from attnprof.runs.run import gpu_from_options, load
+    from attnprof.runs.run import load
     from attnprof.safety.next_command import next_command
 
     if phase not in (None, *STEP_PHASES):

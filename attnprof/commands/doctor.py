@@ -43,7 +43,8 @@ def doctor(
     from attnprof.doctor.finding import exit_code
     from attnprof.doctor.machine import examine_machine
     from attnprof.doctor.printed_findings import findings_table, print_finding, verdict
-    from attnprof.report.tables import make_console, write_table
+    from attnprof.report.console import make_console
+    from attnprof.report.tables import write_table
     from attnprof.safety.next_command import next_command
 
     if trace is None:
@@ -69,7 +70,7 @@ def doctor(
         ready = "attnprof run --max-new-tokens 512" if trace is None else next_command("report", trace)
         doctor_again = "attnprof doctor" if trace is None else next_command("doctor", trace)
         again = f"mend what fails, then {doctor_again}"
-        console.out(f"\nverdict   {verdict(findings)}\nnext      {again if code else ready}", highlight=False)
+        console.out(f"\nverdict   {verdict(findings)}\nnext      {again if code else ready}")
     else:
         write_table(findings_table(findings), output_format.value)
     raise typer.Exit(code)

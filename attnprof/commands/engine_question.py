@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnprof.dispatch.engines.layer import Layer, Step
-from attnprof.dispatch.engines.outcome import ENGINES
+from attnprof.dispatch.engines import ENGINES
 from attnprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.engines.layer import Layer, Step
 
 EngineOption = Annotated[
     str | None,
@@ -76,11 +78,11 @@ def option(name: str) -> str:
 
 def with_model(flags: dict[str, Any], default_heads: tuple[Any, Any]) -> dict[str, Any]:
     """The flags with the heads of ``--model``. Raises UsageError for an unknown one, and for two answers."""
+    if flags.get("model") is None:
+        return flags
     from attnprof.workloads.presets import PRESETS, find_preset
     from attnprof.workloads.served_models import SERVED
 
-    if flags.get("model") is None:
-        return flags
     served = SERVED.get(flags["model"].lower())
     preset = served or find_preset(flags["model"])
     if preset is None:
@@ -132,6 +134,8 @@ def engine_question(
 
     ``lengths``: each request's queries and keys, () where not given.
     """
+    from attnprof.dispatch.engines.layer import Layer, Step
+
     forced = flags["flash_attn_version"]
     if forced not in (None, 2, 3, 4):
         raise UsageError(f"--flash-attn-version {forced} is none of 2, 3, 4")

@@ -120,7 +120,7 @@ def _of_run(
 ) -> Explanation:
     """The explanation of one call of a run, with what was observed of it."""
     from attnprof.analysis.explain import explain as explain_call
-    from attnprof.runs.run import gpu_from_options
+    from attnprof.gpus import gpu_from_options
     from attnprof.safety.next_command import next_command
 
     if not loaded.records:

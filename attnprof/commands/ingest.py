@@ -42,9 +42,9 @@ def import_(
       attnprof import decode.json.gz --graph-capture capture_bs_32.json.gz
     """
     from attnprof.errors import UsageError
+    from attnprof.gpus import gpu_from_options
     from attnprof.machine.process_guard import guarded
     from attnprof.runs.ingest import import_trace
-    from attnprof.runs.run import gpu_from_options
     from attnprof.safety.next_command import next_command
 
     if output is not None and len(traces) > 1:

@@ -79,4 +79,5 @@ def _path(told: Any, value: Any) -> Any:
     asks = told.exists or told.writable or not (told.file_okay and told.dir_okay and told.readable)
     if type(value) is not str or asks or _opens(told) or "\0" in value:
         return NOT_PLAIN
-    return NOT_PLAIN if os.path.exists(value) and not os.access(value, os.R_OK) else Path(value)
+    closed = os.access(value, os.F_OK) and not os.access(value, os.R_OK)
+    return NOT_PLAIN if closed else Path(value)

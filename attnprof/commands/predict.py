@@ -115,7 +115,7 @@ def _predict_file(path: Path, flags: dict[str, Any]) -> None:
 
     from attnprof.calls.call_files import parse_call, read_json_lines
     from attnprof.dispatch import predict as predict_call
-    from attnprof.runs.run import gpu_from_options
+    from attnprof.gpus import gpu_from_options
 
     default_gpu: Gpu | None = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"])
     write, encode = sys.stdout.write, json.JSONEncoder().encode

@@ -150,7 +150,7 @@ def report(
 
         if is_job_folder(Path(run)):
             from attnprof.commands.ranks import report_ranks
-            from attnprof.runs.run import gpu_from_options
+            from attnprof.gpus import gpu_from_options
 
             asked = table.value if table else None
             chosen = gpu_from_options(gpu, sms, sm)
@@ -160,9 +160,10 @@ def report(
         raise UsageError("--workers and --scheduler are for a folder of traces", hint="give the folder")
     if table in (ReportTable.RANKS, ReportTable.STRAGGLERS, ReportTable.DISPATCH):
         raise UsageError(f"--table {table.value} is of a folder of traces", hint="give the folder")
+    from attnprof.gpus import gpu_from_options
     from attnprof.report.summary import summarise
     from attnprof.report.tables import print_json, to_csv, to_markdown
-    from attnprof.runs.run import gpu_from_options, load
+    from attnprof.runs.run import load
     from attnprof.safety.quoting import markdown_words
     from attnprof.safety.redact import redact
 

@@ -286,9 +286,8 @@ def _prediction(
     from dataclasses import asdict
 
     from attnprof.dispatch.libraries import DEFAULT_LIBRARY, default_version, predict
-    from attnprof.gpus import DEFAULT_GPU, gpu_by_name
+    from attnprof.gpus import DEFAULT_GPU, gpu_by_name, gpu_from_options
     from attnprof.model import AttentionCall
-    from attnprof.runs.run import gpu_from_options
 
     target = gpu_from_options(gpu, sms, sm)
     asked: dict[str, Any] = {"gpu": asdict(target)} if target else {}

@@ -159,7 +159,7 @@ def explain(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
 
 def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:
     """The template arguments of a kernel by the names its source gives them; None where nobody reads it."""
-    answers = (each.template_fields(kernel) for each in all_libraries().values())
+    answers = (library(name).template_fields(kernel) for name in LIBRARIES)  # each imported when asked
     return next((answer for answer in answers if answer is not None), None)
 
 

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from attnprof.doctor.finding import Finding, Level
+from attnprof.report.console import BOLD, GREEN, RED, YELLOW, Console
 from attnprof.report.tables import Column, Table
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 _INDENT = 20  # level, what was looked at
-_STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+_STYLES = {Level.OK: (GREEN,), Level.WARN: (YELLOW,), Level.FAIL: (BOLD, RED)}
 
 
 def print_finding(finding: Finding, console: Console) -> None:
     """One finding, and how to mend it, wrapped under its text."""
-    from rich.text import Text
-
     lines = [finding.found, *([f"fix: {finding.fix}"] if finding.fix else [])]
     width = console.width - _INDENT
     wrapped = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ") or [""]]
-    head = Text(f"{finding.level.value:<6}", style=_STYLES[finding.level])
-    head.append(f"{finding.what:<{_INDENT - 6}}", style="not bold default").append(
-        wrapped[0], style="not bold default"
-    )
-    console.print(head, overflow="ignore", no_wrap=True)
+    level = console.styled(f"{finding.level.value:<6}", *_STYLES[finding.level])
+    console.out(f"{level}{finding.what:<{_INDENT - 6}}{wrapped[0]}")
     for line in wrapped[1:]:
-        console.print(Text(" " * _INDENT + line), overflow="ignore", no_wrap=True)
+        console.out(" " * _INDENT + line)
 
 
 def verdict(findings: Sequence[Finding]) -> str:

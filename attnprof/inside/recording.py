@@ -15,11 +15,12 @@ from attnprof.capture.own_recordings import join
 from attnprof.capture.recording import RECORDERS, CaptureResult, RecorderName
 from attnprof.errors import AttnprofError, RunError, UsageError
 from attnprof.files import durable
+from attnprof.gpus import gpu_from_options
 from attnprof.instrument import Recorder, instrument
 from attnprof.machine.gpu_devices import has_gpu
 from attnprof.model import MODULES
 from attnprof.runs.ingest import finish_recorded
-from attnprof.runs.run import Run, gpu_from_options, load
+from attnprof.runs.run import Run, load
 from attnprof.runs.run_builder import new_run
 from attnprof.safety.redact import redact_arguments
 from attnprof.workloads import injected

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-_GAP = 3  # characters between columns
+from attnprof.report.console import width_of
+
+GAP = 3  # characters between columns
 _SHORTEST_NAME, _SHORTEST_TEXT = 20, 24
 _NOISE = "_kernel"
 _BETWEEN = re.compile(r"[_ ]")  # words of a name
@@ -46,10 +48,8 @@ def fitted(
     Columns of names are shortened, evenly, down to a readable length. Then the least useful column goes, the
     rightmost of several alike; the first always stays.
     """
-    from rich.cells import cell_len
-
     natural = [
-        max([cell_len(column.title), *(cell_len(row[index]) for row in rows)])
+        max([width_of(column.title), *(width_of(row[index]) for row in rows)])
         for index, column in enumerate(columns)
     ]
     least = list(natural)
@@ -59,9 +59,9 @@ def fitted(
         elif not column.right and any(map(_has_letters, (row[index] for row in rows))):
             least[index] = min(natural[index], max(_SHORTEST_NAME, len(column.title)))
     kept = list(range(len(columns)))
-    while sum(least[index] for index in kept) + _GAP * (len(kept) - 1) > width and len(kept) > 1:
+    while sum(least[index] for index in kept) + GAP * (len(kept) - 1) > width and len(kept) > 1:
         kept.remove(min(kept[1:], key=lambda index: (columns[index].use, -index)))
-    room = width - _GAP * (len(kept) - 1) - sum(least[index] for index in kept)
+    room = width - GAP * (len(kept) - 1) - sum(least[index] for index in kept)
     widths = _shared({i: (least[i], natural[i]) for i in kept}, room)
     cells = {
         index: shortened([row[index] for row in rows], widths[index])

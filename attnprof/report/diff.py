@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnprof.report.console import make_console
 from attnprof.report.diff_tables import (
     COMBINE,
     at_step,
@@ -16,7 +17,7 @@ from attnprof.report.diff_tables import (
     words,
 )
 from attnprof.report.numbers import spans
-from attnprof.report.tables import duration, make_console, to_markdown
+from attnprof.report.tables import duration, to_markdown
 from attnprof.report.text import labelled, print_titled
 from attnprof.safety.quoting import markdown_words
 from attnprof.safety.redact import redact
@@ -220,7 +221,7 @@ def print_diff(comparison: Comparison, gates: Sequence[Gate], next_command: str)
         verdict = {True: "OK", False: "FAILED", None: "CANNOT TELL"}[gate.passed]
         labelled(console, f"gate {gate.name}"[:14], f"{verdict}: {gate.why}")
     console.print()
-    console.out(f"{'next':<10} {next_command}", highlight=False)
+    console.out(f"{'next':<10} {next_command}")
 
 
 def as_json(comparison: Comparison, gates: Sequence[Gate], exit_code: int) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from attnprof.analysis.explain import in_words
 from attnprof.analysis.sweep import Stretch
 from attnprof.dispatch.engines.layer import Outcome
 from attnprof.dispatch.intervals import Interval
+from attnprof.report.console import BOLD, make_console
 from attnprof.report.explain import as_object, markdown, print_explanation
 from attnprof.report.sweep import short_kernels, staircases
-from attnprof.report.tables import Column, Table, make_console, print_table, to_markdown
+from attnprof.report.tables import Column, Table, print_table, to_markdown
 from attnprof.report.text import labelled
 from attnprof.safety.quoting import markdown_words
 
@@ -86,7 +87,7 @@ def print_engine(answer: EngineAnswer) -> None:
     for table in (backends_table(made), decisions_table(made)):
         if table.rows:
             console.print()
-            console.print(table.title, style="bold")
+            console.print(table.title, BOLD)
             print_table(table, console)
     if answer.explanation is not None:
         console.print()

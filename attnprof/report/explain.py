@@ -9,8 +9,9 @@ from attnprof.analysis.explain import Explanation, LiveKeys, in_words
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.requests import lengths_in_words
 from attnprof.model import AttentionCall, KernelLaunch
+from attnprof.report.console import BOLD, make_console
 from attnprof.report.occupancy import at_most, fill_note
-from attnprof.report.tables import Column, Table, duration, make_console, percent, print_table, to_markdown
+from attnprof.report.tables import Column, Table, duration, percent, print_table, to_markdown
 from attnprof.report.text import gpu_in_words, labelled
 from attnprof.safety.quoting import markdown_words
 
@@ -206,7 +207,7 @@ def print_explanation(explained: Explanation) -> None:
     for table in _tables(explained):
         if table.rows:
             console.print()
-            console.print(table.title, style="bold")
+            console.print(table.title, BOLD)
             print_table(table, console)
     if explained.fills:
         console.print()

@@ -8,8 +8,9 @@ from typing import Any
 from attnprof.analysis.invariance import Invariance, Size
 from attnprof.analysis.sweep import Sweep
 from attnprof.dispatch.intervals import Interval, Intervals
+from attnprof.report.console import BOLD, make_console
 from attnprof.report.sweep import TEXT_AXES, axes_of, axis_value, facts, varying
-from attnprof.report.tables import Column, Table, make_console, percent, print_table
+from attnprof.report.tables import Column, Table, percent, print_table
 from attnprof.report.text import labelled
 
 _INTERVALS_SHOWN = 3
@@ -113,7 +114,7 @@ def print_invariance(result: Sweep, found: Sequence[Invariance]) -> None:
     for table in invariance_tables(found):
         if table.rows:
             console.print()
-            console.print(table.title, style="bold")
+            console.print(table.title, BOLD)
             print_table(table, console)
 
 

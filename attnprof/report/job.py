@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnprof.dispatch.names.kernel_names import short_name
+from attnprof.report.console import make_console
 from attnprof.report.numbers import spans
 from attnprof.report.run_tables import splits_table
-from attnprof.report.tables import Column, Table, duration, make_console, percent
+from attnprof.report.tables import Column, Table, duration, percent
 from attnprof.report.text import labelled, print_titled
 from attnprof.safety.next_command import next_command
 
@@ -215,9 +216,9 @@ def print_job(job: Job, folder: str) -> None:
             shown = Table(table.name, table.columns, table.rows, table.shown, f"{table.title}, most ranks")
         print_titled(shown, console)
         if more:
-            console.out(f"and {more} more: --table {name} --format csv", highlight=False)
+            console.out(f"and {more} more: --table {name} --format csv")
         console.print()
     for label, sentence in job_sentences(job):
         labelled(console, label, sentence)
     console.print()
-    console.out(f"next       {next_command('report', folder, '--format', 'csv')}", highlight=False)
+    console.out(f"next       {next_command('report', folder, '--format', 'csv')}")

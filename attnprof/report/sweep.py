@@ -11,7 +11,8 @@ import numpy as np
 
 from attnprof.analysis.sweep import Setting, Stretch, Sweep, stretches
 from attnprof.dispatch.intervals import Interval
-from attnprof.report.tables import Column, Table, make_console, print_table
+from attnprof.report.console import make_console
+from attnprof.report.tables import Column, Table, print_table
 from attnprof.report.text import labelled
 
 AXES = (

@@ -9,19 +9,15 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, TextIO
 
 from attnprof.report.column_widths import Column as Column
 from attnprof.report.column_widths import fitted
+from attnprof.report.console import BOLD, Console, make_console
+from attnprof.report.drawn_table import drawn
 from attnprof.safety.printable import printable
 from attnprof.safety.quoting import csv_cell, markdown
 from attnprof.safety.redact import redact, redact_all, redact_rows
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-TERMINAL_WIDTH = 100
-_NARROWEST = 40  # a narrower terminal breaks the lines itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,53 +119,23 @@ def write_markdown(table: Table, out: TextIO) -> None:
     out.writelines(line(map(markdown, row)) for row in redact_rows(rows))
 
 
-def make_console() -> Console:
-    """A console of at most 100 columns, plain where stdout is no terminal or NO_COLOR is set."""
-    from rich.console import Console
-
-    # rich takes FORCE_COLOR, which Jupyter sets for its terminals' children, for a terminal.
-    console = Console(highlight=False, soft_wrap=False, force_terminal=sys.stdout.isatty())
-    if not console.is_terminal or console.width > TERMINAL_WIDTH:
-        console.width = TERMINAL_WIDTH
-    console.width = max(console.width, _NARROWEST)
-    return console
-
-
 def print_table(table: Table, console: Console | None = None) -> None:
     """The table for a terminal, less its empty columns and those that it has no room for, which it names."""
     console = console or make_console()
-    console.out(table_text(table, console), highlight=False)
+    head, *lines = table_text(table, console).split("\n")
+    console.out("\n".join([console.styled(head, BOLD), *lines]))
 
 
 def table_text(table: Table, console: Console | None = None) -> str:
-    """The lines that :func:`print_table` prints."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
+    """The lines that :func:`print_table` prints, plain."""
     console = console or make_console()
-    drawn = RichTable(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0), header_style="bold"
-    )
     rows = table.for_people()
     filled = [index for index in range(len(table.columns)) if any(row[index] for row in rows)]
     cells = [[printable(redact(row[index]).replace("\n", " ")) for index in filled] for row in rows]
     columns = [table.columns[index] for index in filled]
     kept, cells = fitted(columns, cells, console.width)
-    for column in (columns[index] for index in kept):
-        justify: Literal["right", "left"] = "right" if column.right else "left"
-        drawn.add_column(
-            column.title,
-            justify=justify,
-            no_wrap=not column.wraps,
-            overflow="fold" if column.wraps else "ellipsis",
-        )
-    for row in cells:
-        drawn.add_row(*map(Text, row))
-    with console.capture() as captured:
-        console.print(drawn)
-    # rich pads every line to the table's width.
-    lines = [line.rstrip() for line in captured.get().splitlines()]
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    lines = drawn([columns[index] for index in kept], cells, console.width, encoding)
     if lost := [column.title for index, column in enumerate(columns) if index not in kept]:
         lines += textwrap.wrap(f"left out at this width: {', '.join(lost)}", console.width)
     return "\n".join(lines)

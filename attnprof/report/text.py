@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 from attnprof.analysis.sm_fill import sm_fill
 from attnprof.dispatch.libraries import FLASH
 from attnprof.dispatch.requests import ONLY_LONGEST, lengths_in_words, split_range
+from attnprof.report.console import BOLD, make_console
 from attnprof.report.occupancy import per_sm
-from attnprof.report.tables import Column, Table, make_console, print_table
+from attnprof.report.tables import Column, Table, print_table
 from attnprof.safety.next_command import next_command
 from attnprof.safety.printable import printable
 from attnprof.safety.redact import redact
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from attnprof.check.check_run import CheckedCall
     from attnprof.check.expectations import Judgement
     from attnprof.model import AttentionCall, Gpu, Prediction
+    from attnprof.report.console import Console
     from attnprof.report.summary import Report
 
 _LABEL_WIDTH = 10
@@ -48,28 +48,25 @@ def labelled(console: Console, label: str, text: str) -> None:
     """A label and its text, later lines of the text indented to the first."""
     import textwrap
 
-    from rich.text import Text
-
     indent = " " * (_LABEL_WIDTH + 1)
     kept = _UNIT.sub("\N{NO-BREAK SPACE}", printable(redact(text)))  # textwrap breaks at other spaces only
     lines = textwrap.wrap(kept, console.width - len(indent), break_long_words=True) or [""]
     lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
-    head = Text(f"{label:<{_LABEL_WIDTH}} ", style="bold")
-    console.print(head.append(Text(lines[0], style="not bold")), overflow="ignore", no_wrap=True)
+    console.out(console.styled(f"{label:<{_LABEL_WIDTH}} ", BOLD) + lines[0])
     for line in lines[1:]:
-        console.print(Text(indent + line), overflow="ignore", no_wrap=True)
+        console.out(indent + line)
 
 
 def print_titled(table: Table, console: Console, target: str = "") -> None:
     """The table under its title; of the run ``target``, some rows and the command that gives them all."""
-    console.print(table.title, style="bold")
+    console.print(table.title, BOLD)
     more = len(table.rows) - _ROWS_SHOWN
     if not target or more < _MORE_WORTH_SAYING:
         print_table(table, console)
         return
     print_table(table.first(_ROWS_SHOWN), console)
     every = next_command("report", target, "--table", table.name, "--format", "csv")
-    console.out(f"and {more:,} more rows: {every}", highlight=False)
+    console.out(f"and {more:,} more rows: {every}")
 
 
 def print_report(report: Report) -> None:
@@ -93,26 +90,26 @@ def print_report(report: Report) -> None:
             labelled(console, "note", note)
     console.print()
     # Never wrapped: people copy it.
-    console.out(f"{'next':<{_LABEL_WIDTH}} {report.next_command}", highlight=False)
+    console.out(f"{'next':<{_LABEL_WIDTH}} {report.next_command}")
 
 
 def _print_advice(table: Table, console: Console) -> None:
     """What to do, numbered, each with its evidence and a command on a line of its own."""
     if table.rows:
         console.print()
-        console.print(table.title, style="bold")
+        console.print(table.title, BOLD)
     for number, (what, saves, share, evidence, command) in enumerate(table.for_people(), start=1):
         saved = f" (at most {saves}, {share})" if saves else ""
         labelled(console, f"{number}.", f"{what}{saved}: {evidence}.")
         # Never wrapped: people copy it.
-        console.out(f"{'':<{_LABEL_WIDTH}} {printable(command)}", highlight=False)
+        console.out(f"{'':<{_LABEL_WIDTH}} {printable(command)}")
 
 
 def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) -> None:
     """How much was compared, what ran in the given tables, the first findings, the verdict, what to do."""
     console = make_console()
     if judgement.coverage.calls:
-        console.print(judgement.coverage.sentence, highlight=False)
+        console.print(judgement.coverage.sentence)
         console.print()
     for table in tables:
         if table.rows:
@@ -125,7 +122,7 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
     if len(findings) > _FINDINGS_SHOWN:
         more = len(findings) - _FINDINGS_SHOWN
         every = next_command("check", target, "--format", "csv")
-        console.out(f"{'':<{_LABEL_WIDTH}} and {more} more: {every}", highlight=False)
+        console.out(f"{'':<{_LABEL_WIDTH}} and {more} more: {every}")
     calls = f"{judgement.calls} attention calls"
     if findings:
         count = sum(finding.calls for finding in findings if finding.call) or "none"

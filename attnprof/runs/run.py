@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attnprof.errors import RunError, UsageError
+from attnprof.errors import RunError
 from attnprof.files.compressed import readable
-from attnprof.gpus import described_gpu, gpu_by_name, make_gpu
+from attnprof.gpus import described_gpu
 from attnprof.model import Gpu, Library
 from attnprof.runs import run_folders
 from attnprof.runs.folder_reading import OpenFolder
@@ -335,22 +335,4 @@ def _open(folder: Path) -> Run:
     return run
 
 
-def gpu_from_options(name: str | None, sms: int | None, sm: str | None) -> Gpu | None:
-    """The Gpu that --gpu, or --sms with --sm, name; None where neither is given. Raises UsageError."""
-    if name is not None:
-        if sms is not None or sm is not None:
-            raise UsageError("--gpu names the SM count already", hint="give --gpu, or --sms with --sm")
-        return gpu_by_name(name)
-    if sms is None and sm is None:
-        return None
-    if sms is None or sm is None:
-        raise UsageError("--sms and --sm go together", hint="for example --sms 132 --sm 9.0")
-    major, dot, minor = sm.partition(".")
-    if not (major.isdigit() and minor.isdigit() and dot):
-        raise UsageError(f"--sm {sm!r} is no compute capability", hint="for example --sm 9.0")
-    if sms < 1:
-        raise UsageError(f"--sms must be at least 1, not {sms}")
-    return make_gpu(f"GPU with {sms} SMs", int(major), int(minor), sms)
-
-
-__all__ = ["Run", "RunError", "gpu_from_options", "load"]
+__all__ = ["Run", "RunError", "load"]

@@ -7,10 +7,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from attnprof import load
 from attnprof.report.column_widths import fitted, shortened
+from attnprof.report.console import Console
 from attnprof.report.summary import summarise
 from attnprof.report.tables import Column, Table, table_text
 from tests.conftest import TESTS
@@ -31,7 +31,7 @@ def test_every_table_of_a_report_fits(path: Path | None, tmp_path: Path) -> None
     shown = [table for table in tables if table.rows and table.shown is not None]
     assert shown
     for table, width in product(shown, (80, 100)):
-        text = table_text(table, Console(width=width))
+        text = table_text(table, Console(width))
         assert widest(text) <= width
         head = text.splitlines()[0]
         assert "…" not in head
@@ -83,9 +83,9 @@ def test_the_least_useful_column_is_left_out_and_named() -> None:
     kept, cells = fitted(columns, rows, 60)
     assert kept == [0, 1, 3]
     assert cells == [["attention", "1" * 20, "3" * 20]]
-    text = table_text(Table("t", columns, rows, rows), Console(width=60))
+    text = table_text(Table("t", columns, rows, rows), Console(60))
     assert text.splitlines()[-1] == "left out at this width: b"
-    assert "left out" not in table_text(Table("t", columns, rows, rows), Console(width=100))
+    assert "left out" not in table_text(Table("t", columns, rows, rows), Console(100))
 
 
 def test_of_columns_equally_useful_the_rightmost_goes() -> None:

@@ -27,7 +27,8 @@ from attnprof.errors import AttnprofError
 from attnprof.files.untrusted import parse_json, written_lines
 from attnprof.gpus import gpu_by_name
 from attnprof.machine.configuration import setting
-from attnprof.report.tables import Column, Table, make_console, table_text, to_csv, to_markdown
+from attnprof.report.console import make_console
+from attnprof.report.tables import Column, Table, table_text, to_csv, to_markdown
 from attnprof.report.text import labelled
 from attnprof.runs.run import load
 from attnprof.safety.printable import GuardedStream, printable

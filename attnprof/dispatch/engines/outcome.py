@@ -6,15 +6,11 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+from attnprof.dispatch.engines import ENGINES as ENGINES
 from attnprof.dispatch.engines.layer import Layer, Outcome, Step
 from attnprof.dispatch.libraries import LIBRARIES, library, predict
 from attnprof.errors import UsageError
 from attnprof.model import Gpu
-
-ENGINES: dict[str, str] = {  # what people call it -> its module
-    "vllm": "attnprof.dispatch.engines.vllm.engine",
-    "sglang": "attnprof.dispatch.engines.sglang.engine",
-}
 
 
 def engine(name: str) -> Any:

@@ -7,10 +7,9 @@ csrc/flash_attn/flash_api.cpp or csrc/flash_attn/src/flash_fwd_launch_template.h
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
-from attnprof.dispatch.flash_attn2.read_back import Build, builds_of
 from attnprof.dispatch.flash_attn2.rules import (
     Rules,
     Tile,
@@ -27,6 +26,9 @@ from attnprof.dispatch.flash_attn2.rules import (
 )
 from attnprof.dispatch.versions import parse_version
 from attnprof.model import AttentionCall, Gpu, Prediction
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.flash_attn2.read_back import Build
 
 DEFAULT_VERSION = "2.8.3"
 
@@ -115,4 +117,6 @@ def predict(
 @lru_cache(maxsize=1)
 def builds() -> tuple[Build, ...]:
     """The releases by what they launch, for reading launches back."""
+    from attnprof.dispatch.flash_attn2.read_back import builds_of
+
     return builds_of("flash_attn", OLDEST, NEWEST, (version for version, _ in _CHANGES), rules_for)

@@ -11,16 +11,18 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.flash_attn3.dispatch import dispatch
 from attnprof.dispatch.flash_attn3.installed import NEWEST, NOT_MODELLED
-from attnprof.dispatch.flash_attn3.read_back import Build
 from attnprof.dispatch.flash_attn3.rules import MAX_SPLITS_AUTOMATIC, Rules, packs_gqa, split_choice
 from attnprof.dispatch.flash_attn3.tiles import tile_sm90, tile_sm90_2_7, tile_sm90_2_8
 from attnprof.dispatch.versions import parse_version
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.flash_attn3.read_back import Build
 
 OLDEST, LAST_2_8 = "2.7.3", "2.8.3.post1"
 DEFAULT_VERSION = NEWEST
@@ -137,6 +139,8 @@ def predict(
 @lru_cache(maxsize=1)
 def builds() -> tuple[Build, ...]:
     """The states of ``hopper/`` that launch alike, for reading launches back, oldest first."""
+    from attnprof.dispatch.flash_attn3.read_back import Build
+
     spans = ((OLDEST, "2.7.4.post1"), ("2.8.0", LAST_2_8), (NEWEST, NEWEST))
     return tuple(
         Build("flash_attn_3", span, rules_for(span[0]), partial(_launch, rules=rules_for(span[0])))

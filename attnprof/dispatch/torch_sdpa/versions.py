@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
-from attnprof.dispatch.flash_attn2.read_back import Build, builds_of
 from attnprof.dispatch.flash_attn2.rules import (
     OPTIONAL_TEMPLATES,
     Rules,
@@ -26,6 +25,9 @@ from attnprof.dispatch.flash_attn2.versions import TILES_TO_2_6_1
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.versions import parse_version
 from attnprof.model import AttentionCall, Gpu, Prediction
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.flash_attn2.read_back import Build
 
 DEFAULT_VERSION = "2.6.0"
 OLDEST, NEWEST = "2.2.0", "2.15.0"
@@ -137,4 +139,6 @@ def torch_versions_of(kernel_name: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def builds() -> tuple[Build, ...]:
     """The releases by what they launch, for reading launches back."""
+    from attnprof.dispatch.flash_attn2.read_back import builds_of
+
     return builds_of("torch", OLDEST, NEWEST, (version for version, _ in _CHANGES), rules_for)

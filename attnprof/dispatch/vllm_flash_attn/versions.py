@@ -21,20 +21,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 from attnprof.dispatch.engines.layer import Layer
 from attnprof.dispatch.engines.vllm.flash_attention import Asked, choose
 from attnprof.dispatch.flash_attn2.dispatch import _Dispatch as _FlashAttention2
-from attnprof.dispatch.flash_attn2.read_back import Build
 from attnprof.dispatch.flash_attn2.rules import Rules as FlashAttention2Rules
 from attnprof.dispatch.flash_attn2.rules import Tile as FlashAttention2Tile
 from attnprof.dispatch.flash_attn2.versions import rules_for
 from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
-from attnprof.dispatch.flash_attn3.read_back import Build as FlashAttention3Build
 from attnprof.dispatch.flash_attn3.rules import Rules
 from attnprof.dispatch.flash_attn3.tiles import Tile, TileQuery, sm90, tile_sm90
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.flash_attn2.read_back import Build
+    from attnprof.dispatch.flash_attn3.read_back import Build as FlashAttention3Build
 
 DEFAULT_VERSION = "auto"
 BATCH_INVARIANT = "batch-invariant"  # auto, with VLLM_BATCH_INVARIANT=1
@@ -259,12 +262,16 @@ def _predict_fa2(call: AttentionCall, gpu: Gpu, explain: bool = False, version: 
 @lru_cache(maxsize=1)
 def builds() -> tuple[Build, ...]:
     """``_vllm_fa2_C``, for reading launches back."""
+    from attnprof.dispatch.flash_attn2.read_back import Build
+
     return (Build("vllm_flash_attn", ("fa2", "fa2"), _fa2_rules(), _predict_fa2),)
 
 
 @lru_cache(maxsize=1)
 def fa3_builds() -> tuple[FlashAttention3Build, ...]:
     """``_vllm_fa3_C``, for reading launches back."""
+    from attnprof.dispatch.flash_attn3.read_back import Build as FlashAttention3Build
+
     return tuple(
         FlashAttention3Build(
             "vllm_flash_attn", (name, name), rules, partial(_predict_fa3, rules=rules), fork=True
