@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attnprof
+from attnprof.dispatch.names.late_pattern import LatePattern
 
 if sys.version_info >= (3, 11):
     from re import _parser as sre_parse  # type: ignore[attr-defined]
@@ -41,6 +42,8 @@ def compiled() -> dict[str, re.Pattern[Any]]:
 def _inside(value: Any, depth: int = 0) -> Iterator[re.Pattern[Any]]:
     if isinstance(value, re.Pattern):
         yield value
+    elif isinstance(value, LatePattern):
+        yield value.compiled
     elif depth < 4:
         items: Any = ()
         if isinstance(value, (list, tuple, set, frozenset)):

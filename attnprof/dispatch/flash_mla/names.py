@@ -40,7 +40,7 @@ def stated(name: str) -> Fields:
         given = numbers(("_Z" if name.startswith("_Z") else "") + name.partition("traits_mla")[2])[:4]
         if len(given) == 4:
             fields += zip(("head_dim", "block_m", "block_n", "warps"), given, strict=True)
-    elif "FmhaMlaKernel" in name and len(shape := _SHAPE.findall(name)) >= 4:
+    elif "FmhaMlaKernel" in name and len(shape := _SHAPE.compiled.findall(name)) >= 4:
         queries, keys, latent, rope = map(int, shape[:4])
         fields += [
             ("block_m", queries),

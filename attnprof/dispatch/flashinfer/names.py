@@ -122,7 +122,7 @@ def _decode(name: str) -> Fields:
 
 def _prefill(name: str, start: int) -> Fields:
     """CTA_TILE_Q, NUM_MMA_Q, NUM_MMA_KV, NUM_MMA_D_QK, NUM_MMA_D_VO, NUM_WARPS_Q, NUM_WARPS_KV."""
-    mode = _MASK_MODE.search(name, start)
+    mode = _MASK_MODE.compiled.search(name, start)
     text = name[mode.end() :] if mode else ""
     given = numbers(("_Z" if name.startswith("_Z") else "") + text)
     if mode is None or len(given) < 7:

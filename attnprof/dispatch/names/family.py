@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
+from attnprof.dispatch.names.late_pattern import LatePattern
 from attnprof.dispatch.names.symbols import own_name
 
 Role = Literal["main", "combine", "scheduler", "metadata", "backward", ""]
@@ -31,7 +31,7 @@ class Family:
 
     library: str
     name: str
-    pattern: re.Pattern[str]
+    pattern: LatePattern
     role: Role = "main"
     anywhere: bool = False
 
@@ -42,14 +42,14 @@ class Family:
         return (self.anywhere or len(text) <= _LONGEST) and self.pattern.search(text) is not None
 
 
-def bounded(pattern: str) -> re.Pattern[str]:
+def bounded(pattern: str) -> LatePattern:
     """A pattern whose ``\\w*``, ``\\w+``, ``\\d+`` and namespaces end after so many characters.
 
     Unbounded ones look at every pair of characters of a name that was made to be long.
     """
     for written, meant in _BOUNDS:
         pattern = pattern.replace(written, meant)
-    return re.compile(pattern)
+    return LatePattern(pattern)
 
 
 def row(library: str, name: str, pattern: str, role: Role = "main", *, anywhere: bool = False) -> Family:

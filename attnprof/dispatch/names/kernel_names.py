@@ -103,8 +103,8 @@ def parse_kernel_name(name: str) -> KernelSignature:
     """Library, family and template arguments of a kernel name; unknown names are not attention."""
     family = family_of(name)
     if family is None:
-        return KernelSignature("", NOT_ATTENTION, _base_name(name, None))
-    kernel = short_spelling(family, name) or _base_name(name, family.pattern)
+        return KernelSignature("", NOT_ATTENTION, _base_name(name, of_family=False))
+    kernel = short_spelling(family, name) or _base_name(name, of_family=True)
     if family.name in ("fwd", "fwd_splitkv", "fwd_splitkv_combine"):
         return replace(_flash_attention_2(name, family.library, family.name, kernel), role=family.role)
     return KernelSignature(family.library, family.name, kernel, role=family.role, stated=stated(family, name))
@@ -120,10 +120,10 @@ def short_name(name: str) -> str:
     return parse_kernel_name(name).kernel
 
 
-def _base_name(name: str, pattern: re.Pattern[str] | None) -> str:
-    if pattern is None and name.startswith("_Z"):
+def _base_name(name: str, *, of_family: bool) -> str:
+    if not of_family and name.startswith("_Z"):
         return name
-    wrapped = own_name(name) if pattern else name.strip().removeprefix("void ")
+    wrapped = own_name(name) if of_family else name.strip().removeprefix("void ")
     head = re.split(r"[<(]", wrapped, maxsplit=1)[0].strip()
     return head.rpartition("::")[2] or name
 
