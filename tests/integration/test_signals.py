@@ -101,7 +101,7 @@ def test_a_signal_within_the_first_imports_is_one_line(tmp_path: Path) -> None:
     """A module that waits stands for the one that was just being imported."""
     slow = tmp_path / "slow"
     slow.mkdir()
-    for name in ("typer", "sqlite3"):
+    for name in ("dataclasses", "typer"):
         (slow / f"{name}.py").write_text("print('here', flush=True)\nimport time\ntime.sleep(30)\n")
         process = subprocess.Popen(
             [*COMMAND, "gpus"],
