@@ -101,7 +101,7 @@ def _where(kind: LayerKind) -> str:
     named = spans(kind.layers)
     if len(named) <= _LAYERS:
         return named
-    shown = named[: _LAYERS - 3].rpartition(", ")[0]  # whole spans, as many as there is room for
+    shown = named[: _LAYERS - 1].rpartition(", ")[0]  # whole spans, as many as there is room for
     return f"{shown}, …"
 
 
