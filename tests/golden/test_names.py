@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnprof.dispatch.names.families import FAMILIES, Family, family_of
-from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.kernel_names import parse_kernel_name, short_name
 from tests.conftest import golden_rows
 
 NAMES = golden_rows("kernel_names.jsonl")
@@ -53,3 +53,26 @@ def test_reads_the_template_fields_of_flash_attention_2(row: dict[str, Any]) -> 
 def test_no_name_that_a_row_matches_is_passed_over(family: Family, data: st.DataObject) -> None:
     name = data.draw(st.from_regex(family.pattern.compiled))
     assert not family.matches(name) or family_of(name) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        (
+            "std::enable_if<(((8)>(0)))&&vllm::_typeConvert<c10::BFloat16>::exists, void>::type "
+            "vllm::fused_add_rms_norm_kernel<c10::BFloat16, 8>(c10::BFloat16*, long)",
+            "fused_add_rms_norm_kernel",
+        ),
+        (
+            "void at::native::<unnamed>::CatArrayBatchedCopy<at::native::<unnamed>::OpaqueType<4>>(T1 *)",
+            "CatArrayBatchedCopy",
+        ),
+        (
+            "void (anonymous namespace)::elementwise_kernel_with_index<int, at::x()::{lambda()#1}>(int)",
+            "elementwise_kernel_with_index",
+        ),
+        ("std::enable_if<cut", "enable_if"),
+    ],
+)
+def test_other_kernels_are_called_by_their_functions(name: str, short: str) -> None:
+    assert short_name(name) == short

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.bench_page import measure
 from benchmarks.synthetic import write_sqlite
 from tests.support.chromium import chromium, console
 from tests.support.command import attnprof
@@ -79,7 +80,10 @@ def keys(browser: Any, canvas: Any, *pressed: str) -> tuple[int, int]:
     return view(canvas)
 
 
-def test_200000_kernels_zoom_by_wheel_down_to_one(browser: Any, tmp_path: Path) -> None:
+def test_200000_kernels_zoom_by_wheel_down_to_one(
+    browser: Any, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """How long it takes to open and at how many frames it zooms is measured and noted, not judged."""
     trace = tmp_path / "large.sqlite"
     write_sqlite(trace, 200_000)
     page = page_of(trace)
@@ -105,6 +109,11 @@ def test_200000_kernels_zoom_by_wheel_down_to_one(browser: Any, tmp_path: Path) 
     browser.execute_script(turn, canvas, 120, 120)
     wait(lambda: int(canvas.get_attribute("data-rows")) == rows)
     wait(lambda: view(canvas) == whole)
+    took = measure(browser, page, seconds=1)
+    assert took["frames"] > 0
+    assert took["opened_ms"] > 0
+    for name, value in took.items():
+        record_property(name, round(value, 1))
     assert console(browser) == []
 
 

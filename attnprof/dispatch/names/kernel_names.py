@@ -44,6 +44,8 @@ _ABSENT = {
 }
 _FLAGS = {"fwd": _PLAIN_FLAGS, "fwd_splitkv": _SPLIT_FLAGS}
 _LOCAL_MASKS = {"sliding or chunked": True, "causal": False, "dense": False}
+_UNNAMED = ("(anonymous namespace)::", "<unnamed>::")
+_ENABLE_IF = "std::enable_if<"
 _DTYPES = {"half_t": "fp16", "bfloat16_t": "bf16"}
 
 
@@ -123,9 +125,25 @@ def short_name(name: str) -> str:
 def _base_name(name: str, *, of_family: bool) -> str:
     if not of_family and name.startswith("_Z"):
         return name
-    wrapped = own_name(name) if of_family else name.strip().removeprefix("void ")
+    wrapped = own_name(name) if of_family else _without_return_type(name)
     head = re.split(r"[<(]", wrapped, maxsplit=1)[0].strip()
     return head.rpartition("::")[2] or name
+
+
+def _without_return_type(name: str) -> str:
+    """A function's name without what it returns, and without namespaces that have no name."""
+    text = name.strip().removeprefix("void ")
+    for unnamed in _UNNAMED:
+        text = text.replace(unnamed, "")
+    if not text.startswith(_ENABLE_IF):
+        return text
+    angles = parentheses = 0
+    for at, letter in enumerate(text):
+        parentheses += (letter == "(") - (letter == ")")
+        angles += 0 if parentheses else (letter == "<") - (letter == ">")
+        if letter == ">" and not angles and not parentheses:
+            return text[at + 1 :].removeprefix("::type ")
+    return text
 
 
 def _flash_attention_2(name: str, library: str, family: str, kernel: str) -> KernelSignature:

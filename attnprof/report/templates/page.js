@@ -100,7 +100,7 @@
     const cells = shownColumns.map(([title, value, right]) => {
       const raw = value(call);
       const shown = raw == null ? "" : title === "GPU time" ? duration(raw) : typeof raw === "number" ? count(raw) : raw;
-      const content = title === "kernel" ? make("code", {}, shown) : title === "kind of layer" ? make("span", {}, shown) : shown;
+      const content = title === "kernel" ? make("code", {}, shown) : shown;
       return make("td", { class: right ? "right" : raw === "predicted" ? "source-predicted" : false }, content);
     });
     const button = make("button", { type: "button", class: "as-link", "aria-expanded": "false" }, "derivation");

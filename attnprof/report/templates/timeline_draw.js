@@ -77,6 +77,8 @@
       if (room < NARROWEST_TEXT) return;
       const fits = Math.floor((room - 6) / 6.1);
       context.fillStyle = colour;
+      const number = /\d+$/.exec(words)?.[0];
+      if (words.length > fits && number?.length <= fits) words = number;
       context.fillText(words.length <= fits ? words : `${words.slice(0, Math.max(1, fits - 1))}…`, x + 3, y);
     };
 

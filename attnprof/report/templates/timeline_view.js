@@ -197,13 +197,18 @@
 
     // The table follows the view.
     const cell = (content, right) => Object.assign(document.createElement("td"), { className: right ? "right" : "", textContent: content });
+    const breakable = (name) => { // a line ends after an underscore rather than within a word
+      const code = document.createElement("code");
+      code.append(...name.split(/(?<=_)/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
+      return code;
+    };
     const table = () => {
       const found = kernelTimeline.totals(data, view.from, view.to, wanted), shown = found.slice(0, ROWS);
       const all = found.reduce((sum, one) => sum + one.ticks, 0);
       byId("gpu-table").tBodies[0].replaceChildren(...shown.map((one) => {
         const row = document.createElement("tr"), name = cell("");
         const swatch = Object.assign(document.createElement("span"), { className: `swatch colour-${data.colourOfKind[one.kind]}` });
-        name.append(swatch, Object.assign(document.createElement("code"), { textContent: one.name }));
+        name.append(swatch, breakable(one.name));
         const share = all ? (100 * one.ticks) / all : 0;
         row.append(name, cell(one.role === 0 && one.splits ? String(one.splits) : "", true), cell(`${share < 0.1 ? "<0.1" : share.toFixed(1)} %`, true),
           cell(one.count.toLocaleString("en"), true), cell(((one.ticks * data.tick) / 1e3).toLocaleString("en", { maximumFractionDigits: 1 }), true));
