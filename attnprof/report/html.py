@@ -84,6 +84,7 @@ def render_page(page: Page) -> str:
         page=page,
         drawings=draw_charts(page.charts),
         filled=filled_columns,
+        whole=page.whole,
         blob=Markup(page.kernel_timeline.blob if page.kernel_timeline else ""),
         calls=redact_all(page.calls),
     )

@@ -22,6 +22,7 @@ from attnprof.report.layer_words import kind_titles
 from attnprof.report.occupancy import at_most
 from attnprof.report.step_charts import Chart, charts
 from attnprof.report.tables import Column, Table, percent
+from attnprof.report.whole_model_drawings import CacheDrawing, WorkDrawing, drawings
 from attnprof.safety.redact import redact_command
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _FILL_ROWS = 40
 _FINDINGS_SHOWN = 20
-_IN_KERNEL_TABLE = ("kernels", "attention")
+_SHOWN_OTHERWISE = ("kernels", "attention", "cache_steps")  # in the table of kernels, as a drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Page:
     notes: tuple[str, ...]
     findings: Table | None
     tables: tuple[Table, ...]
+    whole: dict[str, WorkDrawing | CacheDrawing | None]
     fill: Table | None
     kernels: tuple[KernelTotal, ...]
     charts: tuple[Chart, ...]
@@ -74,7 +76,8 @@ def make_page(run: Recording, report: Report) -> Page:
         story=report.story,
         facts=report.facts,
         notes=report.notes,
-        tables=tuple(table for name, table in report.tables.items() if name not in _IN_KERNEL_TABLE),
+        tables=tuple(table for name, table in report.tables.items() if name not in _SHOWN_OTHERWISE),
+        whole=drawings(tuple(report.tables.values())),
         findings=_findings(result),
         fill=_fill_table(result),
         kernels=tuple(kernel_totals(run.trace)),

@@ -17,17 +17,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from attnprof.analysis.kv_cache import step_reads
 from attnprof.analysis.layer_kinds import kinds_of_calls, layer_kinds
 from attnprof.analysis.splits import split_rows
+from attnprof.analysis.work_kinds import work_totals
 from attnprof.arrays import Narrow, occurring
 from attnprof.check.call_rows import CALL_COLUMNS, call_row
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.report.kv_cache import cache_table
 from attnprof.report.layer_words import kind_titles
+from attnprof.report.work import work_table
 from attnprof.runs.schema import PROCESS
 from attnprof.trace.timeline import PHASE_NAMES
 
 if TYPE_CHECKING:
     from attnprof.check.check_run import CheckResult
+    from attnprof.check.recording import Recording
+    from attnprof.report.tables import Table
     from attnprof.trace.timeline import Timeline
 
 _PHASES = [PHASE_NAMES[code] for code in range(len(PHASE_NAMES))]
@@ -129,6 +135,22 @@ def ranges_frame(timeline: Timeline, rows: slice = _EVERY) -> pd.DataFrame:
 def _frame(columns: dict[str, Column]) -> pd.DataFrame:
     frame: pd.DataFrame = pd.DataFrame({name: column.of_frame() for name, column in columns.items()})
     return frame
+
+
+def modules_frame(timeline: Timeline) -> pd.DataFrame:
+    """What GPU time went to: a row per phase and kind of module; columns as ``report --table modules``."""
+    return _table_frame(work_table(work_totals(timeline)))
+
+
+def cache_frame(run: Recording) -> pd.DataFrame:
+    """K and V that attention reads: a row per step; columns as ``report --table cache_steps``."""
+    return _table_frame(cache_table([] if run.disbelief else step_reads(run.records)))
+
+
+def _table_frame(table: Table) -> pd.DataFrame:
+    frame = pd.DataFrame([list(row) for row in table.rows], columns=[column.key for column in table.columns])
+    typed: pd.DataFrame = frame.convert_dtypes()
+    return typed
 
 
 def processes_frame(processes: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -17,7 +18,14 @@ from attnprof.errors import AttnprofError, UsageError
 from attnprof.files.output import writing_file, writing_folder, writing_named
 from attnprof.report.redacted import redacted
 from attnprof.runs.database import write_database
-from attnprof.runs.dataframes import CallKinds, calls_frame, kernels_frame, ranges_frame
+from attnprof.runs.dataframes import (
+    CallKinds,
+    cache_frame,
+    calls_frame,
+    kernels_frame,
+    modules_frame,
+    ranges_frame,
+)
 from attnprof.runs.ingest import ENDINGS
 from attnprof.safety.quoting import csv_cell
 
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = {"perfetto": ".perfetto.json", "parquet": "-parquet", "csv": "-csv", "sqlite": ".db"}
-_TABLES = ("kernels", "ranges", "calls")
+_TABLES = ("kernels", "ranges", "calls", "modules", "cache_steps")
 _CONFIG = "run.json"
 _AT_ONCE = 1 << 16  # rows
 _Part = Callable[[slice], "pd.DataFrame"]
@@ -91,6 +99,13 @@ def _parts(run: Recording) -> Iterator[tuple[str, int, _Part]]:
     yield "kernels", len(timeline.trace.kernels), lambda rows: kernels_frame(timeline, rows)
     yield "ranges", len(timeline.trace.ranges), lambda rows: ranges_frame(timeline, rows)
     yield "calls", len(result.calls), lambda rows: calls_frame(result, rows, kinds)
+    for name, frame in (("modules", modules_frame(timeline)), ("cache_steps", cache_frame(run))):
+        yield name, len(frame), partial(_rows, frame)
+
+
+def _rows(frame: pd.DataFrame, rows: slice) -> pd.DataFrame:
+    found: pd.DataFrame = frame.iloc[rows].copy()
+    return found
 
 
 def _write_tables(run: Recording, folder: Path, ending: str) -> None:

@@ -273,6 +273,20 @@ class Run:
         return calls_frame(self.check())
 
     @property
+    def modules(self) -> pd.DataFrame:
+        """What GPU time went to, per phase and kind of module; columns as ``report --table modules``."""
+        from attnprof.runs.dataframes import modules_frame
+
+        return modules_frame(self.timeline)
+
+    @property
+    def cache(self) -> pd.DataFrame:
+        """K and V that attention reads in each step; columns as ``report --table cache_steps``."""
+        from attnprof.runs.dataframes import cache_frame
+
+        return cache_frame(self.recording)
+
+    @property
     def processes(self) -> pd.DataFrame:
         """One row per process of a run that has several: its number, rank or name, steps and calls."""
         from attnprof.runs.dataframes import processes_frame
