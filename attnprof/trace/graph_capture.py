@@ -19,7 +19,7 @@ from attnprof.files.compressed import readable, unpacking
 from attnprof.safety.printable import printable
 from attnprof.trace.json_stream import JsonStream
 from attnprof.trace.range_names import said_by
-from attnprof.trace.torch_json import nanoseconds
+from attnprof.trace.torch_rows import nanoseconds
 
 _AROUND = ("cpu_op", "user_annotation")
 _MODULE = "nn.Module: "  # with_stack: an instance is numbered in the order its class is first run

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import re
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Protocol
 
-_CHUNK = 1 << 20  # characters
+_CHUNK = 1 << 17  # bytes: what is made of so many stays in the cache
 _LONGEST = 1 << 26  # characters of one event or one value beside the events
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*(?=[^ \t\r\n])")
+_NOTHING_LEFT = (b"", 0)
 _CUT = 16  # an error this near the end of the buffer may be only the end of the buffer
+
+
+_END = re.compile(r"\},[ \t\r\n]{0,64}\{")  # between two objects
+_ENDS_TRIED = 4
+
+
+class Text(Protocol):
+    """What text is read from; "" at its end."""
+
+    def read(self, size: int, /) -> str: ...
+
+
+class Utf8:
+    """A binary file as text, as ``open`` would give it; a few times faster where it is all ASCII."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decoder = io.IncrementalNewlineDecoder(
+            codecs.getincrementaldecoder("utf-8")("replace"), translate=True
+        )
+        self._plain = True  # nothing of what was read before is left in the decoder
+
+    def read(self, size: int, /) -> str:
+        while True:
+            raw = self._file.read(size)
+            if self._plain and raw.isascii() and b"\r" not in raw:
+                return raw.decode("ascii")
+            text = self._decoder.decode(raw, final=not raw)
+            self._plain = self._decoder.getstate() == _NOTHING_LEFT
+            if text or not raw:
+                return text
 
 
 class JsonStream:
@@ -21,8 +55,10 @@ class JsonStream:
     Raises json.JSONDecodeError, with the position in the whole text.
     """
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: Text) -> None:
         self._file = file
+        self._take_block: Callable[[str], bool] | None = None
+        self._refused_to = 0  # in the whole text: the end of what was offered last, and not taken
         self._text = ""
         self._at = 0
         self._read_before = 0
@@ -31,8 +67,9 @@ class JsonStream:
         self.head: dict[str, Any] = {}
         self.has_events = False
 
-    def events(self) -> Iterator[Any]:
-        """Each element of the event list."""
+    def events(self, take_block: Callable[[str], bool] | None = None) -> Iterator[Any]:
+        """Each element of the event list but those that ``take_block`` takes, a JSON list of many of them."""
+        self._take_block = take_block
         if self._take("["):
             self.has_events = True
             yield from self._items()
@@ -57,7 +94,8 @@ class JsonStream:
     def _items(self) -> Iterator[Any]:
         closed = self._take("]")
         while not closed:
-            yield self._decoded()
+            if not (self._take_block and self._offered(self._take_block)):
+                yield self._decoded()
             following = _COMMA.match(self._text, self._at)
             if following:  # the common case, a few times faster than sign by sign
                 self._at = following.end()
@@ -66,6 +104,33 @@ class JsonStream:
             if not closed:
                 self._expect(",")
                 self._peek()
+
+    def _offered(self, take_block: Callable[[str], bool]) -> bool:
+        """Whether all elements up to some end in what is read of the text were taken, as one block.
+
+        Where it ends is a guess. A wrong one, inside an element, leaves no JSON, and what is JSON is whole.
+        """
+        if self._read_before + self._at < self._refused_to:
+            return False
+        if len(self._text) - self._at < _CHUNK // 2:
+            self._fill()
+        end = self._last_end()
+        self._refused_to = self._read_before + (end or len(self._text))
+        if not end or not take_block(f"[{self._text[self._at : end]}]"):
+            return False
+        self._at = end
+        return True
+
+    def _last_end(self) -> int:
+        """Where what is read has the end of an element with another behind it; 0 where none is found."""
+        end = len(self._text)
+        for _ in range(_ENDS_TRIED):
+            end = self._text.rfind("},", self._at, end)
+            if end < 0:
+                break
+            if _END.match(self._text, end):
+                return end + 1
+        return 0
 
     def _value(self) -> Any:
         self._peek()

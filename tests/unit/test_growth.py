@@ -23,7 +23,7 @@ _GIVEN_UP_S = 1.5
 
 # Patterns whose callers never give them a longer text; a file name has 255 bytes at most.
 _SHORTER = {
-    "attnprof.trace.torch_json._ATTENTION_OP": 1024,
+    "attnprof.trace.torch_rows._ATTENTION_OP": 1024,
     "attnprof.trace.range_names.": 4096,
     "attnprof.runs.rank_traces.": 255,
     "attnprof.runs.export.ENDINGS": 255,

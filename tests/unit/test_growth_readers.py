@@ -36,6 +36,8 @@ from attnprof.safety.redact import redact, redact_all, redact_command
 from attnprof.trace.graph_annotations import annotation
 from attnprof.trace.graph_capture import read_captures
 from attnprof.trace.json_stream import JsonStream
+from attnprof.trace.torch_blocks import Blocks
+from attnprof.trace.torch_rows import Rows
 from tests.support.build_trace import TraceBuilder
 from tests.support.command import attnprof
 from tests.support.patterns import PACKAGE
@@ -93,6 +95,11 @@ def _call_file(ending: str, text: str) -> None:
 
 def _events(before: str, after: str, text: str) -> None:
     for _ in JsonStream(io.StringIO(before + text + after)).events():
+        pass
+
+
+def _blocks(text: str) -> None:
+    for _ in JsonStream(io.StringIO(f"[{text}]")).events(Blocks(Rows()).take):
         pass
 
 
@@ -175,7 +182,8 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
         (*_NAMES, "[", '{"name": "', '"},', ","), ("trace/graph_annotations.py",),
     ),
     "a capture's names": (_captured, (*_NAMES, *_RANGES, "nn.Module: "), ("trace/graph_capture.py",)),
-    "an event's name": (_event_named, (*_NAMES, *_RANGES), ("trace/torch_json.py",)),
+    "blocks of events": (_blocks, (*_JSON, "},{"), ("trace/torch_blocks.py",)),
+    "an event's name": (_event_named, (*_NAMES, *_RANGES), ("trace/torch_json.py", "trace/torch_rows.py")),
     "a range's name": (_range_named, (*_NAMES, *_RANGES), ("trace/range_names.py", "trace/nsys_sqlite.py")),
     "kernel": (
         parse_kernel_name, _NAMES,

@@ -12,12 +12,12 @@ import sys
 from attnprof.analysis.kernel_groups import kernel_group
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.safety.redact import redact, redact_command
-from attnprof.trace.torch_json import _Builder
+from attnprof.trace.torch_rows import Rows
 
 text = sys.stdin.read()
 parse_kernel_name(text), kernel_group(text), redact(text), redact_command([text])
 for category in ("cpu_op", "user_annotation", "kernel"):
-    _Builder().add({"ph": "X", "cat": category, "name": text, "ts": 1})
+    Rows().add({"ph": "X", "cat": category, "name": text, "ts": 1})
 print("answered")
 """
 PIECES = ("x", "w_", "_ZN7ck_tileFmhaFwd", "ck_tile_FmhaPrefill", "aten::flash", "token=a", "a:b@c://")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from attnprof.errors import TraceError
 from attnprof.trace import json_stream
 from attnprof.trace.open_trace import open_trace
-from attnprof.trace.torch_json import nanoseconds
+from attnprof.trace.torch_rows import nanoseconds
 
 
 def event(cat, name, ts="10", dur="5", pid=9, tid=9, **args):
