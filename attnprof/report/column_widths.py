@@ -15,7 +15,7 @@ from itertools import combinations
 from attnprof.report.console import width_of
 
 GAP = 3  # characters between columns
-_SHORTEST_NAME, _SHORTEST_TEXT = 20, 24
+_SHORTEST = 20
 _NOISE = "_kernel"
 _BETWEEN = re.compile(r"[_ ]")  # words of a name
 _LEAST_KEPT = 0.6  # of the width, where a name is cut between its words
@@ -54,10 +54,8 @@ def fitted(
     ]
     least = list(natural)
     for index, column in enumerate(columns):
-        if column.wraps:
-            least[index] = min(natural[index], max(_SHORTEST_TEXT, len(column.title)))
-        elif not column.right and any(map(_has_letters, (row[index] for row in rows))):
-            least[index] = min(natural[index], max(_SHORTEST_NAME, len(column.title)))
+        if column.wraps or (not column.right and any(map(_has_letters, (row[index] for row in rows)))):
+            least[index] = min(natural[index], max(_SHORTEST, len(column.title)))
     kept = list(range(len(columns)))
     while sum(least[index] for index in kept) + GAP * (len(kept) - 1) > width and len(kept) > 1:
         kept.remove(min(kept[1:], key=lambda index: (columns[index].use, -index)))

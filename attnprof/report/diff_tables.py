@@ -69,7 +69,8 @@ def differences_table(comparison: Comparison) -> Table:
     a, b = label_names(comparison)
     columns = (
         Column("phase"), Column("steps"), Column("layers"), Column("keys", "KV length"),
-        Column("calls", right=True), Column("differs_in", "differs in"), Column("a", a), Column("b", b),
+        Column("calls", right=True, use=0), Column("differs_in", "differs in", use=0),
+        Column("a", a, use=2), Column("b", b, use=2),
     )  # fmt: skip
     rows = [_group_row(group) for group in _groups(comparison.dispatch.differences)]
     return Table("differences", columns, rows, title="Dispatch differences")
@@ -119,8 +120,8 @@ def measures_table(comparison: Comparison, section: str) -> Table:
     a, b = label_names(comparison)
     heading = {"phase": "phase", "kernel": "kernel", "layer": "layer", "total": "all"}[section]
     columns = (
-        Column("name", heading), Column("metric", "measured"),
-        Column("a", a, right=True), Column("b", b, right=True), Column("change", right=True),
+        Column("name", heading), Column("metric", "measured", wraps=True),
+        Column("a", a, right=True, use=2), Column("b", b, right=True, use=2), Column("change", right=True),
     )  # fmt: skip
     mine = [m for m in comparison.measures if m.section == section]
     rows = [(m.name, m.metric, m.a, m.b, m.change) for m in mine]
@@ -194,9 +195,8 @@ def config_table(comparison: Comparison) -> Table:
     """The settings that differ."""
     a, b = label_names(comparison)
     rows = [(name, _setting(in_a), _setting(in_b)) for name, in_a, in_b in comparison.config]
-    return Table(
-        "settings", (Column("setting"), Column("a", a), Column("b", b)), rows, title="Settings that differ"
-    )
+    columns = (Column("setting"), Column("a", a, use=2), Column("b", b, use=2))
+    return Table("settings", columns, rows, title="Settings that differ")
 
 
 def _setting(value: Any) -> str:

@@ -10,6 +10,7 @@ from attnprof.report.tables import Column, Table, duration, percent
 
 _NAMED = 4  # kinds; of more the others are counted
 _LAYERS = 24  # characters
+_OF_EACH = " of each"
 
 
 def kind_names(kinds: Sequence[LayerKind]) -> list[str]:
@@ -60,7 +61,7 @@ def _place(kind: LayerKind, kinds: Sequence[LayerKind]) -> str:
     if not kind.layers or not any(place for one in kinds for _, place in one.slots):
         return ""
     places = {place for _, place in kind.slots}
-    return "call " + ", ".join(str(place + 1) for place in sorted(places)) + " of each"
+    return "call " + ", ".join(str(place + 1) for place in sorted(places)) + _OF_EACH
 
 
 def _lengths(kind: LayerKind, kinds: Sequence[LayerKind]) -> str:
@@ -91,7 +92,7 @@ def _title(kind: LayerKind, name: str) -> str:
     count = len(kind.layers)
     noun = "layer" if count == 1 else "layers"
     told = adjective.strip()
-    if told.endswith(" of each"):
+    if told.endswith(_OF_EACH):
         return f"{told} of {count} {noun}{more}"
     text = f"{count} {told} {noun}" if told in ("sliding", "full") else f"{count} {noun} {told}".rstrip()
     return text + more if told or more else f"{text} ({_where(kind)})"
@@ -143,14 +144,20 @@ def row_label(slots: Sequence[tuple[int, int]], kinds: Sequence[LayerKind]) -> s
         of = f"{len(kind.slots)} of {kind.of}" if not kind.layers else str(len(kind.layers))
         adjective = names[number].partition("(")[0].strip()
         where = "" if adjective else _where(kind) if kind.layers else ""
+        of = "" if adjective.endswith(_OF_EACH) else of
         parts.append(where or " ".join(filter(None, (of, adjective))))
     return ", ".join(parts)
+
+
+def kind_labels(kinds: Sequence[LayerKind]) -> list[str]:
+    """Each kind in few words, for a column: "20 sliding", "10 of 12"."""
+    return [row_label(kind.slots, kinds) for kind in kinds]
 
 
 def kinds_table(kinds: Sequence[LayerKind]) -> Table:
     """The kinds of layers with their cost; no rows where all layers are of one kind."""
     columns = (
-        Column("kind"), Column("layers"), Column("calls", right=True, use=0),
+        Column("kind", wraps=True), Column("layers"), Column("calls", right=True, use=0),
         Column("gpu_ns", "GPU time", right=True), Column("share", "of attention", right=True),
         Column("per_call_ns", "per call", right=True), Column("slots"), Column("window"),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attnprof.report.layer_words import kind_titles
+from attnprof.report.layer_words import kind_labels, kind_titles
 from attnprof.report.tables import Column, Table, duration, percent
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def steps_table(phases: Sequence[PhaseTotal]) -> Table:
 
 def split_cost_table(costs: Sequence[SplitCost], kinds: Sequence[LayerKind] = ()) -> Table:
     """The observed calls by kind of layer and split count: main kernel, combine, both."""
-    titles = kind_titles(kinds)
+    titles, labels = kind_titles(kinds), kind_labels(kinds)
     columns = (
         Column("phase"), Column("layers"), Column("num_splits", "splits", right=True),
         Column("calls", right=True), Column("main_ns", "attention kernel", right=True),
@@ -83,7 +83,8 @@ def split_cost_table(costs: Sequence[SplitCost], kinds: Sequence[LayerKind] = ()
         layers = titles[c.kind] if c.kind >= 0 else ""
         rows.append((c.phase, layers, c.num_splits, c.calls, c.main_ns, c.rest_ns, c.total_ns, share))
         times = (duration(c.main_ns), duration(c.rest_ns or None), duration(c.total_ns), percent(share))
-        shown.append([c.phase, layers, str(c.num_splits), f"{c.calls:,}", *times])
+        label = labels[c.kind] if c.kind >= 0 else ""
+        shown.append([c.phase, label, str(c.num_splits), f"{c.calls:,}", *times])
     return Table("splitting", columns, rows, shown, "Cost of splitting (observed, medians per call)")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attnprof.analysis.roofline import RooflineRow
-from attnprof.report.layer_words import kind_titles
+from attnprof.report.layer_words import kind_labels, kind_titles
 from attnprof.report.tables import Column, Table, duration, percent
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
         Column("sms", "SMs at work", right=True, use=2),
         Column("intensity", "per byte", right=True, use=0), Column("lower_bound"), Column("in_l2"),
     )  # fmt: skip
-    titles = kind_titles(kinds)
+    titles, labels = kind_titles(kinds), kind_labels(kinds)
     values, shown = [], []
     for row in rows:
         each = [round(value / row.calls) for value in (row.kv_bytes, row.flops, row.gpu_ns)]
@@ -45,7 +45,7 @@ def roofline_table(rows: Sequence[RooflineRow], kinds: Sequence[LayerKind]) -> T
              round(row.intensity, 2), row.lower_bound, row.in_l2)
         )  # fmt: skip
         shown.append([
-            "" if row.phase == "other" else row.phase, layers,
+            "" if row.phase == "other" else row.phase, labels[row.kind] if row.kind >= 0 else "",
             "" if row.num_splits is None else str(row.num_splits), f"{row.calls:,}",
             least + _scaled(each[0], "B"), _scaled(each[1], ""), duration(each[2]),
             f"{least}{row.gb_s:,.3g}" if row.gb_s < 1000 else f"{least}{row.gb_s:,.0f}",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from attnprof.check.check_run import CheckResult
 
 _LENGTHS_SHOWN = 3
-_LENGTHS_WIDTH = 24  # characters
+_LENGTHS_WIDTH = 18  # characters
 _COMMAND = 40  # characters of a process's command line
 _SOURCES = {True: "observed", False: "predicted"}
 
@@ -26,9 +26,9 @@ def splits_table(splits: Sequence[SplitRow], kinds: Sequence[LayerKind] = ()) ->
     """The split timeline; the layers of a row by their kind, where it is of whole ``kinds``."""
     columns = (
         Column("phase"), Column("layers"), Column("steps"), Column("seqlen_k", "KV length"),
-        Column("num_splits", "splits", right=True), Column("kernel"), Column("calls", right=True, use=0),
-        Column("gpu_ns", "GPU time", right=True), Column("source"), Column("processes", "process", use=2),
-        Column("kind"),
+        Column("num_splits", "splits", right=True), Column("kernel", use=2),
+        Column("calls", right=True, use=0), Column("gpu_ns", "GPU time", right=True), Column("source"),
+        Column("processes", "process", use=2), Column("kind"),
     )  # fmt: skip
     same_processes = len({row.processes for row in splits}) == 1
     sources = {row.observed for row in splits}

@@ -11,10 +11,11 @@ import pytest
 from attnprof import load
 from attnprof.report.column_widths import fitted, shortened
 from attnprof.report.console import Console
+from attnprof.report.layer_words import kind_labels, kind_titles
 from attnprof.report.summary import summarise
 from attnprof.report.tables import Column, Table, table_text
 from tests.conftest import TESTS
-from tests.support.hybrid_trace import full, hybrid_trace, sliding
+from tests.support.hybrid_trace import Layer, full, hybrid_trace, sliding, with_encoder
 
 TRACES = sorted((TESTS / "data" / "traces").glob("torch_h100_*"))
 
@@ -92,3 +93,18 @@ def test_of_columns_equally_useful_the_rightmost_goes() -> None:
     columns = [Column(name, right=True) for name in "abc"]
     assert fitted(columns, [["1" * 20] * 3], 50)[0] == [0, 1]
     assert fitted(columns, [["1" * 90] * 3], 50)[0] == [0]
+
+
+@pytest.mark.parametrize(
+    "layers", [[full, *[sliding] * 5] * 2, [with_encoder] * 4], ids=["hybrid", "encoder"]
+)
+@pytest.mark.parametrize("width", [80, 100])
+def test_what_a_kind_is_called_is_never_cut(layers: list[Layer], width: int, tmp_path: Path) -> None:
+    run = load(hybrid_trace(tmp_path / "t.json", layers))
+    report = summarise(run.recording, run.check())
+    told = " ".join(table_text(report.tables["kinds"], Console(width=width)).split())
+    costs = table_text(report.tables["splitting"], Console(width=width))
+    assert all(label in costs for label in kind_labels(report.kinds))
+    for title in kind_titles(report.kinds):
+        assert all(word in told for word in title.split())
+    assert "…" not in told + costs
