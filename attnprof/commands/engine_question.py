@@ -95,7 +95,8 @@ def with_model(flags: dict[str, Any], default_heads: tuple[Any, Any]) -> dict[st
     if (flags["num_heads"], flags["head_dim"]) != default_heads or flags["num_heads_k"] is not None:
         raise UsageError("--model and the flags of heads describe two layers", hint="give one of them")
     heads = {"num_heads": preset.num_heads, "num_heads_k": preset.num_heads_k, "head_dim": preset.head_dim}
-    kind = {"mla": served.mla, "sparse": served.sparse, "sinks": served.sinks} if served is not None else {}
+    names = ("mla", "sparse", "sinks", "deepseek")
+    kind = {name: getattr(served, name) for name in names} if served is not None else {}
     return flags | heads | {name: True for name, holds in kind.items() if holds}
 
 
@@ -148,7 +149,7 @@ def engine_question(
         window=None if left < 0 else left + 1, non_causal=not flags["causal"],
         batch_invariant=flags["batch_invariant"], alibi=flags["alibi"], softcap=flags["softcap"],
         index_topk=_TOPK if flags["sparse"] else 0, flash_attn_version=forced,
-        v_head_dim=flags["head_dim_v"], backend=backend,
+        v_head_dim=flags["head_dim_v"], backend=backend, deepseek=flags.get("deepseek", False),
     )  # fmt: skip
     step = Step(
         flags["batch"], flags["seqlen_q"], flags["seqlen_k"], flags["cuda_graph"], *lengths,

@@ -111,7 +111,7 @@ def sweep(
     heads = {"num_heads": num_heads, "num_heads_k": num_heads_k, "head_dim": head_dim}
     asked = heads | {"model": call_flags.pop("model"), "engine": call_flags["engine"]}
     heads = with_model(asked, (_HEADS, _HEAD_DIM))
-    call_flags |= {name: heads[name] for name in ("mla", "sparse", "sinks") if name in heads}
+    call_flags |= {name: heads[name] for name in ("mla", "sparse", "sinks", "deepseek") if name in heads}
     num_heads, head_dim = str(heads["num_heads"]), str(heads["head_dim"])
     num_heads_k = None if heads["num_heads_k"] is None else str(heads["num_heads_k"])
     ranges = {

@@ -14,6 +14,7 @@ _LATENT, _ROTATED = 512, 64
 class ServedModel:
     """A layer's attention as a model's configuration states it; ``mla``: ``head_dim`` is a cache row's.
 
+    ``deepseek``: its architecture is DeepseekV3ForCausalLM.
     ``num_heads_k`` of an ``mla`` model is what the configuration says, though its cache has one row a key.
     """
 
@@ -23,15 +24,16 @@ class ServedModel:
     mla: bool = False
     sparse: bool = False
     sinks: bool = False
+    deepseek: bool = False
 
 
 SERVED = {
     "deepseek-v2-lite": ServedModel(16, 16, _LATENT + _ROTATED, mla=True),
     "deepseek-v2": ServedModel(128, 128, _LATENT + _ROTATED, mla=True),
-    "deepseek-v3": ServedModel(128, 128, _LATENT + _ROTATED, mla=True),
-    "deepseek-r1": ServedModel(128, 128, _LATENT + _ROTATED, mla=True),
+    "deepseek-v3": ServedModel(128, 128, _LATENT + _ROTATED, mla=True, deepseek=True),
+    "deepseek-r1": ServedModel(128, 128, _LATENT + _ROTATED, mla=True, deepseek=True),
     "deepseek-v3.2": ServedModel(128, 128, _LATENT + _ROTATED, mla=True, sparse=True),
-    "kimi-k2": ServedModel(64, 64, _LATENT + _ROTATED, mla=True),
+    "kimi-k2": ServedModel(64, 64, _LATENT + _ROTATED, mla=True, deepseek=True),
     "gpt-oss-120b": ServedModel(64, 8, 64, sinks=True),
     "gpt-oss-20b": ServedModel(64, 8, 64, sinks=True),
 }

@@ -250,3 +250,17 @@ def test_a_prefill_over_an_fp8_cache_runs_tensorrt_llms_kernels_on_blackwell() -
         for kv_dtype in ("auto", "fp8", "fp8_e5m2")
     }
     assert kernels == {"auto": "trtllm-gen", "fp8": "trtllm-gen", "fp8_e5m2": "native"}
+
+
+def test_sglangs_latents_from_the_backend_to_the_library() -> None:
+    """DeepSeek's own choice on Blackwell, FlashInfer's for other models there."""
+    ours = Layer(128, 128, 576, mla=True, deepseek=True)
+    found = {gpu: made("sglang", gpu, ours) for gpu in ("b200", "h100", "a100")}
+    assert {gpu: (each.choice.backend, each.call.library) for gpu, each in found.items()} == {
+        "b200": ("trtllm_mla", "flashinfer"), "h100": ("fa3", "flash_attn_3"),
+        "a100": ("triton", "sglang_triton"),
+    }  # fmt: skip
+    assert all(each.prediction.launches for each in found.values())
+    assert found["h100"].library_version == "sglang-kernel-0.4.10"
+    assert made("sglang", "b200", DEEPSEEK).choice.backend == "flashinfer"
+    assert "by head or as latents" in made("sglang", "h100", ours, Step(2, 300, 300)).not_predicted

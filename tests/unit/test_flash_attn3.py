@@ -64,15 +64,13 @@ def test_spells_the_combine_kernel_seen_in_the_wild() -> None:
     assert predict(decode, H100).launches[-1].kernel == seen
 
 
-def test_spells_the_decode_kernel_seen_in_the_wild_but_for_q_v() -> None:
+def test_spells_the_decode_kernel_seen_in_the_wild() -> None:
     seen = next(name for note, name in WILD.items() if note.startswith("MLA decode hd 64 + v 512"))
     decode = call(
-        total_q=1, num_splits=8, num_heads=16, num_heads_k=1, head_dim=64, head_dim_v=512, page_block_size=1
-    )
-    ours = predict(decode, H100, "2.8.3").launches[1].kernel
-    # The one seen was compiled with q_v (HasQv), which is not modelled: the seventh flag after Sm90.
-    flags = "false, false, false, true, true, false, "
-    assert ours == seen.replace(f"Sm90, {flags}true,", f"Sm90, {flags}false,")
+        total_q=1, num_splits=8, num_heads=16, num_heads_k=1, head_dim=64, head_dim_v=512, page_block_size=1,
+        has_qv=True,
+    )  # fmt: skip
+    assert predict(decode, H100, "2.8.3").launches[1].kernel == seen
 
 
 def test_spells_the_prepare_kernel_seen_in_the_wild() -> None:

@@ -118,14 +118,19 @@ def test_fp8_is_modelled_for_flash_attn_3(tmp_path: Path) -> None:
     assert call.dtype == "fp8"
 
 
-@pytest.mark.parametrize(
-    ("name", "says"), [("qv", "q_v was passed"), ("leftpad_k", "left padding was passed")]
-)
-def test_what_is_not_modelled_is_said(tmp_path: Path, name: str, says: str) -> None:
+def test_left_padding_is_said_not_to_be_modelled(tmp_path: Path) -> None:
     q = tensor(2, 1, 16, 64)
-    assert read_back(tmp_path, q=q, k=q, v=q, seqused_k=LENGTHS, **{name: q}) == NotModelled(
-        f"{says}, which is not modelled"
+    assert read_back(tmp_path, q=q, k=q, v=q, seqused_k=LENGTHS, leftpad_k=q) == NotModelled(
+        "left padding was passed, which is not modelled"
     )
+
+
+def test_queries_against_v_are_recorded_beside_those_against_k(tmp_path: Path) -> None:
+    q, k, v = tensor(2, 1, 16, 64), tensor(2, 90, 1, 64), tensor(2, 90, 1, 512)
+    call = read_back(tmp_path, q=q, k=k, v=v, seqused_k=LENGTHS, qv=tensor(2, 1, 16, 512))
+    assert isinstance(call, AttentionCall)
+    assert (call.head_dim, call.head_dim_v, call.has_qv) == (64, 512, True)
+    assert not read_back(tmp_path, q=q, k=k, v=v, seqused_k=LENGTHS).has_qv  # type: ignore[union-attr]
 
 
 def test_2_7s_shorter_list_is_read_where_2_7_is_installed(

@@ -20,6 +20,7 @@ class Layer:
     gave one. ``head_dim`` of an ``mla`` layer is the width of its cache rows (576 for DeepSeek's), of which
     ``qk_nope_head_dim`` and ``qk_rope_head_dim`` are the parts before they are absorbed. ``v_head_dim`` is
     None where V is as wide as K, or 128 of MLA.
+    ``deepseek``: the model's architecture is DeepseekV3ForCausalLM.
     ``index_topk`` is a sparse model's, 0 for none. ``window`` is in tokens to the left, None for none.
     ``flash_attn_version`` and ``backend`` are what the user forces, None for nothing.
     """
@@ -47,6 +48,7 @@ class Layer:
     index_topk: int = 0
     flash_attn_version: int | None = None
     backend: str | None = None
+    deepseek: bool = False
 
 
 @dataclass(frozen=True, slots=True)

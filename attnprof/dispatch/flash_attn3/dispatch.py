@@ -258,7 +258,8 @@ class _Dispatch:
         if settled.local:
             keys = max(0, min(keys, self.window_right + self.window_left + 1 + tile.block_m))
         n_blocks = ceil_div(keys, tile.block_n)
-        m_blocks = ceil_div(call.seqlen_q * settled.groups, tile.block_m)
+        queries = settled.total_q if rules.blocks_of_all_queries and settled.packed_q else call.seqlen_q
+        m_blocks = ceil_div(queries * settled.groups, tile.block_m)
         heads = call.num_heads_k if rules.blocks_of_kv_heads else call.num_heads
         batch = 1 if settled.dynamic_split else call.batch
         blocks = batch * heads * m_blocks
@@ -273,7 +274,7 @@ class _Dispatch:
             self.say(
                 "key blocks", n_blocks, f"{keys} {reach} in blocks of {tile.block_n} (head_dim {bucket})"
             )
-            packed = f"{call.seqlen_q} queries x {settled.groups} heads per KV head"
+            packed = f"{queries} queries x {settled.groups} heads per KV head"
             self.say("query blocks", m_blocks, f"{packed} in blocks of {tile.block_m}")
             kind = "KV heads" if rules.blocks_of_kv_heads else "query heads"
             counted = "one sequence" if settled.dynamic_split else f"batch {batch}"

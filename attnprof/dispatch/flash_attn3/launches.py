@@ -174,7 +174,9 @@ def main_launch(settled: Settled) -> KernelLaunch:
     plain = not (settled.causal or settled.local or split or paged or varlen)
     cluster = 2 if arch >= 90 and wide and plain and m_blocks % 2 == 0 else 1
     block_h = None
-    if rules.head_blocks:
+    if rules.sparse_flag:
+        block_h = 1
+    elif rules.head_blocks:
         whole = settled.pack_gqa and head_dim == head_dim_v and call.dtype != "fp16" and not split
         loads_blocks = whole and not settled.one_mma_group and settled.groups in _HEAD_BLOCKS
         if rules.blocks_of_8:
@@ -192,6 +194,7 @@ def main_launch(settled: Settled) -> KernelLaunch:
         pack_gqa=settled.pack_gqa, split=split, persistent=settled.persistent,
         has_epilogue_split=rules.epilogue_split, sorts=settled.sorts if rules.plans_any_batch else None,
         block_h=block_h, qv_flags=2 if rules.second_qv_flag else 1, has_qv=call.has_qv,
+        sparse_flag=rules.sparse_flag,
     )  # fmt: skip
     if settled.persistent:
         per_sm = 2 if arch < 90 and threads == 128 else 1

@@ -98,6 +98,7 @@ class MainKernel:
     block_h: int | None = None
     qv_flags: int = 1
     has_qv: bool = False
+    sparse_flag: bool = False
 
     def name(self) -> str:
         """The demangled name of the kernel."""
@@ -123,8 +124,14 @@ class MainKernel:
             "flash::CollectiveMainloopFwdSm90",
             self.stages, self.cluster_shape(), tile, *value_dim, element, "float", "cutlass::arch::Sm90",
             *masks, *has_qv, self.in_registers, self.overlap, self.pack_gqa, self.split, False,
-            *(() if self.block_h is None else (ELEMENTS["bf16"], self.block_h)),
+            *self.sinks(),
         )  # fmt: skip
+
+    def sinks(self) -> tuple[object, ...]:
+        """The element of attention sinks, and what a fork names after it."""
+        if self.block_h is None:
+            return ()
+        return (ELEMENTS["bf16"], *((False,) if self.sparse_flag else ()), self.block_h)
 
     def epilogue(self) -> str:
         if self.head_dim_v is None:
@@ -135,7 +142,7 @@ class MainKernel:
         if self.split and not self.has_epilogue_split:
             output = "float"
         split = (self.split,) if self.has_epilogue_split else ()
-        block_h = () if self.block_h is None else (self.block_h,)
+        block_h = () if self.block_h is None or self.sparse_flag else (self.block_h,)
         return template(
             "flash::CollectiveEpilogueFwd",
             tile, self.cluster_shape(), output, arch_tag(self.arch), self.mma_threads, self.varlen,

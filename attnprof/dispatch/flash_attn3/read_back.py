@@ -3,8 +3,8 @@
 A kind of call is an entry with its optional arguments. What the kernel's template leaves open is tried kind
 by kind, with sizes that give the observed grids, and the dispatch itself is asked: what it launches must be
 what was observed, field by field. A persistent kernel's grid is the SMs, less a margin that the caller may
-ask for: then only the combine and the prepare kernel tell sizes. Of calls with q_v or a column-major V
-nothing is said: they are not modelled.
+ask for: then only the combine and the prepare kernel tell sizes. Of calls with a column-major V nothing is
+said: they are not modelled.
 """
 
 from __future__ import annotations
@@ -70,8 +70,6 @@ def read_back(seen: Observed, gpu: GpuFacts, builds: Sequence[Build]) -> ReadBac
     main = parse_main_kernel(seen.main.kernel)
     if main is None:
         return ReadBack(nearest="spelling: no version has such template arguments")
-    if main.flag("HasQv") and main.head_dim == 64 and main.head_dim_v >= 256 and main.dtype != "fp8":
-        return None
     if main.flag("V_colmajor") and main.dtype == "fp8":
         return None
     reader = _Reader(seen, main, gpu)
@@ -99,7 +97,8 @@ def _skeletons(rules: Rules) -> frozenset[str]:
         stages=1, in_registers=False, overlap=False, cluster=1, mma_threads=1, producer_threads=1,
         causal=False, local=False, softcap=False, varlen=False, paged=False, append=False, pack_gqa=False,
         split=False, persistent=True, has_epilogue_split=rules.epilogue_split, sorts=None,
-        block_h=1 if rules.head_blocks else None, qv_flags=2 if rules.second_qv_flag else 1,
+        block_h=1 if rules.head_blocks or rules.sparse_flag else None,
+        qv_flags=2 if rules.second_qv_flag else 1, sparse_flag=rules.sparse_flag,
     )  # fmt: skip
     return frozenset(_skeleton(replace(any_kernel, arch=arch).name()) for arch in (80, 90))
 
@@ -224,7 +223,7 @@ class _Reader:
             num_splits=splits, total_q=size.total_q if kind.packed else None, page_block_size=kind.page,
             seqlen_knew=1 if kind.append else None, cache_seqlens=kind.cache_seqlens, head_dim_v=head_dim_v,
             pack_gqa=bool(flag("PackGQA")), sm_margin=margin,
-            scheduler_metadata=kind.planned and self.seen.before is None,
+            scheduler_metadata=kind.planned and self.seen.before is None, has_qv=bool(flag("HasQv")),
         )  # fmt: skip
 
     # the nearest
@@ -259,7 +258,8 @@ class _Reader:
             sizes = [*sizes_of(self.seen, other.main, self.combine, build.rules, splits)][:4]
             for kind in _kinds(build, other.main):
                 for size in sizes or [Sizes(1, 2, 1, 1, 2, 0)]:
-                    call = other._call(build, kind, size, splits, self.main.head_dim, None, 0)
+                    wide = self.main.head_dim_v if self.main.flag("HasQv") else None
+                    call = other._call(build, kind, size, splits, self.main.head_dim, wide, 0)
                     launches = build.predict(call, gpu).launches
                     if launches:
                         yield launches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_UNMODELLED = {"qv": "q_v", "leftpad_k": "left padding"}
+_UNMODELLED = {"leftpad_k": "left padding"}
 
 
 def not_modelled(record: Mapping[str, Any]) -> str:
@@ -23,6 +23,7 @@ def arguments(record: Mapping[str, Any]) -> dict[str, Any]:
         "attention_chunk": int(record.get("attention_chunk") or 0),
         "sm_margin": int(record.get("sm_margin") or 0),
         "scheduler_metadata": bool(record.get("scheduler_metadata")),
+        "has_qv": bool(record.get("qv")),
         # Its automatic choice, the library's 0, is AttentionCall's -1.
         "num_splits": -1 if given == 0 and "num_splits" in record else given,
     }

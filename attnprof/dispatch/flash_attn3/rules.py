@@ -52,6 +52,9 @@ class Rules:
     are loaded in blocks where 8 share a KV head alone (``blocks_of_8``), no softcap is compiled, and a caller
     who asks for one split gets no plan (``plans_one_split``); one warp group serves windows too
     (``local_in_one_group``).
+
+    SGLang's copy names a flag more beside the sinks (``sparse_flag``) and counts query blocks of a packed
+    batch as if it were one sequence (``blocks_of_all_queries``).
     """
 
     tile: Callable[[TileQuery], Tile] = tile_sm90
@@ -76,6 +79,8 @@ class Rules:
     softcap: bool = True
     plans_one_split: bool = True
     local_in_one_group: bool = False
+    sparse_flag: bool = False
+    blocks_of_all_queries: bool = False
     varlen_only: bool = False
     appends: bool = True
     one_split_past_planned: bool = False

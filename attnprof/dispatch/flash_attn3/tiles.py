@@ -76,6 +76,27 @@ def tile_sm90_2_7(query: TileQuery) -> Tile:
     return sm90(192, 128) if query.head_dim <= 64 and not query.fp8 else tile_sm90(query)
 
 
+def tile_one_group(query: TileQuery) -> Tile:
+    """The tile that one warp group works on, in the forks of vLLM and SGLang; head dim 64 or 128."""
+    if query.fp8:
+        return sm90(64, 128 if query.head_dim <= 96 else 96)
+    if query.head_dim <= 64:
+        return sm90(64, 192)
+    return sm90(64, 128 if query.causal or query.local or query.paged else 176)
+
+
+def tile_sm90_sglang(query: TileQuery) -> Tile:
+    """Source: the launches of sglang-kernel 0.4.10, over paged caches alone."""
+    if query.head_dim_v in (256, 512) and query.head_dim <= 64:
+        return tile_sm90(query)
+    if query.one_mma_group:
+        return tile_one_group(query)
+    if not query.fp8 and query.head_dim <= 64:
+        narrow = query.causal or (query.paged and not query.local)
+        return sm90(192, 128 if narrow else 192, narrow)
+    return tile_sm90(query)
+
+
 def _tile_fp8(query: TileQuery) -> Tile:
     head_dim, local, paged = query.head_dim, query.local, query.paged
     if head_dim <= 64:

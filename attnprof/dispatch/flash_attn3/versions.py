@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attnprof.dispatch.flash_attn3.dispatch import dispatch
 from attnprof.dispatch.flash_attn3.installed import NEWEST, NOT_MODELLED
 from attnprof.dispatch.flash_attn3.rules import MAX_SPLITS_AUTOMATIC, Rules, packs_gqa, split_choice
-from attnprof.dispatch.flash_attn3.tiles import tile_sm90, tile_sm90_2_7, tile_sm90_2_8
+from attnprof.dispatch.flash_attn3.tiles import tile_sm90, tile_sm90_2_7, tile_sm90_2_8, tile_sm90_sglang
 from attnprof.dispatch.versions import parse_version
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
@@ -24,6 +24,7 @@ from attnprof.model import AttentionCall, Gpu, Prediction
 if TYPE_CHECKING:
     from attnprof.dispatch.flash_attn3.read_back import Build
 
+SGLANG = "sglang-kernel-0.4.10"  # the copy that sglang-kernel ships, as it was recorded over paged caches
 OLDEST, LAST_2_8 = "2.7.3", "2.8.3.post1"
 DEFAULT_VERSION = NEWEST
 _PACKAGE_BEFORE_3 = re.compile(r"v?3\.0\.0\.?b", re.IGNORECASE)
@@ -67,6 +68,8 @@ KNOWN = (OLDEST, *(version for version, _ in _CHANGES))
 @lru_cache(maxsize=64)
 def rules_for(version: str) -> Rules:
     """The rules of a flash_attn_3 version. Raises UsageError for versions outside the table."""
+    if version == SGLANG:
+        return _sglang_rules()
     if version == NOT_MODELLED:
         raise UsageError(
             "this flash_attn_3 is not modelled: its interface is of no version with known rules",
@@ -90,6 +93,19 @@ def rules_for(version: str) -> Rules:
         if wanted >= parse_version(since):
             rules = replace(rules, **changes)
     return rules
+
+
+def _sglang_rules() -> Rules:
+    return replace(
+        rules_for(NEWEST),
+        tile=tile_sm90_sglang,
+        one_mma_group=True,
+        local_in_one_group=True,
+        local_tma=False,
+        second_qv_flag=True,
+        sparse_flag=True,
+        blocks_of_all_queries=True,
+    )
 
 
 def num_splits_heuristic(
@@ -132,7 +148,15 @@ def should_pack_gqa(
 def predict(
     call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION, *, explain: bool = False
 ) -> Prediction:
-    """What flash_attn_3 ``version`` launches for ``call`` on ``gpu``; see ``flash_attn3_dispatch``."""
+    """What flash_attn_3 ``version`` launches for ``call`` on ``gpu``; see ``flash_attn3_dispatch``.
+
+    Raises UsageError for calls of SGLang's copy that its backend does not make.
+    """
+    if version == SGLANG and (call.page_block_size is None or gpu.sm_major != 9):
+        raise UsageError(
+            f"flash_attn_3 {SGLANG} is known over paged caches on Hopper alone",
+            hint="give --entry fwd_kvcache --page-block-size 64 --gpu h100",
+        )
     return dispatch(call, gpu, rules_for(version), explain=explain)
 
 
@@ -141,7 +165,7 @@ def builds() -> tuple[Build, ...]:
     """The states of ``hopper/`` that launch alike, for reading launches back, oldest first."""
     from attnprof.dispatch.flash_attn3.read_back import Build
 
-    spans = ((OLDEST, "2.7.4.post1"), ("2.8.0", LAST_2_8), (NEWEST, NEWEST))
+    spans = ((OLDEST, "2.7.4.post1"), ("2.8.0", LAST_2_8), (NEWEST, NEWEST), (SGLANG, SGLANG))
     return tuple(
         Build("flash_attn_3", span, rules_for(span[0]), partial(_launch, rules=rules_for(span[0])))
         for span in spans

@@ -31,7 +31,7 @@ from attnprof.dispatch.flash_attn2.rules import Tile as FlashAttention2Tile
 from attnprof.dispatch.flash_attn2.versions import rules_for
 from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
 from attnprof.dispatch.flash_attn3.rules import Rules
-from attnprof.dispatch.flash_attn3.tiles import Tile, TileQuery, sm90, tile_sm90
+from attnprof.dispatch.flash_attn3.tiles import Tile, TileQuery, sm90, tile_one_group, tile_sm90
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 
@@ -72,14 +72,13 @@ def tile_sm90_of_fork(query: TileQuery) -> Tile:
         return _tile_fp8(query)
     if head_dim <= 64 and query.head_dim_v not in (256, 512):
         if query.one_mma_group:
-            return sm90(64, 192)
+            return tile_one_group(query)
         keys = 128 if causal else 160 if local or paged else 192
         return sm90(192, keys, causal or local, not local)
     if 96 < head_dim <= 128:
-        masked = causal or local or paged
         if query.one_mma_group:
-            return sm90(64, 128 if masked else 176)
-        return sm90(128, 128 if masked else 160)
+            return tile_one_group(query)
+        return sm90(128, 128 if causal or local or paged else 160)
     if 128 < head_dim <= 192 and query.head_dim_v > 128:
         return sm90(128, 96)
     return tile_sm90(query)
@@ -97,7 +96,7 @@ def tile_sm90_of_0_10(query: TileQuery) -> Tile:
 def _tile_fp8(query: TileQuery) -> Tile:
     head_dim = query.head_dim
     if query.one_mma_group:
-        return sm90(64, 128 if head_dim <= 96 else 96)
+        return tile_one_group(query)
     if head_dim <= 64:
         return sm90(192, 128)
     if head_dim <= 192:

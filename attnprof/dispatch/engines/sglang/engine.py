@@ -1,9 +1,9 @@
 """SGLang as an engine: the backend it takes by default, and the call that backend makes.
 
 Source: sglang/srt/arg_groups of the wheel, model_override_base.py get_default_attn_backend and overrides.py
-_deterministic_attention_backend; layers/attention/flashattention_backend.py and flashinfer_backend.py for
-what is passed. The choice agrees with every answer of the wheel's own functions (tests/data/golden,
-sglang_backends), for servers without speculative decoding; what is passed is read.
+_deterministic_attention_backend; model_overrides/deepseek_v2.py; layers/attention for what is passed. The
+choice agrees with every answer of the wheel's own functions (tests/data/golden, sglang_backends), for servers
+without speculative decoding; DeepSeek's own and what is passed are read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from attnprof.model import AttentionCall, Entry, Gpu
 NAME = "sglang"
 DEFAULT_VERSION = "0.5.23"
 VERSIONS = (DEFAULT_VERSION,)
-BACKENDS = ("fa3", "trtllm_mha", "fa4", "flashinfer", "aiter", "triton")
+BACKENDS = ("fa3", "trtllm_mha", "fa4", "flashinfer", "aiter", "triton", "trtllm_mla")
+_FA3 = "sglang-kernel-0.4.10"
+_LATENT, _ROTATED = 512, 64
+_TRTLLM_MLA_PAGES = (32, 64)
 _DECODE_TILE, _PREFILL_TILE = 2048, 4096  # keys of a fixed split when deterministic
 _TRTLLM_PAGES = (16, 32, 64, 128)
 _TENSOR_CORE_GROUPS = 4
@@ -77,6 +80,9 @@ def _mha(layer: Layer, gpu: Gpu, sm: Sm) -> Choice:
 
 def _mla(layer: Layer, gpu: Gpu, sm: Sm) -> Choice:
     nvidia = gpu.vendor == "nvidia"
+    if layer.deepseek and nvidia and sm[0] == 10:
+        others = (RuledOut("flashinfer", ("what other models with MLA take on SM 10.x",)),)
+        return Choice("trtllm_mla", "what SGLang sets for DeepSeek V3, R1 and V3.1 on SM 10.x", others)
     served = layer.num_heads_k in _AITER_HEADS
     aiter = () if not nvidia and served else ("taken on AMD GPUs for 16 or 128 heads alone",)
     chain = (
@@ -101,14 +107,15 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: str) -> R
     note = Note("num_splits passed", str(asked), why)
     graph = Note("CUDA graph", "full" if step.cuda_graph else "none", "decode is captured by default")
     decode = step.seqlen_q == 1
-    if choice.backend == "triton" and not layer.mla:
+    if layer.mla:
+        return _reach_mla(choice, layer, step, (note, graph), version)
+    if choice.backend == "triton":
         return Reached(
             (graph,), _call("sglang_triton", "fwd_kvcache" if decode else "batch_paged", layer, step), version
         )
-    if choice.backend == "fa3" and not layer.mla:
-        copy = Note("stand-in", "flash_attn_3 3.0.0", "sglang-kernel's own copy of it was not compared")
-        call = _call("flash_attn_3", "fwd_kvcache", layer, step, num_splits=asked, cache_seqlens=True)
-        return Reached((note, copy, graph), call, "3.0.0")
+    if choice.backend == "fa3":
+        call = _packed("flash_attn_3", layer, step, num_splits=asked)
+        return Reached((note, _COPY, graph), call, _FA3)
     if choice.backend == "fa4":
         call = _call(
             "flash_attn_4", "varlen_fwd", layer, step, num_splits=asked or -1, head_dim_v=layer.v_head_dim
@@ -116,12 +123,55 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: str) -> R
         return Reached((note, graph), call)
     if choice.backend == "trtllm_mha":
         return _trtllm_mha(layer, step, graph)
-    if choice.backend == "flashinfer" and not layer.mla:
+    if choice.backend == "flashinfer":
         return _flashinfer(layer, step, graph)
-    if choice.backend == "aiter" and not decode and not layer.mla:
+    if choice.backend == "aiter" and not decode:
         return Reached((graph,), _call("aiter", "fwd", layer, step, page_block_size=None))
-    kind = "MLA" if layer.mla else "decode" if decode else "prefill"
+    kind = "decode" if decode else "prefill"
     return Reached((graph,), why_not=f"the launches of SGLang's {choice.backend} for {kind} are not modelled")
+
+
+_COPY = Note("library", _FA3, "sglang-kernel's own copy of FlashAttention-3, as it was recorded")
+
+
+def _reach_mla(choice: Choice, layer: Layer, step: Step, notes: tuple[Note, Note], version: str) -> Reached:
+    """A decode step over the cache's latents."""
+    asked, graph = notes
+    if step.seqlen_q > 1:
+        why_not = (
+            "SGLang attends prompts of MLA by head or as latents, by their lengths, which is not modelled"
+        )
+        return Reached((graph,), why_not=why_not)
+    latent: dict[str, Any] = {"num_heads_k": 1, "head_dim": _LATENT + _ROTATED, "head_dim_v": _LATENT}
+    if choice.backend == "triton":
+        return Reached((graph,), _call("sglang_triton", "fwd_kvcache", layer, step, **latent), version)
+    if choice.backend == "fa3":
+        queries = Note("queries", f"{_ROTATED} and {_LATENT}", "the rotated part against K, qv against V")
+        rotated = latent | {"head_dim": _ROTATED, "has_qv": True, "num_splits": int(asked.value)}
+        return Reached((asked, _COPY, queries, graph), _packed("flash_attn_3", layer, step, **rotated), _FA3)
+    if choice.backend == "flashinfer":
+        return Reached((graph,), _call("flashinfer", "batch_mla", layer, step, **latent))
+    if choice.backend == "trtllm_mla":
+        page = layer.block_size if layer.block_size in _TRTLLM_MLA_PAGES else 64
+        first = "FlashInfer's auto takes it, but where its autotuner timed cute-dsl as faster"
+        told = (Note("decode kernel", "trtllm-gen", first), Note("page size", str(page), "32 or 64"), graph)
+        call = _call(
+            "flashinfer",
+            "batch_mla",
+            layer,
+            step,
+            backend="trtllm-gen",
+            **(latent | {"page_block_size": page}),
+        )
+        return Reached(told, call)
+    why_not = f"the launches of SGLang's {choice.backend} for MLA are not modelled"
+    return Reached((graph,), why_not=why_not)
+
+
+def _packed(library: str, layer: Layer, step: Step, **more: Any) -> AttentionCall:
+    """A step over a paged cache with packed queries."""
+    tokens = sum(step.seqlens_q) or step.batch * step.seqlen_q
+    return _call(library, "fwd_kvcache", layer, step, cache_seqlens=True, total_q=tokens, **more)
 
 
 def _trtllm_mha(layer: Layer, step: Step, graph: Note) -> Reached:

@@ -1,0 +1,144 @@
+"""Records what the FlashAttention-3 of an sglang-kernel wheel launches, without a GPU.
+
+    python benchmarks/record_sglang_launches.py EXTENSION RECORDER OUT.jsonl.gz
+
+EXTENSION is ``sgl_kernel/flash_ops.abi3.so`` of the wheel; RECORDER as in record_vllm_launches.py. Each GPU
+is a process of its own. Calls are those of SGLang's backend fa3 to ``sgl_kernel::fwd``: packed queries over a
+paged cache, a page table as wide as the longest request, keys of every request counted, ``q_v`` for latents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from record_vllm_launches import GPUS, HEADS, LENGTHS, Recorder
+
+FACTS = {name: facts for name, facts in GPUS.items() if facts[0] == 9}
+
+
+class SglangRecorder(Recorder):
+    """The extension instead of vLLM's package."""
+
+    def __init__(self, extension: Path, recorder: Path) -> None:
+        import ctypes
+
+        import torch
+
+        self.torch = torch
+        torch.cuda.init()
+        torch.ops.load_library(str(extension))
+        self.library = ctypes.CDLL(str(recorder.resolve() / "cuda_recorder.so"))
+        self.library.recorder_name.restype = ctypes.c_char_p
+        self.demangle = getattr(ctypes.CDLL("libstdc++.so.6"), "__cxa_demangle")
+        self.demangle.restype = ctypes.c_char_p
+
+    def run(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        torch, batch, page = self.torch, call["batch"], call["page_block_size"]
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}[call["dtype"]]
+        heads_k, dim, dim_v = call["num_heads_k"], call["head_dim"], call["head_dim_v"] or call["head_dim"]
+        tokens, pages = call["total_q"], -(-call["seqlen_k"] // page)
+
+        def empty(*shape: int, kind: Any = dtype) -> Any:
+            return torch.empty(shape, dtype=kind, device="cuda")
+
+        def ints(*shape: int) -> Any:
+            return empty(*shape, kind=torch.int32)
+
+        q, k, v = (
+            empty(tokens, call["num_heads"], dim),
+            empty(4, page, heads_k, dim),
+            empty(4, page, heads_k, dim_v),
+        )
+        qv = empty(tokens, call["num_heads"], dim_v) if call["has_qv"] else None
+        self.library.recorder_reset()
+        try:
+            torch.ops.sgl_kernel.fwd.default(
+                q, k, v, *[None] * 2, qv, None, ints(batch + 1), None, ints(batch + 1), None, ints(batch),
+                call["seqlen_q"], None, ints(batch, pages), *[None] * 8, 0.1, call["causal"],
+                call["window_left"], call["window_right"], 0, call["softcap"], False, None,
+                call["num_splits_arg"], None, 0, None, None, False,
+            )  # fmt: skip
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            return None if "INTERNAL ASSERT" in first else {"error": first, "launches": []}
+        return {"error": None, "launches": self.launches()}
+
+
+def calls(gpu: str, count: int) -> list[dict[str, Any]]:
+    draw = random.Random(f"sglang {gpu}")
+    found = []
+    for number in range(count):
+        latent = number % 3 == 0
+        heads, heads_k = (draw.choice((16, 16, 64, 128)), 1) if latent else draw.choice(HEADS)
+        queries = draw.choice((1, 1, 1, 1, 2, 4, 64, 129, 512))
+        batch, window = draw.choice((1, 2, 4, 8, 33, 64, 256)), draw.choice((-1, -1, -1, 127, 1023))
+        page = draw.choice((1, 1, 64, 128))
+        dim = 64 if latent else draw.choice((64, 64, 96, 128, 128, 128, 192, 256))
+        keys = -(-max(queries, draw.choice(LENGTHS)) // page) * page
+        found.append(
+            {
+                "version": "sglang-kernel-0.4.10", "batch": batch, "seqlen_q": queries, "seqlen_k": keys,
+                "total_q": batch * queries, "num_heads": heads, "num_heads_k": heads_k, "head_dim": dim,
+                "head_dim_v": 512 if latent else None, "has_qv": latent,
+                "dtype": draw.choice(("bf16", "bf16", "fp16") if latent else ("bf16", "bf16", "fp16", "fp8")),
+                "causal": draw.random() < 0.9,
+                "window_left": -1 if latent else window, "window_right": -1 if latent or window < 0 else 0,
+                "softcap": 0.0 if latent else draw.choice((0.0, 0.0, 0.0, 30.0)),
+                "num_splits_arg": draw.choice((0, 0, 0, 1)), "page_block_size": page, "cache_seqlens": True,
+            }
+        )  # fmt: skip
+    return found
+
+
+def one_gpu(options: argparse.Namespace) -> None:
+    recorder = SglangRecorder(options.extension, options.recorder)
+    major, minor, sms, *_ = FACTS[options.gpu]
+    device = {"name": options.gpu, "sm_major": major, "sm_minor": minor, "num_sms": sms}
+    for call in calls(options.gpu, options.count):
+        if call["total_q"] * call["num_heads"] * (call["head_dim_v"] or call["head_dim"]) > 2**26:
+            continue
+        expect = recorder.run(call)
+        row = {"library": "flash_attn_3", "entry": "fwd_kvcache", **call, "device": device}
+        if expect is not None:
+            print("ROW " + json.dumps({"call": row, "expect": expect}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("extension", type=Path)
+    parser.add_argument("recorder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--gpu")
+    options = parser.parse_args()
+    if options.gpu:
+        one_gpu(options)
+        return
+    recorder, rows = options.recorder.resolve(), []
+    for gpu, facts in FACTS.items():
+        environment = os.environ | {
+            "LD_PRELOAD": str(recorder / "cuda_recorder.so"), "LD_LIBRARY_PATH": str(recorder / "driver"),
+            "RECORDED_GPU": ",".join(map(str, facts)),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--gpu", gpu],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        found = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
+        print(f"{gpu}: {len(found)} rows", done.stderr[-300:] if not found else "", file=sys.stderr)
+        rows += found
+    options.out.write_bytes(gzip.compress("".join(row + "\n" for row in rows).encode(), 9, mtime=0))
+
+
+if __name__ == "__main__":
+    main()
