@@ -30,7 +30,7 @@ from attnprof.trace.module_launches import launching_modules
 from attnprof.trace.timeline import Timeline
 
 # An attention module's work around what attends: projections, rope, writing the cache.
-PROJECTIONS, MATRIX, REST = "QKV, output, rope", "matrix product", "other"
+PROJECTIONS, MATRIX, REST = "QKV/output/rope", "matrix product", "other"
 WORK_KINDS = (
     "attention", PROJECTIONS, "MLP", "router", "experts", "norm", "embedding", "LM head", "sampling",
     "communication", MATRIX, "elementwise", REST, "whole graph",

@@ -31,6 +31,7 @@ from attnprof.trace.saved_trace import load_trace, save_trace
 from attnprof.trace.timeline import Timeline, build_timeline
 from tests.conftest import TESTS
 from tests.support.build_trace import TraceBuilder
+from tests.support.graph_trace import GraphTrace
 
 TRACES = TESTS / "data" / "traces"
 QWEN = TRACES / "torch_h100_qwen1.5-0.5b_pytorch_flash.json.gz"
@@ -154,6 +155,20 @@ def test_a_modules_range_tells_before_a_name_does_and_the_innermost_counts(tmp_p
         (PROJECTIONS, "range"), ("norm", "range"), ("attention", "name"), ("communication", "name"),
         ("LM head", "range"), (MATRIX, ""), ("attention", "range"), ("attention", "range"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("nodes", [True, False])
+def test_a_graphs_kernels_have_the_module_that_was_captured(tmp_path: Path, nodes: bool) -> None:
+    trace = GraphTrace()
+    trace.eager(20, 20)
+    begin = trace.time
+    trace.capture(200, nodes=nodes)
+    trace.builder.range("module", begin, trace.time, domainId=1, int64Value=MODULE_KINDS.index("MLP"))
+    trace.replay()
+    timeline = build_timeline(read_nsys_sqlite(trace.write(tmp_path / "t.sqlite")))
+    of_graph = timeline.trace.kernels.graph_node != 0
+    found = [one for one, replayed in zip(told(timeline), of_graph.tolist(), strict=True) if replayed]
+    assert set(found) == {("attention", "name"), ("MLP", "range") if nodes else (MATRIX, "")}
 
 
 @pytest.mark.parametrize("path", NAMED, ids=lambda path: path.name)
