@@ -2,13 +2,14 @@
 
 A sweep is a table: one row per setting (library, version, GPU, entry, heads, …), one column per value of one
 swept length, ``along``. Libraries whose rules have an array form are evaluated over arrays, others
-call by call.
+call by call. Neighbouring KV lengths between which such rules see no difference are one run, evaluated once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from attnprof.analysis.sum_order import SumOrder, sum_order
 from attnprof.dispatch.heuristic import MAX_SPLITS
 from attnprof.dispatch.libraries import library, predict
-from attnprof.dispatch.library import NO_PREDICTION, SplitCounter
+from attnprof.dispatch.library import NO_PREDICTION, KeyEdges, SplitCounter
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction
 
@@ -44,9 +45,11 @@ class Setting:
     max_splits: int = MAX_SPLITS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sweep:
     """``num_splits`` and ``waves`` have a row per setting and a column per value; values ascend.
+
+    Kept are a column per run of values that nothing tells apart, ``firsts`` the index of each run's first.
 
     ``num_splits`` is 0 where the call is refused or launches nothing. ``waves``: thread blocks (of 64
     queries, all splits) / slots, as the heuristic counts them; 0 for libraries without array rules.
@@ -56,10 +59,36 @@ class Sweep:
     along: Along
     values: Ints
     settings: tuple[Setting, ...]
-    num_splits: npt.NDArray[np.int16]
-    waves: npt.NDArray[np.float32]
-    order: npt.NDArray[np.int16]
+    firsts: npt.NDArray[np.intp]
+    run_splits: npt.NDArray[np.int16]
+    run_waves: npt.NDArray[np.float32]
+    run_order: npt.NDArray[np.int16]
     orders: tuple[SumOrder, ...]
+
+    @property
+    def size(self) -> int:
+        """How many calls were predicted."""
+        return len(self.settings) * len(self.values)
+
+    @cached_property
+    def num_splits(self) -> npt.NDArray[np.int16]:
+        """The split count of each call."""
+        return self._of_values(self.run_splits)
+
+    @cached_property
+    def waves(self) -> npt.NDArray[np.float32]:
+        """Waves of thread blocks of each call."""
+        return self._of_values(self.run_waves)
+
+    @cached_property
+    def order(self) -> npt.NDArray[np.int16]:
+        """The index into ``orders`` of each call."""
+        return self._of_values(self.run_order)
+
+    def _of_values(self, runs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if len(self.firsts) == len(self.values):
+            return runs
+        return np.repeat(runs, np.diff(self.firsts, append=len(self.values)), axis=1)
 
     @property
     def arithmetic(self) -> Ints:
@@ -95,7 +124,9 @@ def sweep(settings: Sequence[Setting], along: Along, values: Any) -> Sweep:
     values: ascending integers.  Raises UsageError for an unknown library or version, and where a library
     without array rules would take minutes.
     """
-    columns = np.asarray(values, dtype=np.int64)
+    every = _as_array(values)
+    firsts = _firsts(settings, along, every)
+    columns = every[firsts]
     num_splits = np.zeros((len(settings), len(columns)), dtype=np.int16)
     waves = np.zeros(num_splits.shape, dtype=np.float32)
     order, known = np.zeros(num_splits.shape, dtype=np.int16), {_NOTHING: 0}
@@ -109,7 +140,32 @@ def sweep(settings: Sequence[Setting], along: Along, values: Any) -> Sweep:
                 piece = rows[at : at + per_piece], slice(first, first + _PIECE)
                 kinds = _count(settings, along, columns, counter, piece, num_splits, waves)
                 _order(settings, along, columns, piece, num_splits, kinds, order, known)
-    return Sweep(along, columns, tuple(settings), num_splits, waves, order, tuple(known))
+    return Sweep(along, every, tuple(settings), firsts, num_splits, waves, order, tuple(known))
+
+
+def _as_array(values: Any) -> Ints:
+    if isinstance(values, range):
+        return np.arange(values.start, values.stop, values.step, dtype=np.int64)
+    return np.asarray(values, dtype=np.int64)
+
+
+def _firsts(settings: Sequence[Setting], along: Along, values: Ints) -> npt.NDArray[np.intp]:
+    """The index of each value that may differ from the one before in what is predicted."""
+    edges: set[KeyEdges | None] = {None}
+    if along == "seqlen_k" and len(values) and len(settings):
+        alike = {replace(setting.call, batch=1) for setting in settings}
+        edges = {library(call.library).key_edges(call) for call in alike}
+    blocks = {each.block for each in edges if each is not None}
+    if None in edges:
+        return np.arange(len(values))
+    lengths = np.array(sorted(set().union(*(each.lengths for each in edges if each is not None))))
+    begins = np.zeros(len(values), dtype=np.bool_)
+    begins[0] = True
+    for block in blocks:
+        number = (values - 1) // block
+        begins[1:] |= number[1:] != number[:-1]
+    begins[np.minimum(np.searchsorted(values, lengths), len(values) - 1)] = True
+    return np.flatnonzero(begins)
 
 
 _VARY = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
@@ -193,14 +249,16 @@ def _count_one_by_one(
 def stretches(result: Sweep) -> Iterator[Stretch]:
     """Every setting's runs of equal splits, kernels, tiles and whole waves; changes are where one ends."""
     for row, setting in enumerate(result.settings):
-        changes = (np.diff(result.num_splits[row]) != 0) | (np.diff(np.ceil(result.waves[row])) != 0)
-        changes |= np.diff(result.order[row]) != 0
+        runs = result.run_splits[row], result.run_waves[row], result.run_order[row]
+        splits, waves_of, order = runs
+        changes = (np.diff(splits) != 0) | (np.diff(np.ceil(waves_of)) != 0) | (np.diff(order) != 0)
         firsts = [0, *(np.flatnonzero(changes) + 1).tolist()]
-        for first, after in zip(firsts, [*firsts[1:], len(result.values)], strict=True):
-            low, high = int(result.values[first]), int(result.values[after - 1])
-            waves = float(result.waves[row, first]), float(result.waves[row, after - 1])
-            count = int(result.num_splits[row, first])
-            ran = result.orders[result.order[row, first]]
+        for first, after in zip(firsts, [*firsts[1:], len(result.firsts)], strict=True):
+            last = result.firsts[after] if after < len(result.firsts) else len(result.values)
+            low, high = int(result.values[result.firsts[first]]), int(result.values[last - 1])
+            waves = float(waves_of[first]), float(waves_of[after - 1])
+            count = int(splits[first])
+            ran = result.orders[order[first]]
             error = None if count else _predict(setting, result.along, low).error
             yield Stretch(setting, low, high, count or None, ran.kernels, ran.tile, error, waves)
 

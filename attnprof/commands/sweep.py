@@ -309,7 +309,7 @@ def _write_points(result: Sweep, output_format: TableFormat) -> None:
         writer.writerow(columns)
         writer.writerows(map(csv_cell, row) for row in points(result))
         return
-    size = result.num_splits.size
+    size = result.size
     if output_format is not TableFormat.JSON and size > _MOST_LINES:
         raise UsageError(
             f"--all would print a table of {size:,} lines", hint="write them as data: --all --format csv"

@@ -47,6 +47,14 @@ SplitCounter = Callable[[AttentionCall, Gpu, Mapping[str, Any], Any], SplitCount
 
 
 @dataclass(frozen=True, slots=True)
+class KeyEdges:
+    """Where a longer KV may change what is predicted: each ``block`` keys, and at each of ``lengths``."""
+
+    block: int
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """The backend ``name`` of ``function`` takes a call.
 
@@ -171,6 +179,10 @@ class AttentionLibrary(Protocol):
 
     def split_counter(self, version: str) -> SplitCounter | None:
         """num_splits over arrays of calls; None where it is predicted call by call."""
+        return None
+
+    def key_edges(self, call: AttentionCall) -> KeyEdges | None:
+        """Where its ``split_counter`` may tell two KV lengths of a call apart; None where not known."""
         return None
 
     def versions_spelling(self, kernel: str) -> tuple[str, ...]:

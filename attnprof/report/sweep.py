@@ -171,13 +171,14 @@ def points_columns(along: str) -> tuple[str, ...]:
 def points(result: Sweep) -> Iterator[tuple[Any, ...]]:
     """A row per predicted call."""
     values, row = result.values.tolist(), -1
+    waves_of = result.waves
     setting, axes, at = None, (), 0
     for stretch in stretches(result):
         if stretch.setting is not setting:
             setting, row, at = stretch.setting, row + 1, 0
             axes = tuple(axis_value(setting, name) for name in axes_of(result.along))
         while at < len(values) and values[at] <= stretch.high:
-            waves = round(float(result.waves[row, at]), 4)
+            waves = round(float(waves_of[row, at]), 4)
             yield (*axes, values[at], stretch.num_splits, waves, stretch.kernels, stretch.tile, stretch.error)
             at += 1
 
@@ -191,7 +192,7 @@ def print_sweep(result: Sweep, found: Sequence[Stretch], next_command: str) -> N
     print_table(changes_table(result, found), console)
     console.print()
     changes = len(found) - len(result.settings)
-    labelled(console, "points", f"{result.num_splits.size:,} predictions, {changes:,} changes")
+    labelled(console, "points", f"{result.size:,} predictions, {changes:,} changes")
     if next_command:
         labelled(console, "next", next_command)
 

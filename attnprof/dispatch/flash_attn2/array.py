@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.flash_attn2.dispatch import dispatch
-from attnprof.dispatch.flash_attn2.rules import Rules
+from attnprof.dispatch.flash_attn2.rules import Rules, block_n
 from attnprof.dispatch.heuristic import MAX_SPLITS, SPLIT_BLOCK_M, float32, num_splits_array
-from attnprof.dispatch.library import NO_PREDICTION, SplitCounter, SplitCounts
+from attnprof.dispatch.library import NO_PREDICTION, KeyEdges, SplitCounter, SplitCounts
 from attnprof.dispatch.limits import LARGEST_GRID
 from attnprof.model import AttentionCall, Gpu
 
@@ -90,6 +90,17 @@ def split_counts(
     tables = (np.broadcast_to(table, shape) for table in (num_splits, thread_blocks, kind))
     num_splits, thread_blocks, kind = tables
     return SplitCounts(num_splits, thread_blocks, slots, kind)
+
+
+def key_edges(call: AttentionCall) -> KeyEdges:
+    """Where a longer KV can change what :func:`split_counts` says of a call, whatever its batch.
+
+    Where a key block begins, where there are keys at all, where a window is narrower than the keys, and where
+    a cache has room for the queries.
+    """
+    queries = (call.seqlen_q, call.num_heads // max(1, call.num_heads_k))
+    windows = tuple(edge + 1 for edge in call.window if edge >= 0)
+    return KeyEdges(block_n(_ceil_div(call.head_dim, 8) * 8), (1, *queries, *windows))
 
 
 def counter_of(rules: Rules) -> SplitCounter:

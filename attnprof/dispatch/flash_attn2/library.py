@@ -11,6 +11,7 @@ from attnprof.dispatch.library import (
     FLASH_ATTN_FUNCTIONS,
     Evidence,
     InstalledLibrary,
+    KeyEdges,
     LibraryOfVersions,
     SplitCounter,
 )
@@ -47,6 +48,11 @@ class FlashAttention2(LibraryOfVersions):
         from attnprof.dispatch.flash_attn2.rules import block_n
 
         return block_n(ceil_div(call.head_dim, 8) * 8)
+
+    def key_edges(self, call: AttentionCall) -> KeyEdges | None:
+        from attnprof.dispatch.flash_attn2.array import key_edges
+
+        return key_edges(call)
 
     def split_counter(self, version: str) -> SplitCounter | None:
         from attnprof.dispatch.flash_attn2.array import counter_of

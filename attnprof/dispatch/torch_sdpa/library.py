@@ -9,7 +9,7 @@ from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn2.library import read_back, splits_at, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
 from attnprof.dispatch.intervals import InferredCall, Interval
-from attnprof.dispatch.library import Backend, LibraryOfVersions, SplitCounter
+from attnprof.dispatch.library import Backend, KeyEdges, LibraryOfVersions, SplitCounter
 from attnprof.dispatch.replay import ReplaySource, tensor
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
@@ -96,6 +96,11 @@ class TorchSdpa(LibraryOfVersions):
         from attnprof.dispatch.flash_attn2.rules import block_n
 
         return block_n(call.head_dim)
+
+    def key_edges(self, call: AttentionCall) -> KeyEdges | None:
+        from attnprof.dispatch.flash_attn2.array import key_edges
+
+        return key_edges(call)
 
     def split_counter(self, version: str) -> SplitCounter | None:
         from attnprof.dispatch.flash_attn2.array import counter_of
