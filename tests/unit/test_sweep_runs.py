@@ -16,10 +16,9 @@ from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 
 GPUS = [gpu_by_name(name) for name in ("h100", "a100", "4090")]
-VERSIONS = {
-    "flash_attn": ("2.2.4", "2.4.1", "2.5.6", "2.8.3", "2.8.4"),
-    "torch": ("2.2.0", "2.6.0", "2.15.0"),
-}
+VERSIONS = {"flash_attn": ("2.2.4", "2.4.1", "2.5.6", "2.8.3", "2.8.4"), "torch": ("2.2.0", "2.15.0")}
+HEAD_DIMS = [32, 64, 72, 128, 192, 250, 256]
+WINDOWS = [(-1, -1), (-1, -1), (100, 0), (700, 3), (-1, 40)]
 
 
 @st.composite
