@@ -63,7 +63,9 @@ def test_invariance_judges_kernels_and_tiles_besides_split_counts() -> None:
     settings = [Setting(replace(CALL, batch=batch), H100, "2.8.3") for batch in (1, 2, 64)]
     whole = sweep(settings, "seqlen_k", range(1, 129))
     assert [each.num_differing for each in invariance(whole)] == [0]
-    other = replace(whole, order=whole.order + np.array([[0], [0], [1]], np.int16), orders=whole.orders * 2)
+    other = replace(
+        whole, run_order=whole.run_order + np.array([[0], [0], [1]], np.int16), orders=whole.orders * 2
+    )
     (judged,) = invariance(other)
     assert judged.num_differing == 1
     assert (judged.constant.low, judged.constant.high) == (1, 2)
