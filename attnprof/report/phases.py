@@ -84,7 +84,9 @@ def split_cost_table(costs: Sequence[SplitCost], kinds: Sequence[LayerKind] = ()
         rows.append((c.phase, layers, c.num_splits, c.calls, c.main_ns, c.rest_ns, c.total_ns, share))
         times = (duration(c.main_ns), duration(c.rest_ns or None), duration(c.total_ns), percent(share))
         label = labels[c.kind] if c.kind >= 0 else ""
-        shown.append([c.phase, label, str(c.num_splits), f"{c.calls:,}", *times])
+        shown.append(
+            ["" if c.phase == "other" else c.phase, label, str(c.num_splits), f"{c.calls:,}", *times]
+        )
     return Table("splitting", columns, rows, shown, "Cost of splitting (observed, medians per call)")
 
 

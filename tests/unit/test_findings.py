@@ -5,14 +5,19 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from attnprof import load
 from attnprof.analysis.other_versions import of_other_versions, with_splits
+from attnprof.analysis.roofline import RooflineRow
+from attnprof.check.verdicts import CheckedCall, Verdict
 from attnprof.dispatch import predict
 from attnprof.dispatch.names.kernel_names import short_name
 from attnprof.model import AttentionCall
+from attnprof.report.findings import _asked_for
 from attnprof.report.summary import summarise
 from tests.support.command import attnprof
 from tests.support.generated_run import H100, LAYER_KERNELS, calls_only_run, decode_call, generated_run
@@ -154,6 +159,30 @@ def test_the_cap_of_another_engine_version_is_told() -> None:
     own = with_splits(call, H100, "fa3", 0)
     assert own is not None
     assert own.num_splits == predict(replace(call, num_splits=0), H100, "fa3").num_splits > 16
+
+
+@pytest.mark.parametrize("asked", [0, 16, 32])
+def test_a_caller_that_asks_for_fewer_splits_than_the_library_would_take_is_told(asked: int) -> None:
+    call = AttentionCall(
+        "vllm_flash_attn", "varlen_fwd", 1, 1, 8192, 28, 4, 128, causal=True, page_block_size=16,
+        num_splits=asked, seqlens_q=(1,), seqlens_k=(8192,),
+    )  # fmt: skip
+    row = RooflineRow("decode", -1, None, 40, 1, 1, 400_000, False, 3352, 989.4, 132, 132, False)
+    checked = CheckedCall(
+        Verdict.MATCH, "", 7, 1, "decode", 0, call=call, predicted=predict(call, H100, "fa3")
+    )
+    result: Any = SimpleNamespace(gpu=H100, version="fa3", library="vllm_flash_attn")
+    run: Any = SimpleNamespace(records=(1,), argument="run")
+    found = [*_asked_for([row], run, result, {("decode", -1, None): checked}, 1_000_000)]
+    if asked != 16:  # 29 are the library's own choice
+        assert found == []
+        return
+    (one,) = found
+    assert one.what.startswith("let decode attention split further: the library's own choice: 29 splits, ")
+    assert "; vLLM 0.33.0: 32 splits, " in one.what
+    assert "asked for at most 16 splits" in one.evidence
+    assert one.at_most_ns == 400_000 * (29 - 16) // 29
+    assert one.command == "attnprof explain --call 7 --run run"
 
 
 def test_communication_is_told_where_there_is_some(tmp_path: Path) -> None:
