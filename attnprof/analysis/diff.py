@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from attnprof.analysis.diff_times import Measure, TimeDiff, compare_times
 from attnprof.analysis.splits import SplitRow, split_rows
 from attnprof.check.check_run import CheckedCall, CheckResult
+from attnprof.dispatch.libraries import template_fields
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
-from attnprof.model import STEP_PHASES
+from attnprof.model import STEP_PHASES, KernelLaunch
 
 if TYPE_CHECKING:
     from attnprof.check.recording import Recording
 
 _PHASES = {phase: place for place, phase in enumerate(STEP_PHASES)}
+Size = tuple[int, int, int]
+_THREADS_PER_WARP = 32
 _COMPARED_CONFIG = (
     "workload", "attn_implementation", "batch", "prompt_tokens", "max_new_tokens", "seed", "device",
 )  # fmt: skip
@@ -43,8 +47,8 @@ class Dispatch:
     """How one call was dispatched: what may change the order in which its output is summed.
 
     ``builds`` are (library, kernel) of each launch, ``tile`` is (block_m, block_n, warps) of the first, None
-    where its name does not tell. Boundary checks and other template flags do not count.  ``untold``: a kernel
-    adds up splits, and how many is not known.
+    where its name does not tell; then its ``grid`` and ``block`` may. Boundary checks and other template
+    flags do not count.  ``untold``: a kernel adds up splits, and how many is not known.
     """
 
     builds: tuple[tuple[str, str], ...]
@@ -52,14 +56,24 @@ class Dispatch:
     num_splits: int | None
     observed: bool
     untold: bool = False
+    grid: Size | None = field(default=None, compare=False)
+    block: Size | None = field(default=None, compare=False)
 
-    def differs_in(self, other: Dispatch) -> str:
-        """ "num_splits", "kernel" or "tile", whichever comes first; "" where both are alike."""
+    def differs_in(self, other: Dispatch, *, same_call: bool = False) -> str:
+        """ "num_splits", "kernel", "tile" or "launch", whichever comes first; "" where both are alike.
+
+        Where no name tells the tile, another block is another kernel of that name, and so is another grid for
+        arguments that were recorded and are the same.
+        """
         if None not in (self.num_splits, other.num_splits) and self.num_splits != other.num_splits:
             return "num_splits"
         if self.builds != other.builds:
             return "kernel"
-        return "tile" if None not in (self.tile, other.tile) and self.tile != other.tile else ""
+        if None not in (self.tile, other.tile):
+            return "tile" if self.tile != other.tile else ""
+        blocks = None not in (self.block, other.block) and self.block != other.block
+        grids = same_call and None not in (self.grid, other.grid) and self.grid != other.grid
+        return "launch" if blocks or grids else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +106,8 @@ class OneSided:
 class DispatchDiff:
     """``shared`` calls have a known dispatch in both runs; ``unknown`` are in both, but not both modelled.
 
-    ``untold`` of the shared ones run the same kernels, but do not both tell how often they split.
+    ``untold`` of the shared ones run the same kernels, but do not both tell how often they split; ``untiled``
+    ones do not both tell their tile, and are alike as far as their blocks and grids go.
     """
 
     shared: int
@@ -103,6 +118,7 @@ class DispatchDiff:
     only_b: OneSided
     first_other_length: tuple[CallKey, int, int] | None
     untold: int = 0
+    untiled: int = 0
 
     @property
     def equal(self) -> bool:
@@ -162,22 +178,34 @@ def _target(check: CheckResult) -> str:
 def dispatch_of(call: CheckedCall) -> Dispatch | None:
     """What ran, else what is predicted; None where neither is known."""
     if call.observed is not None:
-        return _dispatch(call.observed.signatures, call.num_splits, observed=True)
+        return _dispatch(call.observed.launches, call.num_splits, observed=True)
     if call.predicted is None:
         return None
     if call.predicted.error is not None:
         return Dispatch((("", "refused"),), None, None, observed=False)
-    signatures = [parse_kernel_name(launch.kernel) for launch in call.predicted.launches]
-    return _dispatch(signatures, call.num_splits, observed=False)
+    return _dispatch(call.predicted.launches, call.num_splits, observed=False)
 
 
-def _dispatch(signatures: Sequence[KernelSignature], num_splits: int | None, *, observed: bool) -> Dispatch:
-    main = signatures[0] if signatures else None
-    tile = None
-    if main and main.block_m and main.block_n and main.warps:
-        tile = (main.block_m, main.block_n, main.warps)
+def _dispatch(launches: Sequence[KernelLaunch], num_splits: int | None, *, observed: bool) -> Dispatch:
+    signatures = [parse_kernel_name(launch.kernel) for launch in launches]
     untold = num_splits is None and any(s.role == "combine" for s in signatures)
-    return Dispatch(tuple((s.library, s.kernel) for s in signatures), tile, num_splits, observed, untold)
+    builds = tuple((s.library, s.kernel) for s in signatures)
+    first = next((n for n, one in enumerate(signatures) if one.role != "scheduler"), None)
+    if first is None:
+        return Dispatch(builds, None, num_splits, observed, untold)
+    grid, block = (size if all(size) else None for size in (launches[first].grid, launches[first].block))
+    tile = _tile(launches[first], signatures[first])
+    return Dispatch(builds, tile, num_splits, observed, untold, grid, block)
+
+
+def _tile(main: KernelLaunch, named: KernelSignature) -> tuple[int, int, int] | None:
+    """(block_m, block_n, warps) as the name states them, the warps else by the launch's threads."""
+    fields = dict(template_fields(main.kernel) or ())
+    block_m = named.block_m or fields.get("block_m")
+    block_n = named.block_n or fields.get("block_n")
+    warps = named.warps or math.prod(main.block) // _THREADS_PER_WARP
+    told = isinstance(block_m, int) and isinstance(block_n, int) and block_m and block_n and warps
+    return (block_m, block_n, warps) if told else None  # type: ignore[return-value]
 
 
 def _keyed(calls: Iterable[CheckedCall]) -> dict[CallKey, CheckedCall]:
@@ -194,7 +222,7 @@ def compare_dispatch(calls_a: Sequence[CheckedCall], calls_b: Sequence[CheckedCa
     """Call by call, what ran or would run in both, and what only one of them has."""
     a, b = _keyed(calls_a), _keyed(calls_b)
     both = sorted(a.keys() & b.keys(), key=lambda key: key.order)
-    differences, shared, untold = [], 0, 0
+    differences, shared, untold, untiled = [], 0, 0, 0
     first_other_length = None
     for key in both:
         in_a, in_b = dispatch_of(a[key]), dispatch_of(b[key])
@@ -204,10 +232,13 @@ def compare_dispatch(calls_a: Sequence[CheckedCall], calls_b: Sequence[CheckedCa
         if in_a is None or in_b is None:
             continue
         shared += 1
-        if what := in_a.differs_in(in_b):
+        same_call = a[key].call is not None and a[key].call == b[key].call
+        if what := in_a.differs_in(in_b, same_call=same_call):
             differences.append(Difference(key, what, in_a, in_b, keys_a, keys_b))
         elif in_a.untold or in_b.untold:
             untold += 1
+        elif in_a.builds and None in (in_a.tile, in_b.tile) and in_a.builds[0][1] != "refused":
+            untiled += 1
     steps_a, steps_b = ({(key.phase, key.step) for key in keys} for keys in (a, b))
     return DispatchDiff(
         shared=shared,
@@ -218,6 +249,7 @@ def compare_dispatch(calls_a: Sequence[CheckedCall], calls_b: Sequence[CheckedCa
         only_b=_one_sided(b, a.keys(), steps_a),
         first_other_length=first_other_length,
         untold=untold,
+        untiled=untiled,
     )
 
 

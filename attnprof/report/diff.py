@@ -30,6 +30,7 @@ _BITWISE = {
     "num_splits": "a changed split count sums the keys' partial results in another order",
     "kernel": "another kernel sums in another order",
     "tile": "another tile sums the keys in blocks of another size",
+    "launch": "other threads, or another grid for the same call, are of another kernel of that name",
 }
 
 
@@ -59,6 +60,7 @@ def judge(comparison: Comparison, percentage: float | None, *, dispatch: bool) -
                 gates.append(Gate("dispatch", None, f"{_untold(found)}, though all kernels are the same"))
             else:
                 why = f"{found.shared:,} shared calls are dispatched alike"
+                why += f"; {_untiled(found)}" if found.untiled else ""
                 gates.append(Gate("dispatch", True, why))
     return gates
 
@@ -90,7 +92,9 @@ def dispatch_sentences(comparison: Comparison) -> list[tuple[str, str]]:
     elif found.equal:
         alike = f"same kernels; {_untold(found)}" if found.untold else "same kernels, same split counts"
         said.append(("dispatch", f"EQUAL in all {_shared(found)}{source}: {alike}."))
-        if not found.untold:
+        if found.untiled:
+            said.append(("tiles", f"{_untiled(found)}: these were compared by their launches alone."))
+        if not found.untold and not found.untiled:
             said.append(
                 ("bitwise", "the dispatch gives the outputs of the shared steps no reason to differ.")
             )
@@ -112,6 +116,11 @@ def dispatch_sentences(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _untold(found: DispatchDiff) -> str:
     return f"{count_of(found.untold, 'call')} of {found.shared:,} do not tell how often they split"
+
+
+def _untiled(found: DispatchDiff) -> str:
+    calls = count_of(found.untiled, "call")
+    return f"{calls} of {found.shared:,} ran kernels whose names do not state the tile"
 
 
 def _shared(found: DispatchDiff) -> str:
@@ -147,7 +156,7 @@ def _differences(comparison: Comparison, names: tuple[str, str], source: str) ->
     where = at_step(first.key.phase, first.key.step)
     layer = f", layer {first.key.layer}" if first.key.layer is not None else ""
     keys = f", {_either(first.keys_a, first.keys_b)} keys" if first.keys_a or first.keys_b else ""
-    tile = first.what == "tile"
+    tile = first.what in ("tile", "launch")
     yield (
         "first",
         (f"{where}{layer}{keys}: {names[0]} {words(first.a, tile)}; {names[1]} {words(first.b, tile)}."),

@@ -46,9 +46,17 @@ def words(dispatch: Dispatch, tile: bool = False) -> str:
     )
     if dispatch.num_splits is not None:
         text += f", {count_of(dispatch.num_splits, 'split')}"
+    if tile and not dispatch.tile:
+        text += _launched(dispatch)
     if tile and dispatch.tile:
         text += ", tile {} x {}, {} warps".format(*dispatch.tile)
     return text if dispatch.observed else f"would run {text}" if names != "refused" else "would be refused"
+
+
+def _launched(dispatch: Dispatch) -> str:
+    """Grid and block, where no name tells the tile."""
+    sizes = (("grid", dispatch.grid), ("block", dispatch.block))
+    return "".join(f", {name} {'x'.join(map(str, size))}" for name, size in sizes if size)
 
 
 def count_of(number: int, noun: str) -> str:
@@ -100,7 +108,7 @@ def _group_row(group: list[Difference]) -> list[Any]:
     keys = "" if not lengths else str(min(lengths))
     if lengths and max(lengths) > min(lengths):
         keys += f"–{max(lengths)}"
-    tile = first.what == "tile"
+    tile = first.what in ("tile", "launch")
     words = [_short_words(one, tile) for one in (first.a, first.b)]
     return [first.key.phase, spans(steps), spans(layers), keys, len(group), first.what, *words]
 
@@ -112,6 +120,8 @@ def _short_words(dispatch: Dispatch, tile: bool) -> str:
         dispatch.builds[0][1].removesuffix("_kernel").removeprefix("flash_") if dispatch.builds else "nothing"
     )
     text += f" x{dispatch.num_splits}"
+    if tile and not dispatch.tile:
+        return text + _launched(dispatch)
     return text + (" {}x{}".format(*dispatch.tile) if tile and dispatch.tile else "")
 
 

@@ -97,6 +97,19 @@ def broken(folder: Path) -> Path:
     return folder / "t.sqlite"
 
 
+def program(lines: str) -> Callable[[Path], Path]:
+    def written(folder: Path) -> Path:
+        (folder / "program.py").write_text(lines)
+        return folder / "program.py"
+
+    return written
+
+
+ONE_CALL = """
+import torch
+q = torch.zeros(1, 2, 8, 16)
+torch.nn.functional.scaled_dot_product_attention(q, q, q)
+"""
 INPUTS: dict[str, Callable[[Path], Path]] = {
     "short keys": generation(100),
     "long keys": generation(3000),
@@ -118,6 +131,9 @@ INPUTS: dict[str, Callable[[Path], Path]] = {
     "not modelled": lambda _: CASES / "F4_unmodelled_plus_unobserved.json",
     "amd": lambda _: CASES / "F1_aotriton_attn_fwd.json",
     "fa3": lambda _: CASES / "F15_fa3_upstream_names.json",
+    "program": program("print(1)"),
+    "failing program": program("raise SystemExit(4)"),
+    "program with a call": program(ONE_CALL),
     "recorded": lambda folder: generated_run(folder, range(400, 403), name="recorded"),
     "one wrong": lambda folder: generated_run(folder, range(400, 403), spoil={3: wrong}, name="wrong"),
     "calls alone": lambda _: calls_only_run("calls", range(400, 403)),
@@ -130,6 +146,8 @@ INPUTS: dict[str, Callable[[Path], Path]] = {
     "uneven ranks": lambda folder: job(folder, lambda f: export(f, GEMM), slow),
 }
 
+IMPORT = "import {} -o seen -f"
+RUN = "run --capture none -o ran -f -- python {}"
 ROWS: list[tuple[str, str, str, str]] = [
     # check
     ("the trace holds no GPU kernels", "check {}", "no kernel", "gemm"),
@@ -175,6 +193,22 @@ ROWS: list[tuple[str, str, str, str]] = [
     ("nothing was annotated, or nvtx is too new", "doctor {}", "domain without range", "gemm"),
     ("split counts cannot be checked", "doctor {}", "gemm, unknown SMs", "gemm"),
     ("none, and no attention call: nothing to check", "doctor {}", "no kernel", "gemm"),
+    # import
+    ("16 kernels, 12 ranges, from nsys", IMPORT, "short keys", "long keys"),
+    ("from torch.profiler", IMPORT, "amd", "attention"),
+    ("note: 2 CUDA graph launches were recorded whole", IMPORT, "graphs and attention", "attention"),
+    ("note: nsys says: Some CUPTI events might be missing", IMPORT, "lost events", "gemm"),
+    ("not one range was recorded", IMPORT, "domain without range", "gemm"),
+    ("nsys recorded no CUDA kernel", IMPORT, "no kernel", "gemm"),
+    # run
+    ("note: the program ended with exit code 4", RUN, "failing program", "program"),
+    ("note: no attention call was recorded", RUN, "program", "program with a call"),
+    ("ran: 1 attention calls", RUN, "program with a call", "program"),
+    # names
+    ("holds no attention kernel that attnprof knows", "names {}", "gemm", "attention"),
+    ("not Is_causal", "names {}", "short keys", "attention"),
+    ("fwd main 6 ", "names {}", "short keys", "attention"),
+    ("attn_fwd aotriton aotriton_fwd main 1 nothing", "names {}", "amd", "attention"),
     # a folder of ranks
     ("the same on all ranks, kernel by kernel and split by split",
      "report {} --workers 1", "alike ranks", "unlike ranks"),
@@ -194,6 +228,8 @@ PAIRS: list[tuple[str, tuple[str, str], tuple[str, str]]] = [
     ("gives the outputs of the shared steps no reason to differ", (SAME, SAME), (SAME, OTHER)),
     ("gives the outputs of the shared steps no reason to differ", (SAME, SAME), ("fa3", "fa3")),
     ("3 calls of 3 do not tell how often they split", ("fa3", "fa3"), (SAME, SAME)),
+    ("2 calls of 2 ran kernels whose names do not state the tile", ("not modelled",) * 2, (SAME, SAME)),
+    ("gives the outputs of the shared steps no reason to differ", (SAME, SAME), ("not modelled",) * 2),
     ("DIFFERS in", (SAME, OTHER), (SAME, SAME)),
     ("cannot be compared: no attention call", ("gemm", "gemm"), (SAME, SAME)),
     ("the runs share neither steps nor kernels", ("no kernel", "no kernel"), (SAME, SAME)),
@@ -201,6 +237,7 @@ PAIRS: list[tuple[str, tuple[str, str], tuple[str, str]]] = [
 
 # Commands that take a call: the sentence, what makes it true, what makes it false.
 VARLEN = "explain --entry varlen_fwd --seqlen-k 8192 --gpu h100"
+CUDNN = "names --kernel cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_{}_4x1x1_kernel0_0"
 ASKED: list[tuple[str, str, str]] = [
     ("this call is not split", "explain --seqlen-k 64 --gpu h100", "explain --seqlen-k 8192 --gpu h100"),
     ("this call is split", "explain --seqlen-k 8192 --gpu h100", "explain --seqlen-k 64 --gpu h100"),
@@ -223,6 +260,7 @@ ASKED: list[tuple[str, str, str]] = [
     ("order of summation depends on the batch:",
      "sweep --seqlen-k 1:900 --batch 1:64:21 --invariance", "sweep --seqlen-k 1:64 --batch 1:4 --invariance"),
     ("values up to 64 keys apart", "sweep --seqlen-k 1:640:64", "sweep --seqlen-k 1:640"),
+    ("block_m 64", CUDNN.format("64x64x128"), CUDNN.format("128x128x64")),
     ("it stays at", "explain --seqlen-k 120000 --gpu h20 --batch 2", "explain --seqlen-k 64"),
     ("The next change comes with", "explain --seqlen-k 64", "explain --seqlen-k 120000 --gpu h20 --batch 2"),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnprof.analysis.diff import Dispatch, compare_dispatch
+from attnprof.analysis.diff import Dispatch, compare_dispatch, dispatch_of
 from attnprof.analysis.diff_times import Measure, compare_times
 from attnprof.check.check_run import CheckedCall, Verdict
 from attnprof.dispatch import predict
@@ -19,7 +19,9 @@ from attnprof.trace.timeline import Timeline, build_timeline
 from tests.support.build_trace import TraceBuilder
 
 H100 = gpu_by_name("h100")
-FWD = Dispatch((("flash-attn", "flash_fwd_kernel"),), (128, 64, 4), 1, observed=True)
+FWD = Dispatch(
+    (("flash-attn", "flash_fwd_kernel"),), (128, 64, 4), 1, observed=True, grid=(1, 1, 28), block=(128, 1, 1)
+)
 
 
 def predicted(step: int, keys: int, layer: int = 0, *, seqlen_q: int = 1) -> CheckedCall:
@@ -39,10 +41,41 @@ def predicted(step: int, keys: int, layer: int = 0, *, seqlen_q: int = 1) -> Che
         (replace(FWD, builds=(("cudnn", "sdpa"),), num_splits=None), "kernel"),
         (replace(FWD, tile=(64, 128, 4)), "tile"),
         (replace(FWD, tile=None), ""),
+        (replace(FWD, tile=None, block=(256, 1, 1)), "launch"),
+        (replace(FWD, block=(256, 1, 1)), ""),  # of a name that states the tile
+        (replace(FWD, tile=None, grid=(2, 1, 28)), ""),  # as of another length
     ],
 )
 def test_a_dispatch_differs_by_splits_kernel_or_tile(other: Dispatch, what: str) -> None:
     assert FWD.differs_in(other) == what
+
+
+def test_another_grid_for_the_same_recorded_call_is_another_kernel_where_no_name_tells_the_tile() -> None:
+    untiled = replace(FWD, tile=None)
+    other = replace(untiled, grid=(2, 1, 28))
+    assert untiled.differs_in(other, same_call=True) == "launch"
+    assert FWD.differs_in(replace(FWD, grid=(2, 1, 28)), same_call=True) == ""
+
+
+def _of_version(version: str) -> CheckedCall:
+    call = AttentionCall("flash_attn_3", "fwd", 2, 600, 600, 16, 16, 64)
+    prediction = predict(call, H100, version)
+    return CheckedCall(Verdict.NOT_OBSERVED, "", None, 0, "prefill", 0, call, prediction)
+
+
+def test_tiles_of_flash_attention_3_are_told_by_its_names() -> None:
+    assert dispatch_of(_of_version("3.0.0")).tile == (192, 192, 16)  # type: ignore[union-attr]
+    (found,) = compare_dispatch([_of_version("2.7.4")], [_of_version("3.0.0")]).differences
+    assert found.what == "tile"
+    alike = compare_dispatch([_of_version("3.0.0")], [_of_version("3.0.0")])
+    assert (alike.equal, alike.untiled) == (True, 0)
+
+
+def test_calls_whose_kernels_state_no_tile_are_counted() -> None:
+    call = AttentionCall("vllm_triton", "batch_paged", 2, 1, 900, 16, 4, 128, causal=True, page_block_size=16)
+    checked = CheckedCall(Verdict.NOT_OBSERVED, "", None, 0, "decode", 0, call, predict(call, H100))
+    found = compare_dispatch([checked], [checked])
+    assert (found.equal, found.untiled) == (True, 1)
 
 
 def test_the_first_differing_call_is_named_by_step_and_layer() -> None:
