@@ -1,5 +1,9 @@
 """Attention calls from the operators of a torch trace: torch records their arguments, so no run is needed.
 
+Inside a graph of torch.compile no Python is called, and these are all that is seen of a call: there also the
+operators that scaled_dot_product_attention comes to, which elsewhere are parts of it. While torch traces a
+function it calls the same operators with tensors that hold nothing: outside of a graph that runs.
+
 Argument positions: aten::_flash_attention_forward as in native_functions.yaml since torch 2.2;
 flash_attn::_flash_attn_forward and _flash_attn_varlen_forward as flash_attn registers them since 2.7.
 """
@@ -9,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from attnprof.calls.record_fields import require_record
 from attnprof.calls.records import CallRecord
 from attnprof.trace.tables import AttentionOps, Trace
+from attnprof.trace.torch_rows import COMPILED
 
 _DTYPES = {"c10::BFloat16": "bf16", "c10::Half": "fp16", "float": "fp32"}
 
@@ -24,17 +31,42 @@ def op_records(trace: Trace) -> list[CallRecord]:
     ops = trace.attention_ops
     if ops is None:
         return []
+    compiled = set(compiled_ops(trace))
     records = []
     for row in range(len(ops)):
-        fields = _fields(trace.strings[ops.name[row]], ops, row)
+        fields = _fields(trace.strings[ops.name[row]], ops, row, _READERS)
+        if fields is None and row in compiled:
+            fields = _fields(trace.strings[ops.name[row]], ops, row, _COMPILED)
         if fields is not None:
             records.append(CallRecord(row, None, "other", None, fields))
     return records
 
 
-def _fields(name: str, ops: AttentionOps, row: int) -> dict[str, Any] | None:
+def compiled_ops(trace: Trace) -> list[int]:
+    """The operators, by row, that a graph of torch.compile called, the outermost of each that is read."""
+    ops, ranges = trace.attention_ops, trace.ranges
+    starting = [n for n, text in enumerate(trace.strings) if text.startswith(COMPILED)]
+    regions = np.flatnonzero(np.isin(ranges.name, starting))
+    if ops is None or not len(ops) or not len(regions):
+        return []
+    found: list[int] = []
+    for thread in np.unique(ops.thread).tolist():
+        mine = regions[ranges.thread[regions] == thread]
+        until = np.maximum.accumulate(ranges.end[mine])
+        taken = -1  # where the operator ends that was taken last
+        for row in np.flatnonzero(ops.thread == thread).tolist():
+            before = int(np.searchsorted(ranges.start[mine], ops.start[row], side="right")) - 1
+            inside = before >= 0 and until[before] >= ops.end[row]
+            name = trace.strings[ops.name[row]]
+            if inside and ops.end[row] > taken and (name in _READERS or name in _COMPILED):
+                found.append(row)
+                taken = int(ops.end[row])
+    return sorted(found)
+
+
+def _fields(name: str, ops: AttentionOps, row: int, readers: _Readers) -> dict[str, Any] | None:
     """The record of one operator; None where its arguments are not those that torch records."""
-    read = _READERS.get(name)
+    read = readers.get(name)
     try:
         found = read(ops, row) if read else None
         if found is None:
@@ -88,9 +120,34 @@ def _flash_attn(ops: AttentionOps, row: int) -> dict[str, Any] | None:
     return fields
 
 
-_READERS: dict[str, Callable[[AttentionOps, int], dict[str, Any] | None]] = {
+def _sdpa(
+    backend: str | None, dropout: int, causal: int
+) -> Callable[[AttentionOps, int], dict[str, Any] | None]:
+    """q, k, v of batch x heads x length x head_dim; a mask or bias is at 5 of the CPU's, else at 3."""
+
+    def read(ops: AttentionOps, row: int) -> dict[str, Any] | None:
+        fields = _dense(ops, row, "torch", causal=causal, dropout=dropout, window=None)
+        if fields is None:
+            return None
+        mask = ops.dims[row][5 if backend is None else 3]
+        device = "cpu" if backend is None else "cuda"
+        return fields | {
+            "entry": "sdpa", "backend": backend, "layout": "bhsd", "mask": list(mask) or None,
+            "enable_gqa": False, "device": device, "scale": None,
+        }  # fmt: skip
+
+    return read
+
+
+_Readers = dict[str, Callable[[AttentionOps, int], dict[str, Any] | None]]
+_READERS: _Readers = {
     "aten::_flash_attention_forward": _aten_flash,
     "flash_attn::_flash_attn_forward": _flash_attn,
+}
+_COMPILED: _Readers = {
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _sdpa(None, 3, 4),
+    "aten::_scaled_dot_product_efficient_attention": _sdpa("efficient", 5, 6),
+    "aten::_scaled_dot_product_cudnn_attention": _sdpa("cudnn", 5, 6),
 }
 
 

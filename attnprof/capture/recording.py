@@ -43,7 +43,7 @@ class CaptureOptions:
     """What to record and with what. ``recorder`` "auto" is nsys where it is and starts, torch.profiler where
     only a GPU is, else none. ``nsys`` names the program; ``grace_s`` is how long it may stay silent after the
     workload. ``keep_report`` leaves nsys's report in the run, with the environments it holds. ``modules``:
-    each module of a model gets a range too.
+    each module of a model gets a range too. ``shapes``: torch.profiler records those of operators.
     """
 
     workload: GenerateOptions | AttentionOptions | Program
@@ -53,6 +53,7 @@ class CaptureOptions:
     grace_s: float = nsys_capture.GRACE_S
     keep_report: bool = False
     modules: bool = False
+    shapes: bool = False
 
     def __post_init__(self) -> None:
         if self.recorder not in RECORDERS:
@@ -79,6 +80,7 @@ class Plan:
             program=work if isinstance(work, Program) else None,
             notes=options.notes,
             modules=options.modules,
+            shapes=options.shapes,
         )
 
     def command(self, options: CaptureOptions, folder: Path) -> list[str]:
@@ -152,7 +154,16 @@ class CaptureResult:
 
 
 def plan(options: CaptureOptions) -> Plan:
-    """Chooses the recorder. Raises UsageError where the one asked for is not there."""
+    """Chooses the recorder. Raises UsageError where the one asked for is not there, or has no shapes."""
+    chosen = _chosen(options)
+    if options.shapes and chosen.recorder != "torch":
+        raise UsageError(
+            f"--shapes is torch.profiler's, not for {chosen.recorder}", hint="add --capture torch"
+        )
+    return chosen
+
+
+def _chosen(options: CaptureOptions) -> Plan:
     wanted = options.recorder
     if wanted == "torch" or wanted == "none":
         return Plan(wanted)  # type: ignore[arg-type]

@@ -48,6 +48,14 @@ RunNameOption = Annotated[str | None, typer.Option("-o", "--output", metavar="NA
 ReplaceRunOption = Annotated[
     bool, typer.Option("-f", "--force-overwrite", help="Replace a run of that name.")
 ]
+ShapesOption = Annotated[
+    bool,
+    typer.Option(
+        "--shapes",
+        help="torch.profiler records operators' shapes too: calls inside torch.compile's graphs. It doubles"
+        " the trace.",
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option(

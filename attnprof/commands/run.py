@@ -15,6 +15,7 @@ from attnprof.commands.options import (
     LibraryOption,
     ReplaceRunOption,
     RunNameOption,
+    ShapesOption,
     SmOption,
     SmsOption,
     VersionOption,
@@ -130,6 +131,7 @@ def run(
             " and costs time.",
         ),
     ] = False,
+    shapes: ShapesOption = False,
     keep_report: Annotated[
         bool,
         typer.Option(
@@ -193,8 +195,9 @@ def run(
     work, notes, stem = _workload(program or [], workload, engine, given)
     predict = _prediction(gpu, sms, sm, library, version)
     options = CaptureOptions(
-        work, recorder=capture, nsys=nsys, notes=notes, keep_report=keep_report, modules=modules
-    )
+        work, recorder=capture, nsys=nsys, notes=notes, keep_report=keep_report, modules=modules,
+        shapes=shapes,
+    )  # fmt: skip
     chosen = plan(options)
     name = output.removesuffix(".nsys-rep") if output else stem
     if dry_run:
@@ -358,7 +361,9 @@ def _finish(builder: RunBuilder, captured: CaptureResult, begun: dict[str, Any])
         "capture": captured.as_json(builder.folder, builder.final),
         "workload": {key: value for key, value in captured.workload.items() if key not in STEPS},
     }
-    return finish_recorded(builder, captured.trace, config, captured.status)
+    folder = finish_recorded(builder, captured.trace, config, captured.status)
+    captured.workload["num_calls"] = config["workload"]["num_calls"]  # with those that the trace tells
+    return folder
 
 
 def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:

@@ -15,10 +15,11 @@ _GPU_BUFFER_MB = 2047  # Kineto counts the bytes in 32 bits: 4096 would be none
 
 
 @contextmanager
-def profiled(trace: Path) -> Iterator[None]:
+def profiled(trace: Path, *, shapes: bool = False) -> Iterator[None]:
     """Profiles the block into ``trace``, a .json.gz; no file where torch is never imported.
 
-    Shapes and stacks stay off: they double the trace, and the call records hold the shapes.
+    Stacks stay off, and ``shapes`` where nobody asks: they double the trace, and the call records hold the
+    shapes of all calls but those inside graphs of torch.compile.
     """
     from attnprof.instrument.imports import when_imported
 
@@ -26,7 +27,7 @@ def profiled(trace: Path) -> Iterator[None]:
 
     def start(torch: ModuleType) -> None:
         with suppress(Exception):  # the program goes on without: that there is no trace is said
-            profiler = torch.profiler.profile()
+            profiler = torch.profiler.profile(record_shapes=shapes)
             with large_gpu_buffer():
                 profiler.__enter__()
             profilers.append(profiler)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnprof.runs import run_folders
+from attnprof.runs.compiled_calls import with_compiled_calls
 from attnprof.runs.run_builder import RunBuilder, new_run, refuse_taken
 from attnprof.trace.capture_join import with_captures
 from attnprof.trace.merge_traces import merged
@@ -106,6 +107,12 @@ def finish_recorded(builder: RunBuilder, trace: Path | None, config: dict[str, A
     builder.note(recorded={"config": config, "status": status, "trace": trace.name if trace else None})
     read = open_trace(trace) if trace else no_trace()
     builder.kept = True
+    calls = builder.folder / run_folders.CALLS_JSONL
+    if read.attention_ops is not None and calls.exists():
+        read, added = with_compiled_calls(read, calls)
+        workload = config.get("workload") or {}
+        if added and workload.get("num_calls") is not None:
+            workload["num_calls"] += added
     try:
         return finish(builder, read, config, status)
     except BaseException:

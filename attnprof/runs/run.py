@@ -16,6 +16,7 @@ from attnprof.runs import run_folders
 from attnprof.runs.folder_reading import OpenFolder
 from attnprof.runs.schema import read_steps
 from attnprof.safety.printable import printable
+from attnprof.workloads.environment import COMPILED_NOTE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ class Run:
         """That phases and lengths of the steps could not be told, and why; None where they could."""
         from attnprof.check.step_claims import disbelief
 
-        if self.folder is None or not self.records_complete:
+        if self.folder is None or not self._has_calls:
             return None
         workload = self.config.get("workload") or {}
         with self._reading():
@@ -135,7 +136,13 @@ class Run:
 
     @property
     def records_complete(self) -> bool:
-        """Whether ``records`` holds every attention call; a profiler's operators may not."""
+        """Whether ``records`` holds every attention call; a profiler's operators may not, nor those of a
+        program that torch.compile took parts of."""
+        notes = (self.config.get("capture") or {}).get("notes") or ()
+        return self._has_calls and not any(note.startswith(COMPILED_NOTE) for note in notes)
+
+    @property
+    def _has_calls(self) -> bool:
         return self.folder is not None and (self.folder / run_folders.CALLS_JSONL).exists()
 
     @cached_property
@@ -151,7 +158,7 @@ class Run:
         from attnprof.calls.torch_operators import op_records
 
         with self._reading():
-            if self.folder is not None and self.records_complete:
+            if self.folder is not None and self._has_calls:
                 return read_records(self.folder / run_folders.CALLS_JSONL)
         return op_records(self.trace)
 

@@ -11,6 +11,7 @@ import json
 from array import array
 from collections.abc import Callable
 from itertools import chain
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,6 +32,7 @@ from attnprof.trace.torch_rows import (
     WIDTHS,
     Rows,
     correlation,
+    is_region,
     nanoseconds,
     number,
     three,
@@ -143,12 +145,12 @@ class Blocks:
         code = np.frombuffer(codes, np.uint8)
         places = {kind: (code == kind).nonzero()[0].tolist() for kind in {*codes} - {_NOT_READ}}
         try:
-            return {kind: self._of_kind(kind, at, events) for kind, at in places.items()}
+            return _with_regions({kind: self._of_kind(kind, at, events) for kind, at in places.items()})
         except KeyError:  # names are numbered in order, whatever their kind
             for kind, event in zip(codes, events, strict=True):
                 if kind != _NOT_READ and event.name not in (known := self._named[kind]):
                     known[event.name] = self._rows.named(kind, event.name)
-        return {kind: self._of_kind(kind, at, events) for kind, at in places.items()}
+        return _with_regions({kind: self._of_kind(kind, at, events) for kind, at in places.items()})
 
     def _of_kind(self, kind: int, at: list[int], events: list[_Event]) -> _Found:
         """Those of one kind, by their places. Raises KeyError where a name is new."""
@@ -208,6 +210,23 @@ class Blocks:
         shapes: list[Any] = [self._shapes[text] for text in chain(*texts)]
         sides = _columns(shapes).reshape(3, 2, -1)
         return [device, stream, launch, *named, node, *sides[:, 0], *sides[:, 1]]
+
+
+def _with_regions(found: dict[int, _Found]) -> dict[int, _Found]:
+    """Operators that are runs of compiled graphs are ranges, in the order of the block."""
+    operators = found.get(OP)
+    regions = [is_region(name) for name in operators.names] if operators else []
+    if operators is None or not any(regions):
+        return found
+    ranges = found.get(RANGE, _Found([], [], []))
+    moved = [row for row, region in zip(zip(*operators, strict=True), regions, strict=True) if region]
+    kept = [row for row, region in zip(zip(*operators, strict=True), regions, strict=True) if not region]
+    merged = sorted([*zip(*ranges, strict=True), *moved], key=itemgetter(0))
+    apart = {RANGE: merged, OP: kept}
+    return found | {
+        kind: _Found(*(list(column) for column in zip(*rows, strict=True))) if rows else _Found([], [], [])
+        for kind, rows in apart.items()
+    }
 
 
 def _columns(rows: list[tuple[int, ...]]) -> Int64:

@@ -36,6 +36,7 @@ _ATTENTION_OP = re.compile(
     r"(?!.*(backward|bwd))(aten::\w*(scaled_dot_product|flash|efficient|cudnn)\w*attention\w*"
     r"|\w*(flash_attn|flash_attention|_fa[23])\w*::\w+|vllm::unified_attention\w*)"
 )
+COMPILED = ("## Call CompiledFxGraph", "Torch-Compiled Region")  # begin what runs of torch.compile's graphs
 _LONGEST_OP = 1024  # characters of an attention operator's name
 _OF_MODULE = "nn.Module: "  # begins a Python function that is a module's call; a class and a number follow
 
@@ -66,6 +67,8 @@ class Rows:
         named = self.named(kind, name)
         if named is None:
             return
+        if kind == OP and is_region(named):
+            kind = RANGE
         try:
             start = nanoseconds(event["ts"])
             end = start + nanoseconds(event.get("dur", 0))
@@ -103,7 +106,8 @@ class Rows:
         """What a row holds of an event's name; None where events of that name are of no interest.
 
         Of a range its label, its domain, its payload and whether it is attnprof's own; of a module's call the
-        module's kind; of others, copies excepted, the name. Texts are places in ``texts``.
+        module's kind; of others, copies excepted, the name. Texts are places in ``texts``. An operator that is
+        a run of a compiled graph is a range.
         """
         if kind == COPY:
             return ()
@@ -114,9 +118,16 @@ class Rows:
         if kind == MODULE:
             module = kind_of_class(name) if name.startswith(_OF_MODULE) else 0
             return (module,) if module else None
+        if kind == OP and name.startswith(COMPILED):
+            return self.named(RANGE, name)
         if kind == OP and (len(name) > _LONGEST_OP or not _ATTENTION_OP.fullmatch(name)):
             return None
         return (self.texts[name],)
+
+
+def is_region(named: tuple[int, ...]) -> bool:
+    """Whether ``named`` is what a row of ranges holds, of an operator."""
+    return len(named) > 1
 
 
 def nanoseconds(microseconds: object) -> int:

@@ -286,7 +286,7 @@ def _profiled(spec: ChildSpec) -> Iterator[None]:
         return
     from attnprof.instrument.torch_profiler import profiled
 
-    with profiled(Path(spec.folder) / TORCH_TRACE):
+    with profiled(Path(spec.folder) / TORCH_TRACE, shapes=spec.shapes):
         yield
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from attnprof.gpus import make_gpu
 from attnprof.machine.library_versions import package_versions
 
+COMPILED_NOTE = "torch.compile made"  # begins the sentence that it did
+
 
 def silent_nvtx() -> str | None:
     """The version of the package nvtx where the program uses it and the recorder hears nothing of it."""
@@ -35,10 +37,12 @@ def gpu() -> dict[str, Any] | None:
 
 def compiled_note() -> str:
     """A sentence where torch.compile made graphs in this process: attention inside them runs no Python."""
-    if "torch._dynamo.utils" not in sys.modules:
+    # vLLM cuts its attention out of what it compiles: an operator that is Python's, and recorded.
+    if "torch._dynamo.utils" not in sys.modules or "vllm.compilation" in sys.modules:
         return ""
     counters: Any = sys.modules["torch._dynamo.utils"].counters
     graphs = int(counters["stats"].get("unique_graphs", 0))
     if not graphs:
         return ""
-    return f"torch.compile made {graphs} graphs: attention calls inside them are not recorded"
+    made = "1 graph" if graphs == 1 else f"{graphs} graphs"
+    return f"{COMPILED_NOTE} {made}: attention calls inside run no Python: see --capture torch --shapes"

@@ -193,7 +193,7 @@ def _kept_out(head: str, flags: tuple[str, ...]) -> tuple[str, ...]:
 class ChildSpec:
     """Everything the child needs: what to run, into which folder, and which ranges the recorder sees.
 
-    ``modules``: those of a model's modules too.
+    ``modules``: those of a model's modules too. ``shapes``: torch.profiler records those of operators.
     """
 
     folder: str
@@ -203,6 +203,7 @@ class ChildSpec:
     program: Program | None = None
     notes: tuple[str, ...] = ()
     modules: bool = False
+    shapes: bool = False
 
     @property
     def kind(self) -> str:
@@ -230,6 +231,8 @@ class ChildSpec:
             given["notes"] = self.notes
         if self.modules:
             given["modules"] = True
+        if self.shapes:
+            given["shapes"] = True
         return json.dumps(given)
 
     @staticmethod
@@ -247,6 +250,7 @@ class ChildSpec:
             program=Program(**program) if program is not None else None,
             notes=tuple(given.get("notes", ())),
             modules=given.get("modules", False),
+            shapes=given.get("shapes", False),
         )
 
 
