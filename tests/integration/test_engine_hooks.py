@@ -24,6 +24,9 @@ SUPPORT = Path(__file__).parents[1] / "support"
 WHEELS = {  # case -> the wheel whose Python files it needs, and which of them
     "cute": ("flash-attn-4==4.0.0b36", ("flash_attn/",)),
     "sgl_kernel": ("sglang-kernel==0.4.10", ("sgl_kernel/flash", "sgl_kernel/debug_utils")),
+    "sglang_triton": ("sglang==0.5.23", ("sglang/",)),
+    "flash_mla": ("sgl-flash-mla==1.0.0", ("flash_mla/",)),
+    "vllm_flash_mla": ("vllm==0.33.0", ("vllm/third_party/flashmla/",)),
     "flashinfer": ("flashinfer-python==0.7.2.post1", ("flashinfer/",)),
     "xformers": ("xformers==0.0.35", ("xformers/",)),
 }
@@ -114,6 +117,32 @@ def test_sglangs_flash_attention_and_flash_mla(wheels):
     expect(mla, library="flash_mla", entry="fwd_kvcache", q=[3, 1, 128, 576], v=[100, 64, 1, 512],
            head_dim_v=512, seqlens_q=[1, 1, 1], seqlens_k=[40, 6, 300])  # fmt: skip
     assert isinstance(call_of(mla), NotModelled) or call_of(mla).batch == 3
+
+
+def test_sglangs_triton(wheels):
+    decode, paged, extend, windowed = records("sglang_triton", wheels)
+    for record in (decode, paged, extend, windowed):
+        assert "raised" not in record
+        expect(record, library="sglang_triton", entry="batch_paged", batch=3, lengths_of="step", **STEP)
+    expect(decode, q=[3, 32, 128], k=[1000, 1, 8, 128], max_kv_splits=8, softcap=30.0, causal=True)
+    expect(paged, k=[62, 16, 8, 128])
+    expect(extend, q=[8, 32, 128], k=[1000, 1, 8, 128], max_seqlen_q=6, window=[-1, -1], scale=0.1)
+    expect(windowed, window=[127, 0])
+    assert call_of(decode).seqlens_k == (40, 6, 300)
+
+
+@pytest.mark.parametrize("case", ["flash_mla", "vllm_flash_mla"])
+def test_flash_mla_dense_and_sparse(case, wheels):
+    dense, sparse = records(case, wheels)
+    for record in (dense, sparse):
+        assert "raised" not in record
+        expect(record, library="flash_mla", entry="fwd_kvcache", q=[3, 1, 128, 576], head_dim_v=512)
+    expect(dense, k=[100, 64, 1, 576], v=[100, 64, 1, 512], seqlens_q=[1, 1, 1], seqlens_k=[40, 6, 300],
+           sparse=False, causal=True, block_table=[3, 20], kv_dtype="bfloat16")  # fmt: skip
+    expect(sparse, k=[100, 64, 1, 656], sparse=True, causal=False, block_table=None, kv_dtype="uint8",
+           lengths_of="step", has_cache_seqlens=False, **STEP)  # fmt: skip
+    assert call_of(dense).batch == 3
+    assert isinstance(call_of(sparse), NotModelled)
 
 
 def test_flashinfers_runs_are_described_by_their_plans(wheels):

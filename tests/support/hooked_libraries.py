@@ -138,6 +138,72 @@ def sgl_kernel(recorder: Recorder, folder: str) -> None:
     )  # fmt: skip
 
 
+def sglang_triton(recorder: Recorder) -> None:
+    """SGLang's Triton backend; only what launches the kernels is replaced."""
+    stand_in_for("orjson", "IPython", "pybase64", "setproctitle", "dill")  # of its servers and front ends
+    ops = "sglang.kernels.ops.attention"
+    decode, extend = hooked(recorder, f"{ops}.decode_attention"), hooked(recorder, f"{ops}.extend_attention")
+    launched: list[Any] = []
+    decode.decode_attention_fwd_grouped = decode.decode_attention_fwd_normal = lambda *a, **k: (
+        launched.append(a)
+    )
+
+    class Kernel:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *a, **k: launched.append(grid)
+
+    extend._fwd_kernel = Kernel()
+    extend._get_block_sizes_for_extend_attention = lambda *a: (128, 0, 128, 64, 64, 4)  # asks the GPU
+    q, cache, many = on(3, 32, 128), on(1000, 8, 128), on(346, dtype=torch.int64)
+    for keys in (cache, on(62, 16, 8, 128)):  # tokens in a row, or pages of a shared pool
+        decode.decode_attention_fwd(
+            q, keys, keys, on(3, 32, 128), lengths(4), many, on(3, 32, 8, 128), on(3, 32, 8), lengths(3), 8,
+            0.1, 1.0, 1.0, logit_cap=30.0, page_size=1 if keys is cache else 16,
+        )  # fmt: skip
+    new, old = on(8, 32, 128), on(8, 8, 128)
+    for window in (-1, 127):
+        extend.extend_attention_fwd(
+            new, old, old, on(8, 32, 128), cache, cache, lengths(4), lengths(4), many, None, True, None, 6,
+            1.0, 1.0, sm_scale=0.1, sliding_window_size=window,
+        )  # fmt: skip
+    assert len(launched) == 4
+    assert launched[2:] == [(3, 32, 1)] * 2
+
+
+def flash_mla(recorder: Recorder, folder: str) -> None:
+    """FlashMLA as SGLang ships it, dense decoding and sparse; a binary per kind of kernel is replaced."""
+    bare_package("flash_mla", folder)
+    stand_in_for("flash_mla._loader")
+    module = hooked(recorder, "flash_mla.flash_mla_interface")
+    _mla(module, use_legacy=True)
+
+
+def vllm_flash_mla(recorder: Recorder, folder: str) -> None:
+    """FlashMLA as vLLM's build for GPUs ships it: that file of its wheel, in the vLLM that is installed."""
+    import vllm.third_party.flashmla
+
+    vllm.third_party.flashmla.__path__.insert(0, str(Path(folder) / "vllm" / "third_party" / "flashmla"))
+    stand_in_for("vllm._flashmla_C")
+    _mla(hooked(recorder, "vllm.third_party.flashmla.flash_mla_interface"))
+
+
+def _mla(module: Any, **more: Any) -> None:
+    answer = (on(3, 1, 128, 512), on(3, 128, 1), None, None)
+    binary = types.SimpleNamespace(
+        dense_decode_fwd=lambda *a: answer, sparse_decode_fwd=lambda *a, **k: answer
+    )  # fmt: skip
+    module.get_ops, module.flash_mla_cuda = lambda legacy: binary, binary
+    q, meta = on(3, 1, 128, 576), module.FlashMLASchedMeta
+    module.flash_mla_with_kvcache(
+        q, on(100, 64, 1, 576), on(3, 20, dtype=torch.int32), whole(40, 6, 300), 512, meta(),
+        softmax_scale=0.1, causal=True, **more,
+    )  # fmt: skip
+    module.flash_mla_with_kvcache(
+        q, on(100, 64, 1, 656, dtype=torch.uint8), None, None, 512, meta(), is_fp8_kvcache=True,
+        indices=on(3, 1, 2048, dtype=torch.int32), **more,
+    )  # fmt: skip
+
+
 def flashinfer(recorder: Recorder) -> None:
     stand_in_for("pynvml", "cuda", "cutlass", "cudnn", "nvtx")
     prefill = hooked(recorder, "flashinfer.prefill")
@@ -202,7 +268,8 @@ def main(case: str, folder: str) -> None:
     recorder = Recorder()
     outer = begin_step(recorder, STEP, 0)
     run = globals()[case]
-    run(recorder, folder) if case == "sgl_kernel" else run(recorder)
+    by_folder = case in ("sgl_kernel", "flash_mla", "vllm_flash_mla")
+    run(recorder, folder) if by_folder else run(recorder)
     recorder.end_step(outer)
     written = Path(tempfile.mkdtemp()) / "calls.jsonl"
     recorder.write(written)

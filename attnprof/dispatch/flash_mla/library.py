@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
 
@@ -13,6 +16,12 @@ class FlashMla(LibraryOfVersions):
     entries = ("fwd_kvcache",)
     packages = ("flash-mla",)
     modelled = "its plan of dense decode is modelled from reading"
+
+    def not_modelled(self, record: Mapping[str, Any]) -> str:
+        if record.get("sparse"):
+            return "sparse decoding, whose plan is not modelled"
+        kept = record.get("kv_dtype")
+        return "" if kept in (None, "bfloat16", "float16") else f"a KV cache of {kept}, which is not modelled"
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_mla.read_back import read_back
