@@ -106,8 +106,8 @@ class Rows:
         """What a row holds of an event's name; None where events of that name are of no interest.
 
         Of a range its label, its domain, its payload and whether it is attnprof's own; of a module's call the
-        module's kind; of others, copies excepted, the name. Texts are places in ``texts``. An operator that is
-        a run of a compiled graph is a range.
+        module's kind; of others, copies excepted, the name. Texts are places in ``texts``. A run of a
+        compiled graph, by name an operator, is a range.
         """
         if kind == COPY:
             return ()
