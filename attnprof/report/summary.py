@@ -226,18 +226,21 @@ def _story(splits: list[SplitRow], kinds: list[LayerKind], result: CheckResult) 
         decode = [row for row in decode if row.processes == decode[0].processes]
     if not decode:
         return _story_without_decode(splits)
+    unread = [row for row in splits if row.phase == "decode" and row.num_splits is None]
+    if result.several_processes:
+        unread = [row for row in unread if row.processes == decode[0].processes]
     frozen = dict.fromkeys(call.detail for call in result.having(frozenset({Verdict.FROZEN})))
     whole = [f"Frozen: {detail}." for detail in frozen][:_FROZEN_SHOWN]
     told = [(kind, [row for row in kind.rows if row in decode]) for kind in kinds]
     told = [one for one in told if one[1]]
     if len(told) < 2:
         change = "" if frozen else _next_change(result)
-        return [*_of_decode(decode), *whole, *([change] if change else [])]
+        return [*_of_decode(decode, unread), *whole, *([change] if change else [])]
     sentences = []
     titles = dict(zip((kind.slots for kind in kinds), kind_titles(kinds), strict=True))
     by_cost = sorted(told, key=lambda one: (-(one[0].gpu_ns or 0), -len(one[0].slots)))[:_KINDS_TOLD]
     for kind, rows in (one for one in told if one in by_cost):
-        said = _of_decode(rows)
+        said = _of_decode(rows, [row for row in kind.rows if row in unread])
         stays = frozen or kind.steady or not kind.layers
         change = "" if stays else _next_change(result, frozenset(kind.layers))
         said = [*said, *([change] if change else [])]
@@ -247,19 +250,26 @@ def _story(splits: list[SplitRow], kinds: list[LayerKind], result: CheckResult) 
     return [*sentences, *whole]
 
 
-def _of_decode(decode: list[SplitRow]) -> list[str]:
-    """What layers of one kind run in decode, and from when on it is another."""
-    first = decode[0]
+def _of_decode(decode: list[SplitRow], unread: list[SplitRow]) -> list[str]:
+    """What layers of one kind run in decode, and from when on it is another.
+
+    Of ``unread`` no split count is told: nothing is said of them but how many they are.
+    """
+    first, subject = decode[0], "Decode"
+    if unread:
+        told = sum(row.calls for row in decode)
+        every = told + sum(row.calls for row in unread)
+        subject = f"In the {told:,} of {every:,} decode calls that tell a split count, decode"
     run, split = ("runs", "splits") if first.observed else ("would run", "would split")
     never = "never splits" if first.observed else "would never split"
     if all(row.num_splits == 1 for row in decode):
-        return [f"Decode {never} the keys: it {run} {first.kernel}{_keys(first)}."]
+        return [f"{subject} {never} the keys: it {run} {first.kernel}{_keys(first)}."]
     changed = next(index for index, row in enumerate(decode) if row.num_splits != 1)
     counts = ", ".join(dict.fromkeys(str(row.num_splits) for row in decode[changed:]))
     row = decode[changed]
-    sentences = [f"Decode {run} {first.kernel}{_at_most(first)}."] if changed else []
+    sentences = [f"{subject} {run} {first.kernel}{_at_most(first)}."] if changed else []
     whence = (
-        f"From {_low(row)} keys on{_step(row)} it {split} them" if changed else f"Decode {split} the keys"
+        f"From {_low(row)} keys on{_step(row)} it {split} them" if changed else f"{subject} {split} the keys"
     )
     return [*sentences, f"{whence} in {counts}: {row.kernel}."]
 

@@ -127,7 +127,10 @@ def _base_name(name: str, *, of_family: bool) -> str:
         return name
     wrapped = own_name(name) if of_family else _without_return_type(name)
     head = re.split(r"[<(]", wrapped, maxsplit=1)[0].strip()
-    return head.rpartition("::")[2] or name
+    before, _, base = head.rpartition("::")
+    if base.lower() == "kernel" and before and not of_family:  # which says nothing by itself
+        return f"{before.rpartition('::')[2]}::{base}"
+    return base or name
 
 
 def _without_return_type(name: str) -> str:
