@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +23,25 @@ _SHAPE = {
 }  # fmt: skip
 ENTRIES = get_args(Entry)
 _LONGEST = 1 << 24  # bytes of a line
+# Of a usual call: the type of each field, and what AttentionCall calls it.
+_USUAL: dict[type, str] = {
+    str: "library entry dtype version backend",
+    bool: "causal alibi return_softmax cache_batch_idx pack_gqa scheduler_metadata cuda_graph "
+    "disable_split_kv",
+    int: "batch seqlen_q seqlen_k num_heads num_heads_k head_dim window_left window_right num_splits_arg "
+    "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size",
+    float: "softcap dropout_p",
+    list: "seqlens_q seqlens_k",
+}
+_PLAIN = {
+    name: (kind, "num_splits" if name == "num_splits_arg" else name)
+    for kind, names in _USUAL.items()
+    for name in names.split()
+}
+_SIZES_OF_EACH = {"seqlens_q", "seqlens_k"}
+_DEVICE = ("name", "sm_major", "sm_minor", "num_sms")
 _COUNTS = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
+_LOWEST = {name: int(name in ("num_heads", "num_heads_k", "head_dim")) for name in _COUNTS}
 
 
 def read_json_lines(path: Path, *, regular: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -66,6 +85,9 @@ def parse_call(
     Raises UsageError naming the field that is missing or wrong.
     """
     fields = value["call"] if isinstance(value.get("call"), dict) else value
+    plain = _plain_call(fields)
+    if plain is not None:
+        return plain, _plain_gpu(fields, default_gpu), fields.get("version")
     if fields.get("entry", "fwd") not in ENTRIES:
         raise UsageError(f"entry {fields['entry']!r} is none of {', '.join(ENTRIES)}")
     try:
@@ -105,21 +127,67 @@ def parse_call(
         fixed_split_size=fields.get("fixed_split_size"),
         disable_split_kv=bool(fields.get("disable_split_kv", False)),
     )
+    return call, _gpu(fields.get("device"), default_gpu), fields.get("version")
+
+
+def _plain_call(fields: dict[str, Any]) -> AttentionCall | None:
+    """The call of fields that need no second look, all of their usual type and size; else None."""
+    given: dict[str, Any] = {"library": "flash_attn", "entry": "fwd"}
+    for name, value in fields.items():
+        known = _PLAIN.get(name)
+        if known is None:
+            continue
+        kind, argument = known
+        if type(value) is not kind or (isinstance(value, int) and abs(value) > INT32_MAX):
+            return None
+        given[argument] = value
+    if any(given.get(name, -1) < lowest for name, lowest in _LOWEST.items()) or given["entry"] not in ENTRIES:
+        return None
+    for name in _SIZES_OF_EACH & given.keys():
+        if not all(type(each) is int and 0 <= each <= INT32_MAX for each in given[name]):
+            return None
+        given[name] = tuple(given[name])
+    if "seqlens_q" in given:
+        given["total_q"] = sum(given["seqlens_q"])
+        if len(given["seqlens_q"]) != len(given.get("seqlens_k", given["seqlens_q"])):
+            return None
+    if "page_size" in given:
+        page_size = given.pop("page_size")
+        given.setdefault("page_block_size", page_size)
+    if "window_left" in given or "window_right" in given:
+        given["window"] = given.pop("window_left", -1), given.pop("window_right", -1)
+    given.pop("version", None)
+    return AttentionCall(**given, cache_seqlens=fields.get("cache_seqlen") is not None)
+
+
+def _plain_gpu(fields: dict[str, Any], default_gpu: Gpu | None) -> Gpu:
     device = fields.get("device")
     if isinstance(device, dict):
-        gpu = make_gpu(
+        name, *sizes = (device.get(name) for name in _DEVICE)
+        if type(name) is str and all(type(size) is int and abs(size) <= INT32_MAX for size in sizes):
+            return _made_gpu(name, *sizes)
+    return _gpu(device, default_gpu)
+
+
+@lru_cache(maxsize=256)
+def _made_gpu(name: str, sm_major: int, sm_minor: int, num_sms: int) -> Gpu:
+    return make_gpu(name, sm_major, sm_minor, num_sms)
+
+
+def _gpu(device: Any, default_gpu: Gpu | None) -> Gpu:
+    """The GPU that a call names, else the default. Raises UsageError where there is neither."""
+    if isinstance(device, dict):
+        return make_gpu(
             str(device.get("name", "GPU")),
             _integer(device, "sm_major"),
             _integer(device, "sm_minor"),
             _integer(device, "num_sms"),
         )
-    elif isinstance(device, str):
-        gpu = gpu_by_name(device)
-    elif default_gpu is not None:
-        gpu = default_gpu
-    else:
-        raise UsageError("the call names no device", hint="give --gpu NAME for calls without a device")
-    return call, gpu, fields.get("version")
+    if isinstance(device, str):
+        return gpu_by_name(device)
+    if default_gpu is not None:
+        return default_gpu
+    raise UsageError("the call names no device", hint="give --gpu NAME for calls without a device")
 
 
 def _lengths(fields: dict[str, Any], name: str) -> tuple[int, ...]:
@@ -153,9 +221,8 @@ def _integer(fields: dict[str, Any], name: str, default: int | None = None) -> i
 
 def _count(fields: dict[str, Any], name: str) -> int:
     value = _integer(fields, name)
-    lowest = 1 if name in ("num_heads", "num_heads_k", "head_dim") else 0
-    if value < lowest:
-        raise UsageError(f"{name} must be at least {lowest}, not {value}")
+    if value < _LOWEST[name]:
+        raise UsageError(f"{name} must be at least {_LOWEST[name]}, not {value}")
     return value
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from enum import Enum
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,12 @@ from attnprof.commands.call_flags import call_flags, call_from_flags, engine_fro
 from attnprof.errors import AttnprofError, UsageError
 
 if TYPE_CHECKING:
-    from attnprof.model import Gpu, Prediction
+    from attnprof.model import AttentionCall, Gpu, Prediction
+
+    _Asked = tuple[int, AttentionCall, Gpu, str | None]
+
+_BLOCK = 1024  # lines of a file that are answered together
+_WORTH_FORESEEING = 512  # calls: fewer are answered before numpy is imported
 
 
 class PredictFormat(str, Enum):
@@ -111,18 +119,82 @@ def _predict_engine(flags: dict[str, Any], output_format: PredictFormat) -> None
 
 def _predict_file(path: Path, flags: dict[str, Any]) -> None:
     """One line out per line in, in the same order; the line of a bad call is named and ends the work."""
-    import json
-
     from attnprof.calls.call_files import parse_call, read_json_lines
     from attnprof.dispatch import predict as predict_call
     from attnprof.gpus import gpu_from_options
 
     default_gpu: Gpu | None = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"])
-    write, encode = sys.stdout.write, json.JSONEncoder().encode
-    for number, value in read_json_lines(path):
+    lines = read_json_lines(path)
+    size = _BLOCK if path.is_file() else 1  # of a pipe: its other end may wait for each answer
+    failure: Exception | None = None
+    while failure is None:
+        calls: list[_Asked] = []
+        answers: list[str] = []
+        number = 0
         try:
-            call, gpu, version = parse_call(value, default_gpu)
-            prediction = predict_call(call, gpu, flags["version"] or version)
-        except AttnprofError as error:
-            raise UsageError(f"{path}:{number}: {error.message}", hint=error.hint) from error
-        write(encode(prediction_row(prediction)) + "\n")
+            for number, value in islice(lines, size):
+                call, gpu, version = parse_call(value, default_gpu)
+                calls.append((number, call, gpu, flags["version"] or version))
+                number = 0
+        except Exception as error:  # told when the calls before it are answered
+            failure = _at_line(error, path, number)
+        try:
+            _foresee(calls)
+            for number, call, gpu, version in calls:  # noqa: B007  # an error is told with it
+                answers.append(prediction_text(predict_call(call, gpu, version)))
+        except Exception as error:
+            failure = _at_line(error, path, number)
+        sys.stdout.write("".join(answers))
+        if failure is None and len(calls) < size:
+            return
+    raise failure
+
+
+def _at_line(error: Exception, path: Path, number: int) -> Exception:
+    """An error of a call, naming its line; what the reading says names it already."""
+    if not number or not isinstance(error, AttnprofError):
+        return error
+    told = UsageError(f"{path}:{number}: {error.message}", hint=error.hint)
+    told.__cause__ = error
+    return told
+
+
+def _foresee(calls: list[_Asked]) -> None:
+    """Has the heuristic answer what these calls are likely to ask it, all at once."""
+    if len(calls) < _WORTH_FORESEEING:
+        return
+    from attnprof.dispatch.heuristic import foresee
+    from attnprof.dispatch.libraries import library
+
+    searches = []
+    for _, call, gpu, version in calls:
+        with suppress(AttnprofError):  # which its prediction will tell
+            asked = library(call.library)
+            searches.append(asked.likely_search(call, gpu, version or asked.default_version))
+    foresee(search for search in searches if search is not None)
+
+
+def prediction_text(prediction: Prediction) -> str:
+    """The line of JSON that :func:`prediction_row` is; of the usual ones it is put together from parts."""
+    import json
+
+    if (
+        prediction.backend is not None
+        or prediction.error is not None
+        or prediction.plan
+        or prediction.splits_of_requests
+    ):
+        return json.dumps(prediction_row(prediction)) + "\n"
+    launches = []
+    for launch in prediction.launches:
+        grid, block = ", ".join(map(str, launch.grid)), ", ".join(map(str, launch.block))
+        launches.append(f'{{"kernel": {_quoted(launch.kernel)}, "grid": [{grid}], "block": [{block}]}}')
+    splits = "null" if prediction.num_splits is None else prediction.num_splits
+    return f'{{"error": null, "num_splits": {splits}, "launches": [{", ".join(launches)}]}}\n'
+
+
+@lru_cache(maxsize=4096)
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text)

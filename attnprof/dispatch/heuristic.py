@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,7 +96,29 @@ def num_splits_heuristic(
     Float32 throughout, as upstream: float64 gives another answer at ties.
     Source: flash_attn csrc/flash_attn/flash_api.cpp, unchanged from 2.2.0 to 2.8.3.post2.
     """
+    known = _foreseen.get((batch_nheads_mblocks, num_sms, num_n_blocks, max_splits))
+    if known is not None:
+        return known
     return split_choice(batch_nheads_mblocks, num_sms, num_n_blocks, max_splits).num_splits
+
+
+_foreseen: dict[tuple[int, int, int, int], int] = {}
+_MOST_FORESEEN = 1 << 16
+
+
+def foresee(searches: Iterable[tuple[int, int, int]], max_splits: int = MAX_SPLITS) -> None:
+    """Answers many questions to :func:`num_splits_heuristic` at once, which it then remembers for a while.
+
+    searches: thread blocks, slots and key blocks of each.
+    """
+    new = [(*search, max_splits) for search in dict.fromkeys(searches)]
+    if len(_foreseen) + len(new) > _MOST_FORESEEN:
+        _foreseen.clear()
+    if new:
+        blocks, slots, n_blocks, _ = zip(*new, strict=True)
+        _foreseen.update(
+            zip(new, num_splits_array(blocks, slots, n_blocks, max_splits).tolist(), strict=True)
+        )
 
 
 def choice_in_words(choice: SplitChoice, blocks: int, slots: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -181,6 +182,13 @@ class AttentionLibrary(Protocol):
         """num_splits over arrays of calls; None where it is predicted call by call."""
         return None
 
+    def likely_search(self, call: AttentionCall, gpu: Gpu, version: str) -> tuple[int, int, int] | None:
+        """What its heuristic is likely to be asked for a call: thread blocks, slots and key blocks.
+
+        None where it is not ``heuristic.num_splits_heuristic``. A wrong guess costs time and nothing else.
+        """
+        return None
+
     def key_edges(self, call: AttentionCall) -> KeyEdges | None:
         """Where its ``split_counter`` may tell two KV lengths of a call apart; None where not known."""
         return None
@@ -220,13 +228,18 @@ class AttentionLibrary(Protocol):
         return None
 
 
+@cache
+def _module(name: str) -> Any:
+    return import_module(name)
+
+
 class LibraryOfVersions(AttentionLibrary):
     """A library whose folder has a ``versions.py`` with DEFAULT_VERSION, rules_for, predict, maybe KNOWN."""
 
     folder: str  # as a module
 
     def _versions(self) -> Any:
-        return import_module(f"{self.folder}.versions")
+        return _module(f"{self.folder}.versions")
 
     @property
     def default_version(self) -> str:

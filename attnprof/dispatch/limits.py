@@ -18,7 +18,8 @@ DROPOUT_REFUSAL = (  # TORCH_CHECK(p_dropout < 1.f), which has no words of its o
 
 def is_grid(grid: tuple[int, int, int]) -> bool:
     """Whether a GPU takes a launch of this grid."""
-    return all(0 < size <= most for size, most in zip(grid, LARGEST_GRID, strict=True))
+    (x, y, z), (most_x, most_y, most_z) = grid, LARGEST_GRID
+    return 0 < x <= most_x and 0 < y <= most_y and 0 < z <= most_z
 
 
 def impossible_grid(launches: Iterable[KernelLaunch]) -> str:

@@ -8,10 +8,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from attnprof.safety.printable import all_printable
+
+if TYPE_CHECKING:
+    import json
 
 INT32_MAX = (1 << 31) - 1
 _LARGEST = 1 << 26  # bytes of a file that is read at once
@@ -77,10 +81,18 @@ def parse_json(text: bytes) -> Any:
     import json
 
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        value = _decoder().decode(text.decode(json.detect_encoding(text), "surrogatepass"))
         return value if plain else all_printable(value)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+@cache
+def _decoder() -> json.JSONDecoder:
+    """What json.loads would make for each text anew."""
+    import json
+
+    return json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _no_constant(name: str) -> None:

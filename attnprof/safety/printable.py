@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
     The spelling is JSON's own, so that JSON stays JSON.
     """
-    if text.isascii() and text.isprintable():
+    if text.isascii() and text.replace("\n", "").isprintable():
         return text
     return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 

@@ -18,7 +18,14 @@ from attnprof.dispatch.flash_attn2.rules import (
     narrow_block_n,
     optional_arguments,
 )
-from attnprof.dispatch.heuristic import MAX_SPLITS, ceil_div, choice_in_words, float32, split_choice
+from attnprof.dispatch.heuristic import (
+    MAX_SPLITS,
+    ceil_div,
+    choice_in_words,
+    float32,
+    num_splits_heuristic,
+    split_choice,
+)
 from attnprof.dispatch.limits import DROPOUT_REFUSAL, GRID_REFUSAL, drops_out, impossible_grid
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
@@ -291,9 +298,9 @@ class _Dispatch:
             n_blocks, m_blocks = ceil_div(self.call.seqlen_k, keys), ceil_div(self.seqlen_q, SPLIT_BLOCK_M)
             blocks = self.call.batch * self.num_heads * m_blocks
             slots = self.gpu.num_sms * self.rules.slots_per_sm
-            choice = split_choice(blocks, slots, n_blocks, MAX_SPLITS)
-            self.num_splits = choice.num_splits
+            self.num_splits = num_splits_heuristic(blocks, slots, n_blocks)
             if self.explain:
+                choice = split_choice(blocks, slots, n_blocks, MAX_SPLITS)
                 call, sms, per_sm = self.call, self.gpu.num_sms, self.rules.slots_per_sm
                 product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query blocks"
                 why = f"{call.seqlen_k} keys in blocks of {keys} (head_dim {self.head_dim})"

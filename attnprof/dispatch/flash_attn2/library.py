@@ -16,7 +16,7 @@ from attnprof.dispatch.library import (
     SplitCounter,
 )
 from attnprof.dispatch.replay import ReplaySource, flash_attn_source
-from attnprof.model import AttentionCall
+from attnprof.model import AttentionCall, Gpu
 
 _FLASH_ATTN_3 = re.compile(r"3\.0\.0\.?b")  # which bore the same name before 2.8.0
 _KERNELS = "flash-attn"
@@ -48,6 +48,12 @@ class FlashAttention2(LibraryOfVersions):
         from attnprof.dispatch.flash_attn2.rules import block_n
 
         return block_n(ceil_div(call.head_dim, 8) * 8)
+
+    def likely_search(self, call: AttentionCall, gpu: Gpu, version: str) -> tuple[int, int, int]:
+        from attnprof.dispatch.flash_attn2.array import likely_search
+        from attnprof.dispatch.flash_attn2.versions import rules_for
+
+        return likely_search(call, gpu, rules_for(version))
 
     def key_edges(self, call: AttentionCall) -> KeyEdges | None:
         from attnprof.dispatch.flash_attn2.array import key_edges

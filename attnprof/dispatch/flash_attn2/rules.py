@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from attnprof.dispatch.heuristic import SPLIT_BLOCK_M as SPLIT_BLOCK_M
@@ -122,13 +123,20 @@ def kernel_name(
     name: str, bucket: int, tile: Tile, element: str, arguments: list[bool] | list[int], rules: Rules
 ) -> str:
     """The demangled name, spelled as abi::__cxa_demangle spells it."""
-    traits = rules.traits_namespace
+    return _spelled(
+        name, bucket, tile, element, tuple(arguments), rules.traits_namespace, rules.kernel_namespace
+    )
+
+
+@lru_cache(maxsize=4096)  # of one kernel each argument is always a flag or always a number
+def _spelled(
+    name: str, bucket: int, tile: Tile, element: str, arguments: tuple[Any, ...], traits: str, namespace: str
+) -> str:
     shape = f"{bucket}, {tile.block_m}, {tile.block_n}, {tile.warps}"
     inner = f"{traits}Flash_kernel_traits<{shape}, {element}> >"
     outer = f"{traits}Flash_fwd_kernel_traits<{shape}, false, false, {element}, {inner}"
     spelled = ", ".join(str(argument).lower() for argument in arguments)
-    parameter = f"{rules.kernel_namespace}Flash_fwd_params"
-    return f"void {rules.kernel_namespace}{name}<{outer}, {spelled}>({parameter})"
+    return f"void {namespace}{name}<{outer}, {spelled}>({namespace}Flash_fwd_params)"
 
 
 def always(block_m: int, block_n: int, warps: int = 4) -> TileRule:

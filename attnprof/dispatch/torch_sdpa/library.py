@@ -97,6 +97,12 @@ class TorchSdpa(LibraryOfVersions):
 
         return block_n(call.head_dim)
 
+    def likely_search(self, call: AttentionCall, gpu: Gpu, version: str) -> tuple[int, int, int]:
+        from attnprof.dispatch.flash_attn2.array import likely_search
+        from attnprof.dispatch.torch_sdpa.versions import rules_for
+
+        return likely_search(call, gpu, rules_for(version))
+
     def key_edges(self, call: AttentionCall) -> KeyEdges | None:
         from attnprof.dispatch.flash_attn2.array import key_edges
 
