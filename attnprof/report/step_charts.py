@@ -50,8 +50,8 @@ class Chart:
 def charts(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], of_call: Sequence[int]) -> list[Chart]:
     """A timeline per kind of layers, those that took most GPU time first, over the same steps.
 
-    ``of_call`` is the number of each call's kind. One of all layers where they are of one kind, where no
-    decode step is known, or of more than MOST_CHARTS kinds the rest.
+    ``of_call`` is the number of each call's kind. One timeline of all layers where they are of one kind; of
+    more than MOST_CHARTS kinds the rest have none. Without decode steps each has its calls in order.
     """
     known = [
         (call, number)
@@ -59,11 +59,12 @@ def charts(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], of_call: Se
         if call.observed is not None or call.predicted is not None
     ]
     span = _steps([call for call, _ in known])
-    if span is None or len({number for call, number in known if _decodes(call)}) < 2:
+    told = {number for call, number in known if span is None or _decodes(call)}
+    if len(told) < 2 or -1 in told:
         return [Chart("", -1, timeline_columns(calls))]
     by_cost = sorted(range(len(kinds)), key=lambda one: -(kinds[one].gpu_ns or 0))
     drawn = [
-        Chart(title, number, _by_step([call for call, kind in known if kind == number], *span))
+        Chart(title, number, _over(span, [call for call, kind in known if kind == number]))
         for number, title in ((one, kind_titles(kinds)[one]) for one in by_cost)
     ]
     return [chart for chart in drawn if any(chart.columns.marks)][:MOST_CHARTS]
@@ -72,7 +73,11 @@ def charts(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], of_call: Se
 def timeline_columns(calls: Iterable[CheckedCall]) -> TimelineColumns:
     """The columns of the decode timeline of all layers."""
     known = [call for call in calls if call.observed is not None or call.predicted is not None]
-    span = _steps(known)
+    return _over(_steps(known), known)
+
+
+def _over(span: tuple[int, int] | None, known: Sequence[CheckedCall]) -> TimelineColumns:
+    """A column per step of ``span``, or where that is None per call."""
     return _columns("call", 0, [[call] for call in known]) if span is None else _by_step(known, *span)
 
 

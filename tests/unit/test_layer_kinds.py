@@ -170,10 +170,17 @@ def test_where_layers_are_of_one_kind_nothing_names_it(tmp_path: Path) -> None:
 
 
 def test_layers_of_a_public_trace_are_named_by_what_their_kernels_state() -> None:
-    _, kinds = rows_and_kinds(TESTS / "data" / "traces" / "torch_b200_vllm_eager_trtllmgen_fmha.json.gz")
+    path = TESTS / "data" / "traces" / "torch_b200_vllm_eager_trtllmgen_fmha.json.gz"
+    _, kinds = rows_and_kinds(path)
     assert kind_titles(kinds) == ["18 of a step's 36 calls sliding", "18 of a step's 36 calls full"]
     assert [kind.calls("prefill") for kind in kinds] == [18, 18]
     assert {kind.geometry.head_dim for kind in kinds} == {64}
+    run = load(path)
+    charts = make_page(run.recording, summarise(run.recording, run.check())).charts
+    assert {chart.title for chart in charts} == set(kind_titles(kinds))
+    for chart in charts:
+        assert (chart.columns.kind, len(chart.columns.marks)) == ("call", 18)
+        assert len(set(chart.columns.marks)) == 1
 
 
 def test_many_layers_are_named_in_whole_spans(tmp_path: Path) -> None:

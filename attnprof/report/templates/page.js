@@ -219,7 +219,7 @@
         lines.push(make("p", {}, make("code", {}, text(shape.kernel)), ` ${parts.filter(Boolean).join(", ")} `, badge(shape.observed)));
         lines.push(make("p", { class: "quiet" }, reason(shape)));
       }
-      const title = chart.dataset.kind === "step" ? `Decode step ${count(column.step)}` : `Attention call ${count(index)}`;
+      const title = chart.dataset.kind === "step" ? `Decode step ${count(column.step)}` : `Attention call ${count(column.calls[0]?.order ?? index)}`;
       return [make("strong", {}, title), ...lines];
     };
     const reason = (shape) => {
