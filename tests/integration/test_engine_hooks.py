@@ -52,7 +52,7 @@ def records(case: str, wheels: Path) -> list[dict[str, Any]]:
         if not (place / "whole").exists():
             got = subprocess.run(
                 [sys.executable, SUPPORT / "wheel_parts.py", requirement, place, *prefixes],
-                capture_output=True, text=True, check=False, timeout=300,
+                capture_output=True, text=True, check=False, timeout=1800,
             )  # fmt: skip
             if got.returncode != 0:
                 pytest.skip(f"{requirement} cannot be had here: {got.stderr.strip().splitlines()[-1:]}")
@@ -60,7 +60,7 @@ def records(case: str, wheels: Path) -> list[dict[str, Any]]:
         folder = str(place)
     done = subprocess.run(
         [ENGINE, SUPPORT / "hooked_libraries.py", case, folder],
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()

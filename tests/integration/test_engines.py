@@ -1,6 +1,6 @@
 """vLLM's real engine on the CPU, in an environment of its own: steps, requests, layers, calls, its server.
 
-``.ci/run`` makes the environment and names its Python in ATTNPROF_VLLM_PYTHON. The engine is started twice.
+``.ci/run`` makes the environment and names its Python in ATTNPROF_VLLM_PYTHON. The engine is started thrice.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from attnprof.trace.range_names import own_calls
 
 ENGINE = os.environ.get("ATTNPROF_VLLM_PYTHON", "")
 NEW, LAYERS = 12, 2
+LONG_S = 1800  # a machine that does much else takes minutes to import an engine
 PROMPTS = [7, 20]
 
 pytestmark = [
@@ -55,7 +56,7 @@ def offline(runs: Path) -> Path:
     done = subprocess.run(
         command("run", "--capture", recorder, "-o", "offline", "--engine", "vllm", "--engine-python", ENGINE,
                 "--model", "qwen2.5-0.5b", *asked),
-        capture_output=True, text=True, check=False, env=environment(runs), timeout=900,
+        capture_output=True, text=True, check=False, env=environment(runs), timeout=LONG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{len(PROMPTS) * NEW} tokens" in done.stdout
@@ -84,14 +85,14 @@ def served(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         captured = subprocess.run(
             command("capture", "--url", f"http://127.0.0.1:{port}", "--steps", "5", "--load", "2",
                     "-o", "captured"),
-            capture_output=True, text=True, check=False, env=environment(runs), timeout=300,
+            capture_output=True, text=True, check=False, env=environment(runs), timeout=LONG_S,
         )  # fmt: skip
         assert captured.returncode == 0, captured.stderr[-3000:]
         assert "1 rank," in captured.stdout
     finally:
         server.send_signal(signal.SIGINT)
         try:
-            server.wait(120)
+            server.wait(LONG_S)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
@@ -114,6 +115,37 @@ Path(sys.argv[1], "config.json").write_text(json.dumps(config))
 """
 
 
+PARALLEL = """
+import shutil, sys
+if __name__ == "__main__":
+    from vllm import LLM, SamplingParams
+    llm = LLM(model=sys.argv[1], skip_tokenizer_init=True, max_model_len=64, max_num_seqs=2, dtype="float32",
+              load_format="dummy", tensor_parallel_size=2, enforce_eager=shutil.which("gcc") is None)
+    prompts = [{"prompt_token_ids": list(range(int(length)))} for length in sys.argv[2:]]
+    llm.generate(prompts, SamplingParams(max_tokens=12, ignore_eos=True, detokenize=False))
+"""
+
+
+@pytest.fixture(scope="module")
+def parallel(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of an engine of two ranks, each on a core of its own, that compiles its model where it can."""
+    work = tmp_path_factory.mktemp("parallel")
+    made = subprocess.run([ENGINE, "-c", MODEL, str(work / "model")], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr[-3000:]
+    (work / "program.py").write_text(PARALLEL)
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("two ranks of vLLM's CPU engine want two cores")
+    bound = {"VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[1]}", "VLLM_CACHE_ROOT": str(work / "cache")}
+    done = subprocess.run(
+        command("run", "--capture", "none", "-o", "parallel", "--", ENGINE, str(work / "program.py"),
+                str(work / "model"), *map(str, PROMPTS)),
+        capture_output=True, text=True, check=False, env=environment(runs) | bound, timeout=LONG_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return runs / "parallel"
+
+
 def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -121,11 +153,11 @@ def _free_port() -> int:
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + LONG_S
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()[-3000:]
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=60).close()
             return
         except (urllib.error.URLError, OSError):
             time.sleep(1)
@@ -232,3 +264,20 @@ def test_a_running_server_is_profiled_for_some_steps_and_its_own_step_names_are_
     config = json.loads((served[1] / "run.json").read_text())
     assert config["server"]["engine"] == "vllm"
     assert [path.suffix for path in (served[1] / "traces").iterdir()] == [".gz"]
+
+
+def test_each_rank_of_a_tensor_parallel_engine_is_recorded_with_its_share_of_the_heads(parallel):
+    workload, calls = read(parallel)
+    assert [(one["process"], one["rank"]) for one in workload["processes"]] == [(0, 0), (1, 1)]
+    (other,) = workload["steps_of_others"]
+    ranks = {0: workload["steps"], other["process"]: other["steps"]}
+    assert ranks.keys() == {0, 1}
+    for rank, steps in ranks.items():
+        mine = [call for call in calls if (call.get("process") or 0) == rank]
+        expect_calls_of_steps(steps, mine)
+        assert {(call["q"][1], call["k"][2]) for call in mine} == {(2, 1)}  # of 4 and 2
+        assert lengths_of_requests(steps) == {
+            number: [(prompt, prompt), *((1, prompt + made) for made in range(1, NEW))]
+            for number, prompt in enumerate(PROMPTS)
+        }
+    assert len(calls) == sum(LAYERS * len(steps) for steps in ranks.values())
