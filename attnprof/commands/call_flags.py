@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from attnprof.commands.engine_question import (
+    AiterOption,
     BackendOption,
     BatchInvariantOption,
     CudaGraphOption,
@@ -119,6 +120,7 @@ def _flags(
     flash_attn_version: FlashVersionOption = None,
     attention_backend: BackendOption = None,
     tensor_parallel: TensorParallelOption = 1,
+    aiter: AiterOption = False,
 ) -> None:
     """The flags themselves: what ``call_flags`` adds to a command."""
 

@@ -56,6 +56,9 @@ BackendOption = Annotated[
     str | None,
     typer.Option("--attention-backend", metavar="NAME", help="The attention backend that the user forces."),
 ]
+AiterOption = Annotated[
+    bool, typer.Option("--aiter", help="On AMD GPUs: vLLM is told to use AITER (VLLM_ROCM_USE_AITER=1).")
+]
 TensorParallelOption = Annotated[
     int,
     typer.Option("--tensor-parallel", min=1, metavar="N", help="GPUs that share out the engine's heads."),
@@ -63,7 +66,7 @@ TensorParallelOption = Annotated[
 _TOPK = 2048
 _ENGINE_ONLY = (
     "engine_version", "batch_invariant", "sinks", "mla", "sparse", "mm_prefix", "flash_attn_version",
-    "attention_backend",
+    "attention_backend", "aiter",
 )  # fmt: skip
 _AN_ENGINES_OWN = {  # with their defaults
     "library": None, "version": None, "backend": "", "entry": "fwd", "num_splits": 0, "dropout_p": 0.0,
@@ -150,6 +153,7 @@ def engine_question(
         batch_invariant=flags["batch_invariant"], alibi=flags["alibi"], softcap=flags["softcap"],
         index_topk=_TOPK if flags["sparse"] else 0, flash_attn_version=forced,
         v_head_dim=flags["head_dim_v"], backend=backend, deepseek=flags.get("deepseek", False),
+        aiter=flags.get("aiter", False),
     )  # fmt: skip
     step = Step(
         flags["batch"], flags["seqlen_q"], flags["seqlen_k"], flags["cuda_graph"], *lengths,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.dispatch.engines.sglang import engine as sglang
-from attnprof.dispatch.engines.vllm import old_selector
+from attnprof.dispatch.engines.vllm import old_selector, rocm
 from attnprof.dispatch.engines.vllm.conditions import reasons
 from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
 from attnprof.dispatch.engines.vllm.mla_calls import prefill_backend, prefill_flash_attention
@@ -91,6 +91,20 @@ def test_flashinfers_kernels_are_those_its_builder_chooses(version: str) -> None
         assert ours == (row["decode"], row["prefill"]), row
         seen.add(ours)
     assert len(seen) >= 3
+
+
+def test_every_reason_and_choice_on_amd_gpus_is_upstreams() -> None:
+    recorded, taken = rows("vllm_rocm_backends_0.33.0.csv.gz"), set()
+    for row in recorded:
+        layer = replace(layer_of(row), aiter=row["aiter"] == "1")
+        sm = {"gfx90a": (9, 0), "gfx942": (9, 4), "gfx950": (9, 5)}[row["arch"]]
+        ruled_out = {each.name: reasons(each, layer, sm) for each in rocm.priorities(layer, sm)}
+        ours = " | ".join(f"{name}: {'; '.join(why)}" for name, why in ruled_out.items() if why)
+        choice = rocm.choose(layer, sm, "an MI300X")
+        assert (ours, choice.backend or "") == (row["reasons"], row["backend"]), row
+        taken.add(choice.backend)
+    assert len(recorded) == 2006
+    assert len(taken) >= 7, taken
 
 
 def test_the_chain_of_0_10_ends_where_upstreams_does() -> None:

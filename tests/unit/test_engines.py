@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,7 +155,11 @@ def test_every_answer_has_launches_a_refusal_or_a_reason(engine: str, gpu: str, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--engine vllm --gpu mi300x", "vLLM's choice on AMD Instinct MI300X is not modelled"),
+        (
+            "--engine vllm --gpu mi300x --engine-version 0.20.2",
+            "0.20.2's choice on AMD Instinct MI300X is not modelled",
+        ),
+        ("--engine vllm --gpu mi300x --kv-dtype nvfp4", "a nvfp4 KV cache on AMD Instinct MI300X"),
         ("--engine vllm --engine-version 0.12.0", "known are 0.33.0, 0.20.2, 0.20.0, 0.10.2"),
         ("--engine sglang --engine-version 9", "was read and recorded for 0.5.23"),
         ("--engine other", "engine 'other' is not modelled"),
@@ -264,3 +269,22 @@ def test_sglangs_latents_from_the_backend_to_the_library() -> None:
     assert found["h100"].library_version == "sglang-kernel-0.4.10"
     assert made("sglang", "b200", DEEPSEEK).choice.backend == "flashinfer"
     assert "by head or as latents" in made("sglang", "h100", ours, Step(2, 300, 300)).not_predicted
+
+
+def test_vllm_on_amd_gpus_takes_a_backend_and_says_what_it_runs() -> None:
+    found = {
+        "ROCM_ATTN": made("vllm", "mi300x"),
+        "TRITON_ATTN": made("vllm", "mi300x", Layer(28, 4, 512, mm_prefix=True)),
+        "TRITON_MLA": made("vllm", "mi300x", DEEPSEEK),
+        "ROCM_AITER_MLA": made("vllm", "mi300x", replace(DEEPSEEK, aiter=True)),
+    }  # fmt: skip
+    assert [each.choice.backend for each in found.values()] == list(found)
+    assert "paged_attention of HIP" in found["ROCM_ATTN"].not_predicted
+    assert found["ROCM_AITER_MLA"].not_predicted.startswith("the launches of AITER's assembly")
+    for name in ("TRITON_ATTN", "TRITON_MLA"):
+        launches = found[name].prediction.launches
+        assert {launch.block for launch in launches} == {(256, 1, 1)}  # four wavefronts of 64
+    told = attnprof(
+        "explain", *MODEL, "--gpu", "mi300x", "--attention-backend", "TRITON_ATTN", "--format", "json"
+    )
+    assert json.loads(told.out)["library"] == "vllm_triton"

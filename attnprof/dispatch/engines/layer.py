@@ -20,7 +20,8 @@ class Layer:
     gave one. ``head_dim`` of an ``mla`` layer is the width of its cache rows (576 for DeepSeek's), of which
     ``qk_nope_head_dim`` and ``qk_rope_head_dim`` are the parts before they are absorbed. ``v_head_dim`` is
     None where V is as wide as K, or 128 of MLA.
-    ``deepseek``: the model's architecture is DeepseekV3ForCausalLM.
+    ``aiter``: VLLM_ROCM_USE_AITER asks for AITER's backends.  ``deepseek``: the model's architecture is
+    DeepseekV3ForCausalLM.
     ``index_topk`` is a sparse model's, 0 for none. ``window`` is in tokens to the left, None for none.
     ``flash_attn_version`` and ``backend`` are what the user forces, None for nothing.
     """
@@ -49,6 +50,7 @@ class Layer:
     flash_attn_version: int | None = None
     backend: str | None = None
     deepseek: bool = False
+    aiter: bool = False
 
 
 @dataclass(frozen=True, slots=True)

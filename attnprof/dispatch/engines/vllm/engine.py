@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnprof.dispatch.engines.layer import Choice, Layer, Reached, Sm, Step
-from attnprof.dispatch.engines.vllm import calls, flash_attention, mla_calls, old_selector, selector
+from attnprof.dispatch.engines.vllm import (
+    amd_calls,
+    calls,
+    flash_attention,
+    mla_calls,
+    old_selector,
+    rocm,
+    selector,
+)
 from attnprof.dispatch.engines.vllm.backends import flash_refusal
 from attnprof.dispatch.engines.vllm.conditions import KV_DTYPES
 from attnprof.errors import UsageError
@@ -93,13 +101,15 @@ def version_of(name: str | None) -> Version:
 
 
 def choose(layer: Layer, gpu: Gpu, version: Version) -> Choice:
-    """The backend. Raises UsageError on AMD GPUs, and for dtypes that vLLM refuses before it chooses."""
-    if gpu.vendor != "nvidia":
-        raise UsageError(
-            f"vLLM's choice on {gpu.name} is not modelled: its list for AMD GPUs is another",
-            hint="give an NVIDIA GPU, such as --gpu b200",
-        )
+    """The backend. Raises UsageError for dtypes that vLLM refuses, and on AMD GPUs for older versions."""
     sm, name = (gpu.sm_major, gpu.sm_minor), version.rules.version
+    if gpu.vendor != "nvidia":
+        if not version.newest:
+            raise UsageError(
+                f"vLLM {name}'s choice on {gpu.name} is not modelled: its list for AMD GPUs is another",
+                hint=f"give --engine-version {DEFAULT_VERSION}",
+            )
+        return rocm.choose(layer, sm, gpu.name)
     known = KV_DTYPES[name.rpartition(".")[0]]
     if layer.kv_dtype not in known:
         raise UsageError(
@@ -116,5 +126,7 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) 
     """The call that the backend taken makes."""
     if choice.backend is None:
         return Reached((), why_not="vLLM ends with an error: no backend is valid")
+    if gpu.vendor != "nvidia":
+        return amd_calls.reach(choice.backend, layer, step, version.rules)
     make = mla_calls.reach_mla if layer.mla else calls.reach
     return make(choice.backend, layer, step, (gpu.sm_major, gpu.sm_minor), version.rules)

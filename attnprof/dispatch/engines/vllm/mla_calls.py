@@ -39,7 +39,7 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
     if step.seqlen_q > _THRESHOLD.get(backend, 1):
         return _prefill(layer, step, sm, rules)
     if backend == "TRITON_MLA":
-        return _triton(layer, step, rules)
+        return reach_triton_mla(layer, step, rules)
     if backend == "FLASH_ATTN_MLA":
         return _flash_attention(layer, step, rules)
     if backend == "CUTLASS_MLA":
@@ -68,7 +68,8 @@ def _context(step: Step) -> tuple[Note, ...]:
     return (Note("split count", "of the capture", why),)
 
 
-def _triton(layer: Layer, step: Step, rules: Rules) -> Reached:
+def reach_triton_mla(layer: Layer, step: Step, rules: Rules) -> Reached:
+    """TRITON_MLA's decode."""
     call = vllm_call(
         "vllm_triton", "batch_mla", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
         disable_split_kv=layer.batch_invariant,

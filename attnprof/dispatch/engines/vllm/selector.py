@@ -77,11 +77,18 @@ def choose(layer: Layer, sm: Sm, *, newest: bool) -> Choice:
     Raises UsageError for a forced backend that is not in the list.
     """
     listed = priorities(layer, sm, newest=newest)
-    found = {each.name: reasons(each, layer, sm, checks_window=newest) for each in listed}
+    return first_valid(listed, layer, sm, f"SM {sm[0]}.{sm[1]}", checks_window=newest)
+
+
+def first_valid(
+    listed: tuple[Backend, ...], layer: Layer, sm: Sm, where: str, *, checks_window: bool
+) -> Choice:
+    """The same of a list that stands, on the GPU ``where``."""
+    found = {each.name: reasons(each, layer, sm, checks_window=checks_window) for each in listed}
     if layer.backend is not None:
         if layer.backend not in found:
             raise UsageError(
-                f"vLLM's backend {layer.backend} is not modelled on SM {sm[0]}.{sm[1]}",
+                f"vLLM's backend {layer.backend} is not modelled on {where}",
                 hint=f"in its list there: {', '.join(found)}",
             )
         taken = None if found[layer.backend] else layer.backend
@@ -89,7 +96,7 @@ def choose(layer: Layer, sm: Sm, *, newest: bool) -> Choice:
     else:
         taken = next((name for name, why_not in found.items() if not why_not), None)
         place = list(found).index(taken) + 1 if taken else 0
-        why = f"number {place} of vLLM's list for SM {sm[0]}.{sm[1]}, the first that is valid"
-        why = why if taken else f"none of vLLM's list for SM {sm[0]}.{sm[1]} is valid"
+        why = f"number {place} of vLLM's list for {where}, the first that is valid"
+        why = why if taken else f"none of vLLM's list for {where} is valid"
     others = tuple(RuledOut(name, why_not) for name, why_not in found.items() if name != taken)
     return Choice(taken, why, others)

@@ -1,0 +1,69 @@
+"""vLLM 0.33's choice of an attention backend on AMD's Instinct GPUs: its list, and the first that is valid.
+
+AITER is taken as installed, as in vLLM's images: it supports gfx942 and gfx950, and VLLM_ROCM_USE_AITER asks
+for its own backends. Source: vllm/platforms/rocm.py of the wheel, and v1/attention/backends/rocm_*.py with
+mla/. Agrees with every choice and reason that the wheel's selector gave (tests/data/golden,
+vllm_rocm_backends).
+Packed caches (turboquant, octave, ultraquant) are not modelled here.
+"""
+
+from __future__ import annotations
+
+from attnprof.dispatch.engines.layer import Choice, Layer, Sm
+from attnprof.dispatch.engines.vllm import backends as own
+from attnprof.dispatch.engines.vllm import mla_backends as mla
+from attnprof.dispatch.engines.vllm.conditions import ANY_TYPE, UNQUANTIZED, Backend
+from attnprof.dispatch.engines.vllm.selector import first_valid
+from attnprof.errors import UsageError
+
+_FP8 = (*UNQUANTIZED, "fp8", "fp8_e4m3")
+_FP8_ALL = (*_FP8, "fp8_e5m2")
+KV_DTYPES = (*_FP8_ALL, "fp8_ds_mla")
+
+
+def has_aiter(sm: Sm) -> bool:
+    """Whether AITER supports the GPU: gfx942 and gfx950, whose first two digits are taken as 9.4 and 9.5."""
+    return sm in ((9, 4), (9, 5))
+
+
+def _aiter(layer: Layer, sm: Sm) -> bool:
+    return has_aiter(sm)
+
+
+ROCM_ATTN = Backend(
+    "ROCM_ATTN", True, _FP8_ALL, (32, 64, 80, 96, 128, 160, 192, 224, 256), ("bf16", "fp16", "fp32"),
+    attn_types=("decoder", "encoder", "encoder_only"), window=True, non_causal=True,
+)  # fmt: skip
+ROCM_AITER_FA = Backend(
+    "ROCM_AITER_FA", _aiter, _FP8_ALL, (64, 128, 256), pages=(16, 32), sinks=True, window=True,
+    non_causal=True,
+)  # fmt: skip
+ROCM_AITER_UNIFIED_ATTN = Backend(
+    "ROCM_AITER_UNIFIED_ATTN", True, _FP8_ALL, lambda layer, sm: layer.head_dim >= 32, attn_types=ANY_TYPE,
+    sinks=True, window=True,
+)  # fmt: skip
+ROCM_AITER_MLA = Backend("ROCM_AITER_MLA", True, _FP8_ALL, pages=(1,), mla=True)
+ROCM_AITER_TRITON_MLA = Backend("ROCM_AITER_TRITON_MLA", True, _FP8_ALL, pages=(1,), mla=True)
+ROCM_AITER_MLA_SPARSE = Backend(
+    "ROCM_AITER_MLA_SPARSE", True, _FP8, pages=(1, 16), mla=True, sparse=True, sinks=_aiter
+)
+
+
+def priorities(layer: Layer, sm: Sm) -> tuple[Backend, ...]:
+    """vLLM's list, best first."""
+    asked = layer.aiter and has_aiter(sm)
+    if layer.sparse:
+        return (ROCM_AITER_MLA_SPARSE,)
+    if layer.mla:
+        return (ROCM_AITER_MLA, mla.TRITON_MLA, ROCM_AITER_TRITON_MLA) if asked else (mla.TRITON_MLA,)
+    unified = (ROCM_AITER_UNIFIED_ATTN,) if has_aiter(sm) else ()
+    return (ROCM_ATTN, *((ROCM_AITER_FA,) if asked else ()), *unified, own.TRITON_ATTN)
+
+
+def choose(layer: Layer, sm: Sm, gpu: str) -> Choice:
+    """The first valid backend, or the one that is forced. Raises UsageError for what is not modelled."""
+    if layer.kv_dtype not in KV_DTYPES:
+        raise UsageError(
+            f"a {layer.kv_dtype} KV cache on {gpu} is not modelled", hint=f"known are {', '.join(KV_DTYPES)}"
+        )
+    return first_valid(priorities(layer, sm), layer, sm, gpu, checks_window=True)
