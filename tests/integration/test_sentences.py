@@ -179,6 +179,10 @@ ROWS: list[tuple[str, str, str, str]] = [
      "report {}", "graphs and attention", "attention"),
     ("if each step added a key, the first decode step held", "report {}", "long keys", "prefill alone"),
     ("the trace does not state the GPU's SM count", "report {}", "attention, unknown SMs", "attention"),
+    ("of 50.0 % the module is not recorded", "report {}", "attention", "unknown kernel"),
+    ("Decode makes", "report {}", "recorded", "calls alone"),
+    ("of K and V, step 3 reads", "report {}", "recorded", "attention"),
+    ("4 KiB more per token", "report {}", "recorded", "attention"),
     ("not modelled: torch is not predicted on AMD Instinct MI300X", "report {}", "amd", "attention"),
     ("AMD Instinct MI300X, 304 CUs", "report {}", "amd", "attention"),
     # doctor, of a trace
