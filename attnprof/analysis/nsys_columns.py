@@ -18,10 +18,14 @@ _ROWS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a report: ``take(rows)`` gives the values of a slice or an index array as a list."""
+    """One column of a report: ``take(rows)`` gives the values of a slice or an index array as a list.
+
+    ``own``: texts, all of them spelled here and nothing of them found in the trace.
+    """
 
     title: str
     take: Callable[[Any], list[Any]]
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,11 @@ def array_column(title: str, values: npt.NDArray[Any], known: Bool | None = None
     return Column(title, take)
 
 
-def coded_column(title: str, texts: Sequence[str | None], code: npt.NDArray[Any]) -> Column:
+def coded_column(
+    title: str, texts: Sequence[str | None], code: npt.NDArray[Any], *, own: bool = False
+) -> Column:
     """A column of texts by index; index -1 is None where the last of ``texts`` is."""
-    return Column(title, lambda rows: [texts[i] for i in code[rows].tolist()])
+    return Column(title, lambda rows: [texts[i] for i in code[rows].tolist()], own)
 
 
 def empty_column(title: str, rows: int) -> Column:

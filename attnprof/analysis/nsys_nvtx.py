@@ -104,7 +104,7 @@ def projection_trace(name: str, timeline: Timeline) -> NsysReport:
         array_column("NumChild", children[shown]),
         array_column("RangeId", nvtx.range_id[shown]),
         array_column("ParentId", of_parent[shown], parent[shown] >= 0),
-        coded_column("RangeStack", stacks, shown),
+        coded_column("RangeStack", stacks, shown, own=True),
     )
     return NsysReport(name, columns, len(shown))
 

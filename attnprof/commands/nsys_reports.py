@@ -41,11 +41,11 @@ def write_nsys_reports(run: str | None, names: str, output_format: TableFormat, 
 
 
 def _write(report: NsysReport, output_format: TableFormat, out: TextIO) -> None:
-    from attnprof.report.nsys_tables import nsys_table, nsys_table_for_people
-    from attnprof.report.tables import table_text, to_markdown, write_csv, write_json
+    from attnprof.report.nsys_tables import nsys_table, nsys_table_for_people, write_nsys_csv
+    from attnprof.report.tables import table_text, to_markdown, write_json
 
     if output_format is TableFormat.CSV:
-        write_csv(nsys_table(report), out)
+        write_nsys_csv(report, out)
         return
     if output_format is TableFormat.JSON:
         write_json(nsys_table(report), out)

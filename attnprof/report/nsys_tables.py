@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TextIO, overload
 
 from attnprof.dispatch.names.kernel_names import short_name
+from attnprof.report.csv_columns import write_csv_columns
 from attnprof.report.tables import Column, Table, duration
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ class ReportRows(Sequence[tuple[Any, ...]]):
 def nsys_table(report: NsysReport) -> Table:
     """All rows under nsys's own titles."""
     return Table(report.name, [Column(column.title) for column in report.columns], ReportRows(report))
+
+
+def write_nsys_csv(report: NsysReport, out: TextIO) -> None:
+    """All rows under nsys's own titles, as CSV."""
+    columns = report.columns
+    blocks = (
+        [column.take(slice(first, min(first + _AT_ONCE, report.rows))) for column in columns]
+        for first in range(0, report.rows, _AT_ONCE)
+    )
+    write_csv_columns([column.title for column in columns], [column.own for column in columns], blocks, out)
 
 
 def nsys_table_for_people(report: NsysReport) -> Table:
