@@ -99,19 +99,19 @@ def jobs(trace: Path, kernels: int, runs: Path, peers: str | None) -> dict[str, 
 def peer_jobs(python: str, trace: Path, kernels: int) -> dict[str, list[str | Path]]:
     """The peers that ``python`` can import. nsys-ai writes into the file it is given, so it gets a copy."""
     found: dict[str, list[str | Path]] = {}
-    if _imports(python, "nsys_ai"):
+    if imports(python, "nsys_ai"):
         copy = trace.with_name(f"copy-{trace.name}")
         shutil.copyfile(trace, copy)
         call = "import sys; from nsys_ai.__main__ import main; main()"
         found["nsys-ai layers"] = [python, "-c", call, "skill", "run", "nvtx_layer_breakdown", copy]
-    if _imports(python, "hta"):
+    if imports(python, "hta"):
         chrome = trace.with_suffix(".json")
         write_chrome(chrome, kernels)
         found["HTA breakdowns"] = [python, "-c", HTA, chrome]
     return found
 
 
-def _imports(python: str, module: str) -> bool:
+def imports(python: str, module: str) -> bool:
     done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
     return done.returncode == 0
 
