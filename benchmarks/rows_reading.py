@@ -29,7 +29,7 @@ _READ = (
 )
 _HTA = (
     "import sys, logging; logging.disable(logging.CRITICAL); from hta.common.trace import Trace;"
-    " trace = Trace(trace_files={0: sys.argv[1]}, trace_dir=''); trace.parse_traces(use_multiprocessing=False)"
+    " Trace(trace_files={0: sys.argv[1]}, trace_dir='').parse_traces(use_multiprocessing=False)"
 )
 _NSYS_AI = "import sys; from nsys_ai.__main__ import main; main()"
 
