@@ -192,13 +192,14 @@ def default_num_heads_k(num_heads: int) -> int:
 def call_from_flags(flags: dict[str, Any]) -> CallFromFlags:
     """(call, GPU, version) that the flags describe. Raises UsageError for a missing or unknown one."""
     from attnprof.calls.call_files import ENTRIES
-    from attnprof.dispatch.libraries import DEFAULT_LIBRARY
+    from attnprof.dispatch.libraries import DEFAULT_LIBRARY, entry_unless_given
     from attnprof.machine.library_versions import version_to_predict
 
     lengths = {name: _lengths(name, flags[name]) for name in ("seqlens_q", "seqlens_k")}
     flags, gpu = _checked(flags | _of_lengths(lengths, flags))
     if flags["entry"] not in ENTRIES:
         raise UsageError(f"--entry {flags['entry']!r} is none of {', '.join(ENTRIES)}")
+    flags |= {"entry": entry_unless_given(flags["library"] or DEFAULT_LIBRARY, flags["entry"])}
     plain = (
         "entry",
         "batch",

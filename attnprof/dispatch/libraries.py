@@ -91,6 +91,14 @@ def entry_on_gpu(name: str) -> str:
     return next((entry for entry in ("varlen_fwd", "batch_paged") if entry in entries), "")
 
 
+def entry_unless_given(name: str, entry: str) -> str:
+    """``entry``, or what people mean where it is the default, "fwd", and the library has none such."""
+    if entry != "fwd" or name not in LIBRARIES:
+        return entry
+    entries = library(name).entries
+    return entry if entry in entries else entry_on_gpu(name) or entries[0]
+
+
 def kernel_families() -> tuple[Family, ...]:
     """The FAMILIES of every library that keeps them in its folder."""
     return _families(tuple(LIBRARIES.values()))

@@ -198,3 +198,11 @@ def test_the_public_imports_are_where_they_were() -> None:
         "assert fa3(1, 132, 64) > 1 and should_pack_gqa(True, 1, 7, 64)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_library_without_fwd_is_asked_for_its_usual_entry() -> None:
+    told = {
+        name: libraries.entry_unless_given(name, "fwd") for name in ("flashinfer", "flash_mla", "flash_attn")
+    }
+    assert told == {"flashinfer": "batch_paged", "flash_mla": "fwd_kvcache", "flash_attn": "fwd"}
+    assert libraries.entry_unless_given("flashinfer", "batch_mla") == "batch_mla"
