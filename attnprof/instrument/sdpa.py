@@ -97,21 +97,22 @@ def patch(recorder: Recorder) -> Callable[[], None]:
             kind = known.kind(told, args, named)
         call = recorder.begin_call(kind)
         try:
-            if (
-                len(args) != 3
-                or attn_mask is _NO
-                or dropout_p is _NO
-                or is_causal is _NO
-                or scale is _NO
-                or enable_gqa is not _NO
-                or more
-            ):
-                named = _given(attn_mask, dropout_p, is_causal, scale, enable_gqa)
-                return original(*args, **named, **more)
-            # As transformers gives them.
-            return original(
-                q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
-            )
+            if attn_mask is _NO and dropout_p is _NO and is_causal is _NO and scale is _NO:
+                if enable_gqa is _NO and not more:
+                    return original(*args)
+            elif (
+                len(args) == 3
+                and attn_mask is not _NO
+                and dropout_p is not _NO
+                and is_causal is not _NO
+                and scale is not _NO
+                and enable_gqa is _NO
+                and not more
+            ):  # as transformers gives them
+                return original(
+                    q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+                )
+            return original(*args, **_given(attn_mask, dropout_p, is_causal, scale, enable_gqa), **more)
         except BaseException as error:
             recorder.call_raised(call, error)
             raise
