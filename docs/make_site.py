@@ -26,6 +26,7 @@ PAGES = {  # of the repository, in the order of the site: title
     "README.md": "attnprof",
     "docs/tutorial.md": "The first hour",
     "docs/serving.md": "A server",
+    "docs/whole-model.md": "The whole model",
     "docs/cli.md": "Commands",
     "docs/exit-codes.md": "Exit codes",
     "docs/evidence.md": "Evidence",
