@@ -58,11 +58,13 @@ def witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> 
     main = next((one for one in unit if _is_main(one)), None)
     if main is None:
         return None
-    bases = dict.fromkeys((call, *(one.call for one in scene.calls)))
+    bases: dict[object, AttentionCall] = {}
+    for other in (call, *(one.call for one in scene.calls)):  # lengths are searched from any of a kind
+        bases.setdefault(replace(other, batch=1, seqlen_q=1, seqlen_k=1, total_q=None), other)
     return next(
         (
             found
-            for base in tuple(bases)[: 1 + _MOST_BASES]
+            for base in tuple(bases.values())[: 1 + _MOST_BASES]
             for one in _by_entry(base)
             if (found := _near(one, unit, main, scene, version))
         ),
