@@ -17,12 +17,14 @@ from attnprof.analysis.nsys_columns import (
     require,
 )
 from attnprof.arrays import distinct_rows
-from attnprof.trace.range_contents import ranges_inside, tightest
+from attnprof.trace.range_contents import Held, ranges_inside, tightest
 from attnprof.trace.range_nesting import lanes
 from attnprof.trace.tables import Int32, Int64, Ranges, Trace
 from attnprof.trace.timeline import Timeline, build_timeline
 
 _PUSH_POP, _START_END = "PushPop", "StartEnd"
+_CELLS_PER_PAIR = 4  # of a table of all ranges and names, where sorting the pairs would cost more
+_LEVELS_LOOKED_AT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +123,34 @@ def nvtx_kernel_summary(name: str, timeline: Timeline) -> NsysReport:
     free = np.flatnonzero(outside_key >= 0)
     labels: list[tuple[int | None, int | None, str | None, str | None]] = [*nvtx.labels, *outside_labels]
 
+    held = timeline.held()
+
     def of_pairs(value: Callable[[Int64, Int64], Int64], of_free: Int64) -> Int64:
-        return np.concatenate([of_free, *(value(kernel, around) for kernel, around in _pairs(nvtx))])
+        pairs = _pairs(timeline, held)
+        return np.concatenate([of_free, *(value(kernel, around) for kernel, around in pairs)])
 
     # One array of pairs at a time: with every level of ranges there are several times as many as kernels.
     code = of_pairs(
         lambda kernel, around: nvtx.key[around] * len(names) + of_name[kernel],
         outside_key[free] * len(names) + of_name[free],
     )
-    instances = _distinct_per_group(code, of_pairs(lambda kernel, around: around, np.full(len(free), -1)))
-    distinct_kernels = _distinct_per_group(code, of_pairs(lambda kernel, around: kernel, free))
+    once = _each_kernel_once(nvtx, held)
+    distinct_kernels = None if once else _distinct_per_group(code, of_pairs(lambda k, around: k, free))
+    if len(nvtx.key) * len(names) <= _CELLS_PER_PAIR * len(code):
+        instances = None
+    else:
+        instances = _distinct_per_group(code, of_pairs(lambda k, around: around, np.full(len(free), -1)))
     made = grouped(code, of_pairs(lambda kernel, around: duration[kernel], duration[free]))
     del code
+    if distinct_kernels is None:
+        distinct_kernels = made.count
+    if instances is None:
+        there = np.zeros(len(nvtx.key) * len(names), np.bool_)
+        for kernel, around in _pairs(timeline, held):
+            there[around * len(names) + of_name[kernel]] = True
+        cell = np.flatnonzero(there)
+        codes = nvtx.key[cell // len(names)] * len(names) + cell % len(names)
+        instances = np.bincount(np.searchsorted(made.code, codes), minlength=len(made.code))
     in_range = made.code // len(names) < len(nvtx.labels)
     keys = (made.code // len(names)).tolist()
     texts = [trace.strings[i] for i in names.tolist()]
@@ -172,12 +190,11 @@ def _outside(nvtx: _Nvtx) -> tuple[Int64, list[tuple[int | None, int | None, Non
     return key, [(None, None, None, None), *((pid, thread, None, None) for pid, thread in known)]
 
 
-def _pairs(nvtx: _Nvtx) -> Iterator[tuple[Int64, Int64]]:
+def _pairs(timeline: Timeline, every: list[Held]) -> Iterator[tuple[Int64, Int64]]:
     """(kernels, the range around each), level by level from the innermost outwards."""
-    timeline = nvtx.timeline
     launched = np.flatnonzero(timeline.launch >= 0)
     at = timeline.launch[launched]
-    for held in timeline.held():
+    for held in every:
         within = np.full(len(timeline.trace.api_calls), -1)
         within[held.rows] = held.within
         member, kernel = within[at], launched
@@ -188,6 +205,24 @@ def _pairs(nvtx: _Nvtx) -> Iterator[tuple[Int64, Int64]]:
                 break
             yield kernel, held.lane.members[member]
             member = held.lane.parent[member]
+
+
+def _each_kernel_once(nvtx: _Nvtx, every: list[Held]) -> bool:
+    """Whether no kernel is in two ranges of one key: a single lane in which no range holds its like."""
+    if len(every) != 1:
+        return not every
+    lane = every[0].lane
+    key, inner = nvtx.key[lane.members], np.arange(len(lane.members))
+    outer = lane.parent.astype(np.int64)
+    for _ in range(_LEVELS_LOOKED_AT):
+        known = outer >= 0
+        inner, outer = inner[known], outer[known]
+        if not len(inner):
+            return True
+        if np.any(key[inner] == key[outer]):
+            return False
+        outer = lane.parent[outer].astype(np.int64)
+    return False
 
 
 def _distinct_per_group(code: Int64, value: Int64 | Int32) -> Int64:
