@@ -79,15 +79,11 @@ def projection_trace(name: str, timeline: Timeline) -> NsysReport:
     p = timeline.projection()
     inside = ranges_inside(lanes(ranges))
     parent = tightest(inside, ranges)
-    level = np.zeros(len(parent), np.int32)
-    stacks = [""] * len(parent)
-    ids = nvtx.range_id.tolist()
-    for i, outer in enumerate(parent.tolist()):  # a parent stands before its children
-        if outer >= 0:
-            level[i] = level[outer] + 1
-            stacks[i] = f"{stacks[outer]}:{ids[i]}"
-        else:
-            stacks[i] = f":{ids[i]}"
+    levels, stacks = [-1], [""]  # -1, that of no parent, first; a parent stands before its children
+    for outer, own in zip((parent + 1).tolist(), nvtx.range_id.tolist(), strict=True):
+        levels.append(levels[outer] + 1)
+        stacks.append(f"{stacks[outer]}:{own}")
+    level, stacks = np.array(levels[1:], np.int32), stacks[1:]
     shown = np.flatnonzero(p.num_ops)
     children = np.bincount(parent[shown][parent[shown] >= 0], minlength=len(parent))
     shown = shown[np.argsort(nvtx.range_id[shown], kind="stable")]
