@@ -96,7 +96,9 @@ def parse_call(
         raise UsageError(str(error)) from error
     lengths = {name: _lengths(fields, name) for name in ("seqlens_q", "seqlens_k")}
     seqlens_q = fields.get("seqlens_q")
-    counts: dict[str, Any] = {name: _count({**_of_lengths(lengths), **fields}, name) for name in _COUNTS}
+    counts: dict[str, Any] = {
+        name: _count({**_of_lengths(fields, lengths), **fields}, name) for name in _COUNTS
+    }
     call = AttentionCall(
         library=fields.get("library", "flash_attn"),
         entry=fields.get("entry", "fwd"),
@@ -147,10 +149,10 @@ def _plain_call(fields: dict[str, Any]) -> AttentionCall | None:
         if not all(type(each) is int and 0 <= each <= INT32_MAX for each in given[name]):
             return None
         given[name] = tuple(given[name])
+        if len(given[name]) != given["batch"]:
+            return None
     if "seqlens_q" in given:
         given["total_q"] = sum(given["seqlens_q"])
-        if len(given["seqlens_q"]) != len(given.get("seqlens_k", given["seqlens_q"])):
-            return None
     if "page_size" in given:
         page_size = given.pop("page_size")
         given.setdefault("page_block_size", page_size)
@@ -198,12 +200,19 @@ def _lengths(fields: dict[str, Any], name: str) -> tuple[int, ...]:
     return lengths
 
 
-def _of_lengths(lengths: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """The counts that follow from each sequence's lengths, for a call that does not state them."""
+def _of_lengths(fields: dict[str, Any], lengths: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """The counts that follow from each sequence's lengths, for a call that does not state them.
+
+    Raises UsageError where it states another number of sequences.
+    """
     queries, keys = lengths["seqlens_q"], lengths["seqlens_k"]
     if queries and keys and len(queries) != len(keys):
         raise UsageError(f"seqlens_q has {len(queries)} sequences, seqlens_k {len(keys)}")
     known = {"batch": len(queries) or len(keys)} if queries or keys else {}
+    batch = fields.get("batch")
+    for name, each in lengths.items():
+        if each and isinstance(batch, int) and len(each) != batch:
+            raise UsageError(f"{name} has {len(each)} sequences, batch is {batch}")
     known |= {"seqlen_q": max(queries)} if queries else {}
     return known | ({"seqlen_k": max(keys)} if keys else {})
 

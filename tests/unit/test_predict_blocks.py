@@ -23,6 +23,7 @@ from attnprof.dispatch import heuristic
 from attnprof.dispatch.libraries import LIBRARIES, library, predict
 from attnprof.errors import AttnprofError, UsageError
 from attnprof.gpus import gpu_by_name
+from tests.support.command import attnprof
 
 GPU = {name: "mi300x" if library(name).vendor == "amd" else "h100" for name in LIBRARIES}
 NO_GPU = {"gpu": None, "sms": None, "sm": None, "version": None}
@@ -221,3 +222,15 @@ def test_an_unknown_library_is_told_at_its_line(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"calls\.jsonl:1: attention library 'none' is not modelled"):
         command._predict_file(path, NO_GPU)
+
+
+def test_lengths_of_another_number_of_sequences_are_refused_at_their_line(tmp_path: Path) -> None:
+    call = {
+        "library": "vllm_flash_attn", "entry": "varlen_fwd", "batch": 1, "seqlen_q": 1, "seqlen_k": 100,
+        "num_heads": 8, "num_heads_k": 8, "head_dim": 128, "seqlens_q": [1, 1, 1], "seqlens_k": [100] * 3,
+    }  # fmt: skip
+    calls = tmp_path / "calls.jsonl"
+    calls.write_text(f"{json.dumps({**call, 'batch': 3})}\n{json.dumps(call)}\n")
+    done = attnprof("predict", "--gpu", "h100", "--calls", str(calls))
+    assert done.code == 2
+    assert "calls.jsonl:2: seqlens_q has 3 sequences, batch is 1" in done.err
