@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import product
 
 from attnprof.report.console import width_of
 
@@ -110,7 +110,11 @@ def _cut_between_words(name: str, width: int, names_with: Mapping[str, int]) -> 
         return name
     starts = [0, *(found.end() for found in _BETWEEN.finditer(name)), len(name)]
     best, chosen = (0.0, 0, 0), ""
-    for head, tail in combinations(starts, 2):
+    heads = [head for head in starts if head < width]  # no more of either end fits
+    tails = [tail for tail in starts if len(name) - tail < width]
+    for head, tail in product(heads, tails):
+        if head >= tail:
+            continue
         kept = head + len(name) - tail
         if _LEAST_KEPT * width <= kept + 1 <= width:
             told = sum(1 / names_with[word] for word in _BETWEEN.split(name[:head] + name[tail:]) if word)

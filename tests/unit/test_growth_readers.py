@@ -36,6 +36,7 @@ from attnprof.safety.redact import redact, redact_all, redact_command
 from attnprof.trace.graph_annotations import annotation
 from attnprof.trace.graph_capture import read_captures
 from attnprof.trace.json_stream import JsonStream
+from attnprof.trace.module_names import kind_of_class, kind_of_range
 from attnprof.trace.torch_blocks import Blocks
 from attnprof.trace.torch_rows import Rows
 from tests.support.build_trace import TraceBuilder
@@ -130,6 +131,12 @@ def _range_named(text: str) -> None:
     load(builder.write(Path("t.sqlite"))).check()
 
 
+def _module_named(text: str) -> None:
+    kind_of_class.__wrapped__(text)
+    kind_of_range(text)
+    kind_of_range(f"'Module': '{text}'")
+
+
 def _toml(text: str) -> None:
     Path("attnprof.toml").write_text(text, encoding="utf-8", errors="replace")
     setting("gpu")
@@ -189,8 +196,15 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
         parse_kernel_name, _NAMES,
         tuple(
             f"dispatch/names/{module}.py"
-            for module in ("families", "family", "kernel_names", "others", "symbols", "arguments")
+            for module in (
+                *("families", "family", "kernel_names", "others", "symbols", "arguments", "late_pattern"),
+            )
         ),
+    ),
+    "a module's name": (
+        _module_named,
+        ("a", "1", ".", "_", "_1", "norm", "gate", "mlp.", "Att", "Rotary", "For", "A", "(F)", " ", "'"),
+        ("trace/module_names.py",),
     ),
     "kernel group": (kernel_group, _NAMES, ()),
     "template": (
@@ -212,6 +226,7 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
 # Read what this attnprof or nsys has just written, or are read through another in the table.
 _THROUGH_OTHERS = {
     "trace/companion_files.py", "trace/nsys_parquet.py", "trace/open_trace.py", "trace/sqlite_pages.py",
+    "calls/kv_read.py",
 }  # fmt: skip
 _READS = re.compile(
     r"json\.loads|tomllib\.loads|read_text|read_bytes|readline|\.read1?\(|JSONDecoder|^import re$", re.M

@@ -151,7 +151,7 @@ def test_exported_tables_begin_no_formula(tmp_path: Path, monkeypatch: pytest.Mo
         attnprof("report", "t.sqlite", "--report", name, "--format", "csv").out
         for name in ("cuda_gpu_kern_sum",)
     ]
-    assert len(texts) == 5
+    assert len(texts) == 7
     assert sum(text.count("＝1") for text in texts) >= 3
     for text in texts:
         frame = pd.read_csv(io.StringIO(text), keep_default_na=False)
