@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import secrets
 import sqlite3
 from contextlib import closing, contextmanager, suppress
@@ -124,13 +125,19 @@ def _unnamed(path: Path) -> Iterator[Path]:
         with suppress(OSError), left.open("rb") as file:
             if folder_lock.lock(file.fileno(), fcntl.LOCK_EX):
                 left.unlink(missing_ok=True)
-    unnamed = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        with unnamed.open("xb") as file:
-            folder_lock.lock(file.fileno(), fcntl.LOCK_EX, wait_s=1.0)
-            yield unnamed
-    finally:
-        unnamed.unlink(missing_ok=True)
+    ours = False
+    while not ours:
+        unnamed = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+        try:
+            with unnamed.open("xb") as file:
+                folder_lock.lock(file.fileno(), fcntl.LOCK_EX, wait_s=1.0)
+                # Before it was locked, another may have taken it for a dead process's and removed it.
+                with suppress(FileNotFoundError):
+                    ours = os.path.samestat(os.fstat(file.fileno()), unnamed.stat())
+                if ours:
+                    yield unnamed
+        finally:
+            unnamed.unlink(missing_ok=True)
 
 
 def _write(

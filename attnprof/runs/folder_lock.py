@@ -37,7 +37,7 @@ def lock(descriptor: int, operation: int, *, wait_s: float = 0.0) -> bool:
 
 
 @contextmanager
-def held(folder: Path, operation: int = fcntl.LOCK_EX, *, wait_s: float = 10.0) -> Iterator[None]:
+def held(folder: Path, operation: int = fcntl.LOCK_EX, *, wait_s: float = 30.0) -> Iterator[None]:
     """Holds a folder of runs, to begin, name, remove or list some of them; only ever for moments.
 
     Raises RunError where another holds it for ``wait_s`` seconds; listing does without then.

@@ -15,7 +15,7 @@ import pytest
 
 from attnprof import load
 from attnprof.errors import RunError
-from attnprof.runs import run_folders
+from attnprof.runs import folder_lock, run_folders
 from attnprof.runs.schema import SCHEMA
 from tests.conftest import TESTS
 from tests.support.command import attnprof
@@ -131,6 +131,25 @@ def test_the_database_of_a_run_that_was_replaced_is_not_written_into_the_new_one
         _ = run.database
     assert not list(folder.glob("*attnprof.db*"))
     assert asked(load("one").database, "select count(*) from calls") == [(18,)]
+
+
+def test_a_database_that_another_takes_for_left_before_it_is_locked_is_begun_again(monkeypatch):
+    folder = calls_only_run("new", range(100, 101))
+    run, lock, taken = load("new"), folder_lock.lock, []
+
+    def late(descriptor, operation, **options):
+        part = next(folder.glob(".attnprof.db.*.part"))
+        if len(taken) < 2:  # the other's file in its place is not locked either
+            taken.append(part)
+            part.unlink()
+            if len(taken) == 2:
+                part.touch()
+        return lock(descriptor, operation, **options)
+
+    monkeypatch.setattr("attnprof.runs.database.folder_lock.lock", late)
+    assert asked(run.database, "select count(*) from calls") == [(2,)]
+    assert len(taken) == 2
+    assert not list(folder.glob(".attnprof.db.*"))
 
 
 def test_a_newer_schema_is_refused_in_one_sentence_by_every_reader():
