@@ -18,7 +18,7 @@ from attnprof.dispatch.libraries import predict
 from attnprof.dispatch.occupancy import blocks_by_registers, blocks_by_smem
 from attnprof.gpus import gpu_by_name, make_gpu, resident_limits
 from attnprof.model import AttentionCall, KernelLaunch
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, golden_rows
 from tests.support.command import attnprof
 
 SQUARE = AttentionCall("torch", "fwd", 4, 1024, 1024, 32, 32, 128, causal=True)
@@ -204,6 +204,21 @@ def test_every_kernel_that_vllms_wheel_launches_where_it_has_code_is_in_the_tabl
                 absent.append(kernel)
     assert known > 300
     assert absent == []
+
+
+def test_every_kernel_of_attention_that_sglangs_copy_launches_is_in_the_table() -> None:
+    seen = set()
+    for row in golden_rows("sglang_fa3_0.4.10.jsonl.gz"):
+        launched = {launch["kernel"] for launch in row["expect"]["launches"]}
+        seen |= {kernel for kernel in launched if "prepare_varlen" not in kernel}
+    found = {kernel: resources_of(kernel, H100, "flash_attn_3", "sglang-kernel-0.4.10") for kernel in seen}
+    assert len(seen) > 50
+    assert [kernel for kernel, stated in found.items() if stated is None] == []
+    assert {stated.source for stated in found.values() if stated} == {
+        "sglang-kernel 0.4.10, flash_ops.abi3.so of the PyPI wheel"
+    }
+    # Upstream's own build is another binary, and was not read.
+    assert not resources_of(next(iter(seen)), H100, "flash_attn_3", "3.0.0")
 
 
 def test_vllms_flash_attention_3_is_exactly_one_block_per_sm() -> None:
