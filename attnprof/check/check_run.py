@@ -266,7 +266,7 @@ def check(
         hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"
     elif calls and set(calls.counts) == {Verdict.NOT_MODELLED}:
         why = f"all {len(calls)} attention calls ran kernels whose launches attnprof does not model"
-        hint = "attnprof report names the kernels and their libraries"
+        hint = "attnprof report names the kernels and says why"
     elif not calls:
         count = len(recording.trace.kernels)
         why = f"none of the {count} kernels in the trace is an attention kernel attnprof knows"

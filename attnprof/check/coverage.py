@@ -19,7 +19,7 @@ _RECORD = "record the arguments: attnprof run, or torch.profiler with record_sha
 _HINTS = {
     Verdict.EXPLAINED: _RECORD,
     Verdict.NOT_RECORDED: _RECORD,
-    Verdict.NOT_MODELLED: "attnprof report names the kernels and their libraries",
+    Verdict.NOT_MODELLED: "attnprof report names the kernels and says why",
     Verdict.NOT_READ: "capture whole kernel names, grids and blocks: nsys, or torch.profiler",
     Verdict.NOT_OBSERVED: "run it on a machine with an NVIDIA GPU to see what really ran",
 }

@@ -18,6 +18,7 @@ from attnprof.dispatch.heuristic import SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.libraries import explain, named_only, template_fields
 from attnprof.dispatch.limits import is_grid
+from attnprof.dispatch.names.kernel_names import KernelSignature
 from attnprof.model import Prediction
 
 _NOTHING = GpuFacts()
@@ -69,6 +70,14 @@ def _told(shape: ObservedShape, gpu: GpuFacts) -> ReadBack | None:
     return explain(Observed(shape.launches[0], combine, before), gpu)
 
 
+def _only_named(main: KernelSignature) -> str:
+    """Why a kernel that no library's rules launch has no prediction."""
+    what = f"{main.library} {main.family}" if main.family else main.library
+    if main.role == "backward":
+        return f"{what}, a backward pass: the forward pass alone is predicted"
+    return f"{what}, of which only the name is known"
+
+
 def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Reading:
     main = shape.main
     if shape.beside:
@@ -88,7 +97,7 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
                 Verdict.NOT_RECORDED, f"{main.library}, of a build whose launches are not modelled"
             )
         why = named_only(shape.launches[0].kernel)
-        return Reading(Verdict.NOT_MODELLED, why or f"{main.library} {main.family}")
+        return Reading(Verdict.NOT_MODELLED, why or _only_named(main))
     combined = len(shape.launches) > 1
     split = main.flag("Split") if main.family == "fwd_splitkv" else False if main.family == "fwd" else None
     if split is not None and split != combined:

@@ -16,6 +16,6 @@ MEANINGS = {
     "frozen": "a CUDA graph replays a split count chosen for another KV length",
     "not recorded": "predicted from a call's arguments alone, which were not recorded",
     "not read": "a kernel's name, grid or block cannot be read; nothing that can contradicts the rules",
-    "not modelled": "another library or backend, whose launches attnprof does not predict",
+    "not modelled": "a library, backend or kernel whose launches attnprof does not predict",
     "not observed": "predicted only: no kernel of the call was seen",
 }

@@ -291,10 +291,9 @@ def _without_calls(run: Recording, result: CheckResult) -> tuple[str, ...]:
     return ("No attention call was recorded.",) if run.records_complete and not result.calls else ()
 
 
-def _not_modelled(run: Recording, result: CheckResult) -> list[str]:
-    """Why recorded calls have no prediction, the most frequent reason first."""
-    calls = result.calls if run.records else ()
-    reasons = Counter(call.detail for call in calls if call.verdict is Verdict.NOT_MODELLED)
+def _not_modelled(result: CheckResult) -> list[str]:
+    """Why calls have no prediction, the most frequent reason first."""
+    reasons = Counter(call.detail for call in result.calls if call.verdict is Verdict.NOT_MODELLED)
     told = ((why, "1 call" if count == 1 else f"{count:,} calls") for why, count in reasons.most_common(3))
     return [f"not modelled: {why} ({calls})" for why, calls in told]
 
@@ -365,7 +364,7 @@ def _notes(run: Recording, result: CheckResult, kinds: list[LayerKind]) -> tuple
         note for note in run.timeline.notes if result.observed or "CUPTI_ACTIVITY_KIND_KERNEL" not in note
     ]
     notes += [change_sentence(change, kinds) for change in kind_changes(kinds)]
-    notes += _not_modelled(run, result)
+    notes += _not_modelled(result)
     notes += _repeated_heads(run, result)
     notes += (run.config.get("capture") or {}).get("notes") or []
     if result.calls and result.gpu is None:

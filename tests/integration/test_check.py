@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,17 @@ def test_the_database_can_be_queried(tmp_path: Path) -> None:
         " from split_timeline group by num_splits order by num_splits"
     ).fetchall()
     assert rows == [(1, 1, 9, 120, 128, 18), (2, 10, 20, 129, 139, 22)]
+
+
+@pytest.mark.parametrize(
+    ("trace", "why"),
+    [
+        ("torch_b200_vllm_eager_trtllmgen_fmha.json.gz", "not among the kernels of flashinfer-cubin 0.6.13"),
+        ("torch_mi300x_sglang_qwen3-8b_decode.json.gz", "rocm_paged_decode, of which only the name is known"),
+        ("torch_h100_bert-small_pytorch_flash.json.gz", ""),
+    ],
+)
+def test_a_report_says_why_observed_calls_are_not_modelled(trace: str, why: str) -> None:
+    done = attnprof("report", str(TRACES / trace), "--format", "json")
+    said = [note for note in json.loads(done.out)["notes"] if note.startswith("not modelled: ")]
+    assert [why in note and note.endswith("(36 calls)") for note in said] == ([True] if why else [])
