@@ -128,6 +128,8 @@ def test_torch_tables_count_as_plain_json_does(path):
     for event in document["traceEvents"]:
         if event.get("cat") in kinds and event["ph"] == "X":
             of[kinds[event["cat"]]].append(event)
+        elif event.get("cat") == "cpu_op" and event["name"].startswith(("## Call Comp", "Torch-Compiled")):
+            of["range"].append(event)  # a run of one of torch.compile's graphs
     tables = {"kernel": trace.kernels, "call": trace.api_calls, "range": trace.ranges, "copy": trace.copies}
     for kind, table in tables.items():
         assert len(table) == len(of[kind])
@@ -135,7 +137,7 @@ def test_torch_tables_count_as_plain_json_does(path):
         assert sorted(table.start.tolist()) == sorted(int(1000 * Decimal(e["ts"])) for e in of[kind])
     grids = sorted(tuple(e["args"].get("grid") or (0, 0, 0)) for e in of["kernel"])
     assert sorted(map(tuple, trace.kernels.grid.tolist())) == grids
-    sms = [d["numSms"] for d in document["deviceProperties"]]
+    sms = [d["numSms"] for d in document.get("deviceProperties", ())]
     assert [d.num_sms for d in trace.info.devices] == sms
     launched = {e["args"]["correlation"] for e in of["call"]}
     unknown = sum(e["args"]["correlation"] not in launched for e in of["kernel"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pack_vllm_fa3 import MEMBER, PACKED, check, main, unpack
+from benchmarks.pack_vllm_fa3 import INTERFACE, MEMBER, PACKAGE, PACKED, check, main, unpack
 
 CONTENT = b"\x7fELF no real extension" * 1000
 
@@ -16,6 +16,7 @@ def wheel_with(folder: Path, member: str) -> Path:
     path = folder / "made_up.whl"
     with zipfile.ZipFile(path, "w") as files:
         files.writestr(member, CONTENT)
+        files.writestr(f"vllm/{PACKAGE}/{INTERFACE}", "FA3_AVAILABLE = False\n")
     return path
 
 
@@ -25,10 +26,11 @@ def test_it_comes_out_as_it_went_in(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert unpack(packages, into) is None
     assert main([str(wheel_with(tmp_path, MEMBER)), "--out", str(packages)]) == 0
     assert PACKED in capsys.readouterr().out
-    extension = unpack(packages, into)
-    assert extension is not None
-    assert extension.read_bytes() == CONTENT
-    assert (packages / PACKED).stat().st_size < len(CONTENT) / 10
+    package = unpack(packages, into)
+    assert package == into / PACKAGE
+    assert (package / "_vllm_fa3_C.abi3.so").read_bytes() == CONTENT
+    assert (package / INTERFACE).read_text() == "FA3_AVAILABLE = False\n"
+    assert (packages / PACKAGE / PACKED).stat().st_size < len(CONTENT) / 10
 
 
 def test_a_wheel_without_it_and_a_file_that_does_not_load_are_said(tmp_path: Path) -> None:
