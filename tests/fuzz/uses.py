@@ -39,7 +39,7 @@ from tests.support.command import Done, run_with
 _UNPRINTABLE = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]")
 _TAGS = frozenset(
     (
-        "html", "head", "meta", "link", "title", "style", "body", "a", "header", "p", "h1", "h2", "nav",
+        "html", "head", "meta", "link", "title", "style", "body", "a", "header", "p", "h1", "h2", "h3", "nav",
         "main", "section", "strong",
         "dl", "div", "dt", "dd", "span", "svg", "g", "defs", "pattern", "rect", "path",
         "line", "text", "ul", "ol", "li", "code", "table", "thead", "tbody", "tr", "th", "td", "form",
