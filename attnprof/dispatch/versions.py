@@ -1,15 +1,42 @@
-"""Library versions as comparable tuples."""
+"""Library versions as comparable tuples, and the prediction of libraries that each version decides alike."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Protocol
 
 from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu, Prediction
 
 Version = tuple[int, ...]
 _VERSION = re.compile(
     r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:\.post(\d{1,9}))?(?:[+.\-a-z].*)?", re.IGNORECASE
 )
+
+
+class Predict(Protocol):
+    """What a library's module ``versions`` calls ``predict``."""
+
+    def __call__(
+        self, call: AttentionCall, gpu: Gpu, version: str = ..., *, explain: bool = ...
+    ) -> Prediction: ...
+
+
+def same_in_all(
+    rules_for: Callable[[str], object], predict_call: Callable[[AttentionCall, Gpu], Prediction], newest: str
+) -> Predict:
+    """The prediction of a library whose known versions decide alike; its reasons come with it.
+
+    ``rules_for`` raises UsageError for a version that is not known.
+    """
+
+    def predict(call: AttentionCall, gpu: Gpu, version: str = newest, *, explain: bool = False) -> Prediction:
+        del explain
+        rules_for(version)
+        return predict_call(call, gpu)
+
+    return predict
 
 
 def parse_version(text: str, *, library: str = "", oldest: str = "", newest: str = "") -> Version:

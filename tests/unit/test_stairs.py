@@ -171,5 +171,5 @@ def test_a_stranger_finds_these_by_their_names() -> None:
 
 
 def test_no_file_is_long() -> None:
-    lengths = {path.name: path.read_text(encoding="utf-8").count("\n") for path in ROOT.rglob("*.py")}
+    lengths = {path: path.read_text(encoding="utf-8").count("\n") for path in ROOT.rglob("*.py")}
     assert {name: lines for name, lines in lengths.items() if lines > 400} == {}

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from attnprof.dispatch.aiter.dispatch import predict_call
 from attnprof.dispatch.aiter.rules import DEFAULT_VERSION, rules_for
-from attnprof.model import AttentionCall, Gpu, Prediction
+from attnprof.dispatch.versions import same_in_all
 
 __all__ = ["DEFAULT_VERSION", "predict", "rules_for"]
 
-
-def predict(
-    call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION, *, explain: bool = False
-) -> Prediction:
-    """What AITER ``version`` launches for ``call`` on ``gpu``; its reasons come with it."""
-    del explain
-    rules_for(version)
-    return predict_call(call, gpu)
+predict = same_in_all(rules_for, predict_call, DEFAULT_VERSION)
