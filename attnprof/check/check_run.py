@@ -116,8 +116,8 @@ def check_recorded(
 
     ``complete`` says that every attention call of the program was recorded: then a kernel outside the records
     is a finding, and so is a record without kernel. A profiler's operators begin and end mid-way: one of
-    these has kernels of its own where it lies between two that have. A call captured into a CUDA graph runs
-    as its replays; of ``whole_graphs`` not even these are in the trace.
+    these has kernels of its own where it lies between two that have, or where others ran inside it. A call
+    captured into a CUDA graph runs as its replays; of ``whole_graphs`` not even these are in the trace.
     Of the calls from ``unseen_from`` on no kernel was recorded, whatever ran; while the calls ``surely`` were
     made, kernels were recorded.
     """
@@ -140,14 +140,18 @@ def check_recorded(
             predicted[record.seq] = prediction
             shape = None if index is None else observed.shapes[observed.shape[index]]
             inside = complete or (first is not None and first < record.seq < last) or record.seq in surely
+            inside = inside or record.seq in observed.strangers  # the GPU was recorded while it was made
             if not has_kernels or not record.on_cuda or (index is None and not inside):
                 verdict, detail = Verdict.NOT_OBSERVED, prediction.error or ""
             elif index is None and captures and prediction.launches:
                 verdict, detail = Verdict.NOT_OBSERVED, "captured into a CUDA graph, if it is not missing"
             else:
                 verdict, detail = compare(prediction, shape)
-                if not verdict.failed:
-                    verdict, detail = _beside(observed, record.seq, again) or (verdict, detail)
+                more = _beside(observed, record.seq, again)
+                if more and verdict is Verdict.MISSING:
+                    verdict, detail = more[0], f"{detail}; {more[1]}"
+                elif more and not verdict.failed:
+                    verdict, detail = more
                 # The call before may have been cut in two: its first kernel was recorded, its second not.
                 if unseen_from is not None and record.seq >= unseen_from - 1 and verdict in FAILED:
                     verdict, detail = Verdict.NOT_OBSERVED, "the profiler had stopped recording the GPU"

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from attnprof.model import AttentionCall
+from attnprof.model import AttentionCall, KernelLaunch
 from tests.spoil.harness import Tally, alarm_of_whole, alarms_of_real, judge_scene
 from tests.spoil.observer import why_nobody_can_tell
 from tests.spoil.scenes import Scene, launches_of, make_scene
@@ -94,6 +94,16 @@ def test_a_layer_unlike_its_neighbours_can_be_told_and_one_alone_among_growing_k
 
 def _longer(call: AttentionCall) -> AttentionCall:
     return replace(call, seqlen_q=call.seqlen_q + 57 * (call.seqlen_q > 1), seqlen_k=call.seqlen_k + 57)
+
+
+def test_what_ran_inside_the_first_recorded_call_shows_that_its_kernels_were_recorded(tmp_path: Path) -> None:
+    scene = replace(_scene(2, 200, "none"), records="operators", format="torch", graphs="", others=())
+    product = KernelLaunch("ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_tn", (8, 1, 1), (128, 1, 1))
+    instead = run_of(scene.with_launches({0: (product,)}), tmp_path / "instead").check()
+    (found,) = instead.failures
+    assert found.seq == 0
+    assert f"no attention kernel ran; {product.kernel} ran inside the call" in found.detail
+    assert not run_of(scene.with_launches({0: ()}), tmp_path / "none").check().failures
 
 
 def test_without_marks_a_call_more_cannot_be_told_and_a_grid_that_nothing_launches_can() -> None:
