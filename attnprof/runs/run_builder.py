@@ -28,10 +28,39 @@ class RunBuilder:
     ``kept``: the folder stays where it is when the run is not finished, to be resumed or removed.
     """
 
-    def __init__(self, folder: Path, final: Path, *, lock: int, force: bool = False, kept: bool = False):
+    def __init__(
+        self, folder: Path, final: Path, *, lock: int | None = None, force: bool = False, kept: bool = False
+    ):
         self.folder, self.final, self.kept = folder, final, kept
         self.finished = False
         self._lock, self._force = lock, force
+
+    @classmethod
+    def to_begin(cls, final: Path, *, force: bool = False) -> RunBuilder:
+        """A run of which nothing is on the disk: whatever stops ``begin``, ``close`` takes away."""
+        return cls(unfinished_folders.new_folder(final), final, force=force)
+
+    def begin(self, numbered: bool, known: dict[str, Any]) -> None:
+        """Takes the name and makes the folder; arguments and errors as of ``new_run``."""
+        root = self.final.parent
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with durable.undisturbed(), folder_lock.held(root):
+                if numbered:
+                    self.final = _unused(self.final)
+                    self.folder = unfinished_folders.new_folder(self.final)
+                else:
+                    _refuse_taken(self.final, self._force)
+                with full_disk.writing(root):
+                    self.folder.mkdir()
+                    self._lock = unfinished_folders.claim(self.folder, begin=True)
+                    assert self._lock is not None  # nobody else knows the folder
+                    self.note(**unfinished_folders.me(), began=now(), force=self._force, **known)
+        except OSError as error:
+            raise RunError(
+                f"cannot make a folder in {root}: {error.strerror}",
+                hint="set ATTNPROF_RUNS to a writable folder",
+            ) from error
 
     @cached_property
     def heading(self) -> dict[str, Any]:
@@ -40,6 +69,7 @@ class RunBuilder:
 
     def note(self, **facts: Any) -> None:
         """Leaves facts for the one who resumes this run, should it be killed."""
+        assert self._lock is not None
         unfinished_folders.note(self._lock, **facts)
 
     def finish(self, config: dict[str, Any]) -> Path:
@@ -58,8 +88,9 @@ class RunBuilder:
 
         A run that is replaced stands under the name until the new one does.
         """
-        self.kept, root = True, self.final.parent
+        root = self.final.parent
         with durable.undisturbed():
+            self.kept = True
             with folder_lock.held(root):
                 replaced = self._take_name()
                 (self.final / unfinished_folders.BUILDING).unlink(missing_ok=True)
@@ -87,9 +118,10 @@ class RunBuilder:
     def close(self) -> None:
         """Lets go of the folder; removes it where the run was neither finished nor kept."""
         with durable.undisturbed():
-            if not (self.finished or self.kept):
+            if not (self.finished or self.kept) and os.path.lexists(self.folder):
                 delete(self.folder)
-            os.close(self._lock)
+            if self._lock is not None:
+                os.close(self._lock)
 
 
 @contextmanager
@@ -104,8 +136,9 @@ def new_run(
     Raises RunError where ``name`` is taken, the folder cannot be made, or the disk is full.
     """
     _refuse_name(name)
-    builder = _begin(run_folder(name), force, numbered, known or {})
+    builder = RunBuilder.to_begin(run_folder(name), force=force)
     try:
+        builder.begin(numbered, known or {})
         with full_disk.writing(builder.folder, builder.final.parent):
             yield builder
     except AttnprofError as error:
@@ -115,36 +148,6 @@ def new_run(
         raise
     finally:
         builder.close()
-
-
-def _begin(final: Path, force: bool, numbered: bool, known: dict[str, Any]) -> RunBuilder:
-    root = final.parent
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with durable.undisturbed(), folder_lock.held(root):
-            if numbered:
-                final = _unused(final)
-            else:
-                _refuse_taken(final, force)
-            with full_disk.writing(root):
-                folder = unfinished_folders.new_folder(final)
-                folder.mkdir()
-                return _claimed(folder, final, force, known)
-    except OSError as error:
-        raise RunError(
-            f"cannot make a folder in {root}: {error.strerror}", hint="set ATTNPROF_RUNS to a writable folder"
-        ) from error
-
-
-def _claimed(folder: Path, final: Path, force: bool, known: dict[str, Any]) -> RunBuilder:
-    try:
-        lock = unfinished_folders.claim(folder, begin=True)
-        assert lock is not None  # nobody else knows the folder
-        unfinished_folders.note(lock, **unfinished_folders.me(), began=now(), force=force, **known)
-    except OSError:
-        delete(folder)
-        raise
-    return RunBuilder(folder, final, lock=lock, force=force)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def killed(name: str, files: Path | None, *left: str, **known: Any) -> Path:
             shutil.copy(files / file, builder.folder)
         builder.kept = True
     return builder.folder
+
+
+def test_a_ctrl_c_while_the_folder_is_made_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits until the folder is whole, and is heard before anybody has it."""
+    note = unfinished_folders.note
+
+    def interrupted(descriptor: int, **facts: Any) -> None:
+        note(descriptor, **facts)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(unfinished_folders, "note", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_run("one", known=BEGUN):
+        pytest.fail("the run was begun")
+    assert list(unfinished_folders.folders(run_folders.run_folder("one").parent)) == []
 
 
 def test_a_recording_that_ended_is_resumed_as_complete(files):
