@@ -19,10 +19,15 @@ def main() -> int:
             run()
             code = 0
         except (OSError, ImportError, MemoryError) as error:
-            say(f"error: {why_not(error)}")
+            if not stop_signals.heard():
+                say(f"error: {why_not(error)}")
             code = 2
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except Exception:
+        code = stop_signals.heard()  # in the body of a class Python makes another error of it
+        if not code:
+            raise
     if code < 128:
         code = stop_signals.heard() or code  # a library kept it to itself
     stop_signals.at_the_end()

@@ -104,10 +104,11 @@ def _run() -> int:
         streams.drop(sys.stdout)
         code = 128 + signal.SIGPIPE
     except Exception as error:
-        if not isinstance(error, (OSError, ImportError, MemoryError, *_sqlite_errors())):
+        code = stop_signals.heard()
+        if not code and not isinstance(error, (OSError, ImportError, MemoryError, *_sqlite_errors())):
             raise
         streams.drop(sys.stdout)
-        if code := stop_signals.heard():
+        if code:
             return code
         if isinstance(error, OSError) and error.filename is None and error.errno in _WRITING:
             streams.say(f"error: cannot write the output: {error.strerror}")

@@ -1,25 +1,34 @@
-"""Signals that ask a command to stop: it says so in one line and ends with 128 + the signal's number."""
+"""Signals that ask a command to stop: it says so in one line and ends with 128 + the signal's number.
+
+``_signal`` is what ``signal`` wraps into enumerations: it is there at once, and until signals are heard each
+millisecond is one in which a Ctrl-C prints Python's traceback.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
     from typing import NoReturn
+else:
+    import _signal as signal
 
-_SAID = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n", signal.SIGHUP: b"hung up\n"}
+_SAID: dict[int, bytes] = {
+    signal.SIGINT: b"interrupted\n",
+    signal.SIGTERM: b"terminated\n",
+    signal.SIGHUP: b"hung up\n",
+}
 _SOON_S = 0.02
 stopped_by: list[int] = []  # the signal that was heard first
 
 
 def hear() -> dict[int, object]:
     """Hears each but those that are ignored, as after nohup; returns the handlers from before."""
-    heard = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [number for number in _SAID if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, _unwind) for number in heard}
 
 
@@ -49,7 +58,7 @@ def _again(signum: int, frame: FrameType | None) -> NoReturn:
 def at_the_end() -> None:
     """From now on there is nothing left to put in order: a signal ends the process at once."""
     for number in _SAID:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
 
 
@@ -66,5 +75,7 @@ def _end(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say(signum: int) -> None:
-    with suppress(OSError):
-        os.write(2, _SAID[signal.Signals(signum)])  # print may be what was interrupted
+    try:  # noqa: SIM105 - contextlib takes longer to import than all of this
+        os.write(2, _SAID[signum])  # print may be what was interrupted
+    except OSError:
+        pass
