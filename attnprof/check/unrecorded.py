@@ -38,6 +38,7 @@ def check_unrecorded(
     told = [_told(shape, gpu) for shape, gpu in zip(observed.shapes, facts, strict=True)]
     readings = [_reading(s, gpu, back) for s, gpu, back in zip(observed.shapes, facts, told, strict=True)]
     calls = ReadBackCalls(observed, readings)
+    told = [None if back is not None and back.shared else back for back in told]  # maybe another library's
     _spare_cut_calls(calls, [back is not None and back.cut for back in told])
     replays = np.flatnonzero(observed.replayed & (observed.seq >= 0)) if captured else np.zeros(0, np.int64)
     (seqs, shapes), pair = distinct_rows([observed.seq[replays], observed.shape[replays]])
@@ -109,6 +110,8 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
             return Reading(Verdict.NOT_READ, f"the {unread} cannot be read")
         wrong_field = told.nearest or "its kernels"
         return Reading(Verdict.UNEXPLAINED, f"no call launches this; the nearest has another {wrong_field}")
+    if told.shared:
+        return Reading(Verdict.NOT_MODELLED, told.shared)
     inferred = _inferred(shape, told)
     if set(told.unread) - {"SM count"}:
         return Reading(Verdict.NOT_READ, f"the trace does not hold the {unread}", inferred)

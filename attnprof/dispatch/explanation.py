@@ -118,13 +118,15 @@ class ReadBack:
 
     ``unread``: what could not be read, and is not claimed.  ``nearest``: where nothing explains them, the
     fields in which they differ from the nearest launches that a library makes, in words.  ``cut``: what is
-    launched is a part of a call, whose rest may lie outside the trace.
+    launched is a part of a call, whose rest may lie outside the trace.  ``shared``: in words, that other
+    programs' kernels have the name too, so that its library is not claimed; "" where the name is its own.
     """
 
     explanations: tuple[Explanation, ...] = ()
     unread: tuple[str, ...] = ()
     nearest: str = ""
     cut: bool = False
+    shared: str = ""
 
     @property
     def builds(self) -> frozenset[tuple[Library, tuple[str, str]]]:
@@ -176,4 +178,6 @@ def merged(answers: Sequence[ReadBack]) -> ReadBack | None:
         return None
     found = tuple(explanation for answer in answers for explanation in answer.explanations)
     nearest = "" if found else next((answer.nearest for answer in answers if answer.nearest), "")
-    return ReadBack(found, answers[0].unread, nearest, not found and any(answer.cut for answer in answers))
+    cut = not found and any(answer.cut for answer in answers)
+    shared = next((answer.shared for answer in answers if answer.explanations), "")
+    return ReadBack(found, answers[0].unread, nearest, cut, shared)

@@ -1,6 +1,6 @@
 """AITER, Composable Kernel and AOTriton: attention on AMD GPUs.
 
-Checked against the amd-aiter 0.1.7.post2.dev18 wheel: the search for MLA's splits. Resting on reading alone:
-Composable Kernel's one split, its tile and grid, and when AITER's assembly takes a call instead. AOTriton is
-named and not modelled.
+Checked against the amd-aiter 0.1.7.post2.dev18 wheel: the search for MLA's splits, and the names of its code
+objects. Resting on reading alone: Composable Kernel's one split, its tile and grid, which calls AITER's
+assembly takes, and its grids. Persistent MLA, paged attention and AOTriton are named and not modelled.
 """

@@ -1,55 +1,111 @@
-"""From a call of AITER's flash_attn_func to Composable Kernel's launch, or to the splits of MLA decode."""
+"""From a call of AITER's flash_attn_func or mla_decode_fwd to its launches."""
 
 from __future__ import annotations
 
-from attnprof.dispatch.aiter.rules import BLOCK_M, THREADS, ck_splits, mla_splits
+from attnprof.dispatch.aiter import assembly
+from attnprof.dispatch.aiter.rules import BLOCK_M, MOST_HEAD_DIM, ck_splits, ck_threads, mla_splits
 from attnprof.dispatch.heuristic import ceil_div
+from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
 KERNEL = "void ck_tile::kentry<2, ck_tile::FmhaFwdKernel"  # its template is not predicted
 MLA_HEAD_DIMS = (576, 512)
-MLA_STAGE1 = "aiter::mla_dec_stage1"
 
 
 def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
-    """Composable Kernel's forward kernel, or MLA decode where the head dims are MLA's."""
-    head_dim_v = call.head_dim_v or call.head_dim
+    """The assembly's or Composable Kernel's forward kernel, or MLA decode (fwd_kvcache).
+
+    Raises UsageError for a paged batch, which Composable Kernel's split kernel takes.
+    """
     if call.entry == "fwd_kvcache":
         return _mla(call, gpu)
-    if call.batch * call.seqlen_q == 0:
-        return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
-    splits = ck_splits(call.batch, call.num_heads, call.seqlen_q, head_dim_v, gpu.num_sms)
-    grid = (call.num_heads, ceil_div(call.seqlen_q, BLOCK_M), call.batch)
+    if call.num_heads % call.num_heads_k:
+        return Prediction(error="Number of heads in key/value must divide number of heads in query")
+    if max(call.head_dim, call.head_dim_v or 0) > MOST_HEAD_DIM:
+        return Prediction(error="CK only supports head dimension at most 256")
+    if call.page_block_size is not None:
+        raise UsageError("AITER's attention over pages, by Composable Kernel's split kernel, is not modelled")
+    if call.batch * call.seqlen_q * call.seqlen_k == 0:
+        return Prediction(reasons=(Reason("launches", "none", "there are no queries, or no keys"),))
+    return _assembly(call, gpu) if assembly.takes(call, gpu) else _composable_kernel(call, gpu)
+
+
+def _assembly(call: AttentionCall, gpu: Gpu) -> Prediction:
+    launch = assembly.forward(call, gpu)
+    if launch is None:
+        return Prediction(error=assembly.REFUSAL[call.entry])
+    rows = assembly.ROWS[call.head_dim]
+    longer = "a packed batch" if call.entry == "varlen_fwd" else f"{call.seqlen_q} queries, more than 128"
     reasons = (
+        Reason("kernel", "assembly", f"bf16, head dim {call.head_dim}, no window, bias or dropout; {longer}"),
+        Reason("tile", str(rows), "queries; under a causal mask a thread block works off two"),
+        Reason("num_splits", "1", "the assembly never splits keys"),
+    )
+    return Prediction((launch,), 1, reasons=reasons)
+
+
+def _composable_kernel(call: AttentionCall, gpu: Gpu) -> Prediction:
+    """Of one query a sequence, the heads of a KV group become queries, as in FlashAttention-2."""
+    queries, heads = call.seqlen_q, call.num_heads
+    folded = folds(call)
+    if folded:
+        queries, heads = call.num_heads // call.num_heads_k, call.num_heads_k
+    splits = ck_splits(call.batch, heads, queries, call.head_dim_v or call.head_dim, gpu.num_sms)
+    grid = (heads, ceil_div(queries, BLOCK_M), call.batch)
+    swapped = (Reason("queries", str(queries), "heads of a KV group, of one query"),) if folded else ()
+    reasons = (
+        Reason("kernel", "Composable Kernel", _why_not_assembly(call)),
+        *swapped,
         Reason("tile", str(BLOCK_M), "queries; heads come first in the grid; read, not recorded"),
         Reason(
             "num_splits", str(splits),
             "never more: the heuristic is given blocks of the head dim, of which there is one, not of keys",
         ),
-        Reason("kernel", "Composable Kernel", "AITER's assembly takes some of bf16 and head dim 128 or 192"),
     )  # fmt: skip
-    return Prediction((KernelLaunch(KERNEL, grid, (THREADS, 1, 1)),), splits, reasons=reasons)
+    launch = KernelLaunch(KERNEL, grid, (ck_threads(call, queries, gpu), 1, 1))
+    return Prediction((launch,), splits, reasons=reasons)
+
+
+def folds(call: AttentionCall) -> bool:
+    """Whether the heads of a KV group become queries. Source: csrc/py_itfs_ck/mha_fwd_kernels.cu."""
+    alone = call.entry == "fwd" and call.seqlen_q == 1 and call.num_heads > call.num_heads_k
+    return alone and assembly.window_of(call) == (-1, -1) and not (call.alibi or call.dropout_p)
+
+
+def _why_not_assembly(call: AttentionCall) -> str:
+    if call.entry == "fwd" and call.seqlen_q < assembly.LEAST_QUERIES:
+        return f"{call.seqlen_q} queries: AITER's assembly takes more than 128"
+    return "AITER's assembly takes bf16 of head dim 128, or 192 on gfx950, without window, ALiBi and dropout"
 
 
 def _mla(call: AttentionCall, gpu: Gpu) -> Prediction:
     dims = (call.head_dim, call.head_dim_v or MLA_HEAD_DIMS[1])
     if dims != MLA_HEAD_DIMS:
         return Prediction(error=f"AITER's MLA decode takes head dims {MLA_HEAD_DIMS}, not {dims}")
-    if call.num_heads not in (16, 128):
+    if call.num_heads not in assembly.MLA_HEADS:
         return Prediction(error=f"nhead={call.num_heads} not supported")
-    if call.batch == 0:
+    if call.batch * call.seqlen_q == 0:
         return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
+    kernel = assembly.mla_kernel(call.num_heads, call.seqlen_q, call.dtype)
+    if isinstance(kernel, str):
+        return Prediction(error=kernel)
     total = sum(call.seqlens_k) if call.seqlens_k else call.batch * call.seqlen_k
-    splits = mla_splits(gpu.num_sms, call.batch, total, call.num_heads, call.seqlen_q, call.dtype == "fp8")
+    asked = max(call.num_splits, 0)
+    splits = mla_splits(
+        gpu.num_sms, call.batch, total, call.num_heads, call.seqlen_q, call.dtype == "fp8", asked
+    )
     why = f"of 1 to 16 the best for {call.batch} sequences on {gpu.num_sms} CUs with {total} keys in all"
+    if asked:
+        why = f"the caller asked for {asked}"
+    launches = assembly.mla_launches(kernel, call.batch, call.seqlen_q, call.num_heads, splits, call.dtype)
+    whole = "the first stage's output is the result" if len(launches) == 1 else "over sequences and heads"
     return Prediction(
-        error=None,
-        num_splits=splits,
+        launches,
+        splits,
         reasons=(
+            Reason("kernel", kernel[0].removeprefix("aiter::"), f"{kernel[1]} query rows a block; read"),
             Reason("num_splits", str(splits), why),
-            Reason(
-                "launches", "not predicted", f"{MLA_STAGE1}… and _fwd_kernel_stage2_asm: grids are not read"
-            ),
+            Reason("combine", "none" if len(launches) == 1 else "follows", whole),
         ),
         plan=(("num_kv_splits", splits),),
     )

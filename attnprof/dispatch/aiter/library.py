@@ -9,13 +9,18 @@ from attnprof.dispatch.library import LibraryOfVersions
 
 
 class Aiter(LibraryOfVersions):
-    """Composable Kernel's forward and MLA's split count, of the amd-aiter package."""
+    """The assembly's and Composable Kernel's forward and MLA decode, of the amd-aiter package."""
 
     folder = "attnprof.dispatch.aiter"
     entries = ("fwd", "varlen_fwd", "fwd_kvcache")
     packages = ("amd-aiter",)
     vendor: Literal["nvidia", "amd", "any"] = "amd"
-    modelled = "its split counts are modelled"
+    modelled = "its forward kernels and MLA decode are modelled"
+
+    def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
+        from attnprof.dispatch.aiter.read_back import template_fields
+
+        return template_fields(kernel)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.aiter.read_back import read_back

@@ -1,7 +1,8 @@
 """From launches of SGLang's Triton backend back to the steps that make them.
 
 Both stages of a decode step state requests and heads; the first the most splits that the server allows. How
-many each request gets is not in a grid. ``_fwd_kernel`` is the name of too many kernels to be read back.
+many each request gets is not in a grid. ``_fwd_kernel``, extend's name, is that of other programs' kernels
+too: of extend's sizes a step is told, though not that it is SGLang's, and other sizes are theirs.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Iterator
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.intervals import Interval
-from attnprof.dispatch.sglang_triton.dispatch import EXTEND_UNIFIED, GROUPED, REDUCE, SINGLE
+from attnprof.dispatch.sglang_triton.dispatch import EXTEND, EXTEND_UNIFIED, GROUPED, REDUCE, SINGLE
 from attnprof.dispatch.sglang_triton.rules import DEFAULT_VERSION, extend_tile, head_blocks
 from attnprof.model import Entry
 
 LIBRARY = "sglang_triton"
 _THREADS = (128, 1, 1)
 _ANY_KEYS = (Interval(1, None),)
+_SHARED = f"triton {EXTEND}, launched as SGLang's extend is; other programs' kernels are called so too"
 
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
@@ -24,6 +26,9 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     name = seen.main.kernel
     if name == REDUCE:
         return ReadBack(nearest="kernel before it", cut=True)
+    if name == EXTEND:
+        extend = () if seen.unread or gpu.vendor == "amd" else tuple(_extend(seen, gpu))
+        return ReadBack(extend, shared=_SHARED) if extend else None
     if name not in (GROUPED, SINGLE, EXTEND_UNIFIED):
         return None
     decodes = name != EXTEND_UNIFIED
