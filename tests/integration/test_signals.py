@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import TESTS
 from tests.fuzz.subjects import built_trace
 from tests.integration.test_endings import COMMAND, shell
+from tests.support.first_moments import before_signals_are_heard
 
 
 @pytest.fixture
@@ -30,8 +30,6 @@ def _moments(command: list[str], cwd: Path, count: int) -> list[float]:
     return [whole * (number + 0.5) / count for number in range(count)]
 
 
-# Until the second of them is done, nobody hears signals but Python.
-_FIRST = ("from attnprof.machine import stop_signals", "stop_signals.hear()", "import sys")
 SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
@@ -49,7 +47,7 @@ def test_a_signal_at_any_moment_from_the_first_import_on_is_one_line(
         time.sleep(moment)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-        if _before_it_heard(err):
+        if before_signals_are_heard(err):
             continue
         assert "Traceback" not in err, err
         assert "Exception ignored" not in err, err
@@ -60,15 +58,6 @@ def test_a_signal_at_any_moment_from_the_first_import_on_is_one_line(
         ), (process.returncode, err)
         ended.append(process.returncode)
     assert 128 + number in ended
-
-
-def _before_it_heard(err: str) -> bool:
-    """Whether Python was starting, or importing the module that hears signals: its traceback says."""
-    lines = err.rstrip().splitlines()
-    if not lines or lines[-1] != "KeyboardInterrupt":
-        return False
-    ours = [after for before, after in itertools.pairwise(lines) if "/attnprof/__main__.py" in before]
-    return not ours or ours[-1].strip() in _FIRST
 
 
 def test_a_signal_in_a_callback_that_takes_no_exception_is_heard_a_moment_later(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from attnprof.machine.find_nsys import find_nsys
 from attnprof.runs import run_folders, unfinished_folders, unfinished_runs
 from tests.conftest import TESTS
 from tests.kill.ways import FULL, HALTED, REMOVED, SIGNALS, WAYS, Ground, Scene, ground
+from tests.support.first_moments import before_signals_are_heard
 
 TRACE = TESTS / "data" / "traces" / "nsys2026.2_h100x2_flash_fwd_nccl_slice.sqlite.gz"
 _GENERATE = ("--max-new-tokens", "8", "--layers", "1")  # 8 attention calls
@@ -148,7 +149,9 @@ def _answer(killed: Killed) -> list[str]:
         return [killed.said]
     if killed.way == HALTED and killed.code:
         return [f"it was only halted, and ended with {killed.code}:\n{killed.said[-500:]}"]
-    # Before our first import, and after its end, nothing of ours can answer.
+    if before_signals_are_heard(killed.said):
+        return []
+    # After its end nothing of ours can answer either.
     if "Traceback" in killed.said and _OURS.search(killed.said):
         return [f"a traceback:\n{killed.said[-1500:]}"]
     if killed.code <= 0 or "Traceback" in killed.said:
