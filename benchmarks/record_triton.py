@@ -48,11 +48,12 @@ class _Kernel:
     def __init__(self, name: str, launches: Launches) -> None:
         self.name, self.launches = name, launches
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+    def __getitem__(self, grid: Any) -> Any:
         def launch(*_: Any, **given: Any) -> None:
+            sizes = grid(given) if callable(grid) else grid
             kept = {key: given[key] for key in _CONSTANTS if type(given.get(key)) in (int, bool)}
             warps = given.get("num_warps")
-            padded = [*map(int, grid), 1, 1][:3]
+            padded = [*map(int, sizes), 1, 1][:3]
             self.launches.append({"kernel": self.name, "grid": padded, "num_warps": warps, "constants": kept})
 
         return launch

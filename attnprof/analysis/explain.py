@@ -191,7 +191,9 @@ def _opening(explained: Explanation) -> str:
     before = [fill.kernel for fill in explained.fills if fill.family == "scheduler_aux"]
     planned = f", planned by {before[0]}" if before else ""
     if splits == 1:
-        return f"{where} not split: {main} runs alone{planned}."
+        rest = [one.kernel for one in explained.fills if one.family != "scheduler_aux" and one.kernel != main]
+        after = f", then {' + '.join(rest)}" if rest else " alone"
+        return f"{where} not split: {main} runs{after}{planned}."
     combine = next((fill.kernel for fill in explained.fills if fill.role == "combine"), None)
     each = explained.prediction.splits_of_requests
     if each and (min(each), max(each)) != (splits, splits):

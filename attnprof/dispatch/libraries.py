@@ -34,6 +34,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flex_attention": "attnprof.dispatch.flex_attention",
     "aiter": "attnprof.dispatch.aiter",
     "vllm_triton": "attnprof.dispatch.vllm_triton",
+    "vllm_rocm": "attnprof.dispatch.vllm_rocm",
     "sglang_triton": "attnprof.dispatch.sglang_triton",
 }
 # An engine's attention on the CPU -> the library that the engine hands the same paged batch on a GPU.

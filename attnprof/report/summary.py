@@ -15,7 +15,7 @@ from attnprof.analysis.next_change import NEXT_CHANGE_LIMIT, next_change
 from attnprof.analysis.phases import PhaseTotal, build_steps, phase_totals
 from attnprof.analysis.roofline import roofline
 from attnprof.analysis.split_cost import split_costs
-from attnprof.analysis.splits import SplitRow, inferred_first_length, split_rows
+from attnprof.analysis.splits import SplitRow, inferred_first_length, kernel_and_splits, split_rows
 from attnprof.analysis.steady_state import steady_state
 from attnprof.analysis.throughput import first_token, phase_tokens
 from attnprof.analysis.work_kinds import work_totals
@@ -225,7 +225,7 @@ def _story(splits: list[SplitRow], kinds: list[LayerKind], result: CheckResult) 
     if result.several_processes:  # the first alone: each has its own timeline in the table
         decode = [row for row in decode if row.processes == decode[0].processes]
     if not decode:
-        return _story_without_decode(splits)
+        return _story_without_decode(splits, result)
     unread = [row for row in splits if row.phase == "decode" and row.num_splits is None]
     if result.several_processes:
         unread = [row for row in unread if row.processes == decode[0].processes]
@@ -274,11 +274,14 @@ def _of_decode(decode: list[SplitRow], unread: list[SplitRow]) -> list[str]:
     return [*sentences, f"{whence} in {counts}: {row.kernel}."]
 
 
-def _story_without_decode(splits: list[SplitRow]) -> list[str]:
+def _story_without_decode(splits: list[SplitRow], result: CheckResult) -> list[str]:
+    unmodelled = result.having(frozenset({Verdict.NOT_MODELLED}))
+    named = {kernel_and_splits(call)[0] for call in unmodelled}
     sentences = []
     for row in splits:
         seen = "ran" if row.observed else "would run"
-        count = "not modelled" if row.num_splits is None else f"each split in {row.num_splits}"
+        untold = "not modelled" if row.kernel in named else "split count not told"
+        count = untold if row.num_splits is None else f"each split in {row.num_splits}"
         count = "no split" if row.num_splits == 1 else count
         keys = f"; KV length {lengths(row)}" if row.seqlen_k else ""
         calls = "1 attention call" if row.calls == 1 else f"{row.calls} attention calls"

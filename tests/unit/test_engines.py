@@ -13,6 +13,7 @@ import pytest
 from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.dispatch.engines.outcome import ENGINES, outcome
 from attnprof.dispatch.libraries import predict
+from attnprof.dispatch.vllm_rocm.paged import MFMA16, REDUCE
 from attnprof.gpus import gpu_by_name
 from tests.support.command import attnprof
 
@@ -279,7 +280,11 @@ def test_vllm_on_amd_gpus_takes_a_backend_and_says_what_it_runs() -> None:
         "ROCM_AITER_MLA": made("vllm", "mi300x", replace(DEEPSEEK, aiter=True)),
     }  # fmt: skip
     assert [each.choice.backend for each in found.values()] == list(found)
-    assert "paged_attention of HIP" in found["ROCM_ATTN"].not_predicted
+    assert [one.kernel for one in found["ROCM_ATTN"].prediction.launches] == [MFMA16, REDUCE]
+    e5m2 = made("vllm", "mi300x", replace(QWEN, kv_dtype="fp8_e5m2"))
+    assert e5m2.not_predicted == "vLLM ends with an error: Unsupported KV cache dtype: fp8_e5m2"
+    encoder = made("vllm", "mi300x", replace(QWEN, attn_type="encoder_only"))
+    assert encoder.call.entry == "varlen_fwd"
     assert found["ROCM_AITER_MLA"].not_predicted.startswith("the launches of AITER's assembly")
     for name in ("TRITON_ATTN", "TRITON_MLA"):
         launches = found[name].prediction.launches

@@ -1,4 +1,4 @@
-"""What vLLM's backends on AMD GPUs call: its Triton kernels are a library of ours, the rest is named.
+"""What vLLM's backends on AMD GPUs call: ROCM_ATTN and its Triton kernels are libraries of ours.
 
 Read, not recorded: vllm/v1/attention/backends/rocm_attn.py, rocm_aiter_fa.py, rocm_aiter_unified_attn.py and
 mla/ of the wheel of 0.33.0.
@@ -7,12 +7,13 @@ mla/ of the wheel of 0.33.0.
 from __future__ import annotations
 
 from attnprof.dispatch.engines.layer import Layer, Reached, Step
-from attnprof.dispatch.engines.vllm.calls import Rules, graph_note, vllm_call
+from attnprof.dispatch.engines.vllm.calls import Rules, capture_note, graph_note, vllm_call
+from attnprof.dispatch.engines.vllm.conditions import quantized
 from attnprof.dispatch.engines.vllm.mla_calls import reach_triton_mla
+from attnprof.dispatch.vllm_rocm.rules import against_hip
 
+_ERROR = "vLLM ends with an error:"
 _OTHERS = {
-    "ROCM_ATTN": "prompts run Triton's _fwd_kernel and decode vLLM's own paged_attention of HIP, or Triton's "
-    "kernel_paged_attention_2d, whose launches are",
     "ROCM_AITER_FA": "the launches of AITER's flash_attn_varlen_func and its assembly of paged decode are",
     "ROCM_AITER_UNIFIED_ATTN": "the launches of AITER's own unified_attention of Triton are",
     "ROCM_AITER_MLA": "the launches of AITER's assembly for MLA's decode are",
@@ -27,7 +28,22 @@ def reach(backend: str, layer: Layer, step: Step, rules: Rules) -> Reached:
         return Reached(
             (graph_note(step),), vllm_call("vllm_triton", "batch_paged", layer, step), rules.triton
         )
+    if backend == "ROCM_ATTN":
+        return _rocm_attn(layer, step, rules)
     if backend == "TRITON_MLA" and step.seqlen_q == 1:
         return reach_triton_mla(layer, step, rules)
     why_not = _OTHERS.get(backend, "MLA's prefill on AMD GPUs, by AITER or FlashAttention, is")
     return Reached((graph_note(step),), why_not=f"{why_not} not modelled")
+
+
+def _rocm_attn(layer: Layer, step: Step, rules: Rules) -> Reached:
+    """Prompts by Triton, decode by HIP where its conditions hold; encoders have no cache."""
+    if layer.attn_type != "decoder":
+        if quantized(layer.kv_dtype):
+            return Reached((), why_not=f"{_ERROR} quantization is not supported for encoder attention")
+        call = vllm_call("vllm_rocm", "varlen_fwd", layer, step, page_block_size=None)
+        return Reached((graph_note(step),), call, rules.version)
+    call = vllm_call("vllm_rocm", "batch_paged", layer, step)
+    if layer.kv_dtype == "fp8_e5m2" and not against_hip(call, step.seqlen_k):
+        return Reached((), why_not=f"{_ERROR} Unsupported KV cache dtype: {layer.kv_dtype}")
+    return Reached((*capture_note(step), graph_note(step)), call, rules.version)

@@ -73,6 +73,14 @@ def graph_note(step: Step) -> Note:
     return Note("CUDA graph", "none", "attention is called anew in each step")
 
 
+def capture_note(step: Step) -> tuple[Note, ...]:
+    """What a captured step keeps of the server's longest context."""
+    if not step.cuda_graph:
+        return ()
+    why = "captured with the server's max_model_len, which --seqlen-k stands for here"
+    return (Note("split count", "of the capture", why),)
+
+
 def vllm_call(
     library: str, entry: Entry, layer: Layer, step: Step, num_splits: int = 0, **more: Any
 ) -> AttentionCall:

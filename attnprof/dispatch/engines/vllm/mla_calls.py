@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from attnprof.dispatch.engines.layer import AUTO, Layer, Note, Reached, Sm, Step
-from attnprof.dispatch.engines.vllm.calls import Rules, graph_note, splits, vllm_call
+from attnprof.dispatch.engines.vllm.calls import Rules, capture_note, graph_note, splits, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import quantized
 from attnprof.dispatch.engines.vllm.flash_attention import Asked, Version, choose
 
@@ -60,21 +60,15 @@ def _absorbed(kernel: str) -> Note:
     return Note("decode kernel", kernel, "queries are absorbed: every head reads the cache's rows of 576")
 
 
-def _context(step: Step) -> tuple[Note, ...]:
-    """What a captured step keeps of the server's longest context."""
-    if not step.cuda_graph:
-        return ()
-    why = "captured with the server's max_model_len, which --seqlen-k stands for here"
-    return (Note("split count", "of the capture", why),)
-
-
 def reach_triton_mla(layer: Layer, step: Step, rules: Rules) -> Reached:
     """TRITON_MLA's decode."""
     call = vllm_call(
         "vllm_triton", "batch_mla", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
         disable_split_kv=layer.batch_invariant,
     )  # fmt: skip
-    return Reached((_absorbed("Triton, two stages"), *_context(step), graph_note(step)), call, rules.triton)
+    return Reached(
+        (_absorbed("Triton, two stages"), *capture_note(step), graph_note(step)), call, rules.triton
+    )
 
 
 def _flash_attention(layer: Layer, step: Step, rules: Rules) -> Reached:

@@ -1,0 +1,11 @@
+"""vLLM's ROCM_ATTN by version: which are known, and the prediction for a call."""
+
+from __future__ import annotations
+
+from attnprof.dispatch.versions import same_in_all
+from attnprof.dispatch.vllm_rocm.dispatch import predict_call
+from attnprof.dispatch.vllm_rocm.rules import DEFAULT_VERSION, rules_for
+
+__all__ = ["DEFAULT_VERSION", "predict", "rules_for"]
+
+predict = same_in_all(rules_for, predict_call, DEFAULT_VERSION)
