@@ -24,13 +24,16 @@ def find_missing(present: Bool, layer: int, phase: Int64) -> list[int]:
         if step == 0 and layer < others[0]:
             continue  # the trace begins inside it
         inside, last = bool(others[0] < layer < others[-1]), layer > others[-1]
+        if last and step == len(phase) - 1:
+            continue  # the trace ends inside it
         mine = generation == generation[step]
         mine[step] = False
         if not mine.any():  # a prompt alone: as others of its phase
             mine = (phase == phase[step]) & (np.arange(len(phase)) != step)
-            if inside or (mine.any() and 2 * np.count_nonzero(has[mine]) > np.count_nonzero(mine)):
+            others_of_phase = np.count_nonzero(mine)
+            if inside or (others_of_phase > 1 and 2 * np.count_nonzero(has[mine]) > others_of_phase):
                 found.append(step)
-        elif has[mine].any() and not (last and step == len(phase) - 1 and has[mine].all()):
+        elif has[mine].any():
             before = mine & (np.arange(len(phase)) < step)
             kept = has[mine].all() or (
                 before.any() and has[: step + 1][before[: step + 1]].all() and not has[mine & ~before].any()

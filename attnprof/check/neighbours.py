@@ -13,6 +13,9 @@ from attnprof.check.observed_calls import Int64, ObservedCalls
 from attnprof.check.other_builds import find_other_builds
 from attnprof.check.traits import Traits
 from attnprof.dispatch.explanation import ReadBack
+from attnprof.trace.range_names import DRAFT, ENCODE
+
+_OF_ANOTHER_MODEL = (ENCODE, DRAFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,14 @@ class Inconsistent:
     detail: str
 
 
-def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) -> Iterator[Inconsistent]:
-    """The calls whose neighbours contradict them. ``told`` is per shape."""
+def find_inconsistent(
+    observed: ObservedCalls, told: Sequence[ReadBack | None], cut: Int64
+) -> Iterator[Inconsistent]:
+    """The calls whose neighbours contradict them. ``told`` is per shape, ``cut`` may be less than calls."""
     traits = [Traits.of(shape) for shape in observed.shapes]
     for pid in np.unique(observed.pid).tolist():
         known: set[int] = set()
-        for rows, detail in _of_process(observed, pid, traits, told):
+        for rows, detail in _of_process(observed, pid, traits, told, cut):
             known.update(rows.tolist())
             yield Inconsistent(rows, detail)
         for rows, detail in odd_calls.tell_odd_work(observed, pid, traits, known):
@@ -36,7 +41,11 @@ def find_inconsistent(observed: ObservedCalls, told: Sequence[ReadBack | None]) 
 
 
 def _of_process(
-    observed: ObservedCalls, pid: int, traits: Sequence[Traits], told: Sequence[ReadBack | None]
+    observed: ObservedCalls,
+    pid: int,
+    traits: Sequence[Traits],
+    told: Sequence[ReadBack | None],
+    cut: Int64,
 ) -> Iterator[tuple[Int64, str]]:
     mine = np.flatnonzero(observed.pid == pid)
     yield from find_other_builds(observed, told, mine)
@@ -48,8 +57,20 @@ def _of_process(
         yield rows, f"{free}: {others:,} other calls of the process leave none"
     placed = mine[(observed.step[mine] >= 0) & (observed.layer[mine] >= 0)]
     if len(placed):
-        yield from LayerTable(observed, placed, traits, told).findings()
+        placed = placed[~np.isin(placed, cut)]
+        for rows in _by_model(observed, placed):
+            yield from LayerTable(observed, rows, traits, told).findings()
     elif pid in observed.repeated:
         repeated, placed, why = odd_calls.place_by_repetition(observed, mine, pid)
+        placed = placed[~np.isin(placed, cut)]
         for rows, detail in LayerTable(repeated, placed, traits, told).findings(named=False):
             yield rows, f"{detail} ({why})"
+
+
+def _by_model(observed: ObservedCalls, rows: Int64) -> Iterator[Int64]:
+    """The calls of a model, of its encoder, and of the one that drafts: their layers are not alike."""
+    phase = observed.phase[rows]
+    others = [phase == one for one in _OF_ANOTHER_MODEL]
+    for mine in (~np.any(others, axis=0), *others):
+        if mine.any():
+            yield rows[mine]

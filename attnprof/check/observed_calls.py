@@ -20,7 +20,7 @@ from attnprof.check.math_layers import MathLayer, find_math_layers
 from attnprof.check.odd_replays import OddReplay, find_odd_replays
 from attnprof.check.repetition import Repetition, find_repetition
 from attnprof.check.same_kernels import OddWork, count_beside, find_odd_work
-from attnprof.check.trace_edges import find_cut_edges
+from attnprof.check.trace_edges import Edges, find_edges
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.capture_join import Role
@@ -75,9 +75,8 @@ class ObservedCalls:
     number, that ran what the steps beside them ran, except for any attention.  ``odd_replays`` are those of a
     CUDA graph with more or fewer calls than its others, ``odd_work`` the steps and replays whose attention is
     not that of those with the same other kernels.  ``math_layers`` are those of torch's math backend.
-    ``cut_edges`` says by process whether the trace may begin inside the first call, and end inside the last.
-    ``repeated`` has by process the steps and layers of
-    its calls, in order, where no range names any but the kernels' repetition tells.
+    ``edges`` are the calls in which the trace may begin, and end.  ``repeated`` has by process the steps and
+    layers of its calls, in order, where no range names any but the kernels' repetition tells.
     """
 
     main: Int64
@@ -96,7 +95,7 @@ class ObservedCalls:
     odd_replays: tuple[OddReplay, ...] = ()
     odd_work: tuple[OddWork, ...] = ()
     math_layers: tuple[MathLayer, ...] = ()
-    cut_edges: Mapping[int, tuple[bool, bool]] = field(default_factory=dict)
+    edges: Edges = field(default_factory=Edges)
     repeated: Mapping[int, Repetition] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -188,7 +187,7 @@ def observe(timeline: Timeline) -> ObservedCalls:
         bare_steps=find_bare_steps(timeline, names),
         odd_work=find_odd_work(timeline, kernel, shape[in_time], replayed, names),
         math_layers=find_math_layers(timeline, names),
-        cut_edges=find_cut_edges(timeline, kernel),
+        edges=find_edges(timeline, kernel),
     )
     return replace(calls, repeated=dict(_repeated(timeline, calls, names)))
 
@@ -292,7 +291,11 @@ def _layers(timeline: Timeline, kernel: Int64, replayed: Bool) -> Int32:
     orders = _eager_orders(timeline, kernel, replayed)
     replay = distinct_rows([pid[lost], timeline.launch[kernel[lost]]])[1]
     by_replay = lost[np.argsort(replay, kind="stable")]
-    for members in np.split(by_replay, np.flatnonzero(np.diff(np.sort(replay))) + 1):
+    replays = np.split(by_replay, np.flatnonzero(np.diff(np.sort(replay))) + 1)
+    for number, members in enumerate(replays):
+        beside = [one for one in replays[max(0, number - 1) : number + 2] if pid[one[0]] == pid[members[0]]]
+        if members is beside[-1] and len(members) < len(beside[0]):
+            continue  # the trace may end inside it
         order = orders.get((int(pid[members[0]]), len(members)))
         if order is not None:
             layer[members] = order

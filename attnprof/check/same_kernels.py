@@ -164,6 +164,8 @@ def _other_numbers(units: Sequence[_Unit], rows: Int64, layer: Int32, replayed: 
     if counts[usual] < _FEWEST:
         usual = max(counts, key=lambda number: (counts[number], number))
     like = [unit for unit in units if len(unit.rows) == usual]
+    if all(rows[0] == unit.rows[0] or rows[-1] == unit.rows[-1] for unit in like):
+        return  # of which the trace may have cut other kernels
     opens, closes = any(unit.opens for unit in like), any(unit.closes for unit in like)
     layers, told = set(layer[like[0].rows].tolist()), {usual}
     for unit in units:

@@ -1,31 +1,50 @@
-"""Whether a trace may begin, or end, inside the attention call at its edge: not where others ran beyond."""
+"""Where a trace may begin, or end, inside an attention call: not where others ran beyond it on its stream."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from attnprof.arrays import coded_rows
 from attnprof.trace.tables import Int64
 from attnprof.trace.timeline import Timeline
 
+_MOST_STREAMS = 256  # that are looked at; calls of further ones may be cut
 
-def find_cut_edges(timeline: Timeline, main: Int64) -> Mapping[int, tuple[bool, bool]]:
-    """By process: whether nothing shows that its GPU was recorded before its first call, and after its last.
+
+class Edges(NamedTuple):
+    """The calls, as rows, before and after which their stream shows nothing."""
+
+    first: tuple[int, ...] = ()
+    last: tuple[int, ...] = ()
+
+
+def find_edges(timeline: Timeline, main: Int64) -> Edges:
+    """Of each stream its first call, and its last, where nothing shows that the GPU was recorded beyond it.
 
     ``main``: the calls' main kernels, in order of time. Kernels of one stream end in the order in which they
     began, so one beyond a call on its stream shows that all of the call's would be there.
     """
+    if not len(main):
+        return Edges()
     kernels = timeline.trace.kernels
-    found: dict[int, tuple[bool, bool]] = {}
-    for pid in np.unique(kernels.pid[main]).tolist():
-        mine = main[kernels.pid[main] == pid]
+    columns = (kernels.pid, kernels.device, kernels.stream)
+    _, stream = coded_rows([column[main] for column in columns])
+    begins, ends = [], []
+    for number in range(int(stream.max()) + 1):
+        mine = np.flatnonzero(stream == number)
         first, last = int(mine[0]), int(mine[-1])
-        beyond = []
-        for call, earlier in ((first, True), (last, False)):
-            same = (kernels.pid == pid) & (kernels.stream == kernels.stream[call])
-            same &= kernels.device == kernels.device[call]
-            start = kernels.start[call]
-            beyond.append(bool((same & (kernels.start < start if earlier else kernels.start > start)).any()))
-        found[pid] = (not beyond[0], not beyond[1])
-    return found
+        if number >= _MOST_STREAMS:
+            begins.append(first)
+            ends.append(last)
+            continue
+        same = np.ones(len(kernels), np.bool_)
+        for column in columns:
+            same &= column == column[main[first]]
+        starts = kernels.start[same]
+        if starts.min() >= kernels.start[main[first]]:
+            begins.append(first)
+        if starts.max() <= kernels.start[main[last]]:
+            ends.append(last)
+    return Edges(tuple(sorted(begins)), tuple(sorted(ends)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 
 from attnprof.arrays import distinct_rows
 from attnprof.check.compare import compare
+from attnprof.check.cut_calls import spare_cut_calls
 from attnprof.check.frozen_splits import find_frozen
 from attnprof.check.neighbours import find_inconsistent
-from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
+from attnprof.check.observed_calls import ObservedCalls, ObservedShape
 from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.heuristic import SPLIT_BLOCK_M, ceil_div
@@ -39,7 +40,7 @@ def check_unrecorded(
     readings = [_reading(s, gpu, back) for s, gpu, back in zip(observed.shapes, facts, told, strict=True)]
     calls = ReadBackCalls(observed, readings)
     told = [None if back is not None and back.shared else back for back in told]  # maybe another library's
-    _spare_cut_calls(calls, [back is not None and back.cut for back in told])
+    cut = spare_cut_calls(calls, [back is not None and back.cut for back in told])
     replays = np.flatnonzero(observed.replayed & (observed.seq >= 0)) if captured else np.zeros(0, np.int64)
     (seqs, shapes), pair = distinct_rows([observed.seq[replays], observed.shape[replays]])
     for number, (seq, shape) in enumerate(zip(seqs.tolist(), shapes.tolist(), strict=True)):
@@ -47,7 +48,7 @@ def check_unrecorded(
             verdict, detail = compare(captured[seq], observed.shapes[shape])
             said = detail or f"replays call {seq}"
             calls.read_otherwise(replays[pair == number], Reading(verdict, said, calls.inferred[shape]))
-    for found in find_inconsistent(observed, told):
+    for found in find_inconsistent(observed, told, cut):
         calls.read_otherwise(
             calls.not_having(found.rows, FAILED), Reading(Verdict.INCONSISTENT, found.detail)
         )
@@ -138,30 +139,6 @@ def _inferred(shape: ObservedShape, told: ReadBack) -> InferredCall | None:
     high = max(explanation.seqlen_q.high or low for explanation in told.explanations)
     blocks = range(ceil_div(low, SPLIT_BLOCK_M), ceil_div(high, SPLIT_BLOCK_M) + 1)
     return InferredCall(first.num_splits, first.batch_heads, tuple(blocks), told.seqlen_k)
-
-
-def _spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> None:
-    """A trace may begin after a call's first kernel and end before its last: these are not judged.
-
-    parts: whether each shape is a part of a call of its library.
-    """
-    observed = calls.observed
-    alone = [len(shape.launches) == 1 for shape in observed.shapes]
-    cut = [
-        part or (one and (shape.main.family.endswith("_combine") or bool(shape.main.flag("Split"))))
-        for shape, one, part in zip(observed.shapes, alone, parts, strict=True)
-    ]
-    if not any(cut):
-        return
-    for pid in np.unique(observed.pid).tolist():
-        mine = np.flatnonzero(observed.pid == pid)
-        for row, orphan, says in ((mine[0], True, "begins"), (mine[-1], False, "ends")):
-            shape = observed.shapes[observed.shape[row]]
-            if not observed.cut_edges.get(pid, (True, True))[0 if orphan else 1]:
-                continue  # the GPU was recorded before, or after
-            if cut[observed.shape[row]] and (shape.main.role == "combine") == orphan:
-                rows: Int64 = np.array([row], np.int64)
-                calls.read_otherwise(rows, Reading(Verdict.NOT_READ, f"the trace {says} inside the call"))
 
 
 def _kernels(launches: object) -> list[str]:

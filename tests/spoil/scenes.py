@@ -35,8 +35,8 @@ _LIBRARIES: tuple[Library, ...] = (
     *("flash_attn_3",) * 2,
     "vllm_flash_attn",
 )
-_GPUS = ("a100", "h100", "h20", "l40s", "4090", "a10g", "3090", "h100-pcie")
-_HOPPER = ("h100", "h20", "h100-pcie", "h200")
+GPUS = ("a100", "h100", "h20", "l40s", "4090", "a10g", "3090", "h100-pcie")
+HOPPER = ("h100", "h20", "h100-pcie", "h200")
 _HEADS = ((28, 4), (32, 8), (16, 16), (8, 8), (4, 1), (40, 8), (12, 12), (64, 8))
 _HEAD_DIMS = (128, 128, 64, 64, 96, 256, 192, 80, 32)
 SHAPES = ("generation", "generation", "generation", "speculative", "serving")
@@ -46,7 +46,7 @@ FORMATS = ("torch", "nsys")
 
 @dataclass(frozen=True)
 class SceneCall:
-    """One attention call and what it launched. ``generation`` counts prompts."""
+    """One attention call and what it launched, on which stream. ``generation`` counts prompts."""
 
     generation: int
     step: int
@@ -54,6 +54,7 @@ class SceneCall:
     layer: int
     call: AttentionCall
     launches: Launches
+    stream: int = 7
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class Scene:
     ``kinds`` is each layer's kind: layers of one kind make the same call in one step. ``marks``: the ranges
     around steps and layers ("own", "foreign", "none").  ``records``: "none", "file" (calls.jsonl) or
     "operators" (in the torch trace).  ``graphs``: decode steps replay a CUDA graph, recorded by "nodes" or
-    "whole".  ``others``: what each further process of the trace launched, on a GPU of its own.
+    "whole".  ``others``: what each further process of the trace launched, on a GPU of its own.  ``cut``: how
+    many of the first and last kernels were not recorded.  ``work``: what runs between the calls, "" for the
+    same always, or "experts" that are chosen anew.
     """
 
     library: Library
@@ -77,6 +80,8 @@ class Scene:
     calls: tuple[SceneCall, ...]
     graphs: str = ""
     others: tuple[tuple[SceneCall, ...], ...] = ()
+    cut: tuple[int, int] = (0, 0)
+    work: str = ""
 
     def replays(self, one: SceneCall) -> bool:
         """Whether the call is part of a graph's replay."""
@@ -102,6 +107,8 @@ class Scene:
             f" records {self.records}"
             + (f", graphs by {self.graphs}" if self.graphs else "")
             + (f", {1 + len(self.others)} processes" if self.others else "")
+            + (f", cut by {self.cut}" if any(self.cut) else "")
+            + (f", {self.work} between" if self.work else "")
         )
 
 
@@ -128,7 +135,7 @@ def make_scene(seed: int, *, records: Sequence[str] = ("none",), shapes: Sequenc
 def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str]) -> Scene | None:
     library = rng.choice(_LIBRARIES)
     version = rng.choice(VERSIONS[library])
-    gpu = gpu_by_name(rng.choice(_HOPPER if library == "flash_attn_3" or version == "fa3" else _GPUS))
+    gpu = gpu_by_name(rng.choice(HOPPER if library == "flash_attn_3" or version == "fa3" else GPUS))
     if rng.random() < 0.2:
         gpu = make_gpu("NVIDIA Made Up", gpu.sm_major, gpu.sm_minor, rng.choice((20, 46, 100, 114, 144)))
     shape = "serving" if library == "vllm_flash_attn" else rng.choice(tuple(shapes))
@@ -141,7 +148,7 @@ def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str]) -> Scene |
     marks = "own" if told == "file" else rng.choice(MARKS) if told == "none" else "none"
     layers = rng.randint(2, 6)
     kinds = tuple(rng.choice(((0,) * layers, (0,) * layers, tuple(i % 2 for i in range(layers)))))
-    base = _base_call(rng, library)
+    base = base_call(rng, library)
     window = rng.choice((-1, 16, 64, 200)) if max(kinds) else -1
     takes_window = library != "torch"
     steps = list(_steps(rng, base, shape))
@@ -201,7 +208,7 @@ def _of_server(rng: Random, draw: Callable[[Random], Drawn]) -> Scene:
     return Scene(library, version, gpu, "serving", (0,) * layers, marks, rng.choice(FORMATS), "none", calls)
 
 
-def _base_call(rng: Random, library: Library) -> AttentionCall:
+def base_call(rng: Random, library: Library) -> AttentionCall:
     heads, heads_k = rng.choice(_HEADS)
     if library == "torch":
         heads_k = heads

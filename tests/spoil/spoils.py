@@ -311,6 +311,8 @@ def _layer(scene: Scene, rng: Random) -> Spoil | None:
     """One layer otherwise in every step."""
     layer = rng.randrange(len(scene.kinds))
     mine = [at for at, one in enumerate(scene.calls) if one.layer == layer]
+    if not mine:
+        return None  # a layer without attention
     what = rng.choice(("dtype", "backend", "dropped from a step on"))
     if what == "dropped from a step on":
         steps = sorted({one.step for one in scene.calls})
@@ -345,7 +347,12 @@ def _step(scene: Scene, rng: Random) -> Spoil | None:
     for at, one in enumerate(scene.calls):
         if one.phase == "decode":
             steps.setdefault(one.step, []).append(at)
-    pairs = [(a, b) for a in steps for b in steps if a < b and _of(scene, steps[a]) != _of(scene, steps[b])]
+    pairs = [
+        (a, b)
+        for a in steps
+        for b in steps
+        if a < b and len(steps[a]) == len(steps[b]) and _of(scene, steps[a]) != _of(scene, steps[b])
+    ]
     if not pairs:
         return None
     first, second = rng.choice(pairs)

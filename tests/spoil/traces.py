@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
@@ -16,6 +18,7 @@ from tests.support.build_trace import VM, TraceBuilder
 
 _GEMM = "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu>(Params)"
 _GEMM_LAUNCH = KernelLaunch(_GEMM, (32, 1, 1), (256, 1, 1))
+_ROUTER = KernelLaunch("void topkGatingSoftmax<float, 4, 8, 4, 16>(float const*)", (4, 1, 1), (32, 4, 1))
 _GRAPH_CALL = "cudaGraphLaunch_v10000"
 _OPERATORS = {"flash_attn": "flash_attn::_flash_attn_forward", "torch": "aten::_flash_attention_forward"}
 _TORCH_DTYPES = {"bf16": "c10::BFloat16", "fp16": "c10::Half"}
@@ -48,9 +51,10 @@ _CORRELATIONS = 1_000_000  # of each process
 
 def _events(scene: Scene, calls: tuple[SceneCall, ...], first: int) -> Iterator[Event]:
     """What a process does, in ns: ("call", time, correlation, graph or not), ("kernel", time, correlation,
-    name, grid, block, node of a graph), ("range", kind, number, start, end), ("operator", call, start, end)
-    and ("graph", time, end, correlation) of one recorded whole."""
+    launch, node of a graph, stream), ("range", kind, number, start, end), ("operator", call, start, end) and
+    ("graph", time, end, correlation) of one recorded whole."""
     time, correlation = 100_000, first
+    work = Random(0)
     opened: tuple[int, str, int, int] | None = None
     for seq, one in enumerate(calls):
         step = (one.step, one.phase, one.generation)
@@ -68,7 +72,7 @@ def _events(scene: Scene, calls: tuple[SceneCall, ...], first: int) -> Iterator[
                 for number, launch in enumerate((*one.launches, _GEMM_LAUNCH)):
                     node = 1 + 16 * one.layer + (number if number < len(one.launches) else 15)
                     time += 10_000
-                    yield ("kernel", time, correlation, launch.kernel, launch.grid, launch.block, node)
+                    yield ("kernel", time, correlation, launch, node, one.stream)
             time += 10_000
             continue
         began = time + 1000
@@ -76,19 +80,36 @@ def _events(scene: Scene, calls: tuple[SceneCall, ...], first: int) -> Iterator[
         for launch in one.launches:
             correlation += 1
             yield ("call", time, correlation, False)
-            yield ("kernel", time, correlation, launch.kernel, launch.grid, launch.block, 0)
+            yield ("kernel", time, correlation, launch, 0, one.stream)
             time += 10_000
         if scene.records == "file":
             yield ("range", "attn", seq, began + 500, time)
         yield ("operator", one, began + 500, time)
-        correlation += 1
-        yield ("call", time + 1000, correlation, False)
-        yield ("kernel", time + 1000, correlation, _GEMM, (32, 1, 1), (256, 1, 1), 0)
-        time += 12_000
+        for launch in _experts(work) if scene.work == "experts" else (_GEMM_LAUNCH,):
+            correlation += 1
+            yield ("call", time + 1000, correlation, False)
+            yield ("kernel", time + 1000, correlation, launch, 0, one.stream)
+            time += 12_000
         yield ("range", "layer", one.layer, began, time)
         time += 1000
     if opened is not None:
         yield ("range", opened[1], opened[0], opened[3], time)
+
+
+def _experts(rng: Random) -> Iterator[KernelLaunch]:
+    """A router, and the products of as many experts as it chose."""
+    yield replace(_GEMM_LAUNCH, grid=(1, 1, 1))
+    yield _ROUTER
+    for _ in range(rng.randint(1, 4)):
+        yield replace(_GEMM_LAUNCH, grid=(rng.randint(1, 64), 1, 1))
+
+
+def _recorded(scene: Scene, events: list[Event]) -> list[Event]:
+    """The events without the kernels that were cut off."""
+    kernels = [n for n, event in enumerate(events) if event[0] == "kernel"]
+    first, last = scene.cut
+    lost = {*kernels[:first], *kernels[len(kernels) - last :]}
+    return [event for n, event in enumerate(events) if n not in lost]
 
 
 def _range_name(scene: Scene, kind: str, number: int) -> str | None:
@@ -108,7 +129,7 @@ def _write_torch(scene: Scene, path: Path) -> Path:
         events.append({**event, **where, "args": args})
 
     last = 0
-    for event in _events(scene, scene.calls, 1):
+    for event in _recorded(scene, list(_events(scene, scene.calls, 1))):
         if event[0] == "call":
             _, time, correlation, graph = event
             add(
@@ -119,10 +140,10 @@ def _write_torch(scene: Scene, path: Path) -> Path:
                 correlation=correlation,
             )
         elif event[0] == "kernel":
-            _, time, correlation, name, grid, block, _ = event
+            _, time, correlation, launch, _, stream = event
             last = time
-            placed = {"device": 0, "stream": 7, "grid": list(grid), "block": list(block)}
-            add("kernel", name, time + 2000, 5000, correlation=correlation, **placed)
+            placed = {"device": 0, "stream": stream, "grid": list(launch.grid), "block": list(launch.block)}
+            add("kernel", launch.kernel, time + 2000, 5000, correlation=correlation, **placed)
         elif event[0] == "range":
             _, kind, number, start, end = event
             if name := _range_name(scene, kind, number):
@@ -177,7 +198,7 @@ def _write_nsys(scene: Scene, folder: Path) -> Path:
 def _add_process(builder: TraceBuilder, scene: Scene, calls: tuple[SceneCall, ...], rank: int) -> None:
     own, pid = scene.marks == "own", 7 + rank
     builder.domain("attnprof", 1, pid)
-    for event in _events(scene, calls, 1 + rank * _CORRELATIONS):
+    for event in _recorded(scene, list(_events(scene, calls, 1 + rank * _CORRELATIONS))):
         if event[0] == "call":
             _, time, correlation, graph = event
             builder.call(time, time + 500, correlation, pid, name=_GRAPH_CALL if graph else "")
@@ -188,11 +209,11 @@ def _add_process(builder: TraceBuilder, scene: Scene, calls: tuple[SceneCall, ..
                 streamId=7, correlationId=correlation, graphId=1, graphExecId=1, globalPid=VM | pid << 24,
             )  # fmt: skip
         elif event[0] == "kernel":
-            _, time, correlation, name, grid, block, node = event
+            _, time, correlation, launch, node, stream = event
             more = {"graphNodeId": node} if node else {}
             builder.kernel(
-                as_nsys(name), time + 2000, time + 7000, correlation, grid=grid, block=block, pid=pid,
-                deviceId=rank, **more,
+                as_nsys(launch.kernel), time + 2000, time + 7000, correlation, grid=launch.grid,
+                block=launch.block, pid=pid, deviceId=rank, streamId=stream, **more,
             )  # fmt: skip
         elif event[0] == "range":
             _, kind, number, start, end = event

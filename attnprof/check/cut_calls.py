@@ -1,0 +1,50 @@
+"""Calls of which the trace may hold a part: it begins after their first kernel, or ends before their last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
+from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
+from attnprof.model import KernelLaunch
+
+
+def spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> Int64:
+    """What is, or may be, a part of a call, as rows; what no whole call launches is read as a part.
+
+    ``parts``: whether each shape is a part of a call of its library.
+    """
+    observed = calls.observed
+    found = {*_as_others_begin_or_end(observed)}
+    for rows, orphan, says in ((observed.edges.first, True, "begins"), (observed.edges.last, False, "ends")):
+        for row in rows:
+            number = int(observed.shape[row])
+            shape = observed.shapes[number]
+            alone = len(shape.launches) == 1
+            combine = shape.main.role == "combine"
+            part = parts[number] or (alone and (combine or bool(shape.main.flag("Split"))))
+            known = row in found and calls.readings[number].verdict in FAILED
+            if (part and combine == orphan) or known:
+                found.add(row)
+                reading = Reading(Verdict.NOT_READ, f"the trace {says} inside the call")
+                calls.read_otherwise(np.array([row], np.int64), reading)
+    return np.array(sorted(found), np.int64)
+
+
+def _as_others_begin_or_end(observed: ObservedCalls) -> Iterator[int]:
+    """The calls at an edge that launched no more than the end, or the beginning, of what another call did."""
+    launched = [_in_order(one) for one in observed.shapes]
+    for row in observed.edges.first:
+        seen = launched[observed.shape[row]]
+        if any(len(one) > len(seen) and one[-len(seen) :] == seen for one in launched):
+            yield row
+    for row in observed.edges.last:
+        seen = launched[observed.shape[row]]
+        if any(len(one) > len(seen) and one[: len(seen)] == seen for one in launched):
+            yield row
+
+
+def _in_order(shape: ObservedShape) -> tuple[KernelLaunch, ...]:
+    return (*(shape.before or ()), *shape.launches, *shape.beside)
