@@ -1,4 +1,4 @@
-"""Times of two runs over the steps that both have: per phase, kernel and layer."""
+"""Times of two runs over the steps that both have: per phase, module kind, kernel and layer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from attnprof.analysis.phases import (
     attention_mask,
     build_steps,
 )
+from attnprof.analysis.work_kinds import EVIDENCE, KIND_SHOWN, SHOWN_KINDS, kernel_work
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.trace.tables import Bool, Int64
 from attnprof.trace.timeline import Timeline
@@ -25,7 +26,7 @@ _PHASE_OF_PART = np.array([name.rpartition(" ")[2] for name in PART_NAMES[:-1]])
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number of both runs. ``section`` is "total", "phase", "kernel" or "layer"; ``name`` which of them.
+    """One number of both runs. ``section``: "total", "phase", "module", "kernel" or "layer"; ``name`` which.
 
     ``unit`` is "ns", "count" or "share" (0 to 1). A value is None where its run cannot tell.
     """
@@ -52,7 +53,8 @@ class TimeDiff:
     """``steps`` is how many steps both runs have; 0 where not both name steps: then all kernels count.
 
     Pairs are of A and B. ``num_kernels`` counts all kernels of the trace. ``gpu_ns`` and ``wall_ns`` are over
-    the shared steps, None where a run has no kernel there, or no step.
+    the shared steps, None where a run has no kernel there, or no step. ``told_by``: what tells the modules of
+    each run's kernels, of EVIDENCE, the most GPU time first.
     """
 
     steps: int
@@ -60,6 +62,7 @@ class TimeDiff:
     gpu_ns: tuple[int, int] | None
     wall_ns: tuple[int, int] | None
     measures: tuple[Measure, ...]
+    told_by: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 def compare_times(a: Timeline, b: Timeline, phase: str | None = None) -> TimeDiff:
@@ -79,10 +82,12 @@ def compare_times(a: Timeline, b: Timeline, phase: str | None = None) -> TimeDif
     gpu = tuple(int(side.duration[side.kernels].sum()) for side in sides) if has_kernels else None
     wall = tuple(int(side.steps.wall[side.rows].sum()) for side in sides) if count else None
     measures = [*_total(gpu, wall, sides), *_phases(sides, has_kernels)]
+    told_by: tuple[tuple[str, ...], ...] = ((), ())
     if has_kernels:
-        measures += [*_kernels(sides), *_layers(sides, count)]
+        modules, told_by = _modules(sides)
+        measures += [*modules, *_kernels(sides), *_layers(sides, count)]
     num_kernels = tuple(int(np.count_nonzero(~side.graphs)) for side in sides)
-    return TimeDiff(count, num_kernels, gpu, wall, tuple(measures))  # type: ignore[arg-type]
+    return TimeDiff(count, num_kernels, gpu, wall, tuple(measures), told_by)  # type: ignore[arg-type]
 
 
 class _Side:
@@ -180,6 +185,28 @@ def _means(side: _Side, rows: Int64, mask: Bool) -> dict[str, float | None]:
         "GPU idle, of wall time": idle,
         "waiting for launch, of wall time": waiting,
     }
+
+
+def _modules(sides: list[_Side]) -> tuple[list[Measure], tuple[tuple[str, ...], ...]]:
+    """(GPU time and launches per module kind, the largest difference first; what tells each side's)."""
+    totals, told_by = [], []
+    for side in sides:
+        work, mine = kernel_work(side.timeline), side.kernels
+        kind, spent = KIND_SHOWN[work.kind[mine]], side.duration[mine]
+        size = len(SHOWN_KINDS)
+        time = np.bincount(kind, weights=spent, minlength=size)
+        totals.append((time, np.bincount(kind[~side.graphs[mine]], minlength=size)))
+        by_evidence = np.bincount(work.told_by[mine], weights=spent, minlength=len(EVIDENCE))
+        order = np.argsort(-by_evidence, kind="stable").tolist()
+        told_by.append(tuple(EVIDENCE[n] for n in order if by_evidence[n] and EVIDENCE[n]))
+    (time_a, count_a), (time_b, count_b) = totals
+    found = []
+    for n in np.lexsort((-(time_a + time_b), -np.abs(time_b - time_a))).tolist():
+        if time_a[n] or time_b[n]:
+            name = SHOWN_KINDS[n]
+            found.append(Measure("module", name, "GPU time", "ns", int(time_a[n]), int(time_b[n])))
+            found.append(Measure("module", name, "launches", "count", int(count_a[n]), int(count_b[n])))
+    return found, tuple(told_by)
 
 
 def _kernels(sides: list[_Side]) -> list[Measure]:

@@ -36,6 +36,12 @@ WORK_KINDS = (
     "communication", MATRIX, "elementwise", REST, "whole graph",
 )  # fmt: skip
 UNTOLD = frozenset({MATRIX, "elementwise", REST})  # of which module is not recorded
+# With all of which the module is not recorded as one, and the place there of each of WORK_KINDS.
+NOT_TOLD = "module not told"
+SHOWN_KINDS = (*(kind for kind in WORK_KINDS if kind not in UNTOLD), NOT_TOLD)
+KIND_SHOWN = np.array(
+    [SHOWN_KINDS.index(NOT_TOLD if kind in UNTOLD else kind) for kind in WORK_KINDS], np.int64
+)
 EVIDENCE = ("range", "name", "position", "")
 _RANGE, _NAME, _POSITION, _NOTHING = range(4)
 _KIND_OF_GROUP = {

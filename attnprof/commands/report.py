@@ -54,6 +54,7 @@ class FigureKind(str, Enum):
     ROOFLINE = "roofline"
     STEP = "step"
     PHASES = "phases"
+    MODULES = "modules"
     SHARE = "share"
 
 
@@ -86,7 +87,8 @@ def report(
         typer.Option(
             help="splits: num_splits per decode step; calls: attention calls in order; roofline: what they"
             " read and compute against the card's peak; step: the kernels of one decode step by stream;"
-            " phases: GPU time by phase and kind of kernel; share: attention's share against KV length."
+            " phases: GPU time by phase and kind of kernel; modules: by phase and what it works for;"
+            " share: attention's share against KV length."
             " Default: splits, else what the run can show."
         ),
     ] = None,

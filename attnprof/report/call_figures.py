@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COMBINE = " + flash_fwd_splitkv_combine_kernel"
 _MOST_SERIES = 12
-FigureName = Literal["splits", "calls", "step", "phases", "share", "roofline"]
+FigureName = Literal["splits", "calls", "step", "phases", "modules", "share", "roofline"]
 
 
 def figure_of(splits: Sequence[SplitRow], calls: int, kernels: int) -> tuple[FigureName, str]:

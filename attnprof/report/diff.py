@@ -91,7 +91,7 @@ def dispatch_sentences(comparison: Comparison) -> list[tuple[str, str]]:
         )
     elif found.equal:
         alike = f"same kernels; {_untold(found)}" if found.untold else "same kernels, same split counts"
-        said.append(("dispatch", f"EQUAL in all {_shared(found)}{source}: {alike}."))
+        said.append(("dispatch", f"EQUAL in {_shared(found)}{source}: {alike}."))
         if found.untiled:
             said.append(("tiles", f"{_untiled(found)}: these were compared by their launches alone."))
         if not found.untold and not found.untiled:
@@ -125,7 +125,8 @@ def _untiled(found: DispatchDiff) -> str:
 
 def _shared(found: DispatchDiff) -> str:
     calls = count_of(found.shared, "shared call")
-    return f"{count_of(found.shared_steps, 'shared step')} ({calls})" if found.shared_steps else calls
+    what = f"{count_of(found.shared_steps, 'shared step')} ({calls})" if found.shared_steps else calls
+    return f"{'all' if (found.shared_steps or found.shared) > 1 else 'the'} {what}"
 
 
 def _source(comparison: Comparison, names: tuple[str, str]) -> str:
@@ -145,10 +146,14 @@ def _differences(comparison: Comparison, names: tuple[str, str], source: str) ->
     count = len(found.differences)
     steps = len({one.key.step for one in found.differences})
     of_steps = f" ({steps:,} of {count_of(found.shared_steps, 'shared step')})" if found.shared_steps else ""
-    text = f"DIFFERS in {count:,} of {count_of(found.shared, 'shared call')}{of_steps}{source}."
-    if missing:
-        are = "is" if missing == 1 else "are"
-        text += f" In shared steps, {count_of(missing, 'call')} of one run {are} missing in the other."
+    shared = count_of(found.shared, "shared call")
+    lacks = f"{count_of(missing, 'call')} of one run {'is' if missing == 1 else 'are'} missing in the other"
+    if count:
+        text = f"DIFFERS in {count:,} of {shared}{of_steps}{source}."
+        text += f" In shared steps, {lacks}." if missing else ""
+    else:
+        where = " in shared steps" if found.shared_steps else ""
+        text = f"DIFFERS: {lacks}{where}; in {shared} nothing differs{source}."
     yield "dispatch", text
     if not count:
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnprof.report.numbers import spans
 from attnprof.report.tables import Column, Table, duration, percent
+from attnprof.report.work import TOLD_BY
 
 if TYPE_CHECKING:
     from attnprof.analysis.diff import Comparison, Difference, Dispatch
@@ -20,6 +21,7 @@ _CHANGED = 0.0005  # relative: what a table shows as 0.1 %
 _TITLES = {
     "total": "Total",
     "phase": "Phases",
+    "module": "Modules",
     "kernel": "Kernels",
     "layer": "Layers, GPU time per step",
 }
@@ -128,7 +130,7 @@ def _short_words(dispatch: Dispatch, tile: bool) -> str:
 def measures_table(comparison: Comparison, section: str) -> Table:
     """One section of the measures: their names, both values, the change of B against A."""
     a, b = label_names(comparison)
-    heading = {"phase": "phase", "kernel": "kernel", "layer": "layer", "total": "all"}[section]
+    heading = "all" if section == "total" else section
     columns = (
         Column("name", heading), Column("metric", "measured", wraps=True),
         Column("a", a, right=True, use=2), Column("b", b, right=True, use=2), Column("change", right=True),
@@ -136,6 +138,9 @@ def measures_table(comparison: Comparison, section: str) -> Table:
     mine = [m for m in comparison.measures if m.section == section]
     rows = [(m.name, m.metric, m.a, m.b, m.change) for m in mine]
     shown, rest = _shown(section, mine)
+    if section == "module" and len({frozenset(told) for told in comparison.times.told_by}) > 1:
+        by = [", ".join(TOLD_BY[name] for name in told) or "nothing" for told in comparison.times.told_by]
+        rest += f"; told by {by[0]} in {a} and by {by[1]} in {b}"
     over = count_of(comparison.times.steps, "shared step") if comparison.times.steps else "all kernels"
     return Table(
         section, columns, rows, shown, f"{_TITLES[section]}, over the {over}{rest}".replace("the all", "all")
@@ -146,14 +151,14 @@ def _shown(section: str, measures: Sequence[Measure]) -> tuple[list[list[str]], 
     """The rows that people read, and what the title says of those left out."""
     if section == "layer":
         return _shown_layers(measures)
-    if section == "kernel":
+    if section in ("kernel", "module"):
         changed = {m.name for m in measures if m.change is None or abs(m.change) >= _CHANGED}
         names = list(dict.fromkeys(m.name for m in measures))
         kept = [name for name in names if name in changed][:_ROWS_SHOWN]
         kept = kept or names[:_UNCHANGED_SHOWN]
         left = len(names) - len(kept)
         rest = (
-            f"; {count_of(left, 'kernel')} that changed {'less' if changed else 'little'} left out"
+            f"; {count_of(left, section)} that changed {'less' if changed else 'little'} left out"
             if left
             else ""
         )
@@ -216,7 +221,7 @@ def _setting(value: Any) -> str:
 def tables(comparison: Comparison) -> list[Table]:
     """Every table that has rows, in the order in which they are read."""
     made = [config_table(comparison), differences_table(comparison)]
-    made += [measures_table(comparison, section) for section in ("total", "phase", "kernel", "layer")]
+    made += [measures_table(comparison, section) for section in _TITLES]
     return [table for table in made if table.rows]
 
 

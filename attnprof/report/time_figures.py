@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,16 @@ from attnprof.analysis.kernel_groups import GROUPS, GroupTotals, StepShares, gro
 from attnprof.analysis.phases import build_steps
 from attnprof.errors import UsageError
 from attnprof.report.colours import COLOURS
+from attnprof.report.work import PARTS, part_name
 
 if TYPE_CHECKING:
+    from attnprof.analysis.work_kinds import WorkTotal
     from attnprof.trace.tables import Bool
     from attnprof.trace.timeline import Timeline
 
 _GROUP_COLOURS = dict(zip(GROUPS, (*(COLOURS[n] for n in (1, 0, 3, 4, 5, 2)), "#999999"), strict=True))
+_STYLES = (*COLOURS, "#999999", "#dddddd")  # by the styles of PARTS
+_LEGEND_LETTERS = 100  # that fit in one line
 _MOST_BARS = 60_000
 _NO_KERNELS = "there is nothing to plot: the run holds no GPU kernels"
 _RECORD_ON_GPU = "record it on a machine with an NVIDIA GPU, or import such a trace"
@@ -68,7 +73,8 @@ def plot_step(timeline: Timeline, step: int | None = None, *, title: str = "") -
     )
     axes.set_title(f"{head}\n{volume}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    _group_legend(figure, [GROUPS[group] for group in np.unique(groups).tolist()])
+    names = [GROUPS[group] for group in np.unique(groups).tolist()]
+    _legend(figure, [(name, _GROUP_COLOURS[name]) for name in names])
     return figure
 
 
@@ -103,50 +109,75 @@ def _busy(start: np.ndarray, end: np.ndarray) -> int:
     return int(np.maximum(0, reached - np.maximum(start, before)).sum())
 
 
-def _group_legend(figure: Figure, groups: Sequence[str]) -> None:
-    handles = [Patch(color=_GROUP_COLOURS[group], label=group) for group in groups]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+def _legend(figure: Figure, parts: Sequence[tuple[str, str]]) -> None:
+    handles = [Patch(color=colour, label=name) for name, colour in parts]
+    columns = 6 if sum(len(name) for name, _ in parts) < _LEGEND_LETTERS else 4
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def plot_phases(totals: Sequence[GroupTotals], *, title: str = "") -> Figure:
     """GPU time of each phase by kind of kernel, in all and per step. Raises UsageError without kernels."""
-    if not totals:
+    parts = [(name, _GROUP_COLOURS[name]) for name in GROUPS]
+    bars = [_Bar(row.phase, row.steps, row.gpu_ns) for row in totals]
+    return _stacked(bars, parts, f"{title}: GPU time by phase and kind of kernel")
+
+
+def plot_modules(totals: Sequence[WorkTotal], *, title: str = "") -> Figure:
+    """GPU time of each phase by what the kernels work for. Raises UsageError without kernels."""
+    style_of = {kind: style for kinds, style in PARTS for kind in kinds}
+    styles = [style for _, style in PARTS]
+    spent = {total.phase: [0] * len(styles) for total in totals}
+    for total in totals:
+        spent[total.phase][styles.index(style_of[total.kind])] += total.gpu_ns
+    steps = {total.phase: total.steps for total in totals}
+    parts = [(part_name(style), _STYLES[style]) for style in styles]
+    bars = [_Bar(phase, steps[phase], tuple(times)) for phase, times in spent.items()]
+    return _stacked(bars, parts, f"{title}: GPU time by phase and module")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A phase: its number of steps, 0 where the trace names none, and the GPU time of each part in ns."""
+
+    phase: str
+    steps: int
+    gpu_ns: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        if not self.steps:
+            return "outside steps" if self.phase == "other" else self.phase
+        return f"{self.phase} ({self.steps:,})"
+
+
+def _stacked(bars: Sequence[_Bar], parts: Sequence[tuple[str, str]], title: str) -> Figure:
+    """A bar per phase, its parts (name, colour) side by side; beside it per step where steps are known."""
+    if not bars:
         raise UsageError(_NO_KERNELS, hint=_RECORD_ON_GPU)
-    per_step = any(row.steps > 1 for row in totals)
-    figure = Figure(figsize=(9, 1.9 + 0.45 * len(totals)), layout="constrained", dpi=150)
+    per_step = any(bar.steps > 1 for bar in bars)
+    figure = Figure(figsize=(9, max(2.8, 1.9 + 0.45 * len(bars))), layout="constrained", dpi=150)
     panels = figure.subplots(1, 1 + per_step, sharey=True, squeeze=False)[0]
     for number, axes in enumerate(panels):
-        divisors = [max(1, row.steps) if number else 1 for row in totals]
-        shown = [row for row in totals if not number or row.steps]
-        longest = max(sum(row.gpu_ns) / max(1, row.steps if number else 1) for row in shown)
+        # Per step there is nothing to draw of what is outside of steps.
+        divisors = [(bar.steps or np.inf) if number else 1 for bar in bars]
+        longest = max(sum(bar.gpu_ns) / divisor for bar, divisor in zip(bars, divisors, strict=True))
         unit, scale = ("ms", 1e6) if longest >= 1e6 else ("µs", 1e3)
-        left = np.zeros(len(totals))
-        for group, name in enumerate(GROUPS):
-            width = np.array(
-                [
-                    row.gpu_ns[group] / divisor / scale if row in shown else 0.0
-                    for row, divisor in zip(totals, divisors, strict=True)
-                ]
-            )
-            axes.barh(range(len(totals)), width, left=left, color=_GROUP_COLOURS[name], height=0.62)
+        left = np.zeros(len(bars))
+        for part, (_, colour) in enumerate(parts):
+            width = np.array([bar.gpu_ns[part] for bar in bars]) / np.array(divisors) / scale
+            axes.barh(range(len(bars)), width, left=left, color=colour, height=0.62)
             left += width
         axes.set_xlabel(f"GPU time per step ({unit})" if number else f"GPU time ({unit})")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
-    panels[0].set_yticks(range(len(totals)), [_phase_label(row) for row in totals])
-    panels[0].set_ylim(len(totals) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(bars)), [bar.label for bar in bars])
+    panels[0].set_ylim(len(bars) - 0.5, -0.5)
     panels[0].set_ylabel("phase (number of steps)")
-    figure.suptitle(f"{title}: GPU time by phase and kind of kernel".removeprefix(": "), fontsize=10)
-    used = [name for group, name in enumerate(GROUPS) if any(row.gpu_ns[group] for row in totals)]
-    _group_legend(figure, used)
+    figure.suptitle(title.removeprefix(": "), fontsize=10)
+    used = [part for number, part in enumerate(parts) if any(bar.gpu_ns[number] for bar in bars)]
+    _legend(figure, used)
     return figure
-
-
-def _phase_label(row: GroupTotals) -> str:
-    if not row.steps:
-        return "outside steps" if row.phase == "other" else row.phase
-    return f"{row.phase} ({row.steps:,})"
 
 
 def plot_attention_share(shares: StepShares, *, title: str = "") -> Figure:

@@ -6,20 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from attnprof.analysis.work_kinds import MATRIX, PROJECTIONS, REST, UNTOLD
 from attnprof.report.kv_cache import size_in_words
 from attnprof.report.tables import Table, duration, percent
+from attnprof.report.work import PARTS, part_name
 
 _WIDTH, _LEFT, _RIGHT = 1000, 130, 20
 _BAR, _GAP, _TOP = 28, 12, 6
 _LABELLED = 0.055  # of a bar: narrower pieces have their share in the tooltip alone
 _HEIGHT, _BOTTOM = 190, 30  # of the cache's drawing
-_UNTOLD, _WHOLE = 7, 8  # styles beside the page's series
-_PARTS = (  # what is drawn as one piece, and its series
-    (("attention",), 1), ((PROJECTIONS,), 4), (("MLP",), 0), (("experts", "router"), 5), (("norm",), 2),
-    (("communication",), 3), (("embedding", "LM head", "sampling"), 6),
-    ((MATRIX, "elementwise", REST), _UNTOLD), (("whole graph",), _WHOLE),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +57,12 @@ def draw_work(table: Table) -> WorkDrawing | None:
         rows = {row["kind"]: row for row, _ in members}
         total = sum(row["gpu_ns"] for row in rows.values())
         pieces, x, scale = [], float(_LEFT), _WIDTH - _LEFT - _RIGHT
-        for kinds, style in _PARTS:
+        for kinds, style in PARTS:
             spent = sum(rows[kind]["gpu_ns"] for kind in kinds if kind in rows)
             if not spent:
                 continue
             share = spent / total
-            title = f"{_name(style)}: {percent(share)} of {name}'s GPU time, {duration(spent)}"
+            title = f"{part_name(style)}: {percent(share)} of {name}'s GPU time, {duration(spent)}"
             label = percent(share) if share >= _LABELLED else ""
             pieces.append(Piece(round(x, 2), round(share * scale, 2), style, label, title))
             x += share * scale
@@ -78,14 +72,9 @@ def draw_work(table: Table) -> WorkDrawing | None:
             bars.append(PhaseBar(y, name, duration(total), tuple(pieces)))
     if not bars:
         return None
-    legend = tuple((style, _name(style)) for _, style in _PARTS if style in used)
+    legend = tuple((style, part_name(style)) for _, style in PARTS if style in used)
     height = int(bars[-1].y) + _BAR + _TOP
     return WorkDrawing(_WIDTH, height, _LEFT, _BAR, tuple(bars), legend)
-
-
-def _name(style: int) -> str:
-    kinds = next(kinds for kinds, one in _PARTS if one == style)
-    return "module not told" if set(kinds) <= UNTOLD else ", ".join(kinds)
 
 
 @dataclass(frozen=True, slots=True)

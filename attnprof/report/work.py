@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from attnprof.analysis.work_kinds import EVIDENCE, UNTOLD, WorkTotal
+from attnprof.analysis.work_kinds import EVIDENCE, MATRIX, NOT_TOLD, PROJECTIONS, REST, UNTOLD, WorkTotal
 from attnprof.report.tables import Column, Table, duration, percent
 
-_TOLD_BY = {"range": "ranges", "name": "names", "position": "place", "": "module not told"}
+TOLD_BY = {"range": "ranges", "name": "names", "position": "place", "": NOT_TOLD}
+STYLE_NOT_TOLD, STYLE_WHOLE_GRAPH = 7, 8  # beside those of COLOURS
+PARTS = (  # what is drawn as one piece, and its style
+    (("attention",), 1), ((PROJECTIONS,), 4), (("MLP",), 0), (("experts", "router"), 5), (("norm",), 2),
+    (("communication",), 3), (("embedding", "LM head", "sampling"), 6),
+    ((MATRIX, "elementwise", REST), STYLE_NOT_TOLD), (("whole graph",), STYLE_WHOLE_GRAPH),
+)  # fmt: skip
 _TITLE = "GPU time by module (told by: its ranges, kernels' names, place in a layer)"
 _SAID = 4  # kinds of a phase that a sentence names
 _WORTH_SAYING = ("decode", "prefill", "mixed")
 _OUTSIDE = "other"
 _WHOLE_TRACE = "whole trace"
+
+
+def part_name(style: int) -> str:
+    """What a drawn piece stands for."""
+    kinds = next(kinds for kinds, one in PARTS if one == style)
+    return NOT_TOLD if set(kinds) <= UNTOLD else ", ".join(kinds)
 
 
 def work_table(totals: Sequence[WorkTotal]) -> Table:
@@ -28,7 +40,7 @@ def work_table(totals: Sequence[WorkTotal]) -> Table:
     whole = all(total.phase == _OUTSIDE for total in totals)
     for total in totals:
         each = total.gpu_ns / total.steps if total.steps else None
-        told = [_TOLD_BY[name] for name, spent in zip(EVIDENCE, total.told_ns, strict=True) if spent]
+        told = [TOLD_BY[name] for name, spent in zip(EVIDENCE, total.told_ns, strict=True) if spent]
         words = ", ".join(told)
         rows.append(
             (total.phase, total.kind, total.kernels, total.gpu_ns, total.share, each, words, *total.told_ns)

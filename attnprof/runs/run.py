@@ -312,6 +312,10 @@ class Run:
         """GPU time per phase and kind of kernel."""
         return self._draw("phases")
 
+    def plot_modules(self) -> Figure:
+        """GPU time per phase and what the kernels work for: attention, MLP, norm, communication, …"""
+        return self._draw("modules")
+
     def plot_attention_share(self) -> Figure:
         """Attention's share of each decode step's GPU time against the KV length."""
         return self._draw("share")
@@ -321,7 +325,9 @@ class Run:
         return self._draw("roofline")
 
     def _draw(
-        self, kind: Literal["splits", "step", "phases", "share", "roofline"], step: int | None = None
+        self,
+        kind: Literal["splits", "step", "phases", "modules", "share", "roofline"],
+        step: int | None = None,
     ) -> Figure:
         from attnprof.report.recording_figures import draw
 

@@ -134,6 +134,19 @@ def test_runs_with_nothing_in_common_cannot_be_told_apart(tmp_path: Path) -> Non
     assert words(done).count("CANNOT TELL") == 2
 
 
+def test_calls_that_one_run_lacks_are_no_difference_of_the_others(tmp_path: Path) -> None:
+    recorded(tmp_path, "a", range(120, 122), layers=2)
+    recorded(tmp_path, "b", range(120, 122), layers=1)
+    said = words(attnprof("diff", "a", "b"))
+    assert (
+        "DIFFERS: 2 calls of one run are missing in the other in shared steps; in 2 shared calls nothing"
+        in said
+    )
+    assert "DIFFERS in 0" not in said
+    recorded(tmp_path, "c", range(120, 121), layers=1)
+    assert "EQUAL in the 1 shared step (1 shared call)" in words(attnprof("diff", "c", "c"))
+
+
 def test_every_line_fits_a_hundred_columns(tmp_path: Path) -> None:
     recorded(tmp_path, "a-run-with-a-rather-long-name", range(120, 160), layers=12)
     recorded(tmp_path, "b", range(120, 140), layers=12, spoil=dict.fromkeys(range(300, 320), one_split))

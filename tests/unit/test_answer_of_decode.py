@@ -55,8 +55,11 @@ def test_calls_that_tell_none_are_not_spoken_for(tmp_path: Path, steps: range, s
 def test_a_kernel_called_kernel_has_its_namespace() -> None:
     gemv = "std::enable_if<!(false), void>::type internal::gemvx::kernel<int, int, __half, false>(int)"
     assert short_name(gemv) == "gemvx::kernel"
-    assert (
-        short_name("void cutlass::Kernel<cutlass_80_tensorop_s1688f16gemm>(T1::Params)") == "cutlass::Kernel"
-    )
+    for wrapper in ("Kernel", "Kernel2", "device_kernel"):
+        named = f"void cutlass::{wrapper}<cutlass_80_tensorop_s1688f16gemm>(T1::Params)"
+        assert short_name(named) == "cutlass_80_tensorop_s1688f16gemm"
+    universal = "cutlass::gemm::kernel::GemmUniversal<cute::tuple<int, int, int>>"
+    for wrapped in (universal, f"at::cuda::detail::enable_3x_kernel_for_sm9x<{universal}>"):
+        assert short_name(f"void cutlass::device_kernel<{wrapped}>(Params)") == "GemmUniversal"
     assert short_name("kernel(int)") == "kernel"
     assert short_name("void at::native::vectorized_kernel<4>(int)") == "vectorized_kernel"

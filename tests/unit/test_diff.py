@@ -161,6 +161,27 @@ def test_times_are_compared_over_shared_steps_only(tmp_path: Path) -> None:
     assert layers == {("0", "GPU time"): (100, 120)}
 
 
+def test_module_kinds_are_compared_and_add_up_to_all_the_time(tmp_path: Path) -> None:
+    norm, act = "void vllm::rms_norm_kernel<float>(float)", "void vllm::act_and_mul_kernel<float>(float)"
+    a = timeline(tmp_path / "a", {1: [("gemm", 100), (norm, 20), ("mine", 5)]}, layer=None)
+    b = timeline(tmp_path / "b", {1: [("gemm", 100), (norm, 80), (act, 7)]}, layer=None)
+    found = compare_times(a, b)
+    kinds = {(m.name, m.metric): (m.a, m.b) for m in found.measures if m.section == "module"}
+    assert kinds == {
+        ("norm", "GPU time"): (20, 80), ("norm", "launches"): (1, 1),
+        ("MLP", "GPU time"): (0, 7), ("MLP", "launches"): (0, 1),
+        ("module not told", "GPU time"): (105, 100), ("module not told", "launches"): (2, 1),
+    }  # fmt: skip
+    assert [m.name for m in found.measures if m.section == "module"][::2] == [
+        "norm",
+        "MLP",
+        "module not told",
+    ]
+    spent = [pair for (_, metric), pair in kinds.items() if metric == "GPU time"]
+    assert tuple(map(sum, zip(*spent, strict=True))) == found.gpu_ns
+    assert found.told_by == (("name",), ("name",))
+
+
 def test_layers_of_any_number_are_compared_one_by_one(tmp_path: Path) -> None:
     kernels = {step: [("a", 100)] for step in (1, 2)}
     sides = [timeline(tmp_path / name, kernels, layer=2**31 - 1) for name in ("a", "b")]

@@ -17,7 +17,7 @@ from attnprof.runs.run import Run
 from tests.support.command import attnprof
 from tests.support.generated_run import LAYER_KERNELS, calls_only_run, generated_run
 
-KINDS = ("splits", "step", "phases", "share")
+KINDS = ("splits", "step", "phases", "modules", "share")
 
 
 def spent(call: AttentionCall) -> int:
@@ -109,6 +109,27 @@ def test_every_axis_names_what_it_shows_and_its_unit(run: Run) -> None:
     }
 
 
+def test_the_bars_of_modules_are_the_gpu_time_of_each_phase_and_of_each_step(run: Run) -> None:
+    drawn = run.plot_modules()
+    whole = {"prefill": 0, "decode": 0}
+    for total in group_totals(run.recording.timeline):
+        whole[total.phase.split()[-1]] += sum(total.gpu_ns)
+    labels = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
+    assert labels == ["prefill (1)", "decode (30)"]
+    for axes, divisors, scale in zip(drawn.axes, ((1, 1), (1, 30)), (1e6, 1e3), strict=True):
+        ends = {}
+        for bar in axes.patches:
+            place = round(bar.get_y() + bar.get_height() / 2)
+            ends[place] = max(ends.get(place, 0.0), bar.get_x() + bar.get_width())
+        spent = [
+            whole[phase] / each / scale for phase, each in zip(("prefill", "decode"), divisors, strict=True)
+        ]
+        assert [ends[0], ends[1]] == pytest.approx(spent)
+    legend = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert legend[0] == "attention"
+    assert len(legend) == len(set(legend)) > 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_each_figure_is_written_in_each_format(run: Run, tmp_path: Path, kind: str, ending: str) -> None:
@@ -120,7 +141,7 @@ def test_each_figure_is_written_in_each_format(run: Run, tmp_path: Path, kind: s
     assert f"wrote {path}" in done.err
 
 
-@pytest.mark.parametrize("kind", ["step", "phases", "share"])
+@pytest.mark.parametrize("kind", ["step", "phases", "modules", "share"])
 def test_a_run_without_kernels_has_no_figure_of_gpu_time(tmp_path: Path, kind: str) -> None:
     calls_only_run("calls", range(120, 140))
     done = attnprof("report", "calls", "--plot", str(tmp_path / "figure.png"), "--figure", kind)

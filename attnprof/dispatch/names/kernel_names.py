@@ -47,6 +47,10 @@ _LOCAL_MASKS = {"sliding or chunked": True, "causal": False, "dense": False}
 _UNNAMED = ("(anonymous namespace)::", "<unnamed>::")
 _ENABLE_IF = "std::enable_if<"
 _DTYPES = {"half_t": "fp16", "bfloat16_t": "bf16"}
+# What CUTLASS launches is the type that its kernel's template begins with.
+_CUTLASS = re.compile(
+    r"cutlass::(?:Kernel2?|device_kernel)<(?:\w+::){0,8}(?:enable_\w{1,80}<(?:\w+::){0,8})?(?P<kernel>\w+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ def _base_name(name: str, *, of_family: bool) -> str:
     if not of_family and name.startswith("_Z"):
         return name
     wrapped = own_name(name) if of_family else _without_return_type(name)
+    if not of_family and (inner := _CUTLASS.match(wrapped)):
+        return inner["kernel"]
     head = re.split(r"[<(]", wrapped, maxsplit=1)[0].strip()
     before, _, base = head.rpartition("::")
     if base.lower() == "kernel" and before and not of_family:  # which says nothing by itself
