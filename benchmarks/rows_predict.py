@@ -90,13 +90,13 @@ def write_calls(path: Path, lines: int) -> None:
 
 
 def write_golden(path: Path, lines: int) -> None:
-    """Calls of upstream's golden data with what they launched, each of another batch where they repeat."""
+    """Calls of upstream's golden data with what they launched, each of another cache where they repeat."""
     with gzip.open(_GOLDEN, "rt") as file:
         rows = [json.loads(line) for line in file]
     with path.open("w") as out:
         for number in range(lines):
             row = rows[number % len(rows)]
-            row["call"]["batch"] += number >= len(rows)
+            row["call"]["seqlen_k"] += number >= len(rows)
             out.write(json.dumps(row) + "\n")
 
 

@@ -27,7 +27,7 @@ _LONGEST = 1 << 24  # bytes of a line
 _USUAL: dict[type, str] = {
     str: "library entry dtype version backend",
     bool: "causal alibi return_softmax cache_batch_idx pack_gqa scheduler_metadata cuda_graph "
-    "disable_split_kv",
+    "disable_split_kv has_qv",
     int: "batch seqlen_q seqlen_k num_heads num_heads_k head_dim window_left window_right num_splits_arg "
     "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size",
     float: "softcap dropout_p",
@@ -38,6 +38,7 @@ _PLAIN = {
     for kind, names in _USUAL.items()
     for name in names.split()
 }
+FIELDS = (*_PLAIN, "cache_seqlen", "device")  # all that a call is made of
 _SIZES_OF_EACH = {"seqlens_q", "seqlens_k"}
 _DEVICE = ("name", "sm_major", "sm_minor", "num_sms")
 _COUNTS = ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k", "head_dim")
@@ -49,18 +50,34 @@ def read_json_lines(path: Path, *, regular: bool = False) -> Iterator[tuple[int,
 
     ``regular`` refuses pipes and devices. Raises UsageError naming the line that is no JSON object.
     """
+    for number, line in read_lines(path, regular=regular):
+        try:
+            value = parse_object(line)
+        except UsageError as error:
+            raise UsageError(f"{path}:{number}: {error.message}") from error
+        yield number, value
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line. Raises UsageError where it is none."""
+    try:
+        value = parse_json(line)
+    except ValueError as error:
+        raise UsageError(f"not JSON: {getattr(error, 'msg', error)}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_lines(path: Path, *, regular: bool = False) -> Iterator[tuple[int, bytes]]:
+    """(number, content) of each non-empty line of a file, gzip or plain.
+
+    ``regular`` refuses pipes and devices. Raises UsageError for what cannot be read.
+    """
     try:
         with _opened(path, regular) as file:
             # Of a pipe, what is there: the other end may wait for an answer to it.
-            lines = written_lines(file.read if path.suffix == ".gz" else file.read1, _LONGEST)
-            for number, line in lines:
-                try:
-                    value = parse_json(line)
-                except ValueError as error:
-                    raise UsageError(f"{path}:{number}: not JSON: {getattr(error, 'msg', error)}") from error
-                if not isinstance(value, dict):
-                    raise UsageError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
-                yield number, value
+            yield from written_lines(file.read if path.suffix == ".gz" else file.read1, _LONGEST)
     except FileNotFoundError as error:
         raise UsageError(f"no such file: {path}") from error
     except TraceError as error:
@@ -84,7 +101,7 @@ def parse_call(
 
     Raises UsageError naming the field that is missing or wrong.
     """
-    fields = value["call"] if isinstance(value.get("call"), dict) else value
+    fields = call_fields(value)
     plain = _plain_call(fields)
     if plain is not None:
         return plain, _plain_gpu(fields, default_gpu), fields.get("version")
@@ -130,6 +147,11 @@ def parse_call(
         disable_split_kv=bool(fields.get("disable_split_kv", False)),
     )
     return call, _gpu(fields.get("device"), default_gpu), fields.get("version")
+
+
+def call_fields(value: dict[str, Any]) -> dict[str, Any]:
+    """The object that has a call's fields: a line's, or what it has under "call"."""
+    return value["call"] if isinstance(value.get("call"), dict) else value
 
 
 def _plain_call(fields: dict[str, Any]) -> AttentionCall | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from itertools import islice
@@ -16,12 +15,10 @@ from attnprof.commands.call_flags import call_flags, call_from_flags, engine_fro
 from attnprof.errors import AttnprofError, UsageError
 
 if TYPE_CHECKING:
+    from attnprof.dispatch.library import AnswerTo, LaunchFields
     from attnprof.model import AttentionCall, Gpu, Prediction
 
-    _Asked = tuple[int, AttentionCall, Gpu, str | None]
-
-_BLOCK = 1024  # lines of a file that are answered together
-_WORTH_FORESEEING = 512  # calls: fewer are answered before numpy is imported
+_BLOCK = 1024  # lines of a file whose answers are written together
 
 
 class PredictFormat(str, Enum):
@@ -119,59 +116,45 @@ def _predict_engine(flags: dict[str, Any], output_format: PredictFormat) -> None
 
 def _predict_file(path: Path, flags: dict[str, Any]) -> None:
     """One line out per line in, in the same order; the line of a bad call is named and ends the work."""
-    from attnprof.calls.call_files import parse_call, read_json_lines
-    from attnprof.dispatch import predict as predict_call
+    from attnprof.calls.call_files import read_lines
+    from attnprof.calls.calls_alike import CallsAlike
+    from attnprof.dispatch.libraries import alike
     from attnprof.gpus import gpu_from_options
 
+    def prepare(call: AttentionCall, gpu: Gpu, version: str | None) -> AnswerTo:
+        return alike(call, gpu, flags["version"] or version)
+
     default_gpu: Gpu | None = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"])
-    lines = read_json_lines(path)
+    read = CallsAlike(prepare, default_gpu).read
+    lines = read_lines(path)
     size = _BLOCK if path.is_file() else 1  # of a pipe: its other end may wait for each answer
     failure: Exception | None = None
     while failure is None:
-        calls: list[_Asked] = []
         answers: list[str] = []
         number = 0
         try:
-            for number, value in islice(lines, size):
-                call, gpu, version = parse_call(value, default_gpu)
-                calls.append((number, call, gpu, flags["version"] or version))
+            for number, line in islice(lines, size):
+                answer_to, batch, seqlen_q, seqlen_k = read(line)
+                answer = answer_to(batch, seqlen_q, seqlen_k)
+                answers.append(
+                    launched_text(*answer) if isinstance(answer, tuple) else prediction_text(answer)
+                )
                 number = 0
         except Exception as error:  # told when the calls before it are answered
             failure = _at_line(error, path, number)
-        try:
-            _foresee(calls)
-            for number, call, gpu, version in calls:  # noqa: B007  # an error is told with it
-                answers.append(prediction_text(predict_call(call, gpu, version)))
-        except Exception as error:
-            failure = _at_line(error, path, number)
         sys.stdout.write("".join(answers))
-        if failure is None and len(calls) < size:
+        if failure is None and len(answers) < size:
             return
     raise failure
 
 
 def _at_line(error: Exception, path: Path, number: int) -> Exception:
-    """An error of a call, naming its line; what the reading says names it already."""
+    """An error of a line, naming it; what the reading of the file says is as it was."""
     if not number or not isinstance(error, AttnprofError):
         return error
     told = UsageError(f"{path}:{number}: {error.message}", hint=error.hint)
     told.__cause__ = error
     return told
-
-
-def _foresee(calls: list[_Asked]) -> None:
-    """Has the heuristic answer what these calls are likely to ask it, all at once."""
-    if len(calls) < _WORTH_FORESEEING:
-        return
-    from attnprof.dispatch.heuristic import foresee
-    from attnprof.dispatch.libraries import library
-
-    searches = []
-    for _, call, gpu, version in calls:
-        with suppress(AttnprofError):  # which its prediction will tell
-            asked = library(call.library)
-            searches.append(asked.likely_search(call, gpu, version or asked.default_version))
-    foresee(search for search in searches if search is not None)
 
 
 def prediction_text(prediction: Prediction) -> str:
@@ -185,16 +168,26 @@ def prediction_text(prediction: Prediction) -> str:
         or prediction.splits_of_requests
     ):
         return json.dumps(prediction_row(prediction)) + "\n"
-    launches = []
-    for launch in prediction.launches:
-        grid, block = ", ".join(map(str, launch.grid)), ", ".join(map(str, launch.block))
-        launches.append(f'{{"kernel": {_quoted(launch.kernel)}, "grid": [{grid}], "block": [{block}]}}')
-    splits = "null" if prediction.num_splits is None else prediction.num_splits
-    return f'{{"error": null, "num_splits": {splits}, "launches": [{", ".join(launches)}]}}\n'
+    launches = tuple((one.kernel, one.grid, one.block, one.dynamic_smem) for one in prediction.launches)
+    return launched_text(prediction.num_splits, launches)
+
+
+def launched_text(num_splits: int | None, launches: tuple[LaunchFields, ...]) -> str:
+    """The same of a call that is launched and no more."""
+    told = [
+        f"{_before_grid(kernel)}{x}, {y}, {z}{_after_grid(block)}" for kernel, (x, y, z), block, _ in launches
+    ]
+    splits = "null" if num_splits is None else num_splits
+    return f'{{"error": null, "num_splits": {splits}, "launches": [{", ".join(told)}]}}\n'
 
 
 @lru_cache(maxsize=4096)
-def _quoted(text: str) -> str:
+def _before_grid(kernel: str) -> str:
     import json
 
-    return json.dumps(text)
+    return f'{{"kernel": {json.dumps(kernel)}, "grid": ['
+
+
+@lru_cache(maxsize=256)
+def _after_grid(block: tuple[int, int, int]) -> str:
+    return f'], "block": {list(block)}}}'

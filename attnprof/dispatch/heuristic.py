@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -58,32 +59,56 @@ class SplitChoice(NamedTuple):
     candidates: tuple[Candidate, ...]
 
 
+@lru_cache(maxsize=1024)
+def _nearly_full_at(slots: int) -> float:
+    """The number of thread blocks from which the library does not split."""
+    return float32(_FULL * float32(slots))
+
+
+@lru_cache(maxsize=4096)
+def _filled(
+    blocks: int, slots: int, most: int
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
+    """Waves and efficiency of 1, 2, ... ``most`` splits, 0 of none before them, and these from the best down.
+
+    What the key blocks do not enter, so that many calls share it.
+    """
+    packed = struct.Struct(f"{most}f")
+
+    def rounded(values: Iterable[float]) -> tuple[float, ...]:
+        return packed.unpack(packed.pack(*values))
+
+    full = float32(slots)
+    waves = rounded(wanted / full for wanted in rounded(blocks * count for count in range(1, most + 1)))
+    efficiencies = rounded(each / ceil(each) if each else 0.0 for each in waves)
+    ranked = sorted(range(1, most + 1), key=lambda count: -efficiencies[count - 1])
+    return (0.0, *waves), (0.0, *efficiencies), tuple(ranked)
+
+
+def _divides_anew(num_n_blocks: int, num_splits: int) -> bool:
+    """Whether so many splits divide the key blocks otherwise than one split fewer does."""
+    return num_splits == 1 or -(-num_n_blocks // num_splits) != -(-num_n_blocks // (num_splits - 1))
+
+
 @lru_cache(maxsize=65536)
 def split_choice(batch_nheads_mblocks: int, num_sms: int, num_n_blocks: int, max_splits: int) -> SplitChoice:
     """The choice of :func:`num_splits_heuristic` with every candidate it weighed.
 
     A split count is a candidate if it divides the key blocks otherwise than one split fewer does.
     """
-    nearly_full_at = float32(_FULL * float32(num_sms))
+    nearly_full_at = _nearly_full_at(num_sms)
     if float32(batch_nheads_mblocks) >= nearly_full_at:
         return SplitChoice(1, nearly_full_at, 1, 0.0, ())
+    waves, efficiencies, _ = _filled(batch_nheads_mblocks, num_sms, min(max_splits, num_sms))
     most = min(max_splits, num_sms, num_n_blocks)
-    slots = float32(num_sms)
-    candidates: list[Candidate] = []
-    best = 0.0
-    per_split_before = 0
-    for num_splits in range(1, most + 1):
-        per_split = ceil_div(num_n_blocks, num_splits)
-        if per_split == per_split_before:
-            continue
-        per_split_before = per_split
-        waves = float32(float32(batch_nheads_mblocks * num_splits) / slots)
-        efficiency = float32(waves / ceil_div(waves, 1)) if waves else 0.0  # type: ignore[arg-type]
-        best = max(best, efficiency)
-        candidates.append(Candidate(num_splits, waves, efficiency))
-    threshold = _ENOUGH * best
+    candidates = tuple(
+        Candidate(count, waves[count], efficiencies[count])
+        for count in range(1, most + 1)
+        if _divides_anew(num_n_blocks, count)
+    )
+    threshold = _ENOUGH * max((candidate.efficiency for candidate in candidates), default=0.0)
     chosen = next((c.num_splits for c in candidates if c.efficiency >= threshold), 1)
-    return SplitChoice(chosen, nearly_full_at, most, threshold, tuple(candidates))
+    return SplitChoice(chosen, nearly_full_at, most, threshold, candidates)
 
 
 def num_splits_heuristic(
@@ -96,29 +121,19 @@ def num_splits_heuristic(
     Float32 throughout, as upstream: float64 gives another answer at ties.
     Source: flash_attn csrc/flash_attn/flash_api.cpp, unchanged from 2.2.0 to 2.8.3.post2.
     """
-    known = _foreseen.get((batch_nheads_mblocks, num_sms, num_n_blocks, max_splits))
-    if known is not None:
-        return known
-    return split_choice(batch_nheads_mblocks, num_sms, num_n_blocks, max_splits).num_splits
-
-
-_foreseen: dict[tuple[int, int, int, int], int] = {}
-_MOST_FORESEEN = 1 << 16
-
-
-def foresee(searches: Iterable[tuple[int, int, int]], max_splits: int = MAX_SPLITS) -> None:
-    """Answers many questions to :func:`num_splits_heuristic` at once, which it then remembers for a while.
-
-    searches: thread blocks, slots and key blocks of each.
-    """
-    new = [(*search, max_splits) for search in dict.fromkeys(searches)]
-    if len(_foreseen) + len(new) > _MOST_FORESEEN:
-        _foreseen.clear()
-    if new:
-        blocks, slots, n_blocks, _ = zip(*new, strict=True)
-        _foreseen.update(
-            zip(new, num_splits_array(blocks, slots, n_blocks, max_splits).tolist(), strict=True)
-        )
+    nearly_full_at = _nearly_full_at(num_sms)
+    # Rounding keeps order: what reaches a float32 number before it does so after.
+    if batch_nheads_mblocks >= nearly_full_at or float32(batch_nheads_mblocks) >= nearly_full_at:
+        return 1
+    most = min(max_splits, num_sms)
+    _, efficiencies, ranked = _filled(batch_nheads_mblocks, num_sms, most)
+    most = min(most, num_n_blocks)
+    best = next((n for n in ranked if n <= most and _divides_anew(num_n_blocks, n)), 0)
+    threshold = _ENOUGH * efficiencies[best]
+    for num_splits in range(1, most + 1):
+        if efficiencies[num_splits] >= threshold and _divides_anew(num_n_blocks, num_splits):
+            return num_splits
+    return 1
 
 
 def choice_in_words(choice: SplitChoice, blocks: int, slots: int) -> str:

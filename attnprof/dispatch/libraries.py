@@ -18,7 +18,7 @@ from attnprof.model import Prediction, Reason
 if TYPE_CHECKING:
     from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
     from attnprof.dispatch.intervals import InferredCall, Interval
-    from attnprof.dispatch.library import AttentionLibrary
+    from attnprof.dispatch.library import AnswerTo, AttentionLibrary
     from attnprof.dispatch.names.family import Family
     from attnprof.model import AttentionCall, Gpu
 
@@ -143,6 +143,22 @@ def predict(
             hint=_ON_AMD if gpu.vendor == "amd" else "give an AMD GPU, such as --gpu mi300x",
         )
     return asked.predict(call, gpu, version or asked.default_version, explain=explain)
+
+
+def alike(call: AttentionCall, gpu: Gpu, version: str | None = None) -> AnswerTo:
+    """:func:`predict` for calls that differ from ``call`` in batch and lengths alone.
+
+    What these do not enter is gone through once, where the library can. Raises as :func:`predict` does.
+    """
+    asked = library(call.library)
+    once = None
+    if asked.vendor in (gpu.vendor, "any"):
+        once = asked.alike(call, gpu, version or asked.default_version)
+
+    def each(batch: int, seqlen_q: int, seqlen_k: int) -> Prediction:
+        return predict(replace(call, batch=batch, seqlen_q=seqlen_q, seqlen_k=seqlen_k), gpu, version)
+
+    return once or each
 
 
 def read_back(kernel: str, grid: tuple[int, int, int], num_sms: int) -> InferredCall | None:

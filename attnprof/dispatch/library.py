@@ -43,6 +43,11 @@ class SplitCounts:
     kind: npt.NDArray[np.int8]
 
 
+# The fields of a KernelLaunch, and num_splits with those of each launch, for who makes no objects of them.
+LaunchFields = tuple[str, tuple[int, int, int], tuple[int, int, int], int]
+Launched = tuple[int, tuple[LaunchFields, ...]]
+# (batch, seqlen_q, seqlen_k) -> the prediction
+AnswerTo = Callable[[int, int, int], Prediction | Launched]
 # (call, GPU, integer arrays that replace some of the call's fields, most splits) -> num_splits of each
 SplitCounter = Callable[[AttentionCall, Gpu, Mapping[str, Any], Any], SplitCounts]
 
@@ -182,10 +187,10 @@ class AttentionLibrary(Protocol):
         """num_splits over arrays of calls; None where it is predicted call by call."""
         return None
 
-    def likely_search(self, call: AttentionCall, gpu: Gpu, version: str) -> tuple[int, int, int] | None:
-        """What its heuristic is likely to be asked for a call: thread blocks, slots and key blocks.
+    def alike(self, call: AttentionCall, gpu: Gpu, version: str) -> AnswerTo | None:
+        """``predict`` for calls that differ from ``call`` in batch and lengths alone; None if it has no such.
 
-        None where it is not ``heuristic.num_splits_heuristic``. A wrong guess costs time and nothing else.
+        Raises UsageError for a version whose rules are not known.
         """
         return None
 

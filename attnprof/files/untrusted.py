@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INT32_MAX = (1 << 31) - 1
 _LARGEST = 1 << 26  # bytes of a file that is read at once
 _CHUNK = 1 << 20
-_WRITTEN = re.compile(rb"\S")
+_WRITTEN = re.compile(rb"\S[^\n]*")
 
 # A type, or a tuple of them; [shape] for a list of such, {key: shape} for an object, {"*": shape} for one
 # whose keys are free. Keys may be missing, others are left alone; null is a key's value that is not there.
@@ -55,13 +55,20 @@ def written_lines(read: Callable[[int], bytes], longest: int) -> Iterator[tuple[
     left, number = b"", 1
     while True:
         part = read(_CHUNK)
-        block, at = left + part, 0
-        while (found := _WRITTEN.search(block, at)) and (end := block.find(b"\n", found.start())) >= 0:
-            number += block.count(b"\n", at, found.start())
-            yield number, block[found.start() : end]
-            number, at = number + 1, end + 1
-        begins = found.start() if found else len(block)
-        number, left = number + block.count(b"\n", at, begins), block[begins:]
+        block, at, begins = left + part, 0, -1
+        size = len(block)
+        for found in _WRITTEN.finditer(block):
+            begins, end = found.span()
+            if begins != at:
+                number += block.count(b"\n", at, begins)
+            if end == size:
+                break
+            yield number, found[0]
+            number, at, begins = number + 1, end + 1, -1
+        if begins < 0:
+            begins = size
+            number += block.count(b"\n", at)
+        left = block[begins:]
         if len(left) > longest:
             raise ValueError(f"{number}: a line of more than {longest:,} bytes")
         if not part:

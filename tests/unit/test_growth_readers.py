@@ -18,6 +18,7 @@ import pytest
 
 from attnprof.analysis.kernel_groups import kernel_group
 from attnprof.calls.call_files import read_json_lines
+from attnprof.calls.calls_alike import CallsAlike
 from attnprof.capture.nsys_messages import explain, last_words
 from attnprof.dispatch.flash_attn3.names import template_fields as flash_attn3_fields
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
@@ -92,6 +93,13 @@ def _call_file(ending: str, text: str) -> None:
     path.write_bytes(gzip.compress(content, 1) if ending.endswith(".gz") else content)
     for _ in read_json_lines(path):
         pass
+
+
+def _call_lines(text: str) -> None:
+    read = CallsAlike(lambda call, gpu, version: call, None).read
+    for line in (text, f'{{"batch": 1, "seqlen_q": 1, "seqlen_k": 1, "comment": "{text}"}}'):
+        with suppress(AttnprofError):
+            read(line.encode("utf-8", "replace"))
 
 
 def _events(before: str, after: str, text: str) -> None:
@@ -181,6 +189,7 @@ READERS: dict[str, tuple[Callable[[str], object], tuple[str, ...], tuple[str, ..
     "JSON": (lambda text: parse_json(text.encode("utf-8", "replace")), _JSON, ("files/untrusted.py",)),
     "lines": (_lines, (*_JSON, "\n"), ("files/untrusted.py",)),
     "calls": (partial(_call_file, ".jsonl"), (*_JSON, "\n"), ("calls/call_files.py",)),
+    "lines of calls": (_call_lines, (*_JSON, '"batch": 1', '"seqlen_k":2,'), ("calls/calls_alike.py",)),
     "packed calls": (partial(_call_file, ".jsonl.gz"), (*_JSON, "\n"), ("files/compressed.py",)),
     "events": (partial(_events, "[", "]"), _JSON, ("trace/json_stream.py",)),
     "an event's text": (partial(_events, '[{"name": "', '"}]'), _JSON, ("trace/json_stream.py",)),

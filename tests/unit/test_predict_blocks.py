@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from attnprof.calls import call_files
 from attnprof.calls.call_files import parse_call
 from attnprof.commands import predict as command
-from attnprof.dispatch import heuristic
 from attnprof.dispatch.libraries import LIBRARIES, library, predict
 from attnprof.errors import AttnprofError, UsageError
 from attnprof.gpus import gpu_by_name
@@ -52,6 +51,7 @@ def fields(draw: st.DrawFn, name: str) -> dict[str, Any]:
         "num_splits_arg": st.sampled_from([0, 0, 1, 4]),
         "page_block_size": st.sampled_from([16, 256]),
         "page_size": st.sampled_from([16, 64]),
+        "has_qv": st.booleans(),
         "cache_seqlen": st.sampled_from([None, 7]),
         "seqlens_k": st.sampled_from([[9], [5, 70, 900]]),
         "comment": st.just("not a field"),
@@ -95,14 +95,10 @@ def test_blocks_and_single_calls_agree(
     name: str, data: st.DataObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "_BLOCK", data.draw(st.sampled_from([1, 2, 5, 1024])))
-    monkeypatch.setattr(command, "_WORTH_FORESEEING", data.draw(st.sampled_from([1, 4])))
     lines = data.draw(st.lists(fields(name), min_size=1, max_size=12))
     path = tmp_path / "calls.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    heuristic._foreseen.clear()
-    heuristic.split_choice.cache_clear()
     written, said = in_blocks(path)
-    heuristic._foreseen.clear()
     expected = [alone(line) for line in lines]
     assert written == expected[: len(written)]
     if len(written) < len(lines):
@@ -153,39 +149,6 @@ def test_what_was_read_before_an_error_is_answered_first(
     written, said = in_blocks(path)
     assert len(written) == 2
     assert said.startswith(f"{path}:4: ")
-
-
-def test_the_heuristic_is_asked_once_for_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_WORTH_FORESEEING", 1)
-    path = tmp_path / "calls.jsonl"
-    with path.open("w") as file:
-        for keys in range(1, 4000, 40):
-            call = {"batch": 2, "seqlen_q": 1, "seqlen_k": keys, "num_heads": 28, "num_heads_k": 4}
-            file.write(json.dumps(call | {"head_dim": 128, "device": "h100"}) + "\n")
-    heuristic._foreseen.clear()
-    heuristic.split_choice.cache_clear()
-    written, _ = in_blocks(path)
-    assert len({json.loads(line)["num_splits"] for line in written}) > 5
-    assert heuristic.split_choice.cache_info().misses == 0
-
-
-def test_what_is_foreseen_is_what_one_question_gets_and_is_forgotten_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    searches = [
-        (blocks, slots, keys)
-        for blocks in (1, 7, 90, 300)
-        for slots in (108, 264)
-        for keys in (0, 1, 63, 500)
-    ]
-    heuristic._foreseen.clear()
-    expected = [heuristic.num_splits_heuristic(*search) for search in searches]
-    heuristic.foresee(searches)
-    assert [heuristic._foreseen[(*search, 128)] for search in searches] == expected
-    assert [heuristic.num_splits_heuristic(*search) for search in searches] == expected
-    monkeypatch.setattr(heuristic, "_MOST_FORESEEN", 40)
-    heuristic.foresee([(blocks, 132, 9) for blocks in range(30)])
-    assert len(heuristic._foreseen) <= 40
 
 
 def test_the_other_end_of_a_pipe_may_wait_for_each_answer(tmp_path: Path) -> None:

@@ -92,16 +92,6 @@ def split_counts(
     return SplitCounts(num_splits, thread_blocks, slots, kind)
 
 
-def likely_search(call: AttentionCall, gpu: Gpu, rules: Rules) -> tuple[int, int, int]:
-    """Thread blocks, slots and key blocks that the heuristic is asked with for most calls."""
-    heads, queries = call.num_heads, call.seqlen_q
-    if queries == 1 and heads > call.num_heads_k and call.window == (-1, -1) and not call.alibi:
-        heads, queries = call.num_heads_k, heads // call.num_heads_k
-    blocks = call.batch * heads * _ceil_div(queries, SPLIT_BLOCK_M)
-    keys = block_n(_ceil_div(call.head_dim, 8) * 8)
-    return blocks, gpu.num_sms * rules.slots_per_sm, _ceil_div(call.seqlen_k, keys)
-
-
 def key_edges(call: AttentionCall) -> KeyEdges:
     """Where a longer KV can change what :func:`split_counts` says of a call, whatever its batch.
 

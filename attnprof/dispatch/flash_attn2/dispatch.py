@@ -23,7 +23,7 @@ from attnprof.dispatch.heuristic import (
     split_choice,
 )
 from attnprof.dispatch.limits import DROPOUT_REFUSAL, GRID_REFUSAL, impossible_grid
-from attnprof.model import AttentionCall, Gpu, Prediction, Reason
+from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
 
 class _RefusedError(Exception):
@@ -32,24 +32,42 @@ class _RefusedError(Exception):
 
 def dispatch(call: AttentionCall, gpu: Gpu, rules: Rules, *, explain: bool = False) -> Prediction:
     """The launches ``rules`` lead to, or the refusal; with ``explain``, every step of the derivation."""
-    return _Dispatch(call, gpu, rules, explain).run()
+    return Dispatch(call, gpu, rules, explain).run()
 
 
-class _Dispatch(Launches):
+class Dispatch(Launches):
     """One call on its way through the library: the attributes are the library's local variables."""
 
-    def __init__(self, call: AttentionCall, gpu: Gpu, rules: Rules, explain: bool) -> None:
+    def __init__(self, call: AttentionCall, gpu: Gpu, rules: Rules, explain: bool = False) -> None:
         self.call, self.gpu, self.rules, self.explain = call, gpu, rules, explain
         self.reasons: list[Reason] = []
-        self.seqlen_q, self.num_heads = call.seqlen_q, call.num_heads
+        self.batch, self.seqlen_q, self.seqlen_k = call.batch, call.seqlen_q, call.seqlen_k
+        self.num_heads, self.folded = call.num_heads, False
         self.head_dim, self.causal = ceil_div(call.head_dim, 8) * 8, call.causal
         self.window_left, self.window_right = call.window
         # The kvcache entry takes neither.
         self.dropout_p = 0.0 if call.entry == "fwd_kvcache" else float32(call.dropout_p)
         self.return_softmax = call.return_softmax and call.entry != "fwd_kvcache"
-        self.num_splits, self.force_split, self.cu_seqlens = 0, False, False
+        self.slots, self.keys = gpu.num_sms * rules.slots_per_sm, block_n(self.head_dim)
+        self.num_splits, self.searched, self.force_split, self.cu_seqlens = 0, False, False, False
+        self.kernels = {}
 
     def run(self) -> Prediction:
+        """What is launched, or the refusal."""
+        settled = self.settle()
+        if settled is not None:
+            return settled
+        launches = tuple(KernelLaunch(*fields) for fields in self.launches())
+        if impossible := impossible_grid(launches):
+            self.say("grid", "impossible", impossible)
+            return Prediction(error=GRID_REFUSAL, reasons=tuple(self.reasons))
+        for launch in launches:
+            name = launch.kernel.partition("<")[0].removeprefix("void ").rpartition("::")[2]
+            self.say("launch", name, f"grid {launch.grid}, block {launch.block}")
+        return Prediction(launches, max(1, self.num_splits), reasons=tuple(self.reasons))
+
+    def settle(self) -> Prediction | None:
+        """Goes all the way to the launches; the prediction where nothing is launched."""
         try:
             self.check_arguments_exist()
             {"fwd": self.fwd, "varlen_fwd": self.varlen_fwd, "fwd_kvcache": self.fwd_kvcache}[
@@ -65,15 +83,7 @@ class _Dispatch(Launches):
             self.say("launches", "none", f"no {'queries' if empty_batch else 'keys'}: others fill the output")
             return Prediction(reasons=tuple(self.reasons))
         self.settle_windows()
-        split = self.num_splits > 1 or self.force_split
-        launches = self.split_launches() if split else (self.plain_launch(),)
-        if impossible := impossible_grid(launches):
-            self.say("grid", "impossible", impossible)
-            return Prediction(error=GRID_REFUSAL, reasons=tuple(self.reasons))
-        for launch in launches:
-            name = launch.kernel.partition("<")[0].removeprefix("void ").rpartition("::")[2]
-            self.say("launch", name, f"grid {launch.grid}, block {launch.block}")
-        return Prediction(launches, max(1, self.num_splits), reasons=tuple(self.reasons))
+        return None
 
     def say(self, rule: str, value: object, why: str) -> None:
         if self.explain:
@@ -273,7 +283,7 @@ class _Dispatch(Launches):
         if obstacle:
             self.say("fold query heads", "no", obstacle)
             return False
-        self.seqlen_q, self.num_heads = groups, call.num_heads_k
+        self.seqlen_q, self.num_heads, self.folded = groups, call.num_heads_k, True
         why = f"one query: the {groups} query heads of each KV head become {groups} queries of one head"
         self.say("fold query heads", f"{groups} x {call.num_heads_k}", why)
         return True
@@ -287,21 +297,24 @@ class _Dispatch(Launches):
         if asked >= 1:
             self.say("num_splits", asked, "given by the caller")
         else:
-            keys = block_n(self.head_dim)
-            n_blocks, m_blocks = ceil_div(self.call.seqlen_k, keys), ceil_div(self.seqlen_q, SPLIT_BLOCK_M)
-            blocks = self.call.batch * self.num_heads * m_blocks
-            slots = self.gpu.num_sms * self.rules.slots_per_sm
-            self.num_splits = num_splits_heuristic(blocks, slots, n_blocks)
+            blocks, slots, n_blocks = self.search()
+            self.num_splits, self.searched = num_splits_heuristic(blocks, slots, n_blocks), True
             if self.explain:
                 choice = split_choice(blocks, slots, n_blocks, MAX_SPLITS)
                 call, sms, per_sm = self.call, self.gpu.num_sms, self.rules.slots_per_sm
+                m_blocks = ceil_div(self.seqlen_q, SPLIT_BLOCK_M)
                 product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query blocks"
-                why = f"{call.seqlen_k} keys in blocks of {keys} (head_dim {self.head_dim})"
+                why = f"{call.seqlen_k} keys in blocks of {self.keys} (head_dim {self.head_dim})"
                 self.say("key blocks", n_blocks, why)
                 self.say("thread blocks", blocks, product)
                 self.say("slots", slots, f"{sms} SMs x {per_sm}")
                 self.say("num_splits", choice.num_splits, choice_in_words(choice, blocks, slots))
         self.require(self.num_splits <= MAX_SPLITS, f"num_splits > {MAX_SPLITS} not supported")
+
+    def search(self) -> tuple[int, int, int]:
+        """What the heuristic is asked: thread blocks, slots and key blocks."""
+        m_blocks = -(-self.seqlen_q // SPLIT_BLOCK_M)
+        return self.batch * self.num_heads * m_blocks, self.slots, -(-self.seqlen_k // self.keys)
 
     def settle_windows(self) -> None:
         """What the kernel is told: causal is a window of (-1, 0); a one-sided window gets its other side."""

@@ -9,6 +9,7 @@ from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split
 from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.dispatch.library import (
     FLASH_ATTN_FUNCTIONS,
+    AnswerTo,
     Evidence,
     InstalledLibrary,
     KeyEdges,
@@ -49,11 +50,11 @@ class FlashAttention2(LibraryOfVersions):
 
         return block_n(ceil_div(call.head_dim, 8) * 8)
 
-    def likely_search(self, call: AttentionCall, gpu: Gpu, version: str) -> tuple[int, int, int]:
-        from attnprof.dispatch.flash_attn2.array import likely_search
+    def alike(self, call: AttentionCall, gpu: Gpu, version: str) -> AnswerTo:
+        from attnprof.dispatch.flash_attn2.alike import CallsAlike
         from attnprof.dispatch.flash_attn2.versions import rules_for
 
-        return likely_search(call, gpu, rules_for(version))
+        return CallsAlike(call, gpu, rules_for(version))
 
     def key_edges(self, call: AttentionCall) -> KeyEdges | None:
         from attnprof.dispatch.flash_attn2.array import key_edges

@@ -120,12 +120,10 @@ def combine_block_m(bucket: int) -> int:
 
 
 def kernel_name(
-    name: str, bucket: int, tile: Tile, element: str, arguments: list[bool] | list[int], rules: Rules
+    name: str, bucket: int, tile: Tile, element: str, arguments: tuple[Any, ...], rules: Rules
 ) -> str:
     """The demangled name, spelled as abi::__cxa_demangle spells it."""
-    return _spelled(
-        name, bucket, tile, element, tuple(arguments), rules.traits_namespace, rules.kernel_namespace
-    )
+    return _spelled(name, bucket, tile, element, arguments, rules.traits_namespace, rules.kernel_namespace)
 
 
 @lru_cache(maxsize=4096)  # of one kernel each argument is always a flag or always a number

@@ -9,7 +9,7 @@ from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn2.library import read_back, splits_at, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
 from attnprof.dispatch.intervals import InferredCall, Interval
-from attnprof.dispatch.library import Backend, KeyEdges, LibraryOfVersions, SplitCounter
+from attnprof.dispatch.library import AnswerTo, Backend, KeyEdges, LibraryOfVersions, SplitCounter
 from attnprof.dispatch.replay import ReplaySource, tensor
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
@@ -97,11 +97,11 @@ class TorchSdpa(LibraryOfVersions):
 
         return block_n(call.head_dim)
 
-    def likely_search(self, call: AttentionCall, gpu: Gpu, version: str) -> tuple[int, int, int]:
-        from attnprof.dispatch.flash_attn2.array import likely_search
+    def alike(self, call: AttentionCall, gpu: Gpu, version: str) -> AnswerTo:
+        from attnprof.dispatch.flash_attn2.alike import CallsAlike
         from attnprof.dispatch.torch_sdpa.versions import rules_for
 
-        return likely_search(call, gpu, rules_for(version))
+        return CallsAlike(call, gpu, rules_for(version))
 
     def key_edges(self, call: AttentionCall) -> KeyEdges | None:
         from attnprof.dispatch.flash_attn2.array import key_edges

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING
 
 from attnprof.dispatch.engines.layer import Layer
 from attnprof.dispatch.engines.vllm.flash_attention import Asked, choose
-from attnprof.dispatch.flash_attn2.dispatch import _Dispatch as _FlashAttention2
+from attnprof.dispatch.flash_attn2.dispatch import Dispatch as _FlashAttention2
 from attnprof.dispatch.flash_attn2.rules import Rules as FlashAttention2Rules
-from attnprof.dispatch.flash_attn2.rules import Tile as FlashAttention2Tile
 from attnprof.dispatch.flash_attn2.versions import rules_for
 from attnprof.dispatch.flash_attn3.dispatch import dispatch as dispatch_flash_attn3
 from attnprof.dispatch.flash_attn3.rules import Rules
@@ -148,8 +147,8 @@ class _FlashAttention2OfFork(_FlashAttention2):
 class _FlashAttention2Of010(_FlashAttention2OfFork):
     """The same without the kernels of uneven head dims."""
 
-    def even(self, bucket: int, tile: FlashAttention2Tile) -> tuple[bool, bool]:
-        return super().even(bucket, tile)[0], True
+    def even(self, bucket: int) -> tuple[bool, bool]:
+        return super().even(bucket)[0], True
 
     def varlen_fwd(self) -> None:
         super().varlen_fwd()
