@@ -14,7 +14,7 @@ import numpy as np
 
 from attnprof.analysis.layer_kinds import LayerKind, kinds_of_calls
 from attnprof.analysis.sm_fill import sm_fill
-from attnprof.check.verdicts import CheckedCall
+from attnprof.check.verdicts import CheckedCall, ReadBackCalls
 from attnprof.gpus import find_model
 from attnprof.model import AttentionCall, Gpu
 
@@ -133,7 +133,7 @@ def _seen(queries: int, keys: int, causal: bool, window: tuple[int, int]) -> tup
 
 def roofline(calls: Sequence[CheckedCall], kinds: Sequence[LayerKind], gpu: Gpu | None) -> list[RooflineRow]:
     """The rows, by phase, kind and split count; none without recorded calls that were observed, or a GPU."""
-    if gpu is None:
+    if gpu is None or isinstance(calls, ReadBackCalls):
         return []
     model = find_model(gpu.name)
     of_kind = kinds_of_calls(calls, kinds).tolist()

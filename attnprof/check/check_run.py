@@ -54,6 +54,12 @@ class CheckResult:
             return self.calls.counts
         return Counter(call.verdict for call in self.calls)
 
+    def details(self, verdict: Verdict) -> Counter[str]:
+        """How many calls got the verdict for each reason, in order of the first of them."""
+        if isinstance(self.calls, ReadBackCalls):
+            return self.calls.details(verdict)
+        return Counter(call.detail for call in self.calls if call.verdict is verdict)
+
     @property
     def coverage(self) -> Coverage:
         """How much was compared."""

@@ -152,6 +152,17 @@ class ReadBackCalls(Sequence[CheckedCall]):
             counts[verdict] += number
         return +counts
 
+    def details(self, verdict: Verdict) -> Counter[str]:
+        """How many calls got the verdict for each reason, in order of the first of them."""
+        wanted = np.array([reading.verdict is verdict for reading in self.readings], np.bool_)
+        found: Counter[str] = Counter()
+        if wanted.any():
+            mine = self._reading[wanted[self._reading]]
+            codes, first, calls = np.unique(mine, return_index=True, return_counts=True)
+            for at in np.argsort(first).tolist():
+                found[self.readings[codes[at]].detail] += int(calls[at])
+        return found
+
     def having(self, verdicts: frozenset[Verdict]) -> list[CheckedCall]:
         """The calls with one of these verdicts."""
         wanted = [verdict in verdicts for verdict, *_ in self.readings]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -296,7 +295,7 @@ def _without_calls(run: Recording, result: CheckResult) -> tuple[str, ...]:
 
 def _not_modelled(result: CheckResult) -> list[str]:
     """Why calls have no prediction, the most frequent reason first."""
-    reasons = Counter(call.detail for call in result.calls if call.verdict is Verdict.NOT_MODELLED)
+    reasons = result.details(Verdict.NOT_MODELLED)
     told = ((why, "1 call" if count == 1 else f"{count:,} calls") for why, count in reasons.most_common(3))
     return [f"not modelled: {why} ({calls})" for why, calls in told]
 
