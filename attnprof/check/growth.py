@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
 
 import numpy as np
 
@@ -133,16 +133,48 @@ def _grows(steps: list[_Step]) -> bool:
     """
     growing: Intervals = steps[0].keys
     kept: Intervals = ()
-    for before, step in pairwise(steps):
-        grown = tuple(
-            Interval(one.low + 2 - before.queries, None if one.high is None else one.high + step.queries)
-            for one in growing
-        )
-        kept = intersect(union((growing, kept)), step.keys)
-        growing = intersect(union((grown,)), step.keys)
-        if not growing and not kept:
-            return False
+    before = steps[0]
+    for step, run in groupby(steps[1:]):
+        alike = sum(1 for _ in run)
+        while alike:
+            grown = tuple(
+                Interval(one.low + 2 - before.queries, None if one.high is None else one.high + step.queries)
+                for one in growing
+            )
+            kept = intersect(union((growing, kept)), step.keys)
+            growing = intersect(union((grown,)), step.keys)
+            if not growing and not kept:
+                return False
+            before, alike = step, alike - 1
+            if alike and step.queries == 1:
+                growing, kept = _by_one_each(growing, kept, step.keys, alike)
+                alike = 0
     return True
+
+
+def _by_one_each(
+    growing: Intervals, kept: Intervals, keys: Intervals, steps: int
+) -> tuple[Intervals, Intervals]:
+    """What grew and what was kept, both within ``keys``, after further steps of one query that allow these.
+
+    A length that grows by one key a step cannot leave its interval, and passes all of it up to where it ends.
+    """
+    grown, passed = [], []
+    for allowed in union((keys,)):
+        for one in intersect(growing, (allowed,)):
+            passed.append(_grown(one, allowed, 0, steps - 1))
+            last = _grown(one, allowed, steps, steps)
+            if last.high is None or last.low <= last.high:
+                grown.append(last)
+    return tuple(grown), union((kept, tuple(passed)))
+
+
+def _grown(one: Interval, allowed: Interval, least: int, most: int) -> Interval:
+    """The lengths of an interval after so many keys more, as far as another allows them."""
+    high = allowed.high
+    if one.high is not None:
+        high = one.high + most if high is None else min(high, one.high + most)
+    return Interval(one.low + least, high)
 
 
 def _grows_by_pages(steps: list[_Step], shapes: list[int]) -> bool:

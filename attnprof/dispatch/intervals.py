@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Interval:
 
 
 Intervals = tuple[Interval, ...]
+_LOW = attrgetter("low")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,11 @@ class InferredCall:
 
 def union(groups: Iterable[Intervals]) -> Intervals:
     """All values of any of the groups, as ascending disjoint intervals."""
+    every = [interval for group in groups for interval in group]
+    if len(every) < 2:
+        return tuple(every)
     merged: list[Interval] = []
-    for interval in sorted((i for group in groups for i in group), key=lambda i: i.low):
+    for interval in sorted(every, key=_LOW):
         last = merged[-1] if merged else None
         if last is not None and (last.high is None or interval.low <= last.high + 1):
             high = None if last.high is None or interval.high is None else max(last.high, interval.high)
@@ -58,11 +64,11 @@ def intersect(left: Intervals, right: Intervals) -> Intervals:
     common = []
     for a in left:
         for b in right:
-            low = max(a.low, b.low)
-            high = min((h for h in (a.high, b.high) if h is not None), default=None)
+            low = a.low if a.low > b.low else b.low
+            high = a.high if b.high is None or (a.high is not None and a.high < b.high) else b.high
             if high is None or low <= high:
                 common.append(Interval(low, high))
-    return tuple(sorted(common, key=lambda i: i.low))
+    return tuple(common) if len(common) < 2 else tuple(sorted(common, key=_LOW))
 
 
 def shift(lengths: Intervals, by: int) -> Intervals:
@@ -77,6 +83,12 @@ def first_length(steps: Sequence[Intervals]) -> Intervals:
     changes pins the length; without one the answer stays as wide as the first step's.
     """
     allowed: Intervals = (Interval(1, None),)
-    for offset, lengths in enumerate(steps):
-        allowed = intersect(allowed, shift(lengths, -offset))
+    first = 0
+    for lengths, alike in groupby(steps):
+        last = first + sum(1 for _ in alike) - 1
+        # Of steps that allow the same, the first holds fewest keys and the last most: both in one interval.
+        kept = ((i.low - first, None if i.high is None else i.high - last) for i in union((lengths,)))
+        held = tuple(Interval(low, high) for low, high in kept if high is None or low <= high)
+        allowed = intersect(allowed, held)
+        first = last + 1
     return allowed

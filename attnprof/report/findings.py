@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from attnprof.analysis.kernel_groups import GROUPS, group_totals
+from attnprof.analysis.kernel_groups import kernel_group
 from attnprof.analysis.layer_kinds import kinds_of_calls
 from attnprof.analysis.other_versions import Otherwise, of_other_versions, with_splits
 from attnprof.analysis.phases import PhaseTotal
@@ -22,6 +22,7 @@ from attnprof.safety.next_command import next_command, next_explanation
 from attnprof.safety.redact import redact
 
 if TYPE_CHECKING:
+    from attnprof.analysis.kernels import KernelTotal
     from attnprof.analysis.layer_kinds import LayerKind
     from attnprof.analysis.roofline import RooflineRow
     from attnprof.analysis.split_cost import SplitCost
@@ -60,6 +61,7 @@ def advice(
     splits: Sequence[SplitRow],
     read: Sequence[RooflineRow],
     costs: Sequence[SplitCost],
+    totals: Sequence[KernelTotal],
     kinds: Sequence[LayerKind] = (),
 ) -> list[Advice]:
     """The findings, those that could save most first, then those of which that is not known."""
@@ -69,7 +71,7 @@ def advice(
     found = [*_failures(run, result), *_changes(run, splits)]
     of_calls = (run, result, _recorded(run, result, kinds), gpu_ns)
     timed = [*_waiting(run, phases), *_few_sms(read, *of_calls), *_asked_for(read, *of_calls)]
-    timed += [*_combining(costs, *of_calls), *_communication(run, gpu_ns)]
+    timed += [*_combining(costs, *of_calls), *_communication(run, totals, gpu_ns)]
     worth = [one for one in timed if (one.share or 0) >= _WORTH_SAYING]
     return [*sorted(worth, key=lambda one: -(one.at_most_ns or 0)), *found][:_MOST]
 
@@ -216,9 +218,8 @@ def _combining(
             )
 
 
-def _communication(run: Recording, gpu_ns: int) -> Iterator[Advice]:
-    at = GROUPS.index("communication")
-    spent = sum(total.gpu_ns[at] for total in group_totals(run.timeline))
+def _communication(run: Recording, totals: Sequence[KernelTotal], gpu_ns: int) -> Iterator[Advice]:
+    spent = sum(total.total_ns for total in totals if kernel_group(total.name) == "communication")
     if spent:
         yield Advice(
             "overlap communication with computing",

@@ -106,7 +106,7 @@ def summarise(run: Recording, result: CheckResult, peaks: MeasuredPeaks | None =
         "splits": splits_table(splits, kinds),
         "splitting": split_cost_table(costs, kinds),
         "roofline": roofline_table(read, kinds),
-        "advice": advice_table(advice(run, result, phases, splits, read, costs, kinds)),
+        "advice": advice_table(advice(run, result, phases, splits, read, costs, totals, kinds)),
         "attention": attention_table(totals),
         "kernels": kernels_table(totals),
         "verdicts": verdicts_table(result),

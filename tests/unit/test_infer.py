@@ -62,6 +62,18 @@ def test_a_split_change_pins_the_length_of_the_first_step(first: int) -> None:
     assert first_length(steps) == (Interval(first, first),)
 
 
+@given(st.data())
+def test_the_first_length_is_every_length_whose_followers_the_steps_allow(data: st.DataObject) -> None:
+    ends = st.tuples(st.integers(1, 30), st.none() | st.integers(0, 9))
+    interval = ends.map(lambda end: Interval(end[0], None if end[1] is None else end[0] + end[1]))
+    runs = data.draw(st.lists(st.tuples(st.lists(interval, max_size=3), st.integers(1, 6)), max_size=5))
+    steps = [union([tuple(lengths)]) for lengths, times in runs for _ in range(times)]
+    found = first_length(steps)
+    for first in range(1, 45):
+        follows = all(any(first + n in one for one in lengths) for n, lengths in enumerate(steps))
+        assert any(first in one for one in found) == follows
+
+
 def test_one_step_gives_the_block_of_keys() -> None:
     launch = predict(decode(300), gpu_by_name("a100")).launches[0]
     inferred = infer_call(parse_kernel_name(launch.kernel), launch.grid, 108)
