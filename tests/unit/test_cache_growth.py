@@ -1,6 +1,8 @@
-"""How the length of a cache may have gone on through decode steps alike, against every way, length by length."""
+"""How a cache's length may have gone on through decode steps alike: as each length by itself would."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ def test_steps_alike_at_once_are_these_steps_one_by_one(
 def test_a_cache_grew_if_some_lengths_lead_through_all_steps(runs: list[tuple[Intervals, int, int]]) -> None:
     steps = [_Step(keys, queries) for keys, queries, times in runs for _ in range(times)]
     growing, kept = _held(steps[0].keys), set[int]()
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in pairwise(steps):
         kept = (growing | kept) & _held(step.keys)
         tokens = range(2 - before.queries, step.queries + 1)
         growing = {length + more for length in growing for more in tokens} & _held(step.keys)
