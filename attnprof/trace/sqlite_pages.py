@@ -16,25 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from attnprof.arrays import Narrow, narrowest
+from attnprof.trace.sqlite_records import PAST, Bytes, UnusualError, big_endian, read_records
 from attnprof.trace.tables import Int64
-
-Bytes = npt.NDArray[np.uint8]
 
 _LEAF, _INTERIOR = 0x0D, 0x05
 _INDEX_INTERIOR = 0x02
 _LEAVES = {_LEAF, 0x0A}  # of tables and, in tables without rowid, of indexes
 _BLOCK = 4 << 20  # bytes of leaf pages looked at together: small enough for the cache, large enough for numpy
-_ONE = 9  # the serial type that is the integer 1; 0 is NULL, 8 the integer 0, 1 to 6 integers of _SIZE bytes
-_SIZE = np.array(
-    [0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0, *((kind - 12) // 2 for kind in range(12, 128))], np.int64
-)  # bytes of a field by serial type, of those that fit one byte
-
-
-class _UnusualError(Exception):
-    """The table is not as simple as this reader needs it."""
 
 
 def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> dict[int, Narrow] | None:
@@ -54,7 +44,7 @@ def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> di
                 for column, values in _fields(file, some, wanted).items():
                     columns[column].add(values, of=len(values) * len(leaves) // len(some))
         return {column: columns.pop(column).values() for column in wanted}
-    except (_UnusualError, IndexError):
+    except (UnusualError, IndexError):
         return None
 
 
@@ -75,7 +65,7 @@ def is_tree(path: Path, root: int) -> bool:
                 if kinds not in ({_INTERIOR}, {_INDEX_INTERIOR}):
                     return False
                 level = children
-    except (_UnusualError, IndexError):
+    except (UnusualError, IndexError):
         pass
     return False
 
@@ -132,7 +122,7 @@ class _File:
         size = int.from_bytes(head[16:18], "big")
         self.page_size = 65536 if size == 1 else size
         if self.page_size < 512 or len(head) < 100:
-            raise _UnusualError
+            raise UnusualError
         self.usable = self.page_size - head[20]
         self.num_pages = os.fstat(file.fileno()).st_size // self.page_size
         self._buffer = np.zeros(0, np.uint8)
@@ -140,8 +130,8 @@ class _File:
     def read(self, pages: Int64) -> Bytes:
         """The pages one behind the other and room to read past the end; valid until the next read."""
         if len(pages) and (pages.min() < 1 or pages.max() > self.num_pages):
-            raise _UnusualError
-        room = len(pages) * self.page_size + 16
+            raise UnusualError
+        room = len(pages) * self.page_size + PAST
         if len(self._buffer) < room:
             self._buffer = np.zeros(room, np.uint8)
         runs = [0, *(np.flatnonzero(np.diff(pages) != 1) + 1).tolist(), len(pages)]
@@ -150,7 +140,7 @@ class _File:
             place = into[first * self.page_size : last * self.page_size]
             self._file.seek((int(pages[first]) - 1) * self.page_size)
             if self._file.readinto(place) != len(place):
-                raise _UnusualError
+                raise UnusualError
         return self._buffer[:room]
 
     def below(self, pages: Int64) -> tuple[set[int], Int64]:
@@ -165,7 +155,7 @@ class _File:
             inner = start[(raw[start] == _INTERIOR) | (raw[start] == _INDEX_INTERIOR)]
             header, pointer = _cells(raw, inner, 12)
             where = np.append(header - header % self.page_size + pointer, inner + 8)
-            children.append(_big_endian(raw, ">u4")[where].astype(np.int64))
+            children.append(big_endian(raw, ">u4")[where].astype(np.int64))
         return kinds, np.concatenate(children)
 
     def leaves(self, root: int) -> Int64:
@@ -173,97 +163,33 @@ class _File:
         level = np.array([root])
         while self.read(level[:1])[0] != _LEAF:  # all leaves are equally deep
             if len(level) > self.num_pages:
-                raise _UnusualError
+                raise UnusualError
             raw = self.read(level)
             start = np.arange(len(level)) * self.page_size
             if np.any(raw[start] != _INTERIOR):
-                raise _UnusualError
+                raise UnusualError
             page, pointer = _cells(raw, start, 12)
-            children = _big_endian(raw, ">u4")[np.append(page + pointer, start + 8)].astype(np.int64)
+            children = big_endian(raw, ">u4")[np.append(page + pointer, start + 8)].astype(np.int64)
             # The rightmost child stands in the page's header and comes after those of its cells.
             order = np.argsort(np.append(page, start), kind="stable")
             level = children[order]
         return level
 
 
-def _big_endian(raw: Bytes, kind: str) -> npt.NDArray[Any]:
-    """The bytes as numbers that begin at every byte."""
-    width = np.dtype(kind).itemsize
-    numbers: npt.NDArray[Any] = np.ndarray((len(raw) - width + 1,), kind, raw, 0, (1,))
-    return numbers
-
-
 def _cells(raw: Bytes, start: Int64, header: int) -> tuple[Int64, Int64]:
     """Of each cell, where its page begins in ``raw`` and where the cell begins in the page."""
-    short = _big_endian(raw, ">u2")
+    short = big_endian(raw, ">u2")
     count = short[start + 3].astype(np.int64)
     page = np.repeat(start, count)
     number = np.arange(len(page)) - np.repeat(np.cumsum(count) - count, count)
     return page, short[page + header + 2 * number].astype(np.int64)
 
 
-def _varint(raw: Bytes, at: Int64) -> tuple[Int64, Int64]:
-    """The variable-length integers at ``at``, of up to eight bytes, and where they end."""
-    byte = raw[at]
-    value, end = (byte & 0x7F).astype(np.int64), at + 1
-    longer = np.flatnonzero(byte & 0x80)
-    for _ in range(7):
-        if not len(longer):
-            break
-        byte = raw[end[longer]]
-        value[longer] = value[longer] << 7 | byte & 0x7F
-        end[longer] += 1
-        longer = longer[byte >= 0x80]
-    if len(longer):
-        raise _UnusualError
-    return value, end
-
-
-def _fields(file: _File, pages: Int64, wanted: Mapping[int, int | None]) -> dict[int, Int64]:
+def _fields(file: _File, pages: Int64, wanted: Mapping[int, int | None]) -> dict[int, Narrow]:
     """The wanted columns of the records on some leaf pages."""
     raw = file.read(pages)
     start = np.arange(len(pages)) * file.page_size
     if np.any(raw[start] != _LEAF):
-        raise _UnusualError
+        raise UnusualError
     page, pointer = _cells(raw, start, 8)
-    length, at = _varint(raw, page + pointer)
-    _, at = _varint(raw, at)
-    header, kind_at = _varint(raw, at)
-    body, past = at + header, at + length
-    if np.any(length > file.usable - 35) or np.any(past > page + file.usable):
-        raise _UnusualError  # the record goes on in another page
-    header_end, words = body.copy(), _big_endian(raw, ">i8")
-    found = {}
-    for column in range(max(wanted) + 1):
-        kind = raw[kind_at]
-        same = len(kind) > 0 and kind[0] < 0x80 and bool(np.all(kind == kind[0]))
-        size: np.int64 | Int64
-        if same:
-            size, kind_at = _SIZE[kind[0]], kind_at + 1
-        elif np.all(kind < 0x80):
-            size, kind_at = _SIZE[kind], kind_at + 1
-        else:
-            number, kind_at = _varint(raw, kind_at)
-            size = np.where(number < 12, _SIZE[np.minimum(number, 11)], (number - 12) // 2)
-        if column in wanted:
-            found[column] = _integers(words, body, kind, same, wanted[column])
-        body = body + size
-    if np.any(kind_at > header_end) or np.any(body > past):
-        raise _UnusualError  # columns were added after the record was written, or it is damaged
-    return found
-
-
-def _integers(words: npt.NDArray[Any], at: Int64, kind: Bytes, same: bool, null: int | None) -> Int64:
-    """One field of each record, of serial types ``kind`` (``same``: they all are the first)."""
-    if np.any((kind > 6) & (kind != 8) & (kind != _ONE)) or (null is None and np.any(kind == 0)):
-        raise _UnusualError
-    if same and _SIZE[kind[0]] == 0:
-        value = (null or 0) if kind[0] == 0 else int(kind[0] == _ONE)
-        return np.broadcast_to(np.int64(value), (len(kind),))
-    size = _SIZE[kind[0]] if same else np.maximum(_SIZE[kind], 1)
-    values = (words[at] >> 8 * (8 - size)).astype(np.int64)
-    if not same:
-        for special, value in ((0, null or 0), (8, 0), (_ONE, 1)):
-            values[kind == special] = value
-    constant = len(values) > 0 and values[0] == values[-1] and bool(np.all(values == values[0]))
-    return np.broadcast_to(values[0], values.shape) if constant else values
+    return read_records(raw, page + pointer, page + file.usable, file.usable - 35, wanted)
