@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.arrays import Narrow
+from attnprof.arrays import Narrow, narrowest
 from attnprof.trace.tables import Int64
 
 Bytes = npt.NDArray[np.uint8]
@@ -74,18 +74,17 @@ def _by_stride(
     groups = _headers(heads, 2 + rowid, columns)
     if groups is None:
         return None
-    found: dict[int, Narrow] = {}
     for rows, kinds in groups:
-        own, room = (cell, length) if rows is None else (cell[rows], length[rows])
-        if header + int(_SIZE[kinds].sum()) > room.min():
+        if header + int(_SIZE[kinds].sum()) > (length if rows is None else length[rows]).min():
             raise UnusualError  # the fields are longer than their record: it is damaged
-        part = _fields(raw, own + (1 + rowid + header), kinds, wanted)
-        if rows is None:
-            return part
-        for column, values in part.items():
-            known = found.get(column)
-            if known is None:
-                known = np.empty(len(cell), values.dtype)
+    body = cell + (1 + rowid + header)
+    kinds = groups[0][1]
+    alike = next((n for n in range(columns) if any(other[n] != kinds[n] for _, other in groups)), columns)
+    found = _fields(raw, body, kinds, {column: wanted[column] for column in wanted if column < alike})
+    later = {column: null for column, null in wanted.items() if column >= alike}
+    for rows, kinds in groups if later else ():
+        for column, values in _fields(raw, body[rows], kinds, later).items():
+            known = found[column] if column in found else np.empty(len(cell), values.dtype)
             found[column] = known = known.astype(np.promote_types(known.dtype, values.dtype), copy=False)
             known[rows] = values
     return found
@@ -115,7 +114,9 @@ def _headers(heads: Bytes, first: int, columns: int) -> list[tuple[Int64 | None,
         while len(rest):
             if len(found) == _MOST_HEADERS:
                 return None
-            same = np.logical_and.reduce([key == key[0] for key in keys])
+            same = keys[0] == keys[0][0]
+            for key in keys[1:]:
+                same &= key == key[0]
             found.append((rest[same], heads[rest[0], first : first + columns].tolist()))
             rest, keys = rest[~same], [key[~same] for key in keys]
     return None if any(max(kinds) >= 0x80 for _, kinds in found) else found
@@ -125,6 +126,8 @@ def _fields(
     raw: Bytes, body: Int64, kinds: Sequence[int], wanted: Mapping[int, int | None]
 ) -> dict[int, Narrow]:
     """The wanted columns of records with these serial types, whose fields begin at ``body``."""
+    if not wanted:
+        return {}
     ends = np.cumsum(_SIZE[kinds])
     begins = [int(ends[column] - _SIZE[kinds[column]]) for column in wanted]
     least, most = min(begins), max(int(ends[column]) for column in wanted)
@@ -137,7 +140,7 @@ def _fields(
             raise UnusualError
         if not size:
             value = (null or 0) if kind == 0 else int(kind == _ONE)
-            found[column] = np.broadcast_to(np.int64(value), (len(body),))
+            found[column] = np.broadcast_to(narrowest(value, value)(value), (len(body),))
             continue
         stored = 1 << (size - 1).bit_length()
         at: npt.NDArray[Any] = np.ndarray(
