@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnprof.errors import TraceError
-from attnprof.trace import sqlite_pages
+from attnprof.trace import sqlite_pages, sqlite_records
 from attnprof.trace.nsys_sqlite import read_nsys_sqlite
 from attnprof.trace.sqlite_columns import Database
 from attnprof.trace.sqlite_pages import is_tree
@@ -89,6 +89,42 @@ def test_columns_come_out_as_they_went_in(tmp_path_factory, rows, repeats, page_
     assert found["absent"].tolist() == [4] * len(kept)
 
 
+@pytest.fixture
+def walked(monkeypatch):
+    """How many records were walked field by field; the list fills as tables are read."""
+    records = []
+    original = sqlite_records._by_walking
+
+    def watched(raw, cell, *rest):
+        records.append(len(cell))
+        return original(raw, cell, *rest)
+
+    monkeypatch.setattr(sqlite_records, "_by_walking", watched)
+    return records
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(numbers, st.sampled_from([None, "", "note"]), numbers, st.integers(-5, 300), st.none()),
+        min_size=1,
+        max_size=12,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_records_of_few_headers_are_as_sqlite_reads_them(tmp_path_factory, kinds, random):
+    rows = [random.choice(kinds) for _ in range(127)]  # whose rowids take one byte
+    check(written(tmp_path_factory.getbasetemp() / "headers.sqlite", rows, page_size=65536))
+
+
+@pytest.mark.parametrize(("headers", "by_walking"), [(1, False), (24, False), (25, True)])
+def test_records_of_few_headers_alone_are_read_by_stride(tmp_path, from_pages, walked, headers, by_walking):
+    rows = [(1 << 40, "x" * (n % headers), n, -(1 << 50), None) for n in range(2, 127)]
+    found = check(written(tmp_path / "t.sqlite", rows, page_size=65536))
+    assert found["b"].tolist() == [*range(2, 127)]
+    assert (from_pages, walked) == ([True], [125] if by_walking else [])
+
+
 @pytest.mark.parametrize("block", [1, 4096, 1 << 22])
 def test_a_deep_tree_is_read_in_order_whatever_the_block(tmp_path, monkeypatch, from_pages, block):
     monkeypatch.setattr(sqlite_pages, "_BLOCK", block)
@@ -144,10 +180,13 @@ def test_a_required_column_that_is_missing_is_named_and_a_missing_table_is_empty
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=40))
-def test_damaged_pages_end_in_a_value_or_an_sqlite_error_never_in_another(tmp_path_factory, damage):
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=40),
+    st.sampled_from([1, 70]),
+)
+def test_damaged_pages_end_in_a_value_or_an_sqlite_error_never_in_another(tmp_path_factory, damage, notes):
     path = tmp_path_factory.getbasetemp() / "damaged.sqlite"
-    written(path, [(i, "x" * (i % 70), i, i, 0.5) for i in range(900)], page_size=1024)
+    written(path, [(i, "x" * (i % notes), i, i, 0.5) for i in range(900)], page_size=1024)
     raw = bytearray(path.read_bytes())
     for at, byte in damage:
         raw[2048 + at % (len(raw) - 2048)] = byte
