@@ -36,7 +36,8 @@ def moments_inside(nested: list[Lane], thread: Int64, start: Int64, end: Int64) 
     held = []
     for one, group in groupby(nested, key=lambda lane: lane.thread):
         mine = np.flatnonzero(thread == one)
-        held += [_hold(lane, mine, start[mine], end[mine]) for lane in group]
+        begin, close = (start, end) if len(mine) == len(thread) else (start[mine], end[mine])
+        held += [_hold(lane, mine, begin, close) for lane in group]
     return held
 
 
@@ -74,7 +75,7 @@ def latest(held: list[Held], rows: int, instead: Int32 | None = None) -> Int32:
     found = np.full(rows, -1, np.int32)
     for one in held:
         ranges = one.ranges if instead is None else instead[one.ranges]
-        found[one.rows] = np.maximum(found[one.rows], ranges)
+        found[one.rows] = ranges if len(held) == 1 else np.maximum(found[one.rows], ranges)
     return found
 
 

@@ -42,19 +42,20 @@ class Lane:
 
         ``before`` are indices in the trace's table: only ranges that sort before them count.
         """
-        found = np.searchsorted(self.start, start, side="right") - 1
-        moving = np.arange(len(found))
-        while len(moving := moving[found[moving] >= 0]):
-            moving = moving[self._misses(found[moving], moving, end, before)]
+        found = _last_begun(self.start, start)
+        moving = np.flatnonzero((found >= 0) & self._misses(found, slice(None), end, before))
+        while len(moving):
             for leap in self._leaps:
                 above = leap[found[moving]]
                 far = np.flatnonzero(above >= 0)
                 far = far[self._misses(above[far], moving[far], end, before)]
                 found[moving[far]] = above[far]
             found[moving] = self.parent[found[moving]]
+            moving = moving[found[moving] >= 0]
+            moving = moving[self._misses(found[moving], moving, end, before)]
         return found
 
-    def _misses(self, at: Narrow, query: Int64, end: Int64, before: Int32 | None) -> Bool:
+    def _misses(self, at: Narrow, query: Int64 | slice, end: Int64, before: Int32 | None) -> Bool:
         """Whether each member ``at`` does not hold its query; if so, nor does what lies inside the member."""
         misses: Bool = self.end[at] < end[query]
         if before is not None:
@@ -84,6 +85,16 @@ class Lane:
             unknown = here[~known[here]]
             found[unknown] = found[self.parent[unknown]]
         return found
+
+
+def _last_begun(starts: Int64, moments: Int64) -> Int64:
+    """The last of the ascending ``starts`` that is not after each moment, -1 for none."""
+    if not len(moments) or np.any(moments[1:] < moments[:-1]):
+        return np.searchsorted(starts, moments, side="right") - 1
+    # Ranges hold several launches each: fewer searches tell at which moment each of them begins.
+    first, last = np.searchsorted(starts, moments[[0, -1]], side="right")
+    begins = np.searchsorted(moments, starts[first:last], side="left")
+    return np.repeat(np.arange(first - 1, last), np.diff(begins, prepend=0, append=len(moments)))
 
 
 def lanes(ranges: Ranges) -> list[Lane]:

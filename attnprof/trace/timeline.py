@@ -170,13 +170,26 @@ def _around_launches(
             kind = narrowest(int(said[key].min()), int(said[key].max()))
             found[key] = np.full(len(launch), none, kind)
     told = {key: _or_none(said[key], NONE[key]) for key, values in found.items() if values.flags.writeable}
+    alone = len({lane.thread for lane in nested}) == len(nested)  # no thread has ranges that do not nest
+    of_range = (
+        {
+            key: _or_none(values[nearest[key]], NONE[key]).astype(found[key].dtype)
+            for key, values in told.items()
+        }
+        if alone
+        else {}
+    )
     for rows in blocks(len(launch) if nested and len(calls) else 0):
         known = np.flatnonzero(launch[rows] >= 0)
-        at, kernel = launch[rows][known], known + rows.start
+        whole = len(known) == rows.stop - rows.start
+        at, kernel = (launch[rows], rows) if whole else (launch[rows][known], known + rows.start)
         held = moments_inside(nested, calls.thread[at], calls.start[at], calls.end[at])
-        innermost[kernel] = latest(held, len(at))
+        inside = innermost[kernel] = latest(held, len(at))
         for key, values in told.items():
-            found[key][kernel] = values[latest(held, len(at), nearest[key])]
+            if alone:
+                found[key][kernel] = of_range[key][inside]
+            else:
+                found[key][kernel] = values[latest(held, len(at), nearest[key])]
     return innermost, found
 
 
