@@ -70,7 +70,8 @@ class AttentionCall:
 
     ``seqlens_q`` and ``seqlens_k`` are each sequence's own lengths, () where only the maxima above are known.
     ``cuda_graph``: the call is made for a CUDA graph. flashinfer only: ``backend``, "" for its own choice,
-    ``fixed_split_size`` in pages and ``disable_split_kv``.
+    ``fixed_split_size`` in pages and ``disable_split_kv``. ``index_topk``: keys that an indexer picks for
+    each query of sparse MLA, 0 where all are attended; flash_mla's ``backend`` is then the cache's format.
     """
 
     library: Library
@@ -106,6 +107,7 @@ class AttentionCall:
     backend: str = ""
     fixed_split_size: int | None = None
     disable_split_kv: bool = False
+    index_topk: int = 0
 
 
 @dataclass(frozen=True, slots=True)

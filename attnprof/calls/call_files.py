@@ -29,7 +29,7 @@ _USUAL: dict[type, str] = {
     bool: "causal alibi return_softmax cache_batch_idx pack_gqa scheduler_metadata cuda_graph "
     "disable_split_kv has_qv",
     int: "batch seqlen_q seqlen_k num_heads num_heads_k head_dim window_left window_right num_splits_arg "
-    "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size",
+    "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size index_topk",
     float: "softcap dropout_p",
     list: "seqlens_q seqlens_k",
 }
@@ -145,6 +145,7 @@ def parse_call(
         backend=fields.get("backend") or "",
         fixed_split_size=fields.get("fixed_split_size"),
         disable_split_kv=bool(fields.get("disable_split_kv", False)),
+        index_topk=_integer(fields, "index_topk", 0),
     )
     return call, _gpu(fields.get("device"), default_gpu), fields.get("version")
 

@@ -88,8 +88,9 @@ def predicted_for(name: str, *, on_gpu: bool) -> str:
 
 def entry_on_gpu(name: str) -> str:
     """The entry of a library that takes a paged batch; "" where it has none."""
-    entries = library(name).entries
-    return next((entry for entry in ("varlen_fwd", "batch_paged") if entry in entries), "")
+    asked = library(name)
+    paged = (*(("varlen_fwd",) if asked.packs_pages else ()), "batch_paged")
+    return next((entry for entry in paged if entry in asked.entries), "")
 
 
 def entry_unless_given(name: str, entry: str) -> str:

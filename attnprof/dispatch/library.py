@@ -114,6 +114,7 @@ class AttentionLibrary(Protocol):
     modelled: str = "its launches are modelled"
     vendor: Literal["nvidia", "amd", "any"] = "nvidia"  # whose GPUs its rules are of
     from_maxima: bool = False  # a paged batch is predicted though of its lengths only the maxima are known
+    packs_pages: bool = True  # its varlen_fwd, where it has one, takes a paged batch
     caps_splits: bool = False  # an engine that captures a graph gives num_splits as room for so many
     when_absent: str = ""  # what to say where it is not installed, if anything
 

@@ -1,7 +1,8 @@
 """FlashMLA's plan, FlexAttention's splits and AITER's: against upstream's own functions where they run.
 
-AITER's MLA search was run from its wheel, FlexAttention's split count is asked of the installed torch. All of
-FlashMLA, FlexAttention's grid and Composable Kernel's one split rest on reading.
+AITER's MLA search was run from its wheel, FlexAttention's split count is asked of the installed torch. How
+FlashMLA deals blocks out (its launches: test_flash_mla.py), FlexAttention's grid and Composable Kernel's one
+split rest on reading.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def test_flashmlas_splits_depend_on_the_other_requests() -> None:
 
 def test_their_launches_and_reasons() -> None:
     h100 = gpu_by_name("h100")
-    metadata, main = libraries.predict(MLA, h100).launches
+    metadata, main, combine = libraries.predict(MLA, h100).launches
+    assert (parse_kernel_name(combine.kernel).role, combine.grid) == ("combine", (4, 1, 16))
     assert parse_kernel_name(metadata.kernel).role == "metadata"
     assert (parse_kernel_name(main.kernel).family, main.grid) == ("mla_splitkv", (2, 1, 66))
     (flex,) = libraries.predict(FLEX, h100).launches
@@ -110,7 +112,7 @@ def test_a_call_of_lengths_is_not_taken_for_one_of_maxima() -> None:
 @pytest.mark.parametrize(
     ("call", "gpu", "match"),
     [
-        (MLA, "b200", "known is dense decode on SM 9.0"),
+        (replace(MLA, dtype="fp32"), "h100", "flash_mla has no fp32"),
         (replace(FLEX, seqlen_q=128), "h100", "main kernel, which never splits"),
         (replace(FLEX, num_heads=28, num_heads_k=4), "h100", "not modelled"),
         (CK, "h100", "aiter is not predicted on H100"),

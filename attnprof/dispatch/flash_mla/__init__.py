@@ -1,5 +1,6 @@
-"""FlashMLA and the MLA kernels of CUTLASS.
+"""FlashMLA as vLLM builds it, and the names of CUTLASS's MLA kernels.
 
-All of FlashMLA's plan rests on reading; that it deals out every key block once is tested. Not modelled:
-sparse decode, prefill, Blackwell, and the combine kernel's grid.
+Kernels, grids, blocks, shared memory, parts, block and overhead agree with what the wheel of vllm 0.33.0 was
+recorded to launch; how its metadata kernel deals blocks out, on the device, is reading. Not modelled: caches
+beside the first (DeepSeek V4's), and kernels that also norm, rotate and cast.
 """

@@ -10,12 +10,22 @@ from attnprof.dispatch.library import LibraryOfVersions
 
 
 class FlashMla(LibraryOfVersions):
-    """Dense MLA decode of deepseek-ai/FlashMLA, whose packages are named after commits."""
+    """deepseek-ai/FlashMLA as vLLM builds it: MLA dense and sparse, decode and prefill."""
 
     folder = "attnprof.dispatch.flash_mla"
-    entries = ("fwd_kvcache",)
+    entries = ("fwd_kvcache", "varlen_fwd")
+    dtypes = ("bf16", "fp16", "fp8")
     packages = ("flash-mla",)
-    modelled = "its plan of dense decode is modelled from reading"
+    packs_pages = False
+    modelled = "its launches are modelled; how blocks are dealt out on the device is reading"
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"index_topk": int(record.get("index_topk") or 0)}
+
+    def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
+        from attnprof.dispatch.flash_mla.names import template_fields
+
+        return template_fields(kernel)
 
     def not_modelled(self, record: Mapping[str, Any]) -> str:
         if record.get("sparse"):

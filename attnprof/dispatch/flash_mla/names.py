@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
-from attnprof.dispatch.names.arguments import numbers
+from attnprof.dispatch.names.arguments import numbers, template_arguments
 from attnprof.dispatch.names.family import Family, bounded, row
+from attnprof.dispatch.names.spelling import plain_template
 
 LIBRARY = "flashmla"
 FAMILIES: tuple[Family, ...] = (
@@ -30,7 +31,28 @@ FAMILIES: tuple[Family, ...] = (
 _DTYPE = bounded(r"bfloat16_t|half_t|float_e4m3_t")
 _DTYPES = {"bfloat16_t": "bf16", "half_t": "fp16", "float_e4m3_t": "fp8"}
 _SHAPE = bounded(r"(?:C<|CILi|C<\(int\))(\d{1,5})")
+_OWN = bounded(r"flash_fwd_splitkv_mla|flash_fwd_mla_combine_kernel|sparse_attn_fwd_")
+_FMHA = "Sm100FmhaFwdKernelTmaWarpspecialized"
+_FUNCTOR = {
+    "main loop": bounded(r"Sm100(?:Fmha|Mla)FwdMainloopTmaWarpspecialized"),
+    "mask": bounded(r"(?:Causal|Residual|No)Mask\b(?:<(?:true|false)>)?"),
+    "scheduler": bounded(r"(?:Causal)?(?:Individual|Persistent)TileScheduler"),
+}
 Fields = tuple[tuple[str, object], ...]
+
+
+def template_fields(name: str) -> Fields | None:
+    """The template of one of FlashMLA's kernels, without tensor maps; None of cut names and others'."""
+    if name.startswith("_Z"):
+        return None
+    if _FMHA in name:
+        found = {field: pattern.search(name) for field, pattern in _FUNCTOR.items()}
+        told = tuple((field, match.group()) for field, match in found.items() if match)
+        return told if len(told) == len(_FUNCTOR) else None
+    if not _OWN.search(name) or (arguments := template_arguments(name)) is None:
+        return None
+    shown = arguments[:1] if any("TmaParams" in each for each in arguments) else arguments
+    return tuple((f"template argument {at}", plain_template(f"<{each}>")) for at, each in enumerate(shown, 1))
 
 
 def stated(name: str) -> Fields:

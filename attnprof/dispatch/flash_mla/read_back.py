@@ -1,37 +1,107 @@
-"""From a launch of FlashMLA's dense decode back to the step: query rows and KV heads; never a length.
+"""From launches of FlashMLA back to the steps that make them: sizes of the batch, and never a length.
 
 Each thread block works off one share of all keys, so the grid is the same whatever their lengths.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
-from attnprof.dispatch.flash_mla.dispatch import HEAD_DIMS, KERNEL
-from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, sm_parts
+from attnprof.dispatch.flash_mla import dense
+from attnprof.dispatch.flash_mla.read_sparse import SPARSE, read_sparse
+from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, combine_room, sm_parts
+from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval
-from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.arguments import template_arguments
 
 LIBRARY = "flash_mla"
 UNSEEN = 0  # split counts are each request's own: no size shows them
-_THREADS = 256
+_FP8 = "float_e4m3_t"
 
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
-    """Every kind of step that launches exactly ``seen``; None of kernels but dense decode on SM 9.0."""
-    if KERNEL not in seen.main.kernel:
-        return None
+    """Every kind of step that launches exactly ``seen``; None of other kernels than FlashMLA's own."""
+    kernel = seen.main.kernel
+    if SPARSE.search(kernel):
+        return read_sparse(seen, gpu)
+    if dense.KERNEL in kernel or (dense.FP8_KERNEL in kernel and _FP8 in kernel):
+        return _dense(seen, gpu, fp8=dense.KERNEL not in kernel)
+    return None
+
+
+def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:
     blocks, heads_k, parts = seen.main.grid
     rows = Interval(1, blocks * BLOCK_M or None)
-    explained = Explanation(
-        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), "fwd_kvcache", False, None, heads_k or None, None, rows,
-        Interval(HEAD_DIMS[0], HEAD_DIMS[0]), UNSEEN, True, (Interval(1, None),),
-    )  # fmt: skip
     if seen.unread:
-        return ReadBack((explained,), seen.unread)
-    if seen.main.block != (_THREADS, 1, 1):
+        return ReadBack((_explained(heads_k or None, rows, fp8=fp8),), seen.unread)
+    if seen.main.block != dense.THREADS:
         return ReadBack(nearest="block")
-    if seen.combine is not None and parse_kernel_name(seen.combine.kernel).family != "mla_combine":
-        return ReadBack(nearest="kernel after it")
-    if gpu.num_sms is not None and parts != sm_parts(gpu.num_sms, heads_k, blocks * BLOCK_M):
+    if min(seen.main.grid) < 1 or not any(
+        parts == sm_parts(sms, heads_k, blocks * BLOCK_M) for sms in _sms(gpu)
+    ):
         return ReadBack(nearest="number of shares of the SMs")
-    return ReadBack((explained,))
+    combine = seen.combine
+    if combine is None:
+        return ReadBack(nearest="kernel after it", cut=True)
+    name = dense.FP8_COMBINE if fp8 else dense.COMBINE
+    threads = dense.FP8_COMBINE_THREADS if fp8 else dense.COMBINE_THREADS
+    if name not in combine.kernel or combine.block != threads:
+        return ReadBack(nearest="kernel after it")
+    if unlike := _combine_unlike(seen.main.kernel, combine.kernel, parts, fp8=fp8):
+        return ReadBack(nearest=unlike)
+    if fp8:
+        fits = list(_fp8_rows(combine.grid, blocks, heads_k))
+        longest = Interval(1, max(fits)) if fits else None
+    else:
+        queries = list(_queries(combine.grid, blocks, heads_k))
+        longest = Interval(min(queries), max(queries)) if queries else None
+    if longest is None:
+        return ReadBack(nearest="grid of the kernel after it")
+    return ReadBack((_explained(heads_k, longest, fp8=fp8),))
+
+
+def _combine_unlike(main: str, combine: str, parts: int, *, fp8: bool) -> str:
+    """What of the combine's template does not belong to the main kernel; "" where it is not spelled."""
+    arguments = template_arguments(combine)
+    if arguments is None or main.startswith("_Z"):
+        return ""
+    if arguments[4 if fp8 else 3 :][:1] != [str(combine_room(parts))]:
+        return "parts that the kernel after it is built for"
+    return "" if fp8 or arguments[0] in main else "element of the kernel after it"
+
+
+def _queries(grid: tuple[int, int, int], blocks: int, heads_k: int) -> Iterator[int]:
+    """Queries a request with which the combine's grid, requests times queries by heads, gives the main's."""
+    products, one, eights = grid
+    heads = [n for n in range(8 * eights - 7, 8 * eights + 1) if n > 0 and n % heads_k == 0]
+    if one != 1 or not heads:
+        return
+    most = blocks * BLOCK_M * heads_k // min(heads)
+    for queries in range(1, min(products, most) + 1):
+        if products % queries == 0 and any(
+            ceil_div(queries * n // heads_k, BLOCK_M) == blocks for n in heads
+        ):
+            yield queries
+
+
+def _fp8_rows(grid: tuple[int, int, int], blocks: int, heads_k: int) -> Iterator[int]:
+    """Query rows of a request and KV head of which the combine has a thread block each."""
+    of_all, *rest = grid
+    if rest != [1, 1] or of_all % heads_k:
+        return
+    for rows in range((blocks - 1) * BLOCK_M + 1, blocks * BLOCK_M + 1):
+        if of_all // heads_k % rows == 0:
+            yield rows
+
+
+def _sms(gpu: GpuFacts) -> set[int]:
+    return {one.num_sms for one in gpu.candidates() if one.sm_major == 9}
+
+
+def _explained(heads_k: int | None, seqlen_q: Interval, *, fp8: bool) -> Explanation:
+    head_dim = Interval(576, 576) if fp8 else Interval(512, 576)
+    return Explanation(
+        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), "fwd_kvcache", False, None, heads_k, None, seqlen_q,
+        head_dim, UNSEEN, True, (Interval(1, None),),
+    )  # fmt: skip

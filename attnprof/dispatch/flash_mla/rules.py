@@ -1,7 +1,8 @@
-"""FlashMLA's plan of a dense decode batch: parts of the GPU, payload of each, splits of each request.
+"""FlashMLA's plan of a decode batch: parts of the GPU, payload of each, splits of each request.
 
-Source: deepseek-ai/FlashMLA csrc/api/dense_decode.cpp and
-csrc/smxx/decode/get_decoding_sched_meta/get_decoding_sched_meta.cu (0e1bdd49); read, not run.
+Source: deepseek-ai/FlashMLA csrc/api/dense_decode.cpp, csrc/api/sparse_decode.cpp and the two
+get_decoding_sched_meta.cu, and vllm-project/FlashMLA's extension for FP8, as vllm 0.33.0 builds them. What
+the host decides is recorded (tests/data/golden, flash_mla); the metadata kernel itself was read.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from dataclasses import dataclass
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 
-DEFAULT_VERSION = "0e1bdd49"
+DEFAULT_VERSION = "vllm-0.33.0"
 VERSIONS = (DEFAULT_VERSION,)
 BLOCK_M, BLOCK_N = 64, 64
 OVERHEAD = 5  # key blocks that starting on a request costs
+OVERHEAD_128 = 3  # of the kernel for 128 heads of 512 on Blackwell
+UNSPLIT_TOPK = 640  # keys of a query up to which sparse decode on Blackwell never splits
+_ROOMS = (32, 64, 96, 128, 160)  # parts that a combine kernel is built for
 
 
 def rules_for(version: str) -> None:
-    """Raises UsageError for a version that nobody has read."""
+    """Raises UsageError for a version that nobody has recorded."""
     if version.strip() not in VERSIONS:
         raise UsageError(
-            f"flash_mla {version} is not modelled: the rules known are those of {', '.join(VERSIONS)}",
+            f"flash_mla {version} is not modelled: recorded was that of {', '.join(VERSIONS)}",
             hint=f"give --version {DEFAULT_VERSION} to predict with its rules",
         )
 
@@ -45,27 +49,36 @@ def sm_parts(num_sms: int, num_heads_k: int, query_rows: int) -> int:
 
 
 def plan_decode(seqlens_k: Sequence[int], num_sms: int, num_heads_k: int, query_rows: int) -> Plan:
+    """The plan of a dense decode: a request without keys counts as one block."""
+    blocks = [max(ceil_div(keys, BLOCK_N), 1) for keys in seqlens_k]
+    return share_out(blocks, sm_parts(num_sms, num_heads_k, query_rows), OVERHEAD)
+
+
+def share_out(blocks: Sequence[int], parts: int, overhead: int) -> Plan:
     """Deals the key blocks of the requests, in their order, out to the parts.
 
     A part takes a request to its end where its payload reaches, else as many blocks as it has left after the
     starting cost: so how a request is split depends on those before it.
     """
-    parts = sm_parts(num_sms, num_heads_k, query_rows)
-    blocks = [max(ceil_div(keys, BLOCK_N), 1) for keys in seqlens_k]
-    payload = ceil_div(sum(blocks) + OVERHEAD * len(blocks), parts) + OVERHEAD
+    payload = ceil_div(sum(blocks) + overhead * len(blocks), parts) + overhead
     splits: list[int] = []
     done = begun = 0
     for _ in range(parts):
         left = payload
         while len(splits) < len(blocks):
             rest = blocks[len(splits)] - done
-            if left >= rest + OVERHEAD:
+            if left >= rest + overhead:
                 splits.append(begun + 1)
-                left -= rest + OVERHEAD
+                left -= rest + overhead
                 done = begun = 0
                 continue
-            if left > OVERHEAD:
-                done += left - OVERHEAD
+            if left > overhead:
+                done += left - overhead
                 begun += 1
             break
     return Plan(parts, payload, tuple(splits))
+
+
+def combine_room(parts: int) -> int:
+    """The parts that the combine kernel taken is built for; 0 where none is built for so many."""
+    return next((room for room in _ROOMS if parts <= room), 0)

@@ -1,0 +1,212 @@
+"""FlashMLA over the keys that an indexer picks for each query: decode from a quantized cache, and prefill.
+
+Source: deepseek-ai/FlashMLA csrc/api/sparse_decode.cpp, csrc/api/sparse_prefill.cpp and their kernels, and
+the older ones that vllm 0.33.0 builds beside them as ``legacy``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnprof.dispatch.flash_mla.dense import COMBINE_THREADS, HEAD_DIM_V, planned
+from attnprof.dispatch.flash_mla.rules import (
+    BLOCK_N,
+    OVERHEAD,
+    OVERHEAD_128,
+    UNSPLIT_TOPK,
+    combine_room,
+    share_out,
+)
+from attnprof.dispatch.heuristic import ceil_div
+from attnprof.dispatch.requests import Lengths
+from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
+
+V32, V4, V41, NVFP4 = "fp8_ds_mla", "v4", "v4.1", "nvfp4_ds_mla"
+_MODEL = {V32: 0, V4: 1, V41: 2, NVFP4: 4}  # ModelType in the kernels' names
+_OF_HEAD_DIM = {576: (V32, NVFP4), 512: (V4, V41)}
+_UNSUPPORTED = (
+    "The chosen implementation does not support all required features. See message above for details."
+)
+_HEADS = (64, 128)
+METADATA, COMBINE = "smxx::decode::get_mla_metadata_kernel", "smxx::decode::flash_fwd_mla_combine_kernel"
+_DECODE = "flash_fwd_splitkv_mla_fp8_sparse_kernel"
+_SM90_SMEM = {V32: 231_424, V4: 208_896}
+_SM100_SMEM = {V32: 232_448, V4: 219_136, V41: 223_232, NVFP4: 225_408}
+_SMALL_TOPK_SMEM = {V4: 224_640, V41: 228_736}
+_SMALL_TOPK = 1280  # keys of a query up to which prefill of 128 heads of 512 takes a kernel of its own
+_SMALL_HEADS = {16: (128, 60_224, 54_080), 32: (256, 82_944, 74_752)}  # threads, shared memory at 576 and 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """``blocks``: thread blocks a query and part.  ``times``: launches, each of 64 heads."""
+
+    name: str
+    threads: int
+    smem: int
+    blocks: int = 1
+    times: int = 1
+    overhead: int = OVERHEAD
+
+
+def sparse_decode(call: AttentionCall, gpu: Gpu) -> Prediction:
+    """``sparse_decode_fwd``: ``backend`` names the cache's format, "" for fp8_ds_mla or V4's by head dim.
+
+    ``cache_seqlens``: a count of keys per request is passed. ``disable_split_kv``: batch invariance is asked.
+    """
+    kept = _format(call)
+    if refusal := _decode_refused(call, gpu, kept):
+        return Prediction(error=refusal)
+    hopper = gpu.sm_major == 9
+    split = hopper or not (call.disable_split_kv or call.index_topk <= UNSPLIT_TOPK) or kept == NVFP4
+    kernel = _hopper(call, kept) if hopper else _blackwell(call, kept, split=split)
+    keys = f"{call.index_topk} keys of each query"
+    if not split:
+        grid = (kernel.blocks * call.seqlen_q, call.batch, 1)
+        why = "batch invariance is asked for" if call.disable_split_kv else f"{keys}: at most {UNSPLIT_TOPK}"
+        reasons = (Reason("num_splits", "1", why), Reason("metadata", "none", "nothing is dealt out"))
+        main = (KernelLaunch(kernel.name, grid, (kernel.threads, 1, 1), kernel.smem),) * kernel.times
+        return Prediction(main, 1, reasons=reasons)
+    a_query = call.num_heads // 64 if hopper else kernel.blocks
+    parts = max(gpu.num_sms // call.seqlen_q // a_query, 1)
+    blocks = ceil_div(call.index_topk, BLOCK_N)
+    plan = share_out([blocks] * call.batch, parts, kernel.overhead)
+    room = combine_room(parts)
+    if not room:
+        return Prediction(error="FlashMLA has no combine kernel for more than 160 parts")
+    grid = (
+        (call.num_heads // 64, call.seqlen_q, parts) if hopper else (kernel.blocks * call.seqlen_q, parts, 1)
+    )
+    counted = "true" if call.cache_seqlens else "false"
+    launches = (
+        KernelLaunch(f"{METADATA}<{counted}, false, false>", (1, 1, 1), (32, 1, 1), 4 * (4 * call.batch + 1)),
+        *(KernelLaunch(kernel.name, grid, (kernel.threads, 1, 1), kernel.smem),) * kernel.times,
+        KernelLaunch(
+            f"{COMBINE}<cutlass::bfloat16_t, 512, 8, {room}, 256, false>",
+            (call.batch, call.seqlen_q, ceil_div(call.num_heads, 8)),
+            COMBINE_THREADS,
+        ),
+    )
+    first = Reason(
+        "parts", str(parts), f"{gpu.num_sms} SMs / {call.seqlen_q} queries / {a_query} thread blocks"
+    )
+    cost = f"{keys}, in blocks of 64, and {kernel.overhead} of a part for each start"
+    known = not call.cache_seqlens
+    return planned(launches, plan, Lengths(call), (first,), counted=cost, known=known)
+
+
+def _format(call: AttentionCall) -> str:
+    formats = _OF_HEAD_DIM.get(call.head_dim, ())
+    if not formats or (call.head_dim_v or HEAD_DIM_V) != HEAD_DIM_V:
+        raise UsageError("flash_mla's sparse decode is known for head dims 576 or 512, and 512 of V")
+    kept = call.backend or formats[0]
+    if kept not in formats:
+        raise UsageError(f"a cache of {kept} with head dim {call.head_dim} is not modelled")
+    return kept
+
+
+def _decode_refused(call: AttentionCall, gpu: Gpu, kept: str) -> str:
+    if call.num_heads not in _HEADS:
+        return f"Unsupported h_q: {call.num_heads}"
+    if gpu.sm_major not in (9, 10):
+        return "Unsupported architecture for sparse decode fwd"
+    hopper = gpu.sm_major == 9
+    two_launches = not hopper and kept in (V32, NVFP4) and call.num_heads == 128
+    lacking = kept in (V41, NVFP4) if hopper else False
+    if lacking or (call.disable_split_kv and (hopper or two_launches or kept == NVFP4)):
+        return _UNSUPPORTED
+    if call.index_topk % BLOCK_N:
+        return f"Assertion `params.topk % {'TOPK_BLOCK_SIZE' if hopper else 'B_TOPK'} == 0`"
+    if hopper and kept == V32 and call.cache_seqlens:
+        return "Assertion `params.topk_length == nullptr`"
+    return ""
+
+
+def _hopper(call: AttentionCall, kept: str) -> _Kernel:
+    space = "legacy::sm90::decode::sparse::"
+    name = f"{space}{_DECODE}<{space}KernelTemplate<(ModelType){_MODEL[kept]}, {call.num_heads}> >"
+    return _Kernel(name, 384, _SM90_SMEM[kept])
+
+
+def _blackwell(call: AttentionCall, kept: str, *, split: bool) -> _Kernel:
+    model, mode = f"(ModelType){_MODEL[kept]}", 2 if split else 1
+    if kept == NVFP4:
+        space = "legacy::sm100::decode::head64::"
+        name = f"{space}{_DECODE}<{space}KernelTemplate<{model}> >"
+        return _Kernel(name, 384, _SM100_SMEM[kept], times=call.num_heads // 64)
+    old = "" if kept == V41 else "legacy::"
+    if call.num_heads == 128 and kept != V32:
+        space = f"{old}sm100::prefill::sparse_fwd_for_small_topk::head128::"
+        width = "" if kept == V41 else "512, "
+        template = f"KernelTemplate<(SparseAttnFwdMode){mode}, {width}{model}, {model}>"
+        name = f"{space}{_DECODE}<{space}{template} >"
+        return _Kernel(name, 512, _SMALL_TOPK_SMEM[kept], blocks=2, overhead=OVERHEAD_128)
+    space = f"{old}sm100::decode::sparse::head64::"
+    config = f"{space}Config{{{model}, {model}, {'true' if split else 'false'}}}"
+    name = f"{space}{_DECODE}<{space}KernelTemplate<{config}> >"
+    return _Kernel(name, 384, _SM100_SMEM[kept], times=call.num_heads // 64)
+
+
+def sparse_prefill(call: AttentionCall, gpu: Gpu) -> Prediction:
+    """``sparse_prefill_fwd``: each query over its own keys in bf16; ``cache_seqlens`` as in decode."""
+    if gpu.sm_major not in (9, 10):
+        return Prediction(
+            error="Sparse Attention Forward Kernel is only supported on SM90a and SM100f architectures."
+        )
+    if call.head_dim not in _OF_HEAD_DIM or (call.head_dim_v or HEAD_DIM_V) != HEAD_DIM_V:
+        raise UsageError("flash_mla's sparse prefill is known for head dims 576 or 512, and 512 of V")
+    if call.dtype != "bf16":
+        raise UsageError(f"flash_mla's sparse prefill has no {call.dtype}: it takes bf16")
+    hopper = gpu.sm_major == 9
+    if call.num_heads not in ((8, 16, 32, 64, 128) if hopper else _HEADS):
+        said = "SM90a supports 8, 16, 32, 64 and 128 heads; SM100f supports 64 and 128."
+        return Prediction(error=f"Unsupported h_q: {call.num_heads}. {said}")
+    kernel, unmet = _hopper_prefill(call) if hopper else _blackwell_prefill(call)
+    if unmet:
+        return Prediction(error=f"Assertion `{unmet}`")
+    tokens = Lengths(call).tokens
+    if not tokens:
+        return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
+    launch = KernelLaunch(kernel.name, (kernel.blocks * tokens, 1, 1), (kernel.threads, 1, 1), kernel.smem)
+    why = f"{kernel.blocks} thread block{'s' * (kernel.blocks > 1)} a query of {call.num_heads} heads"
+    reasons = (
+        Reason("grid", str(launch.grid[0]), f"{why}, {tokens} queries in all"),
+        Reason("num_splits", "1", "each query's keys are attended by one kernel in one go"),
+    )
+    return Prediction((launch,), 1, reasons=reasons)
+
+
+def _hopper_prefill(call: AttentionCall) -> tuple[_Kernel, str]:
+    counted, space = "true" if call.cache_seqlens else "false", "legacy::sm90::prefill::sparse_fwd::"
+    if call.num_heads <= 32:
+        heads = max(call.num_heads, 16)
+        threads, *smem = _SMALL_HEADS[heads]
+        name = f"{space}sparse_attn_fwd_small_heads_kernel<{call.head_dim}, {counted}, {heads}>"
+        return _Kernel(name, threads, smem[call.head_dim == 512]), ""
+    name = f"{space}sparse_attn_fwd_kernel<{space}KernelTemplate<{call.head_dim}, {counted}> >"
+    unmet = "params.topk % (2*B_TOPK) == 0" if call.index_topk % 128 else ""
+    smem_bytes = 230_864 if call.head_dim == 576 else 214_480
+    return _Kernel(name, 384, smem_bytes, blocks=call.num_heads // 64), unmet
+
+
+def _blackwell_prefill(call: AttentionCall) -> tuple[_Kernel, str]:
+    new, topk = call.head_dim == 512, call.index_topk
+    space = f"{'' if new else 'legacy::'}sm100::prefill::sparse_fwd::head{call.num_heads}::"
+    kernel = f"{space}sparse_attn_fwd_kernel<{space}KernelTemplate"
+    if call.num_heads == 64:
+        unmet = "params.topk % B_TOPK == 0" if topk % 64 else ""
+        if new:
+            return _Kernel(f"{kernel}>", 384, 222_480), unmet
+        unmet = unmet or ("params.topk >= 128" if topk < 128 else "")
+        return _Kernel(f"{kernel}<(SparseAttnFwdMode)0, 576> >", 384, 230_704), unmet
+    if new and topk <= _SMALL_TOPK:
+        space = "sm100::prefill::sparse_fwd_for_small_topk::head128::"
+        template = f"{space}KernelTemplate<(SparseAttnFwdMode)0, (ModelType)2, (ModelType)2> "
+        name = f"{space}sparse_attn_fwd_for_small_topk_kernel<{template}>"
+        unmet = "params.topk % Kernel::B_TOPK == 0" if topk % 64 else ""
+        return _Kernel(name, 512, 223_616, blocks=2), unmet
+    unmet = "params.topk % Kernel::B_TOPK == 0" if topk % 128 else ""
+    if new:
+        return _Kernel(f"{kernel}>", 512, 165_120, blocks=2), unmet
+    return _Kernel(f"{kernel}<576> >", 512, 181_504, blocks=2), unmet
