@@ -266,7 +266,8 @@ def check(
     if gpu is not None:
         facts = {shape.device: _facts(gpu) for shape in recording.observed.shapes}
     else:
-        facts = {device.index: _stated(device) for device in info.devices}
+        named = {shape.device: info.device(shape.device) for shape in recording.observed.shapes}
+        facts = {index: _stated(device) for index, device in named.items() if device is not None}
     calls = check_unrecorded(recording.observed, facts, recording.keys_of_step)
     why, hint, unseen = "", "", ""
     if info.whole_graph_launches:

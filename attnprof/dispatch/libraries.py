@@ -33,6 +33,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "cutlass_mla": "attnprof.dispatch.cutlass_mla",
     "flex_attention": "attnprof.dispatch.flex_attention",
     "aiter": "attnprof.dispatch.aiter",
+    "aiter_paged": "attnprof.dispatch.aiter_paged",
     "vllm_triton": "attnprof.dispatch.vllm_triton",
     "vllm_rocm": "attnprof.dispatch.vllm_rocm",
     "sglang_triton": "attnprof.dispatch.sglang_triton",

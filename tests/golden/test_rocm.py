@@ -5,14 +5,18 @@ Resting on reading alone: the threads of Triton's paged decode, which leaves its
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from attnprof.dispatch import libraries
 from attnprof.dispatch.explanation import GpuFacts, Observed
+from attnprof.dispatch.intervals import Interval
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
@@ -46,8 +50,8 @@ def answers(name: str) -> list[tuple[dict, dict]]:
 
 
 def told(launches: Launches) -> tuple[int | None, ...] | None:
-    """Batch, heads, splits and head dim of the one explanation; None of none."""
-    back = libraries.explain(Observed(*launches), FACTS)
+    """Batch, heads, splits and head dim of vLLM's one explanation; None of none."""
+    back = libraries.library("vllm_rocm").explain(Observed(*launches), FACTS)
     found = back.explanations if back else ()
     assert len(found) <= 1
     return next(((one.batch, one.heads, one.num_splits, one.head_dim.low) for one in found), None)
@@ -119,3 +123,94 @@ def test_a_prompt_is_not_split_though_decodes_kernels_run_too() -> None:
                     "--seqlen-k", "4096", "--model", "qwen2.5-7b")  # fmt: skip
     words = " ".join(done.out.split())
     assert "is not split: _fwd_kernel runs, then paged_attention_ll4mi_QKV_mfma16_kernel + paged_" in words
+
+
+AITER = AttentionCall("aiter_paged", "fwd_kvcache", 32, 1, 40_960, 32, 8, 128, page_block_size=1)
+
+
+def test_aiters_unified_attention_launches_as_its_wheel_does() -> None:
+    segments: Counter[int] = Counter()
+    for row, answer in answers("aiter_unified_0.1.7.jsonl.gz"):
+        assert (answer["error"], ours(answer)) == (row["expect"]["error"], launched(row)), row["call"]
+        segments[answer["num_splits"] or 0] += 1
+    assert set(segments) == {0, 1, 8, 16, 32, 64, 128}
+
+
+def test_every_step_of_aiters_unified_attention_is_read_back() -> None:
+    for row in golden_rows("aiter_unified_0.1.7.jsonl.gz"):
+        call, device = row["call"], row["call"]["device"]
+        made = tuple(KernelLaunch(name, tuple(grid), tuple(block)) for name, grid, block in launched(row))
+        if not made:
+            continue
+        facts = GpuFacts(device["num_sms"], (device["sm_major"], device["sm_minor"]), "amd")
+        back = libraries.explain(Observed(*made), facts)
+        assert back is not None
+        (one,) = back.explanations
+        assert (one.library, max(call["seqlens_q"]) in one.seqlen_q) == ("aiter_paged", True)
+        assert one.has_length(max(call["seqlens_k"]))
+        assert (one.batch, one.heads) in ((None, None), (call["batch"], call["num_heads"]))
+        assert bool(back.shared) == (made[0].block == (256, 1, 1))  # vLLM 0.10's own prompts have it too
+        wider = replace(made[0], block=(192, 1, 1)), *made[1:]
+        assert libraries.explain(Observed(*wider), facts) is None
+
+
+def test_paged_prefill_takes_smaller_tiles_where_cus_would_be_idle() -> None:
+    """By the formula read in Composable Kernel's generator: nothing of it was recorded."""
+    prefill = replace(AITER, entry="varlen_fwd", batch=1, seqlen_q=1000, seqlen_k=1000)
+    grids = [libraries.predict(replace(prefill, batch=n), MI300X).launches[0].grid for n in (1, 2)]
+    assert grids == [(32, 1, 8), (32, 2, 8)]  # 256 blocks of 128 queries are more than 243.2 CUs
+    assert libraries.predict(replace(prefill, seqlen_q=900), MI300X).launches[0].grid == (32, 1, 8)
+    assert libraries.predict(replace(prefill, seqlen_q=890), MI300X).launches[0].grid == (32, 1, 14)
+
+
+TRACES = Path(__file__).parents[1] / "data" / "traces"
+GPT_OSS = replace(AITER, entry="batch_paged", seqlen_k=9000, num_heads=64, head_dim=64, causal=True)
+REAL = (
+    ("sglang_qwen3-8b", "paged_attention", AITER, 72),
+    ("vllm_gpt-oss", "unified_attention_3d", replace(GPT_OSS, page_block_size=64), 24),
+    ("vllm_gpt-oss", "unified_attention_2d", replace(GPT_OSS, window=(127, 0)), 12),
+)
+
+
+def ran(trace: str) -> list[KernelLaunch]:
+    """What a public trace of a CUDA graph's capture on an MI300X says was launched."""
+    whole = json.loads(gzip.decompress((TRACES / f"torch_mi300x_{trace}_capture.json.gz").read_bytes()))
+    told = [event["args"] for event in whole["traceEvents"] if "kernel" in event.get("args", {})]
+    return [KernelLaunch(one["kernel"], tuple(one["grid"]), tuple(one["block"])) for one in told]
+
+
+@pytest.mark.parametrize(("trace", "operation", "call", "count"), REAL)
+def test_an_mi300xs_own_launches_are_those_predicted(
+    trace: str, operation: str, call: AttentionCall, count: int
+) -> None:
+    """SGLang's and vLLM's; the servers' context, page and window, which no trace holds, are the models'."""
+    predicted = [(one.kernel, one.grid, one.block) for one in libraries.predict(call, MI300X).launches]
+    seen = [(parse_kernel_name(one.kernel).kernel, one.grid, one.block) for one in ran(trace)]
+    mine = [one for one in seen if operation in one[0] or one[0] == predicted[-1][0]]
+    assert (len(mine), set(mine)) == (count, set(predicted))
+
+
+def test_whose_paged_attention_ran_its_template_tells() -> None:
+    pair = [one for one in ran("sglang_qwen3-8b") if "paged_attention" in one.kernel][:2]
+    (one,) = libraries.explain(Observed(*pair), FACTS).explanations
+    assert (one.library, one.batch, one.heads, one.num_splits) == ("aiter_paged", 32, 32, 160)
+    assert one.seqlen_k == (Interval(40_705, 40_960),)  # the server's context
+    main, reduce = pair
+    for spelled, other in ((" 128, 256", " 64, 256"), ("false, 4,", "false, 8,")):
+        spoilt = replace(main, kernel=main.kernel.replace(spelled, other))
+        assert libraries.explain(Observed(spoilt, reduce), FACTS).explanations == ()
+    loops = replace(reduce, kernel=reduce.kernel.replace("256, 3,", "256, 2,"))
+    assert libraries.explain(Observed(main, loops), FACTS).explanations == ()
+
+
+@pytest.mark.parametrize(("name", "count"), [("sglang_qwen3-8b_decode", 36), ("vllm_gpt-oss_replay", 24)])
+def test_a_replay_is_read_with_the_grids_of_its_capture(
+    name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel's device may be none that ROCm describes, as in vLLM's trace here: it is the one there is."""
+    monkeypatch.chdir(tmp_path)
+    capture = f"{name.rpartition('_')[0]}_capture"
+    paths = [str(TRACES / f"torch_mi300x_{each}.json.gz") for each in (name, capture)]
+    assert attnprof("import", paths[0], "--graph-capture", paths[1], "-o", name).code == 0
+    found = json.loads(attnprof("check", name, "--format", "json").out)
+    assert Counter(one["verdict"] for one in found["calls"]) == {"explained": count}

@@ -24,13 +24,13 @@ MOST_PARTITIONS = 512
 THREADS = (256, 1, 1)
 _WAVE = 64
 _KV_DTYPE = "Fp8KVCacheDataType"
-_REDUCE_ARGUMENTS = {6: "vllm", 7: "aiter"}
+_REDUCE_ARGUMENTS = (6, 7)  # of which the longer list is that of AITER's ragged one
 _LOOPS = 5  # the argument that says how many partitions a thread adds up
 
 
 @dataclass(frozen=True, slots=True)
 class Paged:
-    """What both launches state; ``queries`` of each request, ``origin`` "" where no name tells whose."""
+    """What both launches state; ``queries`` of each request, ``aiters`` where a name is AITER's alone."""
 
     batch: int
     heads: int
@@ -38,7 +38,7 @@ class Paged:
     partitions: int
     head_dim: int
     queries: int
-    origin: str
+    aiters: bool
 
     @property
     def keys(self) -> Interval:
@@ -75,26 +75,19 @@ def stated(seen: Observed) -> Paged | None:
     )  # fmt: skip
     if not fits:
         return None
-    origins = set()
-    if told := _main_template(seen.main.kernel):
-        origin, dim, groups = told
-        origins.add(origin)
-        if (dim, groups) != (head_dim, heads // heads_k):
-            return None
-    if reduced := _reduce_template(seen.combine.kernel):
-        origin, dim, loops = reduced
-        origins.add(origin)
-        if (dim, loops) != (head_dim, ceil_div(partitions, _WAVE)):
-            return None
-    if len(origins) > 1:
+    main, reduced = _main_template(seen.main.kernel), _reduce_template(seen.combine.kernel)
+    if main and main[1:] != (head_dim, heads // heads_k):
         return None
-    return Paged(batch, heads, heads_k, partitions, head_dim, queries, origins.pop() if origins else "")
+    if reduced and reduced[1:] != (head_dim, ceil_div(partitions, _WAVE)):
+        return None
+    aiters = any(told and told[0] for told in (main, reduced))
+    return Paged(batch, heads, heads_k, partitions, head_dim, queries, aiters)
 
 
-def _main_template(kernel: str) -> tuple[str, int, int] | None:
-    """(whose it is, head dim, query heads per KV head); None where the name is cut or mangled.
+def _main_template(kernel: str) -> tuple[bool, int, int] | None:
+    """(whether it is AITER's, head dim, query heads per KV head); None where the name is cut or mangled.
 
-    vLLM's has the output's type before page, head dim, threads, ALiBi and heads; AITER's does not.
+    Most of AITER's lack the output's type before page, head dim, threads, ALiBi and heads, which vLLM's have.
     """
     arguments = template_arguments(kernel) or []
     at = next((number for number, one in enumerate(arguments) if _KV_DTYPE in one), None)
@@ -104,14 +97,13 @@ def _main_template(kernel: str) -> tuple[str, int, int] | None:
     sizes = [literal(one) for one in arguments[at + 1 + own : at + 6 + own]]
     if len(sizes) < 5 or sizes[1] is None or sizes[4] is None:
         return None
-    return "vllm" if own else "aiter", sizes[1], sizes[4]
+    return not own, sizes[1], sizes[4]
 
 
-def _reduce_template(kernel: str) -> tuple[str, int, int] | None:
-    """(whose it is, head dim, partitions a thread adds up)."""
+def _reduce_template(kernel: str) -> tuple[bool, int, int] | None:
+    """(whether it is AITER's, head dim, partitions a thread adds up)."""
     arguments = template_arguments(kernel) or []
-    origin = _REDUCE_ARGUMENTS.get(len(arguments))
     sizes = [literal(one) for one in arguments[2 : _LOOPS + 1]]
-    if origin is None or sizes[0] is None or sizes[-1] is None:
+    if len(arguments) not in _REDUCE_ARGUMENTS or sizes[0] is None or sizes[-1] is None:
         return None
-    return origin, sizes[0], sizes[-1]
+    return len(arguments) == max(_REDUCE_ARGUMENTS), sizes[0], sizes[-1]

@@ -27,20 +27,19 @@ from attnprof.model import Entry, Library
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """A library that launches them. ``any_queries``: requests with several queries launch it too."""
+    """A library that launches them. ``vllms``: vLLM's own build, which prompts launch too."""
 
     library: Library
     version: str
     entry: Entry
-    origin: str
-    any_queries: bool
+    vllms: bool
 
     def _explanation(self, paged: Paged | None) -> Explanation:
         queries = Interval(1, 1) if paged is None else Interval(paged.queries, paged.queries)
         return Explanation(
             self.library, (self.version, self.version), self.entry, False,
             paged.batch if paged else None, paged.heads if paged else None, None,
-            Interval(1, None) if self.any_queries else queries,
+            Interval(1, None) if self.vllms else queries,
             Interval(paged.head_dim, paged.head_dim) if paged else Interval(1, None),
             paged.partitions if paged else 1, True, (paged.keys if paged else Interval(1, None),),
         )  # fmt: skip
@@ -48,12 +47,13 @@ class Maker:
     def makes(self, paged: Paged, kernel: str) -> bool:
         """Whether it launches this."""
         groups = paged.heads // paged.heads_k
-        if paged.origin not in ("", self.origin) or groups * paged.queries > MOST_GROUPS:
+        if groups * paged.queries > MOST_GROUPS:
             return False
-        if not self.any_queries:
+        if not self.vllms:
             return MFMA4 not in kernel
         return (
-            paged.queries == 1
+            not paged.aiters
+            and paged.queries == 1
             and paged.head_dim in HEAD_DIMS
             and (MFMA4 in kernel) == (groups <= MFMA4_GROUPS)
             and paged.partitions <= MOST_PARTITIONS
@@ -75,7 +75,7 @@ class Maker:
         return ReadBack((self._explanation(paged),))
 
 
-_VLLM = Maker("vllm_rocm", DEFAULT_VERSION, "batch_paged", "vllm", any_queries=True)
+_VLLM = Maker("vllm_rocm", DEFAULT_VERSION, "batch_paged", vllms=True)
 
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:

@@ -125,10 +125,11 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: str) -> R
         return _trtllm_mha(layer, step, graph)
     if choice.backend == "flashinfer":
         return _flashinfer(layer, step, graph)
-    if choice.backend == "aiter" and not decode:
-        return Reached((graph,), _call("aiter", "fwd", layer, step, page_block_size=None))
-    kind = "decode" if decode else "prefill"
-    return Reached((graph,), why_not=f"the launches of SGLang's {choice.backend} for {kind} are not modelled")
+    if choice.backend == "aiter":
+        return _aiter(layer, step, graph)
+    return Reached(
+        (graph,), why_not=f"SGLang's {choice.backend} attends over latents, which no MHA layer has"
+    )
 
 
 _COPY = Note("library", _FA3, "sglang-kernel's own copy of FlashAttention-3, as it was recorded")
@@ -172,6 +173,23 @@ def _packed(library: str, layer: Layer, step: Step, **more: Any) -> AttentionCal
     """A step over a paged cache with packed queries."""
     tokens = sum(step.seqlens_q) or step.batch * step.seqlen_q
     return _call(library, "fwd_kvcache", layer, step, cache_seqlens=True, total_q=tokens, **more)
+
+
+def _aiter(layer: Layer, step: Step, graph: Note) -> Reached:
+    """Paged attention over single tokens, or AITER's unified_attention where a model has windows."""
+    if layer.window is not None or layer.sinks:
+        why_not = (
+            "SGLang has AITER's unified_attention attend in models with windows and sinks, of an AITER newer "
+            "than 0.1.7, the last whose rules are known"
+        )
+        return Reached((graph,), why_not=why_not)
+    if step.seqlen_q == 1:
+        kernel = Note("decode kernel", "paged_attention_ragged", "over pages of one token")
+        context = Note("partitions", "of the context", "--seqlen-k stands for the server's longest")
+        call = _call("aiter_paged", "fwd_kvcache", layer, step, page_block_size=1, cache_seqlens=True)
+        return Reached((kernel, context, graph), call)
+    kernel = Note("prefill kernel", "mha_batch_prefill_func", "Composable Kernel's, over the paged cache")
+    return Reached((kernel, graph), _call("aiter_paged", "varlen_fwd", layer, step, page_block_size=1))
 
 
 def _trtllm_mha(layer: Layer, step: Step, graph: Note) -> Reached:

@@ -1,0 +1,36 @@
+"""AITER over a paged cache as the registry knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+from attnprof.dispatch.library import LibraryOfVersions
+from attnprof.model import Entry
+
+_FUNCTIONS: Mapping[Entry, str] = {
+    "fwd_kvcache": "AITER's paged_attention_ragged",
+    "varlen_fwd": "AITER's mha_batch_prefill_func",
+    "batch_paged": "AITER's unified_attention",
+}
+
+
+class AiterPaged(LibraryOfVersions):
+    """What SGLang's backend aiter calls over its cache, and the Triton attention of vLLM's, of amd-aiter."""
+
+    folder = "attnprof.dispatch.aiter_paged"
+    entries = ("fwd_kvcache", "varlen_fwd", "batch_paged")
+    dtypes = ("bf16", "fp16")
+    functions = _FUNCTIONS
+    packages = ("amd-aiter",)
+    vendor: Literal["nvidia", "amd", "any"] = "amd"
+    modelled = "its attention over a paged cache is modelled"
+
+    def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+        from attnprof.dispatch.aiter_paged.read_back import read_back
+
+        return read_back(seen, gpu)
+
+
+LIBRARY = AiterPaged()
