@@ -60,15 +60,15 @@ def sdpa_doors() -> list[Door]:
     real, F.scaled_dot_product_attention = F.scaled_dot_product_attention, nothing
     sdpa.patch(recorder_in_a_step())
     recorded, F.scaled_dot_product_attention = F.scaled_dot_product_attention, real
-    q, k = torch.zeros(2, 28, 1, 128), torch.zeros(2, 28, 301, 128)
+    q, k, v = torch.zeros(2, 28, 1, 128), *(torch.zeros(2, 28, 301, 128) for _ in range(2))
     given: dict[str, Any] = {"attn_mask": None, "dropout_p": 0.0, "scale": 0.1, "is_causal": False}
     return [
         Door(
             "sdpa, as transformers calls it",
-            lambda: recorded(q, k, k, **given),
-            lambda: nothing(q, k, k, **given),
+            lambda: recorded(q, k, v, attn_mask=None, dropout_p=0.0, scale=0.1, is_causal=False),
+            lambda: nothing(q, k, v, attn_mask=None, dropout_p=0.0, scale=0.1, is_causal=False),
         ),
-        Door("sdpa of three tensors", lambda: recorded(q, k, k), lambda: nothing(q, k, k)),
+        Door("sdpa of three tensors", lambda: recorded(q, k, v), lambda: nothing(q, k, v)),
     ]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from attnprof.capture.interrupt import InterruptError
 from attnprof.instrument import flash_attn, journal, sdpa
 from attnprof.instrument.engines import entry_point
+from attnprof.instrument.slots import opened
 from attnprof.instrument.undescribed import undescribed
 from attnprof.workloads.child import Handed
 
@@ -134,10 +135,10 @@ def read_journal(calls: int, texts: int) -> Kept:
     phases = {step["step"]: step["phase"] for step in steps}
     content = _content(calls).ljust(journal.FORKED.size, b"\0")
     recorded = []
-    for seq, (number, step, layer) in enumerate(_slots(content)):
+    for seq, (slot,) in enumerate(_slots(content)):
+        number, step, layer = opened(slot)
         if 0 < number <= len(described):
-            at = {"seq": seq, "step": None if step < 0 else step, "phase": phases.get(step, "other")}
-            at["layer"] = None if layer < 0 else layer
+            at = {"seq": seq, "step": step, "phase": phases.get(step, "other"), "layer": layer}
             recorded.append({**at, **described[number - 1], **raised.get(seq, {})})
     return Kept(recorded, steps, notes, facts, journal.FORKED.unpack_from(content)[0])
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from attnprof.instrument.alike import ANYTHING, Question, equal, of_type, placed, shaped, unwritten
 from attnprof.instrument.recorder import Recorder, dtype_name, keep, kept_value, shape, sizes, unread
-from attnprof.instrument.recording import Args, Known, Kwargs, Tell, picking, recording
+from attnprof.instrument.recording import Args, Known, Kwargs, picking, recording
 from attnprof.instrument.undescribed import (
     UndescribedError,
     described,
@@ -148,67 +149,71 @@ class ExtensionProxy:
                 taken = _snapshot(dict(zip(names, args, strict=True)))
             return (*called, taken), (*called, unread(taken))
 
-        return recording(recorder, original, Known(recorder, called, describe, look), _teller(lists))
+        told = _Told(lists)
+        return recording(recorder, original, Known(recorder, called, describe, look, ask=told.ask), told.tell)
 
 
-def _teller(lists: dict[int, tuple[str, ...]]) -> Tell:
+class _Told:
     """What tells a call from others: of its tensors the shapes, of those whose values count the state too.
 
-    A tensor that was written to is another, and so is one of a number that is no tensor any more.
+    A tensor that was written to is another, and so is one of a number that is no tensor any more. ``lists``
+    are the arguments' names, by how many there are.
     """
-    import torch
 
-    modes, tracing = torch._C._len_torch_function_stack, torch._C._is_tracing
-    transforms, tensor = torch._C._functorch.peek_interpreter_stack, torch.Tensor
-    picks = {
-        count: tuple(
-            picking([at for at, name in enumerate(names) if name in chosen])
-            for chosen in (_SCALARS, _OPTIONAL)
-        )
-        for count, names in lists.items()
-    }
-    optional = {count: [name for name in names if name in _OPTIONAL] for count, names in lists.items()}
-    places: dict[tuple[int, tuple[type, ...]], tuple[list[int], ...] | None] = {}
+    def __init__(self, lists: dict[int, tuple[str, ...]]) -> None:
+        import torch
 
-    def places_of(count: int, kinds: tuple[type, ...]) -> tuple[list[int], ...] | None:
-        """Where tensors are whose shape counts, or their values; and numbers. None where anything else is."""
-        if not {tensor, int, type(None)}.issuperset(kinds):
+        self._lists, self._tensor = lists, torch.Tensor
+        self._modes, self._tracing = torch._C._len_torch_function_stack, torch._C._is_tracing
+        self._transforms = torch._C._functorch.peek_interpreter_stack
+        self._picks = {
+            count: tuple(
+                picking([at for at, name in enumerate(names) if name in chosen])
+                for chosen in (_SCALARS, _OPTIONAL)
+            )
+            for count, names in lists.items()
+        }
+
+    def tell(self, args: Args, kwargs: Kwargs) -> Hashable | None:
+        count, tensor = len(args), self._tensor
+        if kwargs or count not in self._picks:
             return None
-        given = [
-            (name, lists[count].index(name), kind) for name, kind in zip(optional[count], kinds, strict=True)
-        ]
-        return (
-            [at for name, at, kind in given if name in _SHAPES and kind is tensor],
-            [at for name, at, kind in given if name in _VALUES and kind is tensor],
-            [at for name, at, kind in given if kind is int],
-        )
-
-    def tell(args: Args, kwargs: Kwargs) -> Hashable | None:
-        count = len(args)
-        if kwargs or count not in picks or modes() or tracing() or transforms() is not None:
+        if self._modes() or self._tracing() or self._transforms() is not None:
             return None
         q, k, v = args[:3]
         if not (type(q) is tensor and type(k) is tensor and type(v) is tensor):
             return None
-        pick_scalars, pick_optional = picks[count]
-        scalars, kinds = pick_scalars(args), (count, tuple(map(type, pick_optional(args))))
-        if kinds not in places:
-            places[kinds] = places_of(*kinds)
-        of = places[kinds]
-        if of is None or not _PLAIN.issuperset(map(type, scalars)):
+        pick_scalars, pick_optional = self._picks[count]
+        scalars, kinds = pick_scalars(args), tuple(map(type, pick_optional(args)))
+        if not (_PLAIN.issuperset(map(type, scalars)) and {tensor, int, type(None)}.issuperset(kinds)):
             return None
-        shaped, valued, whole = of
+        named = dict(zip(self._lists[count], args, strict=True))
+        given = [(name, named[name]) for name in _OPTIONAL if name in named]
         try:
             return (
-                kinds, scalars, q.shape, k.shape, v.shape, q.dtype, q.device,
-                *[args[at].shape for at in shaped],
-                *[(id(args[at]), args[at]._version) for at in valued],
-                *[args[at] for at in whole],
+                count, kinds, scalars, q.shape, k.shape, v.shape, q.dtype, q.device,
+                *[value.shape for name, value in given if name in _SHAPES and type(value) is tensor],
+                *[(id(value), value._version) for name, value in given
+                  if name in _VALUES and type(value) is tensor],
+                *[value for _, value in given if type(value) is int],
             )  # fmt: skip
         except RuntimeError:  # a nested tensor has no shape, one of inference mode no version
             return None
 
-    return tell
+    def ask(self, args: Args) -> list[Question]:
+        """What the next call's arguments are asked, after a call of these that was told."""
+        return [self._question(name, value) for name, value in zip(self._lists[len(args)], args, strict=True)]
+
+    def _question(self, name: str, value: Any) -> Question:
+        if name in _TENSORS:
+            return placed(value) if name == "q" else shaped(value)
+        if name in _SCALARS or (name in _OPTIONAL and type(value) is not self._tensor):
+            return equal(value)
+        if name not in _OPTIONAL:
+            return ANYTHING
+        if name in _SHAPES:
+            return shaped(value)
+        return unwritten(value) if name in _VALUES else of_type(type(value))
 
 
 _TENSORS = ("q", "k", "v")

@@ -1,7 +1,7 @@
 """Attention calls as they are made, in memory that outlives the process: kept whatever ends it.
 
-Two shared files: "calls" holds a slot per call, at its ``seq``; "texts" holds JSON lines, one per kind of
-call, step and fact. A call of a known kind, as those of all layers in a decode step, costs a slot.
+Two shared files: "calls" holds a slot per call (``slots``), at its ``seq``; "texts" holds JSON lines, one per
+kind of call, step and fact. A call of a known kind, as those of all layers in a decode step, costs a slot.
 ``attnprof.capture.saved_calls`` reads it.
 """
 
@@ -19,9 +19,8 @@ from typing import Any
 Describe = Callable[[tuple[Any, ...]], dict[str, Any]]
 
 FORKED = struct.Struct("<q")  # heads "calls": forked processes that made attention calls
-SLOT = struct.Struct("<Iii")  # number of the kind, from 1; step; layer; -1 for none
+SLOT = struct.Struct("<Q")
 _CHUNK = 1 << 20  # bytes had at a time, before they are written: a page that cannot be had would be a SIGBUS
-_HEAD, _SIZE, _pack = FORKED.size, SLOT.size, SLOT.pack_into
 _encode = json.JSONEncoder(default=str, check_circular=False).encode
 
 
@@ -63,7 +62,7 @@ class Journal:
 
     def __init__(self, calls: int, texts: int) -> None:
         self._calls, self._texts = _Region(calls), _Region(texts)
-        self.slots = self._calls.memory
+        self.slots = self._viewed()
         self._last: tuple[Describe, tuple[Any, ...]] | None = None
         self._lock = threading.RLock()
         self._end = 0
@@ -77,14 +76,22 @@ class Journal:
             self._write({"alike": True} if alike else named)
             self._last = kind
 
-    def call(self, seq: int, kind: int, step: int | None, layer: int | None) -> None:
-        """One call, of the kind of this number."""
-        start, step, layer = _HEAD + seq * _SIZE, -1 if step is None else step, -1 if layer is None else layer
+    def _viewed(self) -> memoryview[int]:
+        return memoryview(self._calls.memory)[FORKED.size :].cast("Q")
+
+    def with_slots(self, wanted: int) -> memoryview[int]:
+        """``slots``, at least so many. Who writes to those of before raises ValueError from now on."""
+        self.slots.release()  # what is looked at cannot grow
         try:
-            _pack(self.slots, start, kind, step, layer)
-        except struct.error:  # beyond what there is
-            self._calls.grow(start + _SIZE)
-            _pack(self.slots, start, kind, step, layer)
+            self._calls.grow(FORKED.size + wanted * SLOT.size)
+        finally:
+            self.slots = self._viewed()
+        return self.slots
+
+    def take_slots(self) -> list[int]:
+        """What they hold, for who goes on without; nobody writes to them any more."""
+        self.slots.release()
+        return self._viewed().tolist()
 
     def raised(self, seq: int, error: str) -> None:
         """That a call ended by an exception of this name."""

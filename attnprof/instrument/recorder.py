@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from attnprof.instrument.here import Context
+from attnprof.instrument.here import OUTSIDE, Context
 from attnprof.instrument.journal import Describe, Journal
 from attnprof.instrument.ranges import NoRanges, Ranges
-from attnprof.instrument.undescribed import count
+from attnprof.instrument.slots import MOST_KINDS, Slots, of_layer
+from attnprof.instrument.undescribed import count, undescribed
 from attnprof.model import STEP_PHASES
 
 _UNREAD = "on a device, and not read"
@@ -26,9 +27,9 @@ _ROLES = ("decoder", "encoder", "draft")  # the language model is the first of t
 class Recorder:
     """Numbers attention calls, model forwards and layers, and keeps what each call was given.
 
-    What calls are given alike is kept once, as a kind. Recording a call of a known kind appends one tuple of
-    numbers and pushes one range: no device synchronisation, no formatting. ``write`` makes calls.jsonl of
-    both afterwards; ``journal`` has them for a process that ends before that.
+    What calls are given alike is kept once, as a kind. Recording a call of a known kind writes one number and
+    pushes one range: no device synchronisation, no formatting. ``write`` makes calls.jsonl of both later;
+    ``journal`` has them for a process that ends before that.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class Recorder:
         self._named = False
         self.paused = False
         self.requests: Mapping[str, Any] = {}  # of the engine's step that is open, by the engine's names
-        self._calls: list[tuple[int, int | None, str, int | None, int]] = []
+        self._slots = Slots(journal)
+        self._ahead: dict[int, str] = {}  # phases of steps that began ahead of their forward
         self._kinds: list[tuple[Describe, tuple[Any, ...]]] = []
         self.forgetting: list[Callable[[], None]] = []  # what kinds are known by number, for the next fork
         self._raised: dict[int, dict[str, str]] = {}
@@ -57,8 +59,8 @@ class Recorder:
         self._lock = threading.RLock()
         self.context = Context()
         attn, layer = self.ranges.channel("attn"), self.ranges.channel("layer")
-        self._push_attn, self._pop_attn = attn.push, attn.pop
-        self._push_layer, self._pop_layer = layer.push, layer.pop
+        self._push_attn, self.end_call = attn.push, attn.pop
+        self.push_layer, self.pop_layer = layer.push, layer.pop
         self._phases = {phase: self.ranges.channel(phase) for phase in STEP_PHASES}
         self.forked = False
         self._journal_before_fork: Journal | None = None
@@ -70,7 +72,7 @@ class Recorder:
 
     @property
     def num_calls(self) -> int:
-        return len(self._calls)
+        return len(self._slots)
 
     def turned_away(self) -> bool:
         """Whether a call made now is none of this recorder's; where it is paused, or in a forked process."""
@@ -92,6 +94,9 @@ class Recorder:
         kind = describe, arguments
         with self._lock:
             kinds = self._kinds
+            if len(kinds) >= MOST_KINDS - 1:
+                kind = undescribed, ("", "", "", f"more kinds of calls than {MOST_KINDS - 2:,}")
+                describe, arguments, plain = *kind, None
             if plain is None and kinds and kinds[-1] == kind:
                 return len(kinds)
             kinds.append(kind)
@@ -104,14 +109,11 @@ class Recorder:
 
     def begin_call(self, kind: int) -> int:
         """Opens the range of one attention call and returns the call's number."""
-        here, journal = self.context.here, self.journal
-        seq, step, layer = next(self._seq), here.step, here.layer
-        self._calls.append((seq, step, here.phase, layer, kind))
-        if journal is not None:
-            try:
-                journal.call(seq, kind, step, layer)
-            except OSError:
-                self.journal = None
+        seq = next(self._seq)
+        try:
+            self._slots.memory[seq] = self.context.here.place | kind
+        except (IndexError, ValueError):
+            self._slots.put(seq, self.context.here.place | kind)
         self._push_attn(seq)
         return seq
 
@@ -121,9 +123,6 @@ class Recorder:
         if self.journal is not None:
             with suppress(OSError):
                 self.journal.raised(call, type(error).__name__)
-
-    def end_call(self) -> None:
-        self._pop_attn()
 
     def begin_step(
         self,
@@ -144,9 +143,10 @@ class Recorder:
             step = len(self.steps)
             self.steps.append({"step": step, **made})
         self._keep_step(step)
-        context = self.context.here
-        outer = context.step, context.phase, context.layer
-        context.step, context.phase, context.layer = step, phase, None
+        return self._open(step, phase)
+
+    def _open(self, step: int, phase: str) -> tuple[Any, ...]:
+        outer = self.context.here.enter(step, phase)
         self._phases[phase].push(step)
         return outer
 
@@ -159,11 +159,9 @@ class Recorder:
 
     def begin_ahead(self, phase: str) -> tuple[Any, ...]:
         """Opens what runs ahead of the next step's forward but is part of it; as ``begin_step``."""
-        step, context = self.next_step, self.context.here
-        outer = context.step, context.phase, context.layer
-        context.step, context.phase, context.layer = step, phase, None
-        self._phases[phase].push(step)
-        return outer
+        step = self.next_step
+        self._ahead[step] = phase
+        return self._open(step, phase)
 
     def measured(self, batch: int | None, length: int | None) -> None:
         """The step that is open turned out to be of this size."""
@@ -197,26 +195,27 @@ class Recorder:
         finally:
             context.stage = outer
 
-    def end_step(self, outer: tuple[Any, ...] = (None, "other", None)) -> None:
+    def end_step(self, outer: tuple[Any, ...] = OUTSIDE) -> None:
         here = self.context.here
         self._phases[here.phase].pop()
-        here.step, here.phase, here.layer = outer
+        here.leave(outer)
 
     def _keep_step(self, step: int) -> None:
         if self.journal is not None:
             with suppress(OSError):
                 self.journal.step(self.steps[step])
 
-    def begin_layer(self, layer: int) -> int | None:
-        """Opens one decoder layer and returns the enclosing one, to be handed to ``end_layer``."""
+    def begin_layer(self, layer: int) -> int:
+        """Opens one decoder layer and returns the enclosing place, to be handed to ``end_layer``."""
         here = self.context.here
-        outer, here.layer = here.layer, layer
-        self._push_layer(layer)
+        outer = here.place
+        here.place = here.step_place | of_layer(layer)
+        self.push_layer(layer)
         return outer
 
-    def end_layer(self, outer: int | None) -> None:
-        self._pop_layer()
-        self.context.here.layer = outer
+    def end_layer(self, outer: int) -> None:
+        self.pop_layer()
+        self.context.here.place = outer
 
     def found_model(self, model: dict[str, Any], attn_implementation: str | None) -> None:
         """The model that the run is about, where the workload knows it."""
@@ -290,14 +289,20 @@ class Recorder:
         """Writes calls.jsonl, one object per call in order of ``seq``; returns the number of calls."""
         fields: dict[int, str] = {}
         with path.open("w", encoding="utf-8") as file:
-            for seq, step, phase, layer, kind in sorted(self._calls):
+            for seq, kind, step, layer in self._slots.calls():
                 if kind not in fields:
                     describe, arguments = self._kinds[kind - 1]
                     fields[kind] = json.dumps(describe(arguments))[1:-1]
-                place = json.dumps({"seq": seq, "step": step, "phase": phase, "layer": layer})[:-1]
+                at = {"seq": seq, "step": step, "phase": self._phase(step), "layer": layer}
                 raised = f", {json.dumps(self._raised[seq])[1:-1]}" if seq in self._raised else ""
-                file.write(f"{place}, {fields[kind]}{raised}}}\n")
-        return len(self._calls)
+                file.write(f"{json.dumps(at)[:-1]}, {fields[kind]}{raised}}}\n")
+        return self.num_calls
+
+    def _phase(self, step: int | None) -> str:
+        if step is None:
+            return "other"
+        phase: str = self.steps[step]["phase"] if step < len(self.steps) else self._ahead[step]
+        return phase
 
     def fact(self, name: str, value: Any) -> None:
         """What is to be known of the program should it end before ``write``."""
@@ -308,6 +313,7 @@ class Recorder:
     def _note_fork(self) -> None:
         if self.journal is not None:
             self._journal_before_fork, self.journal = self.journal, None  # which is the other process's
+            self._slots = Slots(None)
         self.forked = True
         self.paused = self._journal_of_fork is None
 
@@ -315,7 +321,7 @@ class Recorder:
         """At the first step or call of a forked process: what it makes is its own, and counts from 0."""
         if self._journal_of_fork is None:
             return
-        self._calls, self._kinds, self._raised, self._seq = [], [], {}, itertools.count()
+        self._kinds, self._raised, self._ahead, self._seq = [], {}, {}, itertools.count()
         self.steps, self.generations, self._lock = [], [], threading.RLock()
         for forget in self.forgetting:
             forget()
@@ -325,6 +331,7 @@ class Recorder:
             self.paused = True
             self.skip_call()
             return
+        self._slots = Slots(self.journal)
         self.forked = False
         for name in ("models", "model", "attn_implementation"):
             self.fact(name, getattr(self, name))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
 from typing import Any
 
+from attnprof.instrument.alike import Question, alike, never
+from attnprof.instrument.forwarding import standing_before
 from attnprof.instrument.journal import Describe
 from attnprof.instrument.recorder import Recorder
 from attnprof.instrument.undescribed import Called, reason, undescribed
@@ -22,7 +24,8 @@ Tell = Callable[[Args, Kwargs], Hashable | None]
 # ``Recorder.kind`` takes them. Raises where they cannot be told; None for a call that is not to be recorded.
 Look = Callable[[Args, Kwargs], tuple[Args, Args | None] | None]
 
-_NEVER = object()
+# What ``alike`` asks the values of the next call, from those of a call that was told.
+Ask = Callable[[Args], Sequence[Question]]
 
 
 def picking(places: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
@@ -33,12 +36,22 @@ def picking(places: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
     return pick if len(places) > 1 else lambda given: (given[first],)
 
 
+class _Kind:
+    """A kind of call: what it is told by, its number, what must live as long, and ``alike`` for it."""
+
+    __slots__ = ("alike", "kept", "number", "told")
+
+    def __init__(self, told: Hashable, number: int, kept: Any) -> None:
+        self.told, self.number, self.kept = told, number, kept
+        self.alike: Callable[..., int] = never
+
+
 class Known:
     """The kinds of call that one function was given, by what tells them apart.
 
-    ``last`` is what told the last call and its kind's number. ``keep`` gives what must live as long as a kind
-    is known, as what it is told by may be an object's id; None for one that is not to be known. No more than
-    ``most`` are known at once.
+    ``alike`` gives the last call's kind for ``values`` values as ``ask`` asks for, else 0. ``keep`` gives
+    what must live as long as a kind is known, as what it is told by may be an object's id; None for one that
+    is not to be known. No more than ``most`` are known at once.
     """
 
     def __init__(
@@ -49,21 +62,29 @@ class Known:
         look: Look,
         keep: Callable[[Args, Kwargs], Any] | None = None,
         most: int = 4096,
+        ask: Ask | None = None,
     ) -> None:
         self._recorder, self._called, self._describe, self._look = recorder, called, describe, look
-        self._keep, self._most = keep, most
+        self._keep, self._most, self._ask = keep, most, ask
         self.forget()
         recorder.forgetting.append(self.forget)
 
     def forget(self) -> None:
-        self._numbers: dict[Hashable, tuple[Hashable, int, Any]] = {}
-        self.last: tuple[Hashable, int, Any] = (_NEVER, 0, None)
+        self._kinds: dict[Hashable, _Kind] = {}
+        self._last = _Kind(object(), 0, None)
+        self.alike, self.values = never, 0
 
-    def kind(self, told: Hashable | None, args: Args, kwargs: Kwargs) -> int:
-        """The number of a call's kind, which is told by this, or by nothing; 0 where it is not recorded."""
-        if told is not None and (found := self._numbers.get(told)) is not None:
-            self.last = found
-            return found[1]
+    def kind(self, told: Hashable | None, args: Args, kwargs: Kwargs, values: Args | None = None) -> int:
+        """The number of a call's kind, which is told by this, or by nothing; 0 where it is not recorded.
+
+        ``values`` are what ``alike`` is asked, None where it is not.
+        """
+        if told is not None:
+            last = self._last
+            found = last if told == last.told else self._kinds.get(told)
+            if found is not None:
+                self._is_last(found, values)
+                return found.number
         try:
             seen = self._look(args, kwargs)
         except Exception as error:
@@ -72,18 +93,27 @@ class Known:
             return 0
         number = self._recorder.kind(self._describe, *seen)
         if told is not None:
-            if len(self._numbers) >= self._most:
-                self._numbers.clear()
+            if len(self._kinds) >= self._most:
+                self._kinds.clear()
             kept = () if self._keep is None else self._keep(args, kwargs)
             if kept is not None:
-                self.last = self._numbers[told] = told, number, kept
+                made = self._kinds[told] = _Kind(told, number, kept)
+                self._is_last(made, values)
         return number
+
+    def _is_last(self, kind: _Kind, values: Args | None) -> None:
+        if self._ask is not None and values is not None and kind.alike is never:
+            try:
+                kind.alike = alike(kind.number, self._ask(values))
+            except Exception:  # what cannot be asked for is told at each call
+                kind.alike = never
+        self._last, self.alike, self.values = kind, kind.alike, len(values or ())
 
 
 def recording(
     recorder: Recorder, original: Callable[..., Any], known: Known, tell: Tell
 ) -> Callable[..., Any]:
-    """A function that records a call and forwards it as it was given."""
+    """A function that records a call and forwards it as given; ``known`` is asked where none is named."""
     import torch
 
     is_compiling = torch.compiler.is_compiling
@@ -95,9 +125,8 @@ def recording(
             return original(*args, **kwargs)
         if (recorder.paused or recorder.forked) and recorder.turned_away():
             return original(*args, **kwargs)
-        told = tell(args, kwargs)
-        before, kind, _ = known.last
-        if (told is None or told != before) and not (kind := known.kind(told, args, kwargs)):
+        kind = known.alike(*args) if len(args) == known.values and not kwargs else 0
+        if not kind and not (kind := known.kind(tell(args, kwargs), args, kwargs, None if kwargs else args)):
             return original(*args, **kwargs)
         call = recorder.begin_call(kind)
         try:
@@ -109,3 +138,42 @@ def recording(
             recorder.end_call()
 
     return record
+
+
+def recording_by_parameter(recorder: Recorder, original: Any, known: Known, tell: Tell) -> Callable[..., Any]:
+    """As ``recording``, for a function of ``named_alone``, with its own parameters.
+
+    ``known`` is asked where the thread is, and every argument in the function's order.
+    """
+    import torch
+
+    compiling = torch.compiler.is_compiling
+    made: Callable[..., Any] = standing_before(
+        original, _RECORD, compiling=compiling, recorder=recorder, known=known, tell=tell
+    )
+    return made
+
+
+_RECORD = """
+    if _attnprof_compiling() or (
+        (_attnprof_recorder.paused or _attnprof_recorder.forked) and _attnprof_recorder.turned_away()
+    ):
+        return _attnprof_original({handed})
+    _attnprof_here = _attnprof_recorder.context.here
+    _attnprof_kind = _attnprof_known.alike(_attnprof_here, {values})
+    if not _attnprof_kind:
+        _attnprof_args = ({values})
+        _attnprof_kind = _attnprof_known.kind(
+            _attnprof_tell(_attnprof_args, {{}}), _attnprof_args, {{}}, (_attnprof_here, *_attnprof_args)
+        )
+        if not _attnprof_kind:
+            return _attnprof_original({handed})
+    _attnprof_call = _attnprof_recorder.begin_call(_attnprof_kind)
+    try:
+        return _attnprof_original({handed})
+    except BaseException as _attnprof_error:
+        _attnprof_recorder.call_raised(_attnprof_call, _attnprof_error)
+        raise
+    finally:
+        _attnprof_recorder.end_call()
+"""

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from attnprof.instrument.alike import Question, equal, placed, same, shaped
 from attnprof.instrument.recorder import Recorder, dtype_name, shape, sizes
-from attnprof.instrument.recording import Known
+from attnprof.instrument.recording import Args, Known, Kwargs
 from attnprof.instrument.undescribed import (
     described,
     flag,
@@ -41,10 +42,46 @@ def patch(recorder: Recorder) -> Callable[[], None]:
     original: Any = functional.scaled_dot_product_attention
     is_compiling, tracing = torch.compiler.is_compiling, torch._C._is_tracing
     modes, transforms = torch._C._len_torch_function_stack, torch._C._functorch.peek_interpreter_stack
-    known = Known(recorder, _CALLED, describe, _look)
+    known = Known(recorder, _CALLED, describe, _look, ask=_questions)
+    backends: dict[int, str | None] = {}  # of the kinds on a GPU, where strides and flags choose at each call
+    recorder.forgetting.append(backends.clear)
 
-    # What ``recording`` does, all in one function with parameters of its own: calls of functions, and
-    # dictionaries of named arguments, would cost as much again as all else.
+    def tell(values: Args) -> Args | None:
+        q, k, v, mask, dropout, causal, scale, enable_gqa = values
+        if (
+            type(q) is tensor
+            and type(k) is tensor
+            and type(v) is tensor
+            and (mask is None or mask is _NO or type(mask) is tensor)
+            and type(dropout) in _FLOAT
+            and type(causal) in _BOOL
+            and type(scale) in _NUMBER
+            and type(enable_gqa) in _BOOL
+            and not (modes() or tracing())
+            and transforms() is None
+        ):
+            with suppress(RuntimeError):  # a strided nested tensor has no shape as a whole
+                return (q.shape, k.shape, v.shape, q.dtype, q.device, dropout, causal, scale, enable_gqa,
+                        mask if mask is None or mask is _NO else mask.shape)  # fmt: skip
+        return None
+
+    def kind_of(values: Args, args: Args, named: Kwargs, more: Kwargs) -> int:
+        """The kind of a call that is not as the last one was; 0 for one that others are to see first."""
+        told = None if more else tell(values)
+        given = (*args, *named.values())
+        if told is None:
+            if _is_foreign(given) and torch.overrides.has_torch_function(given):
+                return 0
+            return known.kind(None, args, named)
+        if not values[0].is_cuda:
+            return known.kind(told, args, named, values)
+        backend = _backend(args, named)
+        kind = known.kind((*told, backend), args, named, values)
+        backends[kind] = backend
+        return kind
+
+    # What ``recording`` does, with parameters of its own: dictionaries of named arguments would cost as much
+    # again as all else.
     @functools.wraps(original)
     def scaled_dot_product_attention(
         *args: Any,
@@ -57,7 +94,6 @@ def patch(recorder: Recorder) -> Callable[[], None]:
     ) -> Any:
         if is_compiling() or ((recorder.paused or recorder.forked) and recorder.turned_away()):
             return original(*args, **_given(attn_mask, dropout_p, is_causal, scale, enable_gqa), **more)
-        told: Any = None
         mask, dropout, causal = attn_mask, dropout_p, is_causal
         if len(args) == 3:
             q, k, v = args
@@ -65,36 +101,18 @@ def patch(recorder: Recorder) -> Callable[[], None]:
             q, k, v, mask, dropout, causal = args
         else:
             q = k = v = None
-        if (
-            type(q) is tensor
-            and type(k) is tensor
-            and type(v) is tensor
-            and (mask is None or mask is _NO or type(mask) is tensor)
-            and type(dropout) in _FLOAT
-            and type(causal) in _BOOL
-            and type(scale) in _NUMBER
-            and type(enable_gqa) in _BOOL
-            and not (more or modes() or tracing())
-            and transforms() is None
-        ):
-            try:
-                told = (q.shape, k.shape, v.shape, q.dtype, q.device, dropout, causal, scale, enable_gqa,
-                        mask if mask is None or mask is _NO else mask.shape)  # fmt: skip
-                if q.is_cuda:
-                    named = _given(attn_mask, dropout_p, is_causal, scale, enable_gqa)
-                    told = (*told, _backend(args, named))
-            except RuntimeError:  # a strided nested tensor has no shape as a whole
-                told = None
-        before, kind, _ = known.last
-        if told is None or told != before:
+        kind = 0 if more else known.alike(q, k, v, mask, dropout, causal, scale, enable_gqa)
+        if not kind or kind in backends:
             named = {**_given(attn_mask, dropout_p, is_causal, scale, enable_gqa), **more}
-            given = (*args, *named.values())
-            if told is None and _is_foreign(given) and torch.overrides.has_torch_function(given):
-                # Who overrides the function knows it by the name it has now, and calls it again.
-                return torch.overrides.handle_torch_function(
-                    scaled_dot_product_attention, given, *args, **named
-                )
-            kind = known.kind(told, args, named)
+            if not kind or _backend(args, named) != backends[kind]:
+                kind = kind_of((q, k, v, mask, dropout, causal, scale, enable_gqa), args, named, more)
+                if (
+                    not kind
+                ):  # Who overrides the function knows it by the name it has now, and calls it again.
+                    given = (*args, *named.values())
+                    return torch.overrides.handle_torch_function(
+                        scaled_dot_product_attention, given, *args, **named
+                    )
         call = recorder.begin_call(kind)
         try:
             if attn_mask is _NO and dropout_p is _NO and is_causal is _NO and scale is _NO:
@@ -130,6 +148,14 @@ def patch(recorder: Recorder) -> Callable[[], None]:
 
     functional.scaled_dot_product_attention = scaled_dot_product_attention
     return restore
+
+
+def _questions(values: Args) -> list[Question]:
+    """What the next call is asked: tensors, a mask that is one too, then numbers."""
+    q, k, v, mask = values[:4]
+    asked = same(mask) if mask is None or mask is _NO else shaped(mask)
+    numbers = [same(value) if value is _NO else equal(value) for value in values[4:]]
+    return [placed(q), shaped(k), shaped(v), asked, *numbers]
 
 
 def _as_builtin(wrapper: Any) -> Callable[[], None]:

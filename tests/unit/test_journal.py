@@ -16,6 +16,7 @@ from attnprof.capture.saved_calls import Kept, Memory, read_journal, saved_journ
 from attnprof.instrument import flash_attn, instrument, journal, sdpa
 from attnprof.instrument.journal import Journal
 from attnprof.instrument.recorder import Recorder, unread
+from attnprof.instrument.slots import of_layer, of_step
 
 OTHERS = ("torch.float32", "cpu", None, 0.0, True, None, False, None)  # of sdpa's arguments
 Q = torch.zeros(1, 4, 3, 8)
@@ -156,7 +157,7 @@ def test_a_line_cut_by_a_kill_and_a_call_without_arguments_are_left_out(files):
     book = Journal(*files)
     for seq in range(3):
         book.kind(sdpa.describe, ((1, 4, seq, 8),) * 3 + OTHERS)
-        book.call(seq, seq + 1, None, None)
+        book.slots[seq] = seq + 1
     content = os.pread(files[1], 10_000, 0).rstrip(b"\0")
     os.pwrite(files[1], b"\0" * 20, len(content) - 20)
     assert [call["q"][2] for call in read_journal(*files).calls] == [0, 1]
@@ -183,7 +184,7 @@ def test_what_is_saved_now_and_then_is_what_the_journal_held(tmp_path, monkeypat
     for count in (0, 1, 1, 0, 255, 300):  # 256 arguments: a number whose lowest byte is zero
         for _ in range(count):
             book.kind(sdpa.describe, ((1, 4, seq, 8),) * 3 + OTHERS)
-            book.call(seq, seq + 1, 0, 0)
+            book.slots[seq] = of_step(0) | of_layer(0) | seq + 1
             seq += 1
         memory.save(tmp_path)
         saved = saved_journal(tmp_path)

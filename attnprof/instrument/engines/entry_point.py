@@ -13,8 +13,9 @@ from typing import Any
 
 from attnprof.instrument import flash_attn
 from attnprof.instrument.engines.likeness import Likeness
+from attnprof.instrument.forwarding import named_alone
 from attnprof.instrument.recorder import Recorder, shape
-from attnprof.instrument.recording import Args, Known, Kwargs
+from attnprof.instrument.recording import Args, Known, Kwargs, recording_by_parameter
 from attnprof.instrument.recording import recording as recorded
 from attnprof.instrument.undescribed import Called, is_fake, require_tensors, unseen
 
@@ -69,12 +70,20 @@ def recording(
 
     # What a step's calls are told by lives as long as they are known, and is of use in that step alone.
     alike = Likeness(recorder, names)
-    known = Known(recorder, called, describe, look, alike.keep, most=8)
-    return recorded(recorder, original, known, alike.tell if by_arguments else _untold)
+    known = Known(recorder, called, describe, look, alike.keep, most=8, ask=alike.ask)
+    if not by_arguments:
+        return recorded(recorder, original, known, _untold)
+    if names and named_alone(original) == names and _number_of_defaults(original) == len(defaults):
+        return recording_by_parameter(recorder, original, known, alike.tell)
+    return recorded(recorder, original, known, alike.tell)
 
 
 def _untold(args: Args, kwargs: Kwargs) -> None:
     return None
+
+
+def _number_of_defaults(function: Any) -> int:
+    return len(function.__defaults__ or ()) + len(function.__kwdefaults__ or {})
 
 
 def parameters(function: Any) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -5,9 +5,10 @@ Of tensors of integers, which the library reads, it is which tensor; of others s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from attnprof.instrument.alike import Question, equal, of_type, placed, same, typed
 from attnprof.instrument.recorder import Recorder
 from attnprof.instrument.recording import Args, Kwargs, picking
 
@@ -65,6 +66,20 @@ class Likeness:
         signature = self._signature(given)
         return signature.held(given) if signature is self._last else None
 
+    def ask(self, values: Args) -> Sequence[Question]:
+        """What the next call is asked after one of these values: where its thread is, all its arguments."""
+        here, *args = values
+        kinds = self._signature(self._given(tuple(args), {})).kinds
+        at = "{a}.step == {0} and {a}.stage == {1}", (here.step, here.stage)
+        named = dict(zip(self._names, args, strict=True))
+        questions = {name: _ASK[kinds[name]](value) for name, value in named.items()}
+        if "out" in questions and kinds["out"] == "tensors":  # written to: no record tells of it
+            questions["out"] = of_type(type(named["out"]))
+        first = next((name for name in named if kinds[name] == "tensors"), None)
+        if first is not None:
+            questions[first] = placed(named[first])
+        return at, *questions.values()
+
     def _given(self, args: Args, kwargs: Kwargs) -> Kwargs:
         return dict(zip(self._names, args, strict=False)) | kwargs
 
@@ -87,6 +102,19 @@ def _is_row(value: Any) -> bool:
     return (type(value) is tuple or type(value) is list) and _PLAIN.issuperset(map(type, value))
 
 
+def _row(value: Any) -> Question:
+    asked, known = [f"type({{a}}) is {{0}} and len({{a}}) == {len(value)}"], [type(value)]
+    for at, each in enumerate(value):
+        expression, values = equal(each)
+        names = [f"{{{len(known) + number}}}" for number in range(len(values))]
+        asked.append(expression.format(*names, a=f"{{a}}[{at}]"))
+        known += values
+    return " and ".join(asked), tuple(known)
+
+
+_ASK = {"plain": equal, "tensors": typed, "rows": _row, "held": same}
+
+
 class _Signature:
     """Which arguments are told by what: each takes them out of those that were given by name."""
 
@@ -94,6 +122,6 @@ class _Signature:
         def those(kind: str) -> Callable[[Any], tuple[Any, ...]]:
             return picking([name for name, of in kinds.items() if of == kind])
 
-        self.count = len(kinds)
+        self.kinds, self.count = kinds, len(kinds)
         self.plain, self.tensors = those("plain"), those("tensors")
         self.rows, self.held = those("rows"), those("held")
