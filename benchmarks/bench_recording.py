@@ -61,7 +61,6 @@ def sdpa_doors() -> list[Door]:
     sdpa.patch(recorder_in_a_step())
     recorded, F.scaled_dot_product_attention = F.scaled_dot_product_attention, real
     q, k, v = torch.zeros(2, 28, 1, 128), *(torch.zeros(2, 28, 301, 128) for _ in range(2))
-    given: dict[str, Any] = {"attn_mask": None, "dropout_p": 0.0, "scale": 0.1, "is_causal": False}
     return [
         Door(
             "sdpa, as transformers calls it",
