@@ -8,7 +8,7 @@ which nothing shows whether the cache went on as before. A cache of fixed capaci
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, pairwise
 
@@ -84,20 +84,20 @@ def _series(of: Sequences, cells: list[int]) -> tuple[list[_Step], list[int]] | 
     backs = {shape: of.told[shape] for shape in (prefill, *decode)}
     if len(set(decode)) < 2 or any(of.windowed[shape] for shape in backs):
         return None
-    sequences = _batch_heads(backs, (prefill,))
-    each = _batch_heads(backs, decode)
-    if not sequences or not each or sequences % each:
+    sequences = _batch_heads(backs[prefill])
+    each = {shape: _batch_heads(backs[shape]) for shape in set(decode)}
+    folded = {heads for heads in each.values() if heads != sequences}
+    if not sequences or len(folded) > 1 or any(not heads or sequences % heads for heads in folded):
         return None
-    allowed = {shape: _allowed(backs[shape], sequences != each) for shape in set(decode)}
+    allowed = {shape: _allowed(backs[shape], heads in folded) for shape, heads in each.items()}
     found = [step for shape in decode if (step := allowed[shape]) is not None]
     return (found, decode) if len(found) == len(decode) else None
 
 
-def _batch_heads(backs: Mapping[int, ReadBack | None], shapes: Sequence[int]) -> int:
-    """Batch x heads of the grids; 0 where they differ, or cannot be told."""
-    known = [back for shape in shapes if (back := backs[shape]) is not None and back.explanations]
-    counts = {one.batch_heads for back in known for one in back.explanations}
-    return (counts.pop() or 0) if len(counts) == 1 and len(known) == len(shapes) else 0
+def _batch_heads(back: ReadBack | None) -> int:
+    """Batch x heads of the grid; 0 where it cannot be told."""
+    counts = {one.batch_heads for one in back.explanations} if back else set()
+    return (counts.pop() or 0) if len(counts) == 1 else 0
 
 
 def _allowed(back: ReadBack | None, folded: bool) -> _Step | None:

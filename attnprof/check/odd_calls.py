@@ -52,12 +52,15 @@ def find_lone(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[in
             left, right = of.trait(int(row[odd[0]])), of.trait(int(row[usual[0]]))
             if left is None or right is None:
                 continue
+            if left.role != "scheduler" == right.role:
+                odd, usual, left, right = usual, odd, right, left
             planned_alone = left.role == "scheduler" != right.role
             if left.local != right.local and not planned_alone:
                 continue
             among = np.sum(row == row[usual[0]])
             alone = np.sum(row == row[odd[0]]) == 1 and among >= _FEWEST
-            if alone or (left.kind != right.kind and among > len(odd)):
+            unplanned = planned_alone and right.planned  # whose like plans its own
+            if alone or unplanned or (left.kind != right.kind and among > len(odd)):
                 yield step, odd, usual[0]
             elif left.kind != right.kind and len(of.cells[0]) == 2:
                 kinds = [of.trait(int(cell)) for cell in np.delete(a, step)]  # as b has them

@@ -9,6 +9,7 @@ from attnprof.dispatch.libraries import template_fields
 
 Fixed = tuple[tuple[str, object], ...]
 _KIND = ("dtype", "head_dim", "head_dim_v", "Is_causal", "Has_softcap", "Varlen", "PagedKVNonTMA", "AppendKV")
+_PLANNED = "planned before it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Traits:
     role: str
     words: str
 
+    @property
+    def planned(self) -> bool:
+        """Whether a kernel of its own plans the call before it."""
+        return (_PLANNED, True) in self.kind
+
     @classmethod
     def of(cls, shape: ObservedShape) -> Traits:
         launch, main = shape.launches[0], shape.main
@@ -47,7 +53,7 @@ class Traits:
             if name in fields
         )
         kind = tuple((name, fields[name]) for name in _KIND if name in fields)
-        kind = (*kind, ("planned before it", bool(shape.before)))
+        kind = (*kind, (_PLANNED, bool(shape.before)))
         local = bool(fields.get("Is_local"))
         split = bool(fields.get("Split"))
         form = (main.library, main.family, split, local, fields.get("Is_causal"), fields.get("block_m"))

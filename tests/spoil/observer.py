@@ -73,6 +73,8 @@ def _marked(whole: Scene, spoilt: Spoil) -> str:
         return window
     if window := _window_of_requests(whole, spoilt, at):
         return window
+    if window := _windows_of_all_others(whole, spoilt, at):
+        return window
     for step, layer in touched:
         likes = [
             one
@@ -137,6 +139,30 @@ def _window_of_requests(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
             made = [launches_of(call, whole.gpu, whole.version) for call in masked]
             if made == [shown[n].launches for n in layer]:
                 return "a window may hide keys of the longest request, which comes or leaves with one step"
+    return ""
+
+
+def _windows_of_all_others(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
+    """Of one call in a speculative step: whether all other layers have a window that hides nothing, and the
+    step one query, whose causal mask is none."""
+    if len(at) != 1 or whole.shape != "speculative":
+        return ""
+    place = next(iter(at))
+    step = whole.calls[place].step
+    for each in (False, True):  # a KV head for each head, as no step shows otherwise
+        made = []
+        for one in whole.calls:
+            call = one.call
+            if each:
+                call = replace(call, num_heads_k=call.num_heads)
+            if one.layer != whole.calls[place].layer:
+                call = replace(call, window=(2 * call.seqlen_k, 0))
+            if one.step == step:
+                new, total = call.seqlen_knew and 1, call.total_q and call.batch
+                call = replace(call, seqlen_q=1, seqlen_knew=new, total_q=total)
+            made.append(launches_of(call, whole.gpu, whole.version))
+        if made == [one.launches for one in spoilt.scene.calls]:
+            return "one query's causal mask is none, and a window of all other layers still is one"
     return ""
 
 
