@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from attnprof.model import AttentionCall, KernelLaunch
-from tests.spoil.harness import Tally, alarm_of_whole, alarms_of_real, judge_scene
+from tests.spoil.harness import MISSED, Tally, alarm_of_whole, alarms_of_real, judge_scene
 from tests.spoil.observer import why_nobody_can_tell
 from tests.spoil.scenes import Scene, launches_of, make_scene
 from tests.spoil.spoils import Spoil, seen, spoils
@@ -116,3 +116,11 @@ def test_without_marks_a_call_more_cannot_be_told_and_a_grid_that_nothing_launch
     assert (
         why_nobody_can_tell(split, Spoil("combine grid x", "", (4,), split.with_launches({4: other}))) == ""
     )
+
+
+# Scenes (seed, number) of which something was missed once: the first call of math, steps of heads folded and
+# not exchanged, a main kernel missing behind its plan.
+@pytest.mark.parametrize(("seed", "number"), [(5, 113), (23, 170), (71, 132)])
+def test_what_was_missed_once_is_found(seed: int, number: int) -> None:
+    missed = [one for one in judge_scene(seed, number, 10) if one.outcome == MISSED]
+    assert missed == []
