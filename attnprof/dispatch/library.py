@@ -8,8 +8,6 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from attnprof.dispatch.heuristic import SplitChoice
-from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.model import AttentionCall, Entry, Gpu, Prediction, Reason
 
 if TYPE_CHECKING:
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+    from attnprof.dispatch.heuristic import SplitChoice
+    from attnprof.dispatch.intervals import InferredCall, Interval
     from attnprof.dispatch.replay import ReplaySource
 
 NO_PREDICTION = 0

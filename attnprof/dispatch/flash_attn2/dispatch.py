@@ -50,7 +50,7 @@ class Dispatch(Launches):
         self.return_softmax = call.return_softmax and call.entry != "fwd_kvcache"
         self.slots, self.keys = gpu.num_sms * rules.slots_per_sm, block_n(self.head_dim)
         self.num_splits, self.searched, self.force_split, self.cu_seqlens = 0, False, False, False
-        self.kernels = {}
+        self.kernels, self.combines = {}, {}
 
     def run(self) -> Prediction:
         """What is launched, or the refusal."""

@@ -61,6 +61,7 @@ class Launches:
     force_split: bool
     cu_seqlens: bool
     kernels: dict[int, Kernel]  # of the last launch: by 0 for the plain one, by 1 + num_splits up to 3
+    combines: dict[int, tuple[str, int]]  # by log_max_splits
 
     def launches(self) -> tuple[LaunchFields, ...]:
         """What is launched for the lengths and split count that the attributes have."""
@@ -75,7 +76,11 @@ class Launches:
         m_blocks, block = -(-seqlen_q // tile.block_m), _BLOCKS[tile.warps]
         if num_splits <= 1:
             return ((name, (m_blocks, batch, heads), block, dynamic_smem),)
-        combine, rows = self.combine_kernel(bucket, max(1, (num_splits - 1).bit_length()), tile)
+        log_max_splits = max(1, (num_splits - 1).bit_length())
+        known = self.combines.get(log_max_splits)
+        if known is None:
+            known = self.combines[log_max_splits] = self.combine_kernel(bucket, log_max_splits, tile)
+        combine, rows = known
         combine_grid = (-(-batch * heads * seqlen_q // rows), 1, 1)
         return (
             (name, (m_blocks, num_splits, batch * heads), block, dynamic_smem),

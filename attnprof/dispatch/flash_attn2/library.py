@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, ceil_div, split_choice
-from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.dispatch.library import (
     FLASH_ATTN_FUNCTIONS,
     AnswerTo,
@@ -16,8 +15,12 @@ from attnprof.dispatch.library import (
     LibraryOfVersions,
     SplitCounter,
 )
-from attnprof.dispatch.replay import ReplaySource, flash_attn_source
 from attnprof.model import AttentionCall, Gpu
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+    from attnprof.dispatch.intervals import InferredCall, Interval
+    from attnprof.dispatch.replay import ReplaySource
 
 _FLASH_ATTN_3 = re.compile(r"3\.0\.0\.?b")  # which bore the same name before 2.8.0
 _KERNELS = "flash-attn"
@@ -68,6 +71,8 @@ class FlashAttention2(LibraryOfVersions):
         return counter_of(rules_for(version))
 
     def replay(self, call: AttentionCall) -> ReplaySource | None:
+        from attnprof.dispatch.replay import flash_attn_source
+
         return flash_attn_source(call, "flash_attn", num_splits=False)
 
     def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:

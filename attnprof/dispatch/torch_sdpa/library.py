@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn2.library import read_back, splits_at, template_fields
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice, split_choice
-from attnprof.dispatch.intervals import InferredCall, Interval
 from attnprof.dispatch.library import AnswerTo, Backend, KeyEdges, LibraryOfVersions, SplitCounter
 from attnprof.dispatch.replay import ReplaySource, tensor
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu
+
+if TYPE_CHECKING:
+    from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+    from attnprof.dispatch.intervals import InferredCall, Interval
 
 _KERNELS = "pytorch-bundled-flash"
 _FUNCTION = "scaled_dot_product_attention"
