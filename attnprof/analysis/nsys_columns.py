@@ -91,16 +91,20 @@ def grouped(code: Int64, duration: Int64) -> Groups:
     """Statistics of the durations by code, whatever the codes."""
     # Packed into one word, where they fit, they sort several times faster than as two keys.
     wide = int(duration.max(initial=0)).bit_length()
-    if wide + int(code.max(initial=0)).bit_length() <= 63 and int(duration.min(initial=0)) >= 0:
-        packed = code << wide
-        packed |= duration
+    bits = wide + int(code.max(initial=0)).bit_length()
+    narrow: Narrow
+    if bits <= 63 and int(duration.min(initial=0)) >= 0:
+        kind: type[np.integer[Any]] = np.uint32 if bits <= 32 else np.int64
+        packed: npt.NDArray[Any] = code.astype(kind)
+        packed <<= kind(wide)
+        packed |= duration.astype(kind, copy=False)
         packed.sort()
-        duration, code = packed & ((1 << wide) - 1), packed >> wide
+        narrow, group = packed & kind((1 << wide) - 1), packed >> kind(wide)
     else:
         order = np.lexsort((duration, code))
-        code, duration = code[order], duration[order]
-    first = np.flatnonzero(np.diff(code, prepend=-1))
-    return _statistics(code[first], np.diff(np.append(first, len(code))), duration)
+        group, narrow = code[order], duration[order]
+    first = np.flatnonzero(np.append(True, group[1:] != group[:-1])[: len(group)])
+    return _statistics(group[first].astype(np.int64), np.diff(np.append(first, len(group))), narrow)
 
 
 def grouped_few(codes: int, length: int, block: Callable[[slice], tuple[Narrow, Int64]]) -> Groups:

@@ -79,11 +79,7 @@ def projection_trace(name: str, timeline: Timeline) -> NsysReport:
     p = timeline.projection()
     inside = ranges_inside(lanes(ranges))
     parent = tightest(inside, ranges)
-    levels, stacks = [-1], [""]  # -1, that of no parent, first; a parent stands before its children
-    for outer, own in zip((parent + 1).tolist(), nvtx.range_id.tolist(), strict=True):
-        levels.append(levels[outer] + 1)
-        stacks.append(f"{stacks[outer]}:{own}")
-    level, stacks = np.array(levels[1:], np.int32), stacks[1:]
+    level, stacks = _nested(parent, nvtx.range_id)
     shown = np.flatnonzero(p.num_ops)
     children = np.bincount(parent[shown][parent[shown] >= 0], minlength=len(parent))
     shown = shown[np.argsort(nvtx.range_id[shown], kind="stable")]
@@ -105,6 +101,26 @@ def projection_trace(name: str, timeline: Timeline) -> NsysReport:
         coded_column("RangeStack", stacks, shown, own=True),
     )
     return NsysReport(name, columns, len(shown))
+
+
+def _nested(parent: Int32 | Int64, range_id: Int64) -> tuple[Int32, list[str]]:
+    """Of each range how many are around it, and their ids and its own, outermost first.
+
+    ``parent`` is the place of the range around it, which stands before it, -1 of none.
+    """
+    level = np.zeros(len(parent), np.int32)
+    around: Int32 | Int64 = parent
+    below = np.arange(len(parent))
+    while len(below):  # no more steps in all than there are ids in the stacks
+        inside = around >= 0
+        below, around = below[inside], around[inside]
+        level[below] += 1
+        around = parent[around]
+    stacks = [*map(":%d".__mod__, range_id.tolist())]
+    inner = np.flatnonzero(level)
+    for outer, own in zip(parent[inner].tolist(), inner.tolist(), strict=True):
+        stacks[own] = stacks[outer] + stacks[own]
+    return level, stacks
 
 
 def nvtx_kernel_summary(name: str, timeline: Timeline) -> NsysReport:
