@@ -7,14 +7,16 @@ segments of a request hold keys, and SGLang's log2 on a GPU (recorded in Triton'
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.dispatch import libraries
+from attnprof.dispatch.explanation import GpuFacts, Observed
 from attnprof.gpus import gpu_by_name
-from attnprof.model import AttentionCall
+from attnprof.model import AttentionCall, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
 from tests.support.command import attnprof
 
@@ -76,6 +78,31 @@ def test_the_stages_and_splits_of_triton_mla_are_upstreams(name: str) -> None:
         assert answer["num_splits"] == expect["launches"][0]["grid"][2]
         splits.add(answer["num_splits"])
     assert splits == {4} if "0.10" in name else len(splits) > 6
+
+
+@pytest.mark.parametrize("version", ["0.20.0", "0.33.0"])
+def test_turboquants_stages_are_upstreams_and_read_back(version: str) -> None:
+    name = f"vllm_turboquant_{version}.jsonl.gz"
+    done = attnprof("predict", "--calls", str(GOLDEN / name))
+    for row, line in zip(golden_rows(name), done.out.splitlines(), strict=True):
+        answer, call = json.loads(line), row["call"]
+        assert (answer["error"], ours(answer), answer["num_splits"]) == (None, launches(row), 32)
+        made = [KernelLaunch(kernel, tuple(grid), tuple(block)) for kernel, grid, block in launches(row)]
+        sizes = (call["batch"], call["num_heads"], 32)
+        assert sizes == told_of_turboquant(*made)
+        stage1, stage2 = made
+        x, y, _ = stage2.grid
+        assert told_of_turboquant(replace(stage1, block=(64, 1, 1)), stage2) is None
+        assert told_of_turboquant(stage1, replace(stage2, block=(64, 1, 1))) is None
+        assert told_of_turboquant(stage1, replace(stage2, grid=(x, y + 1, 1))) is None
+        assert told_of_turboquant(stage1) is None
+
+
+def told_of_turboquant(*launches: KernelLaunch) -> tuple[int | None, int | None, int] | None:
+    """Requests, heads and splits."""
+    back = libraries.explain(Observed(*launches), GpuFacts(132, (9, 0)))
+    assert back is not None
+    return next(((one.batch, one.heads, one.num_splits) for one in back.explanations), None)
 
 
 def test_sglangs_launches_and_splits_of_each_request_are_upstreams() -> None:

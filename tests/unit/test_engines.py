@@ -136,11 +136,36 @@ def test_sglang_takes_a_backend_by_gpu_and_one_split_when_deterministic() -> Non
     assert (planned.call.library, planned.call.page_block_size) == ("flashinfer", 1)
 
 
+def test_turboquants_prompts_are_flash_attentions_and_its_decode_is_its_own() -> None:
+    packed = Layer(28, 4, 128, kv_dtype="turboquant_k8v4")
+    decode, prompt = made("vllm", "h100", packed), made("vllm", "h100", packed, Step(8, 300, 300))
+    assert [one.kernel for one in decode.prediction.launches] == ["_tq_decode_stage1", "_fwd_kernel_stage2"]
+    assert (prompt.call.library, prompt.call.page_block_size) == ("vllm_flash_attn", None)
+    assert prompt.library_version == "fa3"
+    refused = made("vllm", "t4", replace(packed, dtype="fp16"), Step(8, 300, 300))
+    assert refused.not_predicted == "vLLM ends with an error: FA2 has no kernels for SM 7.5"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend", "causal"),
+    [("h100", "TRITON_FLASH_ATTN", "FLASH_ATTN"), ("b200", "TRITON_FLASHINFER", "FLASHINFER")],
+)
+def test_a_step_without_images_takes_the_causal_backend_of_a_composite(
+    gpu: str, backend: str, causal: str
+) -> None:
+    images = Layer(8, 4, 256, mm_prefix=True)
+    found = made("vllm", gpu, images)
+    plain = made("vllm", gpu, Layer(8, 4, 256, backend=causal, block_size=64 if gpu == "b200" else None))
+    assert (found.choice.backend, found.notes[0].value) == (backend, causal)
+    assert (found.call, found.prediction) == (plain.call, plain.prediction)
+    assert found.prediction.launches
+
+
 def test_what_is_not_modelled_is_said_in_one_sentence() -> None:
     packed = Layer(28, 4, 128, kv_dtype="turboquant_k8v4")
     for found in (
         made("sglang", "mi300x", replace(QWEN, window=128)),
-        made("vllm", "h100", packed),
+        made("vllm", "h100", packed, Step(8, 300, 4096)),
         made("vllm", "h100", SPARSE),
     ):
         assert found.prediction is None

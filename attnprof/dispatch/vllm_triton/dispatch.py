@@ -19,6 +19,7 @@ from attnprof.dispatch.vllm_triton.rules import (
     sequences_3d,
     tile,
 )
+from attnprof.dispatch.vllm_triton.turboquant import predict_turboquant
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
@@ -46,10 +47,12 @@ def predict_call(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
     """The main kernel, and in 3D what adds up its segments. Raises UsageError for other entries."""
     if call.entry == "batch_mla":
         return predict_mla(call, gpu, rules)
+    if call.entry == "batch_decode":
+        return predict_turboquant(call, gpu, rules)
     if call.entry != "batch_paged":
         raise UsageError(
             f"{call.entry} of vllm_triton is not modelled: known are steps over a paged cache",
-            hint="give --entry batch_paged, or batch_mla for decode over a latent cache",
+            hint="give --entry batch_paged, batch_mla for a latent cache or batch_decode for TURBOQUANT's",
         )
     lengths = Lengths(call)
     if not lengths.tokens:

@@ -12,14 +12,15 @@ from attnprof.model import Entry
 _FUNCTIONS: Mapping[Entry, str] = {
     "batch_paged": "vLLM's TRITON_ATTN backend",
     "batch_mla": "vLLM's TRITON_MLA backend",
+    "batch_decode": "vLLM's TURBOQUANT backend",
 }
 
 
 class VllmTriton(LibraryOfVersions):
-    """``TRITON_ATTN`` of the vllm package, unified_attention over a paged cache; ``TRITON_MLA``'s decode."""
+    """``TRITON_ATTN`` of the vllm package, unified_attention over a paged cache; two backends' decode."""
 
     folder = "attnprof.dispatch.vllm_triton"
-    entries = ("batch_paged", "batch_mla")
+    entries = ("batch_paged", "batch_mla", "batch_decode")
     dtypes = ("bf16", "fp16", "fp32", "fp8")
     functions = _FUNCTIONS
     packages = ("vllm",)

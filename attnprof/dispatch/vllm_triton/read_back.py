@@ -14,6 +14,7 @@ from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval
 from attnprof.dispatch.vllm_triton.dispatch import predict_call
 from attnprof.dispatch.vllm_triton.rules import MOST_QUERIES_3D, REDUCE, VERSIONS, Rules, block_m
+from attnprof.dispatch.vllm_triton.turboquant import STAGE1, read_turboquant
 from attnprof.gpus import make_gpu
 from attnprof.model import AttentionCall, Gpu
 
@@ -31,6 +32,8 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     name = seen.main.kernel
     if gpu.vendor == "amd" and name in _AITERS_TOO:
         return None
+    if name == STAGE1:
+        return read_turboquant(seen, LIBRARY)
     if name == REDUCE:
         return ReadBack(nearest="kernel before it", cut=True)
     if name not in MAIN:

@@ -31,6 +31,7 @@ class Rules:
     KV head.  ``by_page``: a key tile is a page.  ``non_causal``: no causal mask is taken too.
     ``on_sm120``: small batches take more segments there.  ``mla_splits``: splits of TRITON_MLA whatever the
     lengths, 0 where these decide; ``mla_drafts``: its decode takes several queries a request.
+    ``turboquant``: there is a backend of that name.
     """
 
     main_2d: str
@@ -42,6 +43,7 @@ class Rules:
     on_sm120: bool = False
     mla_splits: int = 0
     mla_drafts: bool = False
+    turboquant: bool = False
 
 
 DEFAULT_VERSION = "0.33.0"
@@ -52,10 +54,10 @@ _0_10 = Rules(
 VERSIONS = {
     "0.10.0": _0_10,
     "0.10.2": replace(_0_10, grows=True),
-    "0.20.0": Rules("kernel_unified_attention", "kernel_unified_attention", "sequences"),
+    "0.20.0": Rules("kernel_unified_attention", "kernel_unified_attention", "sequences", turboquant=True),
     "0.33.0": Rules(
         "kernel_unified_attention", "kernel_unified_attention", "query blocks", non_causal=True,
-        on_sm120=True, mla_drafts=True,
+        on_sm120=True, mla_drafts=True, turboquant=True,
     ),
 }  # fmt: skip
 REDUCE = "reduce_segments"

@@ -8,22 +8,25 @@ wheels. Read; recorded are the choice of FlashInfer's kernels and the FlashAtten
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attnprof.dispatch.engines.layer import AUTO, Layer, Note, Reached, Sm, Step, call_of
-from attnprof.dispatch.engines.vllm.flash_attention import HD256_PAGE, Version
+from attnprof.dispatch.engines.vllm.flash_attention import HD256_PAGE, Asked, Version, choose
 from attnprof.model import AttentionCall, Dtype, Entry
 
 DEFAULT_BLOCK = 16
 _AUTOMATIC_FA4 = -1
+_FLASHINFER_ROUTE_PAGE = 64  # which both backends of the composite have
 _FEW_TOKENS, _LONG = 256, 131_072  # 0.10: what TensorRT-LLM's kernels were taken for
 _OTHERS = {  # backends without a library of ours -> what of them is not predicted
     "FLEX_ATTENTION": "vLLM's own block masks for flex_attention, which decide its blocks,",
-    "TURBOQUANT": "the Triton kernels of TURBOQUANT's packed cache",
-    "TRITON_FLASH_ATTN": "two backends' launches in one step, by which requests hold images,",
-    "TRITON_FLASHINFER": "two backends' launches in one step, by which requests hold images,",
 }
+_CONTINUED = (
+    "TURBOQUANT attends prompts with packed keys request by request, up to 128 queries by decode's kernels, "
+    "more by FlashAttention over unpacked keys: several calls in a step are not modelled"
+)
+_CAUSAL_ROUTE = {"TRITON_FLASH_ATTN": "FLASH_ATTN", "TRITON_FLASHINFER": "FLASHINFER"}
 _DTYPES: dict[str, Dtype] = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
 
 
@@ -60,6 +63,10 @@ def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reach
     if backend == "TRITON_ATTN":
         call = vllm_call("vllm_triton", "batch_paged", layer, step)
         return Reached((graph_note(step),), call, rules.triton)
+    if backend in _CAUSAL_ROUTE:
+        return _composite(backend, layer, step, sm, rules)
+    if backend == "TURBOQUANT":
+        return _turboquant(layer, step, sm, rules)
     return Reached((graph_note(step),), why_not=_not_modelled(backend))
 
 
@@ -94,6 +101,51 @@ def vllm_call(
     return call_of(library, entry, layer, step, **(fields | more))
 
 
+def _composite(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
+    """One backend for a whole step: Triton's where an image is attended both ways, else the other."""
+    causal = _CAUSAL_ROUTE[backend]
+    why = "no request here holds an image to be attended both ways: a step with one runs TRITON_ATTN"
+    pages = layer.block_size or (_FLASHINFER_ROUTE_PAGE if causal == "FLASHINFER" else None)
+    reached = reach(causal, replace(layer, mm_prefix=False, block_size=pages), step, sm, rules)
+    return replace(reached, notes=(Note("route", causal, why), *reached.notes))
+
+
+def _turboquant(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
+    """Decode over the packed cache; new prompts are attended before they are packed, by FlashAttention."""
+    graph = graph_note(step)
+    if step.seqlen_q == 1:
+        return Reached((graph,), vllm_call("vllm_triton", "batch_decode", layer, step), rules.triton)
+    if step.seqlen_k > step.seqlen_q:
+        return Reached((graph,), why_not=_CONTINUED)
+    chosen = choose(layer, sm, Asked(layer.head_dim), newest=rules.version == "0.33.0")
+    note = Note("FlashAttention", str(chosen.version or "none"), chosen.why)
+    if chosen.version is None:
+        return Reached((note, graph), why_not=f"vLLM ends with an error: {chosen.why}")
+    if chosen.version == 4 and not rules.fork:
+        return Reached((note, graph), why_not=_fork_not_recorded(rules))
+    return Reached((note, graph), *_unpaged(layer, step, chosen.version, rules))
+
+
+def _unpaged(layer: Layer, step: Step, version: int, rules: Rules) -> tuple[AttentionCall, str]:
+    """New queries over their own keys by a FlashAttention, and the version of its library."""
+    if version == 4:
+        call = vllm_call("flash_attn_4", "varlen_fwd", layer, step, _AUTOMATIC_FA4, page_block_size=None)
+        return call, rules.fork
+    call = vllm_call("vllm_flash_attn", "varlen_fwd", layer, step, page_block_size=None)
+    return call, f"fa{version}{rules.wheel}"
+
+
+def _quantized(layer: Layer, version: int, rules: Rules) -> str:
+    """Why a quantized cache with a FlashAttention that is not 3 is not predicted."""
+    if version == 2:
+        return f"vLLM {rules.version} refuses a {layer.kv_dtype} KV cache with FlashAttention 2"
+    return f"FA{version}'s launches over a {layer.kv_dtype} KV cache were not recorded"
+
+
+def _fork_not_recorded(rules: Rules) -> str:
+    return f"the FlashAttention-4 that vLLM {rules.version} ships was not recorded"
+
+
 def _flash_attention(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     chosen = rules.flash_version(layer, sm)
     cascade = Note("cascade attention", "no", rules.cascade)
@@ -113,10 +165,9 @@ def _flash_attention(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
         graph_note(step),
     )
     if chosen.version == 4 and not rules.fork:
-        why_not = f"the FlashAttention-4 that vLLM {rules.version} ships was not recorded"
-        return Reached(notes, why_not=why_not)
+        return Reached(notes, why_not=_fork_not_recorded(rules))
     if layer.kv_dtype != AUTO and chosen.version != 3:
-        return Reached(notes, why_not=f"FA{chosen.version} with a {layer.kv_dtype} KV cache is not modelled")
+        return Reached(notes, why_not=_quantized(layer, chosen.version, rules))
     page: dict[str, Any] = {"page_block_size": HD256_PAGE} if own_kernel and layer.block_size is None else {}
     if chosen.version == 4:
         call = vllm_call("flash_attn_4", "varlen_fwd", layer, step, asked or _AUTOMATIC_FA4, **page)
