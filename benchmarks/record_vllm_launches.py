@@ -8,7 +8,7 @@ driver/libcuda.so.1, both built from cuda_recorder.cpp. The running Python has t
 the wheel requires. Each GPU is a process of its own. Calls go through vLLM's flash_attn_varlen_func; every
 check, split count, template and grid is the wheel's. Kernels of torch that copy or fill are left out, and of
 a message the function, file and line before it. With --mla, calls are those of the backend FLASH_ATTN_MLA:
-one KV head, the rotated part of the queries and ``q_v``.
+one KV head, the rotated part of the queries and ``q_v``; with --mla-sparse, of FLASH_ATTN_MLA_SPARSE.
 """
 
 from __future__ import annotations
@@ -88,6 +88,22 @@ def mla_calls(gpu: str, count: int) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return found
+
+
+def sparse_mla_calls(gpu: str, count: int) -> list[dict[str, Any]]:
+    """Steps as FlashAttnMLASparseImpl makes them: each query a request, the keys picked its pages of 1."""
+    draw = random.Random(f"sparse mla {gpu}")
+    return [
+        {
+            "version": "fa3", "batch": draw.choice((1, 2, 7, 64, 300, 1000)), "seqlen_q": 1,
+            "seqlen_k": draw.choice((512, 1024, 2048)), "num_heads": draw.choice((8, 16, 64, 128)),
+            "num_heads_k": 1, "head_dim": 64, "head_dim_v": 512, "has_qv": True,
+            "dtype": draw.choice(("bf16", "bf16", "fp16")), "causal": True, "window_left": -1,
+            "window_right": -1, "softcap": 0.0, "alibi": False, "num_splits_arg": 0, "page_block_size": 1,
+            "scheduler_metadata": False,
+        }
+        for _ in range(count)
+    ]  # fmt: skip
 
 
 def mla_prefill(draw: random.Random) -> dict[str, Any]:
@@ -181,7 +197,8 @@ def one_gpu(options: argparse.Namespace) -> None:
     recorder = Recorder(options.package, options.recorder)
     major, minor, sms, *_ = GPUS[options.gpu]
     device = {"name": options.gpu, "sm_major": major, "sm_minor": minor, "num_sms": sms}
-    for call in (mla_calls if options.mla else calls)(options.gpu, options.count):
+    of_kind = sparse_mla_calls if options.mla_sparse else mla_calls if options.mla else calls
+    for call in of_kind(options.gpu, options.count):
         keys = 1 if call["page_block_size"] else call["batch"]
         elements = max(
             keys * call["seqlen_k"] * call["num_heads_k"],
@@ -203,6 +220,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--mla", action="store_true")
+    parser.add_argument("--mla-sparse", action="store_true")
     parser.add_argument("--gpu")
     options = parser.parse_args()
     if options.gpu:
@@ -210,7 +228,7 @@ def main() -> None:
         return
     rows = []
     for gpu, facts in GPUS.items():
-        if options.mla and facts[0] != 9:
+        if (options.mla or options.mla_sparse) and facts[0] != 9:
             continue
         recorder = options.recorder.resolve()
         environment = os.environ | {

@@ -216,3 +216,16 @@ def test_every_launch_of_mla_by_the_shipped_flash_attention_3(version: str) -> N
         split += len(theirs) > 2
         prefills += not call.has_qv
     assert min(split, prefills) >= 20
+
+
+def test_every_launch_of_sparse_mla_by_the_shipped_flash_attention_3() -> None:
+    """As vLLM's FLASH_ATTN_MLA_SPARSE calls it: each query a request, the keys picked its pages of 1."""
+    recorded = golden_rows("vllm_flash_attn_mla_sparse_0.33.0.jsonl.gz")
+    for row in recorded:
+        call, gpu, name = recorded_call(row)
+        prediction, expect = predict(call, gpu, name), row["expect"]
+        ours = [launch_as_recorded(launch, name) for launch in prediction.launches]
+        assert (prediction.error, ours) == (
+            expect["error"], [without_memory(launch, name) for launch in expect["launches"]]
+        ), row["call"]  # fmt: skip
+    assert len(recorded) == 120

@@ -88,9 +88,8 @@ def sparse_decode(call: AttentionCall, gpu: Gpu) -> Prediction:
             COMBINE_THREADS,
         ),
     )
-    first = Reason(
-        "parts", str(parts), f"{gpu.num_sms} SMs / {call.seqlen_q} queries / {a_query} thread blocks"
-    )
+    shares = f"{gpu.num_sms} SMs / {call.seqlen_q} queries a request / {a_query} thread blocks a query"
+    first = Reason("parts", str(parts), shares)
     cost = f"{keys}, in blocks of 64, and {kernel.overhead} of a part for each start"
     known = not call.cache_seqlens
     return planned(launches, plan, Lengths(call), (first,), counted=cost, known=known)

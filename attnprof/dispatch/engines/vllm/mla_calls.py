@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnprof.dispatch.engines.layer import AUTO, Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm.calls import Rules, capture_note, graph_note, splits, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import quantized
 from attnprof.dispatch.engines.vllm.flash_attention import Asked, Version, choose
+from attnprof.dispatch.engines.vllm.sparse_calls import reach_sparse
 
 _LATENT, _ROTATED = 512, 64
 _ROW = _LATENT + _ROTATED
@@ -27,15 +28,12 @@ _DIMS = {  # (rotated not, rotated, V) -> backends of prefill that have it, best
     (64, 64, 128): ("FLASH_ATTN",),
     (256, 0, 256): ("FLASH_ATTN",),
 }
-_SPARSE = (
-    "the launches of vLLM's {}, which attends {} keys that an indexer picks for each query, are not modelled"
-)
 
 
 def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     """What a backend for MLA calls for a step."""
     if layer.sparse:
-        return Reached((graph_note(step),), why_not=_SPARSE.format(backend, layer.index_topk or "a few"))
+        return reach_sparse(backend, layer, step, sm, rules)
     if step.seqlen_q > _THRESHOLD.get(backend, 1):
         return _prefill(layer, step, sm, rules)
     if backend == "TRITON_MLA":
@@ -46,14 +44,22 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
         return _cutlass(layer, step, rules)
     if backend == "FLASHINFER_MLA":
         return _flashinfer(layer, step, rules)
-    if backend == "FLASHMLA" and layer.kv_dtype == AUTO:
-        absorbed = _absorbed("FlashMLA's dense decode")
-        call = vllm_call("flash_mla", "fwd_kvcache", layer, step, head_dim_v=_LATENT, page_block_size=64)
-        return Reached((absorbed, graph_note(step)), call)
     if backend == "FLASHMLA":
-        why_not = f"FlashMLA's decode over a {layer.kv_dtype} cache is not modelled"
-        return Reached((graph_note(step),), why_not=why_not)
+        return _flash_mla(layer, step, rules)
     return Reached((graph_note(step),), why_not=f"the launches of vLLM's {backend} are not modelled")
+
+
+def _flash_mla(layer: Layer, step: Step, rules: Rules) -> Reached:
+    """FlashMLA's dense decode; over an FP8 cache that of vLLM's own extension."""
+    notes = (_absorbed("FlashMLA's dense decode"), graph_note(step))
+    if rules.version != "0.33.0":
+        return Reached(notes, why_not=f"the FlashMLA that vLLM {rules.version} ships was not recorded")
+    dtype: dict[str, Any] = {"dtype": "fp8"} if quantized(layer.kv_dtype) else {}
+    call = vllm_call(
+        "flash_mla", "fwd_kvcache", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
+        page_block_size=64, **dtype,
+    )  # fmt: skip
+    return Reached(notes, call)
 
 
 def _absorbed(kernel: str) -> Note:
