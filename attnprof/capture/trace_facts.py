@@ -45,12 +45,18 @@ def is_empty(trace: Path) -> bool:
 
 def _missing_ranges(export: Path, workload: dict[str, Any], nsys: str | None, *, whole: bool) -> list[str]:
     calls, ranges = workload["num_calls"], count_ranges(export, "attn")
-    if calls == ranges or (ranges and (workload["status"] != "complete" or not whole)):
+    ended = whole and workload["status"] == "complete"
+    if calls == ranges or (calls < ranges and not ended):
         return []
     if ranges == 0 and "pid" not in workload:  # the program's own description is missing
         return ["nsys lost the ranges of a program that did not come to its end"]
     if ranges == 0:
         return [f"no NVTX range arrived: {_silence(export, nsys)}"]
+    if not ended:
+        return [
+            f"the program did not come to its end, and {ranges} of {calls} recorded attention calls have a"
+            " range: the others were still open, or nsys lost them"
+        ]
     return [f"{calls} attention calls were recorded but {ranges} ranges arrived: some were lost"]
 
 
