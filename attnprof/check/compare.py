@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from attnprof.check.observed_calls import ObservedShape
 from attnprof.check.verdicts import Verdict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
-from attnprof.dispatch.names.spelling import argument_difference, namespace, plain_template
+from attnprof.dispatch.names.spelling import (
+    argument_difference,
+    as_many_arguments,
+    namespace,
+    plain_template,
+)
 from attnprof.dispatch.names.template import template_difference, template_fields
 from attnprof.model import KernelLaunch, Prediction
 
@@ -78,8 +83,9 @@ def _other_kernels(wanted: Sequence[KernelLaunch], ran: Sequence[KernelLaunch]) 
 
 def _name_difference(predicted: str, observed: str) -> str:
     """What differs in two names of one kernel; "" where nothing does, as far as both can be read."""
-    if template_fields(predicted) is not None and template_fields(observed) is None:
-        return ""
+    unknown = template_fields(predicted) is not None and template_fields(observed) is None
+    if unknown and not as_many_arguments(predicted, observed):
+        return ""  # cut, or of a build with other arguments
     found = template_difference(predicted, observed) or argument_difference(predicted, observed)
     if found:
         return found

@@ -119,8 +119,8 @@ def test_without_marks_a_call_more_cannot_be_told_and_a_grid_that_nothing_launch
 
 
 # Scenes (seed, number) of which something was missed once: the first call of math, steps of heads folded and
-# not exchanged, a main kernel missing behind its plan.
-@pytest.mark.parametrize(("seed", "number"), [(5, 113), (23, 170), (71, 132)])
+# not exchanged, a main kernel missing behind its plan, an accumulator of another type.
+@pytest.mark.parametrize(("seed", "number"), [(5, 113), (23, 170), (71, 132), (23, 192)])
 def test_what_was_missed_once_is_found(seed: int, number: int) -> None:
     missed = [one for one in judge_scene(seed, number, 10) if one.outcome == MISSED]
     assert missed == []

@@ -135,8 +135,6 @@ def test_the_guard_that_changed_its_name_after_3_0_is_no_difference() -> None:
         lambda name: name[: name.index("CollectiveEpilogue")],
         lambda name: name.replace("arch::Sm90, ", "arch::Sm90, true, true, "),
         lambda name: name.replace("cute::C<128>, cute::C<128>, cute::C<128>", "cute::C<128>, cute::C<128>"),
-        lambda name: name.replace("cute::C<128>", f"cute::C<{'9' * 5000}>"),
-        lambda name: name.replace("bfloat16_t", "float_e5m2_t"),
     ],
 )
 def test_names_that_are_cut_or_of_no_known_version_are_not_compared(cut: Any) -> None:
@@ -146,6 +144,23 @@ def test_names_that_are_cut_or_of_no_known_version_are_not_compared(cut: Any) ->
     verdict, detail = compare(prediction, replace(shape, launches=launches))
     assert verdict is Verdict.NOT_READ
     assert "the template arguments of FlashAttnFwdSm90 cannot be read" in detail
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("cute::C<128>", f"cute::C<{'9' * 5000}>", f"ran {'9' * 40}…, predicted 128"),
+        ("bfloat16_t", "float_e5m2_t", "ran float_e5m2_t, predicted bfloat16_t"),
+        (" float,", " cutlass::half_t,", "ran half_t, predicted float"),
+    ],
+)
+def test_a_whole_name_with_an_argument_of_no_known_version_is_not_the_predicted_one(
+    old: str, new: str, said: str
+) -> None:
+    prediction = predict(PREFILL, H100, "2.8.3")
+    verdict, detail = compare(prediction, observed(prediction, (old, new)))
+    assert verdict is Verdict.WRONG_TEMPLATE
+    assert said in detail
 
 
 def test_every_recorded_call_matches_its_own_prediction() -> None:

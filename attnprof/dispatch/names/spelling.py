@@ -12,6 +12,8 @@ from functools import lru_cache
 _CASTS = re.compile(r"\((?:int|bool|unsigned int|unsigned|long|char)\)")
 _NAMESPACE = re.compile(r"\b[A-Za-z_]\w*::")
 _GUARD = re.compile(r"enable_sm\w{1,40}<")  # FlashAttention-3 renamed it after 3.0.0
+_ARGUMENTS = re.compile(r"[<>,]+")
+_SHOWN = 40  # characters of an argument
 _WORDS = {"true": "1", "false": "0"}
 
 
@@ -55,6 +57,14 @@ def namespace(name: str) -> str | None:
     return head + found
 
 
+def as_many_arguments(one: str, other: str) -> bool:
+    """Whether both names are whole, and have as many template arguments, nested ones counted."""
+    ours, theirs = plain_template(one), plain_template(other)
+    if not ours or not theirs:
+        return False
+    return len(_ARGUMENTS.split(ours)) == len(_ARGUMENTS.split(theirs))
+
+
 def argument_difference(predicted: str, observed: str) -> str:
     """The first template arguments in which two names differ, as ``ran x, predicted y``; "" where none do.
 
@@ -63,7 +73,8 @@ def argument_difference(predicted: str, observed: str) -> str:
     wanted, ran = plain_template(predicted), plain_template(observed)
     if wanted is None or ran is None or wanted == ran:
         return ""
-    theirs, ours = re.split(r"[<>,]+", ran), re.split(r"[<>,]+", wanted)
+    theirs, ours = _ARGUMENTS.split(ran), _ARGUMENTS.split(wanted)
     pairs = ((a, b) for a, b in zip(theirs, ours, strict=False) if a != b)
-    a, b = next(pairs, (ran[-40:], wanted[-40:]))
-    return f"a template argument: ran {a}, predicted {b}"
+    a, b = next(pairs, (ran[-_SHOWN:], wanted[-_SHOWN:]))
+    shown = a if len(a) <= _SHOWN else f"{a[:_SHOWN]}…"
+    return f"a template argument: ran {shown}, predicted {b}"
