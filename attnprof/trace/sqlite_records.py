@@ -8,6 +8,7 @@ Records of many headers are walked field by field. Format: https://www.sqlite.or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _ONE = 9  # the serial type that is the integer 1; 0 is NULL, 8 the integer 0, 1
 _SIZE = np.array(
     [0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0, *((kind - 12) // 2 for kind in range(12, 128))], np.int64
 )  # bytes of a field by serial type, of those that fit one byte
-_LONGEST_HEADER = 96  # bytes
+_LONGEST_ROWID, _LONGEST_HEADER = 9, 96  # bytes
 _MOST_HEADERS = 24  # different ones among some records
 
 
@@ -49,8 +50,34 @@ def read_records(
     ``wanted`` maps a column to what stands for NULL; NULL is unusual where that is None. Raises UnusualError
     where a record is longer than ``most`` bytes, so that it goes on in another page, or holds no integer.
     """
-    found = _by_stride(raw, cell, page_end, most, wanted)
-    return _by_walking(raw, cell, page_end, most, wanted) if found is None else found
+    parts = [
+        _by_stride(raw, cell[rows], page_end[rows], most, wanted)
+        or _by_walking(raw, cell[rows], page_end[rows], most, wanted)
+        for rows in _rowids_alike(raw, cell)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return {column: np.concatenate([part[column] for part in parts]) for column in wanted}
+
+
+def _rowids_alike(raw: Bytes, cell: Int64) -> list[slice]:
+    """Consecutive records with rowids of one length, as rowids ascend; all together where they do not."""
+    every = [slice(0, len(cell))]
+    if not len(cell) or _rowid_bytes(raw, cell[:1])[0] == _rowid_bytes(raw, cell[-1:])[0]:
+        return every
+    edges = np.flatnonzero(np.diff(_rowid_bytes(raw, cell))) + 1
+    if len(edges) > _LONGEST_ROWID:
+        return every
+    return [slice(*pair) for pair in pairwise([0, *edges.tolist(), len(cell)])]
+
+
+def _rowid_bytes(raw: Bytes, cell: Int64) -> Int64:
+    """How many bytes the rowid of each record takes, the record's length taking one."""
+    size, longer = np.ones(len(cell), np.int64), np.arange(len(cell))
+    for place in range(1, _LONGEST_ROWID):
+        longer = longer[raw[cell[longer] + place] >= 0x80]
+        size[longer] += 1
+    return size
 
 
 def _by_stride(
@@ -60,7 +87,7 @@ def _by_stride(
     if not len(cell):
         return None
     first, columns = int(cell[0]), max(wanted) + 1
-    rowid = next((size for size in range(1, 9) if raw[first + size] < 0x80), 9)
+    rowid = int(_rowid_bytes(raw, cell[:1])[0])
     header = int(raw[first + 1 + rowid])  # how long it is, this byte included
     if not columns < header <= _LONGEST_HEADER:
         return None
