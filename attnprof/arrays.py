@@ -13,6 +13,7 @@ Narrow = npt.NDArray[np.signedinteger[Any]]  # as narrow as its values allow: wi
 
 _BLOCK = 1 << 18  # rows: small enough for the cache, large enough for numpy
 _MANY = 1 << 18  # distinct rows
+_FEW_BITS = 18  # of keys that are looked up in a table
 
 
 def blocks(length: int) -> Iterator[slice]:
@@ -141,19 +142,35 @@ def _coded(columns: Sequence[npt.NDArray[np.integer]]) -> tuple[list[Ints], Narr
         return [column[:1].astype(np.int64) for column in columns], np.broadcast_to(
             np.int8(0), (len(columns[0]),)
         )
-    known, number = np.zeros(0, np.int64), np.zeros(0, np.int32)  # ascending; in order of appearance
-    codes = np.empty(len(columns[0]), np.int32)
-    for rows in blocks(len(codes)):
+
+    def key_of(rows: slice) -> Ints:
         key = np.zeros(rows.stop - rows.start, np.int64)
         for column, low, width in varying:
             key <<= width
             key |= column[rows].astype(np.int64) - low
+        return key
+
+    if sum(widths) <= _FEW_BITS:
+        seen = np.zeros(1 << sum(widths), np.bool_)
+        for rows in blocks(len(columns[0])):
+            seen[key_of(rows)] = True
+        known = np.flatnonzero(seen)
+        code: Narrow = np.zeros(len(seen), narrowest(0, len(known)))
+        code[known] = np.arange(len(known))
+        found: Narrow = np.empty(len(columns[0]), code.dtype)
+        for rows in blocks(len(found)):
+            found[rows] = code[key_of(rows)]
+        return _unpacked(known, lows, widths), found
+    known, number = np.zeros(0, np.int64), np.zeros(0, np.int32)  # ascending; in order of appearance
+    codes = np.empty(len(columns[0]), np.int32)
+    for rows in blocks(len(codes)):
+        key = key_of(rows)
         at = np.searchsorted(known, key)
         missing = key[np.append(known, -1)[at] != key]
         if len(missing):
             if len(known) > _MANY:  # merging them in block by block would cost more than sorting them all
-                found, inverse = distinct_rows(columns)
-                return found, inverse.astype(np.int32)
+                different, inverse = distinct_rows(columns)
+                return different, inverse.astype(np.int32)
             known = np.append(known, np.unique(missing))
             number = np.append(number, np.arange(len(number), len(known), dtype=np.int32))
             order = np.argsort(known)
