@@ -159,17 +159,18 @@ def observe(timeline: Timeline) -> ObservedCalls:
     spent = np.add.reduceat(kernels.end[found] - kernels.start[found], first) if len(first) else first
     sizes = np.diff(np.append(first, len(found)))
     shape, shapes = _shapes(timeline, found, _Roles(before, main, after, call_of))
-    del role, call_of
     in_time = np.argsort(kernels.start[found[main]], kind="stable")
     kernel = found[main][in_time]
+    shape, spent, sizes, seq = (column[in_time] for column in (shape, spent, sizes, seq[main]))
+    del found, role, first, call_of, main, after, before, in_time  # what follows needs room of its own
     replayed, launch, names = timeline.replayed(kernel), timeline.launch[kernel], role_of_name >= 0
     calls = ObservedCalls(
         main=kernel,
         pid=kernels.pid[kernel].astype(np.int32),
-        shape=shape[in_time],
-        duration=spent[in_time],
-        num_kernels=sizes[in_time],
-        seq=seq[main][in_time],
+        shape=shape,
+        duration=spent,
+        num_kernels=sizes,
+        seq=seq,
         step=timeline.step[kernel].astype(np.int32),
         layer=_layers(timeline, kernel, replayed),
         phase=timeline.phase[kernel].astype(np.int32),
@@ -179,13 +180,13 @@ def observe(timeline: Timeline) -> ObservedCalls:
         odd_replays=find_odd_replays(
             launch,
             kernels.pid[kernel],
-            shape[in_time],
+            shape,
             timeline.phase[kernel],
             replayed,
             count_beside(timeline, launch, replayed, names),
         ),
         bare_steps=find_bare_steps(timeline, names),
-        odd_work=find_odd_work(timeline, kernel, shape[in_time], replayed, names),
+        odd_work=find_odd_work(timeline, kernel, shape, replayed, names),
         math_layers=find_math_layers(timeline, names),
         edges=find_edges(timeline, kernel),
     )

@@ -42,9 +42,9 @@ def find_edges(timeline: Timeline, main: Int64) -> Edges:
         same = np.ones(len(kernels), np.bool_)
         for column in columns:
             same &= column == column[main[first]]
-        starts = kernels.start[same]
-        if starts.min() >= kernels.start[main[first]]:
+        before, after = int(np.argmax(same)), len(same) - 1 - int(np.argmax(same[::-1]))
+        if kernels.start[before] >= kernels.start[main[first]]:
             begins.append(first)
-        if starts.max() <= kernels.start[main[last]]:
+        if kernels.start[after] <= kernels.start[main[last]]:
             ends.append(last)
     return Edges(tuple(sorted(begins)), tuple(sorted(ends)))

@@ -42,11 +42,16 @@ def read_ranges(db: Database, texts: Texts) -> tuple[Ranges, tuple[str, ...], bo
             name = np.where(own >= 0, own, name)
     pid = pid_of(c["globalTid"])
     domain, names, created = _domains(db, texts, pid, c["domainId"])
-    end, payload = c["end"], np.full(len(kept), _NULL)
+    end, payload = c["end"], np.broadcast_to(np.int64(_NULL), (len(kept),))
     if len(kept) and end.min() == _OPEN:
         end = np.where(end == _OPEN, max(int(end.max()), int(c["start"].max())), end)
     for column in _PAYLOADS:
-        payload = np.where(payload == _NULL, c[column], payload)
+        if not np.all(c[column] == _NULL):
+            payload = np.where(payload == _NULL, c[column], payload)
+    has_payload = payload != _NULL
+    payload = (
+        np.where(has_payload, payload, 0) if has_payload.any() else np.broadcast_to(np.int64(0), kept.shape)
+    )
     ranges = Ranges(
         start=c["start"],
         end=end,
@@ -54,8 +59,8 @@ def read_ranges(db: Database, texts: Texts) -> tuple[Ranges, tuple[str, ...], bo
         domain=domain,
         thread=c["globalTid"].astype(np.int64, copy=False),
         pid=pid,
-        payload=np.where(payload == _NULL, 0, payload),
-        has_payload=payload != _NULL,
+        payload=payload,
+        has_payload=has_payload,
         nested=kind[kept] == PUSH_POP,
     )
     return rows_in_order(ranges), names, created and not len(kept)

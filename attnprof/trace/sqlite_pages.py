@@ -34,14 +34,15 @@ def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> di
     None. The columns are those of :class:`GrowingColumn`. The file must not change meanwhile.
     """
     try:
-        # The C library hands memory back to the system up to the size of what was freed last: one room, freed
-        # untouched, lets each block use that of the block before, without the pages being cleared again.
-        np.empty(4 * _BLOCK, np.uint8)
         columns = {column: GrowingColumn() for column in wanted}
         with path.open("rb", buffering=0) as opened:
             file = _File(opened)
             leaves = file.leaves(root)
             step = max(1, _BLOCK // file.page_size)
+            if len(leaves) > step:
+                # The C library keeps what is freed up to the largest size freed before. One room, never touched,
+                # lets each block use the memory of the one before, without the system clearing it again.
+                np.empty(4 * _BLOCK, np.uint8)
             for first in range(0, len(leaves), step):
                 some = leaves[first : first + step]
                 for column, values in _fields(file, some, wanted).items():

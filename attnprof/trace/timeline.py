@@ -143,6 +143,7 @@ def build_timeline(trace: Trace) -> Timeline:
     if (names := trace.node_names) is not None:
         for key in _NAMED:
             of_kernel[key] = _of_nodes(trace.kernels, names, getattr(names, key), of_kernel[key], NONE[key])
+    del said, nearest
     parent = latest(ranges_held, len(trace.ranges))
     return Timeline(
         trace=trace,
@@ -303,6 +304,8 @@ def _match(wanted: Narrow, offered: Narrow) -> Int32:
 
 def _inherited(said: Int32, none: int, nested: list[Lane], ranges_held: list[Held]) -> tuple[Int32, Int32]:
     """The nearest range of its lane, itself included, that says something, and the value each range has."""
+    if np.all(said == none):
+        return np.broadcast_to(np.int32(-1), said.shape), np.broadcast_to(np.int32(none), said.shape)
     nearest = np.full(len(said), -1, np.int32)
     for lane in nested:
         known = said[lane.members] != none
