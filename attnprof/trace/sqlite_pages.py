@@ -40,8 +40,8 @@ def read_integers(path: Path, root: int, wanted: Mapping[int, int | None]) -> di
             leaves = file.leaves(root)
             step = max(1, _BLOCK // file.page_size)
             if len(leaves) > step:
-                # The C library keeps what is freed up to the largest size freed before. One room, never touched,
-                # lets each block use the memory of the one before, without the system clearing it again.
+                # The C library keeps what is freed up to the largest size freed before: with one room, never
+                # touched, each block has the memory of the one before, without the system clearing it again.
                 np.empty(4 * _BLOCK, np.uint8)
             for first in range(0, len(leaves), step):
                 some = leaves[first : first + step]
