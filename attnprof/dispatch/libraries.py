@@ -31,6 +31,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flashinfer": "attnprof.dispatch.flashinfer",
     "flash_mla": "attnprof.dispatch.flash_mla",
     "cutlass_mla": "attnprof.dispatch.cutlass_mla",
+    "tokenspeed_mla": "attnprof.dispatch.tokenspeed_mla",
     "flex_attention": "attnprof.dispatch.flex_attention",
     "aiter": "attnprof.dispatch.aiter",
     "aiter_paged": "attnprof.dispatch.aiter_paged",

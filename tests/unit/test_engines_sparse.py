@@ -72,6 +72,13 @@ def test_from_the_backend_to_the_grid(
     assert grids(found) == expected
 
 
+def test_tokenspeeds_decode_is_split_by_the_longest_request() -> None:
+    layer = replace(DENSE, backend="TOKENSPEED_MLA", kv_dtype="fp8", num_heads=16)
+    found = made("b200", layer, Step(4, 1, 4096))
+    assert (found.call.library, found.call.dtype, found.library_version) == ("tokenspeed_mla", "fp8", "2.0.3")
+    assert grids(found) == [(1, 4, 32), (32, 1, 4)]
+
+
 def test_each_query_of_a_decode_step_has_at_most_the_keys_picked() -> None:
     assert made("h100", SPARSE).call.seqlens_k == (2048, 100) * 32
 

@@ -20,6 +20,7 @@ from attnprof.dispatch.libraries import kernel_families
 from attnprof.dispatch.names import others
 from attnprof.dispatch.names.family import Family
 from attnprof.dispatch.names.symbols import own_name
+from attnprof.dispatch.tokenspeed_mla import names as tokenspeed_mla
 from attnprof.dispatch.torch_sdpa import names as torch_sdpa
 from attnprof.dispatch.vllm_flash_attn import names as vllm_flash_attn
 
@@ -32,6 +33,7 @@ FAMILIES: tuple[Family, ...] = (
     *vllm_flash_attn.FAMILIES,
     *flash_attn3.FAMILIES,
     *flash_attn4.FAMILIES,
+    *tokenspeed_mla.FAMILIES,  # whose classes are called as FlashInfer's
     *flashinfer.FAMILIES,
     *flex_attention.FAMILIES,
     *others.OTHERS,

@@ -44,6 +44,8 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
         return _cutlass(layer, step, rules)
     if backend == "FLASHINFER_MLA":
         return _flashinfer(layer, step, rules)
+    if backend == "TOKENSPEED_MLA":
+        return _tokenspeed(layer, step, rules)
     if backend == "FLASHMLA":
         return _flash_mla(layer, step, rules)
     return Reached((graph_note(step),), why_not=f"the launches of vLLM's {backend} are not modelled")
@@ -58,6 +60,19 @@ def _flash_mla(layer: Layer, step: Step, rules: Rules) -> Reached:
     call = vllm_call(
         "flash_mla", "fwd_kvcache", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
         page_block_size=64, **dtype,
+    )  # fmt: skip
+    return Reached(notes, call)
+
+
+def _tokenspeed(layer: Layer, step: Step, rules: Rules) -> Reached:
+    """TOKENSPEED_MLA's decode, whose splits follow from the longest request of the batch."""
+    notes = (_absorbed("TokenSpeed's CuTe kernel"), *capture_note(step), graph_note(step))
+    if rules.version != "0.33.0":
+        return Reached(notes, why_not=f"what TOKENSPEED_MLA of vLLM {rules.version} calls is not modelled")
+    page = layer.block_size if layer.block_size in (32, 64) else 64
+    call = vllm_call(
+        "tokenspeed_mla", "fwd_kvcache", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
+        dtype="fp8", page_block_size=page,
     )  # fmt: skip
     return Reached(notes, call)
 
