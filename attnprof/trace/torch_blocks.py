@@ -43,8 +43,8 @@ _LARGEST = 1 << 62  # ns: a start and a duration below it have a sum
 _GRID = 7  # where a kernel's row has its grid
 _NOT_READ = 255  # the kind of events that are left
 _NONE = Raw(b"null")
-_SPACE, _DOT = b" ."
-_PLAIN = np.isin(np.arange(256), list(b"0123456789. "))
+_DIGITS, _SPACE, _NINE = b"0123456789", ord(" "), ord("9")
+_MOST_DIGITS = 19  # of nanoseconds in 64 bits, where the first is no 9
 _TENS = 10 ** np.arange(4)
 
 
@@ -100,12 +100,20 @@ def _is_annotated(arguments: _Arguments) -> bool:
     return any(text is not _NONE for text in (a.annotated, a.named, a.named_in_2_12, a.layer, a.phase))
 
 
+class _Kinds(dict[str, int]):
+    """The kind of events of a category."""
+
+    def __missing__(self, category: str) -> int:
+        kind = self[category] = KINDS.get(category.lower(), _NOT_READ)
+        return kind
+
+
 class Blocks:
     """Adds blocks of events to ``rows``."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._kinds: dict[str, int] = {}  # by category
+        self._kinds = _Kinds()
         self._shapes: dict[bytes, tuple[int, int, int]] = {}  # by a grid's or block's JSON
         self._named: list[dict[str, tuple[int, ...] | None]] = [{} for _ in WIDTHS]  # of each kind, by name
 
@@ -129,7 +137,7 @@ class Blocks:
                 known.clear()
             return False
         for kind, table in tables.items():
-            self._rows.rows[kind].frombytes(table.tobytes())
+            self._rows.rows[kind].frombytes(table.data.cast("B"))
         if KERNEL in tables:
             self._rows.shapeless += int(np.count_nonzero(tables[KERNEL][:, _GRID] == 0))
         for event in operators:
@@ -139,8 +147,6 @@ class Blocks:
     def _found(self, events: list[_Event]) -> dict[int, _Found]:
         """What is read of the events, by kind."""
         kinds = self._kinds
-        for category in {event.cat for event in events} - kinds.keys():
-            kinds[category] = KINDS.get(category.lower(), _NOT_READ)
         codes = bytes([kinds[event.cat] if event.ph == "X" else _NOT_READ for event in events])
         code = np.frombuffer(codes, np.uint8)
         places = {kind: (code == kind).nonzero()[0].tolist() for kind in {*codes} - {_NOT_READ}}
@@ -252,20 +258,21 @@ def _where_given(values: list[Any], otherwise: Int64) -> Int64:
 
 def _times(texts: list[Raw]) -> Int64:
     """Microseconds as the file spells them, as :func:`nanoseconds` reads them."""
-    joined = b" ".join(texts)
-    signs = np.frombuffer(joined, np.uint8)
-    ends = np.append(np.flatnonzero(signs == _SPACE), len(signs))
-    if len(ends) != max(1, len(texts)):  # a value with a space inside
-        return _numbers([nanoseconds(_decoded(bytes(text))) for text in texts])
-    length = np.diff(ends, prepend=-1) - 1
-    dots = np.flatnonzero(signs == _DOT)
-    dotted = np.searchsorted(ends, dots)
-    part = np.zeros(len(ends), np.int64)
-    part[dotted] = ends[dotted] - dots - 1
-    digits = length - (np.bincount(dotted, minlength=len(ends)) > 0)
-    strange = (part > 3) | (digits < 1) | (digits + 3 - part > 18)
-    strange[np.searchsorted(ends, np.flatnonzero(~_PLAIN[signs]))] = True
-    odd = np.flatnonzero(strange[: len(texts)]).tolist()
+    joined = b" ".join(texts) + b" "
+    if joined.translate(None, _DIGITS + b". "):
+        odd = [at for at, text in enumerate(texts) if bytes(text).translate(None, _DIGITS + b".")]
+    else:  # whole numbers and fractions, with a space behind each
+        signs = np.frombuffer(joined, np.uint8)
+        marks = np.flatnonzero(signs < _DIGITS[0])
+        dots = signs[marks] != _SPACE
+        spaces = np.flatnonzero(~dots)
+        ends = marks[spaces]
+        dotted = dots[spaces - 1]  # the first has a space before it: the last mark
+        part = np.where(dotted, ends - marks[spaces - 1] - 1, 0)
+        starts = np.append(0, ends[:-1] + 1)
+        wide = ends - starts - dotted + 3 - part
+        strange = (part > 3) | (wide > _MOST_DIGITS) | ((wide == _MOST_DIGITS) & (signs[starts] == _NINE))
+        odd = np.flatnonzero(strange).tolist()
     if odd:
         plain = list(texts)
         exact = [nanoseconds(_decoded(bytes(texts[at]))) for at in odd]
@@ -275,7 +282,7 @@ def _times(texts: list[Raw]) -> Int64:
         found[odd] = exact
         return found
     values = np.fromstring(joined.replace(b".", b"").decode(), np.int64, sep=" ")
-    scaled: Int64 = values * _TENS[3 - part[: len(texts)]]
+    scaled: Int64 = values * _TENS[3 - part]
     return scaled
 
 

@@ -186,3 +186,28 @@ def test_bytes_become_the_text_that_open_would_give(path):
             with path.open("rb") as file:
                 text = json_stream.Utf8(file)
                 assert "".join(iter(lambda text=text, size=size: text.read(size), "")) == expected
+
+
+TIMES = st.one_of(
+    st.integers(0, 1 << 64).map(str),
+    st.tuples(st.integers(0, 1 << 58).map(str), st.text("0123456789", min_size=1, max_size=4)).map(".".join),
+    st.sampled_from([
+        "1695835801547123", "1695835801547123.456", "8999999999999999.999", "9000000000000000", "-1.5", "1e3",
+        '"5 6"', "null", "9223372036854775.808",
+    ]),
+)  # fmt: skip
+
+
+@given(st.lists(TIMES, min_size=1, max_size=6))
+def test_times_of_a_block_are_those_of_single_events(texts):
+    def told(read):
+        try:
+            return read()
+        except (ArithmeticError, ValueError) as error:
+            return type(error)
+
+    raw = [blocks.Raw(text.encode()) for text in texts]
+    each = [blocks._JSON.decode(text) for text in texts]
+    assert told(lambda: blocks._times(raw).tolist()) == told(
+        lambda: blocks.np.array([blocks.nanoseconds(one) for one in each], "q").tolist()
+    )
