@@ -8,6 +8,9 @@ import numpy as np
 
 from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
 from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
+from attnprof.dispatch.libraries import template_fields
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.spelling import plain_template
 from attnprof.model import KernelLaunch
 
 
@@ -25,12 +28,18 @@ def spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> Int64:
             alone = len(shape.launches) == 1
             combine = shape.main.role == "combine"
             part = parts[number] or (alone and (combine or bool(shape.main.flag("Split"))))
+            part = part and not _of_no_kernel(shape.launches[0].kernel)
             known = row in found and calls.readings[number].verdict in FAILED
             if (part and combine == orphan) or known:
                 found.add(row)
                 reading = Reading(Verdict.NOT_READ, f"the trace {says} inside the call")
                 calls.read_otherwise(np.array([row], np.int64), reading)
     return np.array(sorted(found), np.int64)
+
+
+def _of_no_kernel(name: str) -> bool:
+    """Whether a whole name has other template arguments than the kernel of that name."""
+    return bool(plain_template(name)) and template_fields(name) is None and parse_kernel_name(name).modelled
 
 
 def _as_others_begin_or_end(observed: ObservedCalls) -> Iterator[int]:

@@ -92,8 +92,7 @@ def _may_never_ask(
 ) -> bool:
     """Whether the entry may be the one that splits no calls whose query heads it does not fold."""
     heads = {one.batch_heads for shape in np.unique(prefill).tolist() if (one := inferred[shape])}
-    explanations = told.explanations if told and (not heads or call.batch_heads in heads) else ()
-    return any(not one.chosen and one.entry == "varlen_fwd" and not one.folded for one in explanations)
+    return told is not None and (not heads or call.batch_heads in heads) and told.may_never_split
 
 
 def _sequences(observed: ObservedCalls) -> Iterator[tuple[Bool, Int64]]:

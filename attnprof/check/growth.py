@@ -89,6 +89,9 @@ def _series(of: Sequences, cells: list[int]) -> tuple[list[_Step], list[int]] | 
     folded = {heads for heads in each.values() if heads != sequences}
     if not sequences or len(folded) > 1 or any(not heads or sequences % heads for heads in folded):
         return None
+    others = (backs[shape] for shape, heads in each.items() if heads not in folded)
+    if folded and any(back is not None and back.may_never_split for back in others):
+        return None
     allowed = {shape: _allowed(backs[shape], heads in folded) for shape, heads in each.items()}
     found = [step for shape in decode if (step := allowed[shape]) is not None]
     return (found, decode) if len(found) == len(decode) else None

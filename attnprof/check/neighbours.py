@@ -36,7 +36,7 @@ def find_inconsistent(
         for rows, detail in _of_process(observed, pid, traits, told, cut):
             known.update(rows.tolist())
             yield Inconsistent(rows, detail)
-        for rows, detail in odd_calls.tell_odd_work(observed, pid, traits, known):
+        for rows, detail in odd_calls.tell_odd_work(observed, pid, traits, known | {*cut.tolist()}):
             yield Inconsistent(rows, detail)
 
 

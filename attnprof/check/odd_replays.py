@@ -30,8 +30,8 @@ def find_odd_replays(
 
     Also the first of those that make fewer from some step of a generation on. Per call: the launch that
     started it, its process, its shape, its phase, whether a graph replayed it, and how many other kernels
-    its launch started. A process's last replay may be cut, where others ran more of these. Graphs of other
-    batch sizes have as many calls, those of other models other ones.
+    its launch started. A process's last replay may be cut, where others ran more of these, and a first one
+    before which it made no call. Graphs of other batch sizes have as many calls, of other models others.
     """
     rows = np.flatnonzero(replayed & (launch >= 0))
     if not len(rows):
@@ -42,6 +42,7 @@ def find_odd_replays(
     found: list[OddReplay] = []
     for process in np.unique(pid[rows]).tolist():
         mine = [group for group in groups if pid[group[0]] == process]
+        first = int(np.argmax(pid == process))
         counts = Counter(map(len, mine))
         usual, others = counts.most_common(1)[0]
         if len(counts) == 1:
@@ -50,7 +51,8 @@ def find_odd_replays(
         known = {int(one) for group in mine if len(group) == usual for one in np.unique(shape[group])}
         for number, group in enumerate(mine):
             whole = 0 < most_beside <= beside[group[0]]
-            cut = number == len(mine) - 1 and len(group) < usual and not whole
+            begun = number == 0 and int(group[0]) == first  # nothing before it: the trace may begin inside
+            cut = len(group) < usual and (begun or (number == len(mine) - 1 and not whole))
             alone = counts[len(group)] == 1 and len(known & set(shape[group].tolist())) > 0
             if alone and not cut and others >= _FEWEST:
                 found.append(OddReplay(int(group[0]), len(group), usual, others))

@@ -134,6 +134,13 @@ class ReadBack:
         return frozenset((one.library, one.versions) for one in self.explanations)
 
     @property
+    def may_never_split(self) -> bool:
+        """Whether the entry may be the one that splits no calls but those whose query heads it folds."""
+        return any(
+            one.entry == "varlen_fwd" and not one.chosen and not one.folded for one in self.explanations
+        )
+
+    @property
     def chosen(self) -> tuple[Explanation, ...]:
         """The explanations in which the library chose the split count itself."""
         return tuple(explanation for explanation in self.explanations if explanation.chosen)

@@ -105,8 +105,8 @@ def _experts(rng: Random) -> Iterator[KernelLaunch]:
 
 
 def _recorded(scene: Scene, events: list[Event]) -> list[Event]:
-    """The events without the kernels that were cut off."""
-    kernels = [n for n, event in enumerate(events) if event[0] == "kernel"]
+    """The events without the kernels, and graphs recorded whole, that were cut off."""
+    kernels = [n for n, event in enumerate(events) if event[0] in ("kernel", "graph")]
     first, last = scene.cut
     lost = {*kernels[:first], *kernels[len(kernels) - last :]}
     return [event for n, event in enumerate(events) if n not in lost]
