@@ -10,35 +10,22 @@ paged cache, a page table as wide as the longest request, keys of every request 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from record_vllm_launches import GPUS, HEADS, LENGTHS, Recorder
+from record_vllm_launches import GPUS, HEADS, LENGTHS
+from recorded_launches import RecordingRuntime, device, record_gpus, write_row
 
 FACTS = {name: facts for name, facts in GPUS.items() if facts[0] == 9}
 
 
-class SglangRecorder(Recorder):
+class SglangRecorder(RecordingRuntime):
     """The extension instead of vLLM's package."""
 
     def __init__(self, extension: Path, recorder: Path) -> None:
-        import ctypes
-
-        import torch
-
-        self.torch = torch
-        torch.cuda.init()
-        torch.ops.load_library(str(extension))
-        self.library = ctypes.CDLL(str(recorder.resolve() / "cuda_recorder.so"))
-        self.library.recorder_name.restype = ctypes.c_char_p
-        self.demangle = getattr(ctypes.CDLL("libstdc++.so.6"), "__cxa_demangle")
-        self.demangle.restype = ctypes.c_char_p
+        super().__init__(recorder)
+        self.torch.ops.load_library(str(extension))
 
     def run(self, call: dict[str, Any]) -> dict[str, Any] | None:
         torch, batch, page = self.torch, call["batch"], call["page_block_size"]
@@ -100,15 +87,14 @@ def calls(gpu: str, count: int) -> list[dict[str, Any]]:
 
 def one_gpu(options: argparse.Namespace) -> None:
     recorder = SglangRecorder(options.extension, options.recorder)
-    major, minor, sms, *_ = FACTS[options.gpu]
-    device = {"name": options.gpu, "sm_major": major, "sm_minor": minor, "num_sms": sms}
+    gpu = device(options.gpu, FACTS[options.gpu])
     for call in calls(options.gpu, options.count):
         if call["total_q"] * call["num_heads"] * (call["head_dim_v"] or call["head_dim"]) > 2**26:
             continue
         expect = recorder.run(call)
-        row = {"library": "flash_attn_3", "entry": "fwd_kvcache", **call, "device": device}
+        row = {"library": "flash_attn_3", "entry": "fwd_kvcache", **call, "device": gpu}
         if expect is not None:
-            print("ROW " + json.dumps({"call": row, "expect": expect}), flush=True)
+            write_row({"call": row, "expect": expect})
 
 
 def main() -> None:
@@ -122,22 +108,7 @@ def main() -> None:
     if options.gpu:
         one_gpu(options)
         return
-    recorder, rows = options.recorder.resolve(), []
-    for gpu, facts in FACTS.items():
-        environment = os.environ | {
-            "LD_PRELOAD": str(recorder / "cuda_recorder.so"), "LD_LIBRARY_PATH": str(recorder / "driver"),
-            "RECORDED_GPU": ",".join(map(str, facts)),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--gpu", gpu],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        found = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
-        print(f"{gpu}: {len(found)} rows", done.stderr[-300:] if not found else "", file=sys.stderr)
-        rows += found
-    options.out.write_bytes(gzip.compress("".join(row + "\n" for row in rows).encode(), 9, mtime=0))
+    record_gpus(__file__, FACTS, options.recorder, options.out)
 
 
 if __name__ == "__main__":

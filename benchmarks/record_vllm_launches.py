@@ -14,16 +14,13 @@ one KV head, the rotated part of the queries and ``q_v``; with --mla-sparse, of 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gzip
-import json
-import os
 import random
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from recorded_launches import RecordingRuntime, device, record_gpus, write_row
 
 GPUS = {  # name: major, minor, SMs, shared memory per SM and per block
     "A100": (8, 0, 108, 167936, 166912), "A10": (8, 6, 72, 102400, 101376),
@@ -118,37 +115,17 @@ def mla_prefill(draw: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Recorder:
-    """The preloaded runtime, and the wheel's Python function on it."""
+class Recorder(RecordingRuntime):
+    """The wheel's Python function on the preloaded runtime."""
 
     def __init__(self, package: Path, recorder: Path) -> None:
-        import torch
-
-        self.torch = torch
-        torch.cuda.init()
+        super().__init__(recorder)
         sys.path.insert(0, str(package))
         import vllm_flash_attn.flash_attn_interface as interface
 
         assert interface.FA2_AVAILABLE
         assert interface.FA3_AVAILABLE
         self.interface = interface
-        self.library = ctypes.CDLL(str(recorder.resolve() / "cuda_recorder.so"))
-        self.library.recorder_name.restype = ctypes.c_char_p
-        self.demangle = getattr(ctypes.CDLL("libstdc++.so.6"), "__cxa_demangle")
-        self.demangle.restype = ctypes.c_char_p
-
-    def launches(self) -> list[dict[str, Any]]:
-        found = []
-        for number in range(self.library.recorder_count()):
-            sizes = (ctypes.c_ulong * 7)()
-            self.library.recorder_sizes(number, sizes)
-            kernel = self.demangle(self.library.recorder_name(number), None, None, None).decode()
-            if "at::native" not in kernel:
-                given = list(sizes)
-                found.append(
-                    {"kernel": kernel, "grid": given[:3], "block": given[3:6], "dynamic_smem": given[6]}
-                )
-        return found
 
     def run(self, call: dict[str, Any]) -> dict[str, Any] | None:
         torch, interface = self.torch, self.interface
@@ -195,8 +172,7 @@ class Recorder:
 
 def one_gpu(options: argparse.Namespace) -> None:
     recorder = Recorder(options.package, options.recorder)
-    major, minor, sms, *_ = GPUS[options.gpu]
-    device = {"name": options.gpu, "sm_major": major, "sm_minor": minor, "num_sms": sms}
+    gpu = device(options.gpu, GPUS[options.gpu])
     of_kind = sparse_mla_calls if options.mla_sparse else mla_calls if options.mla else calls
     for call in of_kind(options.gpu, options.count):
         keys = 1 if call["page_block_size"] else call["batch"]
@@ -209,8 +185,8 @@ def one_gpu(options: argparse.Namespace) -> None:
         expect = recorder.run(call)
         if expect is None:
             continue
-        row = {"library": "vllm_flash_attn", "entry": "varlen_fwd", **call, "device": device}
-        print("ROW " + json.dumps({"call": row, "expect": expect}), flush=True)
+        row = {"library": "vllm_flash_attn", "entry": "varlen_fwd", **call, "device": gpu}
+        write_row({"call": row, "expect": expect})
 
 
 def main() -> None:
@@ -226,25 +202,9 @@ def main() -> None:
     if options.gpu:
         one_gpu(options)
         return
-    rows = []
-    for gpu, facts in GPUS.items():
-        if (options.mla or options.mla_sparse) and facts[0] != 9:
-            continue
-        recorder = options.recorder.resolve()
-        environment = os.environ | {
-            "LD_PRELOAD": str(recorder / "cuda_recorder.so"), "LD_LIBRARY_PATH": str(recorder / "driver"),
-            "RECORDED_GPU": ",".join(map(str, facts)),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--gpu", gpu],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        found = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
-        print(f"{gpu}: {len(found)} rows", done.stderr[-300:] if not found else "", file=sys.stderr)
-        rows += found
-    options.out.write_bytes(gzip.compress("".join(row + "\n" for row in rows).encode(), 9, mtime=0))
+    hopper = options.mla or options.mla_sparse
+    asked = {name: facts for name, facts in GPUS.items() if not hopper or facts[0] == 9}
+    record_gpus(__file__, asked, options.recorder, options.out)
 
 
 if __name__ == "__main__":
