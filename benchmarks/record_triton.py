@@ -370,11 +370,10 @@ def _vllm_mla_call(rng: Random, version: str) -> dict[str, Any]:
 # SGLang
 
 
-def record_sglang(folder: Path, version: str) -> Iterator[dict[str, Any]]:
-    """Decode steps: split counts of each request and both stages; extend: the one kernel."""
+def load_sglang(folder: Path, launches: Launches) -> tuple[Any, Any, Any]:
+    """Modules of decode, extend and the backend."""
     import torch
 
-    launches = Launches()
     package = folder / "sglang"
     metadata = _load("sglang_metadata", package / "kernels/ops/attention/metadata.py")  # with the real triton
     sys.meta_path.insert(0, _Finder("sglang"))
@@ -399,6 +398,13 @@ def record_sglang(folder: Path, version: str) -> Iterator[dict[str, Any]]:
         "sglang.srt.layers.attention.triton_backend", package / "srt/layers/attention/triton_backend.py"
     )
     sys.modules |= real  # the interpreter asks for them as it runs
+    return decode, extend, backend
+
+
+def record_sglang(folder: Path, version: str) -> Iterator[dict[str, Any]]:
+    """Decode steps: split counts of each request and both stages; extend: the one kernel."""
+    launches = Launches()
+    decode, extend, backend = load_sglang(folder, launches)
     rng = Random(f"sglang {version}")
     for _ in range(ROWS):
         call = _sglang_call(rng, version)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from attnprof.calls.call_files import parse_call
 from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.dispatch import libraries
 from attnprof.dispatch.explanation import GpuFacts, Observed
@@ -103,6 +104,19 @@ def told_of_turboquant(*launches: KernelLaunch) -> tuple[int | None, int | None,
     back = libraries.explain(Observed(*launches), GpuFacts(132, (9, 0)))
     assert back is not None
     return next(((one.batch, one.heads, one.num_splits) for one in back.explanations), None)
+
+
+def test_a_windows_layer_of_sglang_has_the_split_counts_of_the_whole_lengths() -> None:
+    name, shorter = "sglang_triton_window_0.5.23.jsonl.gz", 0
+    done = attnprof("predict", "--calls", str(GOLDEN / name))
+    for row, line in zip(golden_rows(name), done.out.splitlines(), strict=True):
+        answer, expect, call = json.loads(line), row["expect"], row["call"]
+        assert (answer["error"], ours(answer)) == (None, launches(row)), call
+        assert answer["plan"]["num_kv_splits"] == expect["num_kv_splits"]
+        cut = call | {"seqlens_k": [min(keys, call["window_left"]) for keys in call["seqlens_k"]]}
+        asked, gpu, _ = parse_call(cut)
+        shorter += dict(libraries.predict(asked, gpu).plan)["num_kv_splits"] != expect["num_kv_splits"]
+    assert shorter > 50  # those of the window's keys would be others
 
 
 def test_sglangs_launches_and_splits_of_each_request_are_upstreams() -> None:

@@ -161,6 +161,23 @@ def test_a_step_without_images_takes_the_causal_backend_of_a_composite(
     assert found.prediction.launches
 
 
+@pytest.mark.parametrize(
+    ("backend", "gpu", "layer", "why"),
+    [
+        ("trtllm_mla", "b200", QWEN, "SGLang's trtllm_mla attends over latents, which no MHA layer has"),
+        ("trtllm_mha", "b200", DEEPSEEK, "SGLang's trtllm_mha has no MLA"),
+        ("aiter", "mi300x", DEEPSEEK, "a plan or a split count"),
+        ("aiter", "mi300x", replace(QWEN, sinks=True), "an AITER newer than 0.1.7"),
+        ("aiter", "mi300x", Layer(8, 4, 256), None),
+    ],
+)
+def test_sglangs_backends_that_are_not_predicted_say_why(
+    backend: str, gpu: str, layer: Layer, why: str | None
+) -> None:
+    found = made("sglang", gpu, replace(layer, backend=backend))
+    assert found.not_predicted == "" if why is None else why in found.not_predicted
+
+
 def test_what_is_not_modelled_is_said_in_one_sentence() -> None:
     packed = Layer(28, 4, 128, kv_dtype="turboquant_k8v4")
     for found in (
@@ -314,7 +331,7 @@ def test_vllm_on_amd_gpus_takes_a_backend_and_says_what_it_runs() -> None:
     assert e5m2.not_predicted == "vLLM ends with an error: Unsupported KV cache dtype: fp8_e5m2"
     encoder = made("vllm", "mi300x", replace(QWEN, attn_type="encoder_only"))
     assert encoder.call.entry == "varlen_fwd"
-    assert found["ROCM_AITER_MLA"].not_predicted.startswith("the launches of AITER's assembly")
+    assert found["ROCM_AITER_MLA"].not_predicted.startswith("MLA's decode by AITER's assembly")
     for name in ("TRITON_ATTN", "TRITON_MLA"):
         launches = found[name].prediction.launches
         assert {launch.block for launch in launches} == {(256, 1, 1)}  # four wavefronts of 64

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnprof.dispatch import predict
+from attnprof.dispatch import libraries, predict
 from attnprof.dispatch.flash_attn3.rules import MAX_SPLITS
 from attnprof.dispatch.flash_attn3.versions import num_splits_heuristic, rules_for, should_pack_gqa
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
@@ -364,3 +364,9 @@ def test_packing_one_head_is_never_worth_it(seqlen_q: int, groups: int, block_m:
     assert should_pack_gqa(True, seqlen_q, groups, block_m)
     assert not should_pack_gqa(False, seqlen_q, 1, block_m)
     assert not should_pack_gqa(False, block_m, groups, block_m)
+
+
+def test_an_early_kernel_is_said_to_be_older_than_the_known_rules() -> None:
+    why = libraries.named_only("void flash::compute_attn_ws<Traits, true>(Params)")
+    assert why == "flash-attn-3 fa3_fwd_early, of a state before 2.7.3, the oldest whose rules are known"
+    assert libraries.named_only("void flash::compute_attn_none<Traits>(Params)") == ""

@@ -48,6 +48,16 @@ class FlashAttention3(LibraryOfVersions):
 
         return template_fields(kernel)
 
+    def named_only(self, kernel: str) -> str:
+        from attnprof.dispatch.flash_attn3.names import EARLY
+        from attnprof.dispatch.flash_attn3.versions import OLDEST
+        from attnprof.dispatch.names.kernel_names import parse_kernel_name
+
+        signature = parse_kernel_name(kernel)
+        if (signature.library, signature.family) != ("flash-attn-3", EARLY):
+            return ""
+        return f"flash-attn-3 {EARLY}, of a state before {OLDEST}, the oldest whose rules are known"
+
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn3.read_back import read_back
         from attnprof.dispatch.flash_attn3.versions import builds

@@ -14,13 +14,14 @@ from functools import lru_cache
 from attnprof.dispatch.names.arguments import literal, template_arguments
 from attnprof.dispatch.names.family import Family, row
 
+EARLY = "fa3_fwd_early"  # the forward kernel before it was rewritten
 FAMILIES: tuple[Family, ...] = (
     row("flash-attn-3", "fa3_bwd_aux", r"FlashAttnBwd(?:Pre|Post)process\w*$", "backward"),
     row("flash-attn-3", "fa3_bwd", r"FlashAttnBwd\w*$", "backward"),
     row("flash-attn-3", "fa3_combine", r"FlashAttnFwdCombine$", "combine"),
     row("flash-attn-3", "fa3_fwd_sm80", r"FlashAttnFwdSm80$"),
     row("flash-attn-3", "fa3_fwd", r"FlashAttnFwdSm90$"),
-    row("flash-attn-3", "fa3_fwd_early", r"compute_attn_ws\w*$"),
+    row("flash-attn-3", EARLY, r"compute_attn_ws\w*$"),
     row("flash-attn-3", "scheduler_aux", r"prepare_varlen_num_blocks_kernel$", "scheduler"),
 )  # fmt: skip
 

@@ -40,8 +40,6 @@ def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
 
 
 def _decode(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
-    if call.window[0] >= 0:
-        raise UsageError("sglang_triton's decode with a sliding window is not modelled")
     if lengths.max_q > 1:
         raise UsageError("a decode step of sglang_triton has one query a request")
     groups = call.num_heads // call.num_heads_k
@@ -57,6 +55,8 @@ def _decode(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
         why = f"{tile} keys a split, whatever the batch: deterministic inference"
     else:
         why = "how many a request gets depends on the longest, the shortest and how many there are"
+    if call.window[0] >= 0:
+        why = f"{why}; counted by the whole lengths, of which this layer attends {call.window[0]} keys"
     room = f"in a context of {call.seqlen_k} keys" if tile or mla else "the server's limit"
     return Prediction(
         (

@@ -132,6 +132,10 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: str) -> R
     )
 
 
+_OTHERS_OF_MLA = {
+    "aiter": "SGLang hands AITER's MLA decode a plan or a split count, by heads and cache: not modelled",
+    "fa4": "what SGLang passes to FlashAttention-4 for latents was not read",
+}
 _COPY = Note("library", _FA3, "sglang-kernel's own copy of FlashAttention-3, as it was recorded")
 
 
@@ -165,8 +169,9 @@ def _reach_mla(choice: Choice, layer: Layer, step: Step, notes: tuple[Note, Note
             **(latent | {"page_block_size": page}),
         )
         return Reached(told, call)
-    why_not = f"the launches of SGLang's {choice.backend} for MLA are not modelled"
-    return Reached((graph,), why_not=why_not)
+    return Reached(
+        (graph,), why_not=_OTHERS_OF_MLA.get(str(choice.backend), f"SGLang's {choice.backend} has no MLA")
+    )
 
 
 def _packed(library: str, layer: Layer, step: Step, **more: Any) -> AttentionCall:

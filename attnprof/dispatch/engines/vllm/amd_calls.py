@@ -25,7 +25,7 @@ _OTHER_DECODE = (
 _OTHERS = {
     "ROCM_AITER_UNIFIED_ATTN": "AITER's unified_attention is called with shuffled_kv_cache, which 0.1.7, the "
     "last AITER whose rules are known, does not take: a newer one's is",
-    "ROCM_AITER_MLA": "the launches of AITER's assembly for MLA's decode are",
+    "ROCM_AITER_MLA": "MLA's decode by AITER's assembly, which vLLM gives a plan where it has made one, is",
     "ROCM_AITER_TRITON_MLA": "the launches of AITER's Triton kernels for MLA are",
     "ROCM_AITER_MLA_SPARSE": "the launches of AITER's kernels for sparse MLA are",
 }
