@@ -55,11 +55,16 @@ def witness(launches: Launches, gpu: Gpu, base: AttentionCall) -> AttentionCall 
         return None
     for call in (*_with_heads(base, launches[0]), *_near(launches, gpu)):
         try:
-            if libraries.predict(call, gpu).launches == launches:
+            if _shown(libraries.predict(call, gpu).launches) == _shown(launches):
                 return call
         except UsageError:
             continue
     return None
+
+
+def _shown(launches: Launches) -> list[object]:
+    """What a trace holds of launches; no recorder of these writes their shared memory."""
+    return [(one.kernel, one.grid, one.block) for one in launches]
 
 
 def _with_heads(base: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
@@ -75,34 +80,59 @@ def _with_heads(base: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCa
 
 def _near(launches: Launches, gpu: Gpu) -> Iterator[AttentionCall]:
     """Calls whose sizes follow from the grids, as the planners' arithmetic can be turned around."""
-    main = launches[0]
+    main, merge = launches[0], launches[1] if len(launches) > 1 else None
     if "BatchPrefillWithPagedKVCacheKernel" in main.kernel:
-        yield from _paged(main, len(launches) > 1)
+        yield from _paged(main, merge, gpu)
     elif "BatchDecodeWithPagedKVCacheKernel" in main.kernel:
-        yield from _cores(main, len(launches) > 1)
+        yield from _cores(main, merge, gpu)
+    elif "SingleDecodeWithKVCacheKernel" in main.kernel:
+        yield from _one_query(main)
+    elif "SinglePrefillWithKVCacheKernel" in main.kernel:
+        yield from _one_prompt(main, merge)
+    elif "PrefillWithKVCacheKernel" in main.kernel:
+        yield from _hopper(main)
     elif main.kernel.startswith("fmhaSm100f"):
         yield from _trtllm_gen(main, gpu)
 
 
-def _paged(main: KernelLaunch, split: bool) -> Iterator[AttentionCall]:
+def _rows(merge: KernelLaunch, heads_k: int, gpu: Gpu) -> tuple[int, ...]:
+    """Rows per KV head that a merge kernel with so many blocks may add up: the fewest, and more."""
+    per_sm = merge.grid[0] // gpu.num_sms
+    low, high = (per_sm - 1) * gpu.num_sms // heads_k + 1, per_sm * gpu.num_sms // heads_k
+    near = {low, high, *range(low, min(low + 18, high + 1)), max(low, 17), max(low, 65), max(low, 129)}
+    return tuple(sorted(near))
+
+
+def _paged(main: KernelLaunch, merge: KernelLaunch | None, gpu: Gpu) -> Iterator[AttentionCall]:
+    """Without a merge kernel as many sequences as items; else one of them in all chunks but one of each."""
     items, _, heads_k = main.grid
-    for group in (1, 2, 4, 8, 16):
-        for queries in {(32, 1, 4): (1,), (32, 4, 1): (64 // group or 1, 128)}.get(main.block, ()):
-            for dim in (64, 128, 256):
-                sized = replace(
-                    _BASE, num_heads=heads_k * group, num_heads_k=heads_k, head_dim=dim, backend="fa2"
-                )
-                if not split:
-                    yield _batch(sized, items, queries, queries)
-                    continue
-                yield _batch(replace(sized, cuda_graph=True), 1, queries, 4096)
-                for batch in (n for n in range(1, items // 2 + 1) if items % n == 0):
-                    chunks = items // batch
-                    fixed = replace(sized, fixed_split_size=queries)
-                    yield _batch(fixed, batch, queries, chunks * queries)
+    large = main.block == (32, 4, 1)
+    for dim in (64, 128, 256):
+        sized = replace(_BASE, num_heads=heads_k, num_heads_k=heads_k, head_dim=dim, backend="fa2")
+        if merge is None:
+            yield replace(_batch(sized, items, 32 if large else 1, 32), disable_split_kv=True)
+            continue
+        for rows in _rows(merge, heads_k, gpu):
+            tile = 16 if not large else 128 if rows > 64 and dim < 256 else 64
+            for batch in {-(-rows // tile), min(rows, items - 1), 1} - {0}:
+                yield from _shared_out(sized, rows, batch, items)
+                yield _batch(replace(sized, cuda_graph=True), batch, -(-rows // batch), 4096)
 
 
-def _cores(main: KernelLaunch, split: bool) -> Iterator[AttentionCall]:
+def _shared_out(sized: AttentionCall, rows: int, batch: int, items: int) -> Iterator[AttentionCall]:
+    """``batch`` sequences of ``rows`` queries in all, of one chunk each and of one the rest."""
+    queries = tuple(rows // batch + (number < rows % batch) for number in range(batch))
+    chunks = items - batch + 1
+    if chunks < 1 or not min(queries):
+        return
+    keys = (queries[0] * chunks, *queries[1:])
+    yield replace(
+        sized, batch=batch, seqlen_q=queries[0], seqlen_k=keys[0], seqlens_q=queries, seqlens_k=keys,
+        fixed_split_size=queries[0], causal=False,
+    )  # fmt: skip
+
+
+def _cores(main: KernelLaunch, merge: KernelLaunch | None, gpu: Gpu) -> Iterator[AttentionCall]:
     items, heads_k, _ = main.grid
     for dim in (64, 128, 256):
         for group in GROUPS:
@@ -111,14 +141,53 @@ def _cores(main: KernelLaunch, split: bool) -> Iterator[AttentionCall]:
             sized = replace(
                 _BASE, entry="batch_decode", num_heads=heads_k * group, num_heads_k=heads_k, head_dim=dim
             )
-            if not split:
+            if merge is None:
                 yield _batch(sized, items, 1, 1)
                 continue
-            for keys in (1, 4096):
-                for batch in (1, 2, 8, 17, 32, 64, 128):
-                    yield _batch(replace(sized, cuda_graph=True), batch, 1, keys)
-            for batch in (n for n in range(1, items // 2 + 1) if items % n == 0):
-                yield _batch(sized, batch, 1, items // batch * 128)
+            rows = _rows(merge, heads_k, gpu)
+            for batch in sorted({-(-rows[0] // group), rows[-1] // group, items - 1, items} - {0}):
+                yield _batch(replace(sized, cuda_graph=True), batch, 1, 1)
+                for empty in (0, batch - 1, max(batch - 2, 0)):
+                    long = (items - batch + 1) * 128
+                    if long > 0:
+                        keys = (long, *(0 if number < empty else 1 for number in range(batch - 1)))
+                        yield replace(sized, batch=batch, seqlen_k=long, seqlens_k=keys)
+
+
+def _one_query(main: KernelLaunch) -> Iterator[AttentionCall]:
+    chunks, heads_k, _ = main.grid
+    for dim in (64, 128, 256):
+        for group in GROUPS:
+            if decode_lanes(dim, group, single=True).block == main.block:
+                sized = replace(
+                    _BASE, entry="single_decode", num_heads=heads_k * group, num_heads_k=heads_k, head_dim=dim
+                )
+                yield _batch(sized, 1, 1, 1)
+                for chunk in (256, 257, 258, 260, 300, 400, 512, 1024, 4096, 65536):
+                    yield _batch(sized, 1, 1, chunks * chunk)
+                    yield _batch(sized, 1, 1, (chunks - 1) * chunk + 1)
+
+
+def _one_prompt(main: KernelLaunch, merge: KernelLaunch | None) -> Iterator[AttentionCall]:
+    tiles, chunks, heads_k = main.grid
+    sized = replace(_BASE, entry="single_prefill", backend="fa2", num_heads_k=heads_k, causal=False)
+    if merge is None:
+        for rows in (tiles * 128, tiles * 64, tiles * 16):
+            yield _batch(replace(sized, num_heads=heads_k), 1, rows, 1)
+        return
+    heads = merge.grid[1] if "Large" in merge.kernel else merge.block[1]
+    for causal in (False, True):
+        for chunk in (256, 257, 258, 260, 300, 400, 512, 1024, 65536):
+            for keys in (chunks * chunk, (chunks - 1) * chunk + 1):
+                call = replace(sized, num_heads=heads, causal=causal)
+                yield _batch(call, 1, merge.grid[0], keys)
+
+
+def _hopper(main: KernelLaunch) -> Iterator[AttentionCall]:
+    tiles, heads, _ = main.grid
+    dim = 64 if main.block[0] == 512 else 128
+    sized = replace(_BASE, entry="single_prefill", backend="fa3", num_heads=heads, num_heads_k=heads)
+    yield _batch(replace(sized, head_dim=dim), 1, tiles * (192 if dim == 64 else 128), 1 << 30)
 
 
 def _trtllm_gen(main: KernelLaunch, gpu: Gpu) -> Iterator[AttentionCall]:
@@ -129,6 +198,7 @@ def _trtllm_gen(main: KernelLaunch, gpu: Gpu) -> Iterator[AttentionCall]:
                 sized = replace(
                     _BASE, entry="batch_decode", num_heads=heads_k * group, num_heads_k=heads_k, head_dim=dim,
                     backend="trtllm-gen", page_block_size=page,
+                    dtype="fp16" if "QkvFp16" in main.kernel else "bf16",
                 )  # fmt: skip
                 for queries in range(1, 9):
                     for keys in {x * 512 // queries + 1, x * 512, x * 600 // queries, 1 << 17, 1}:

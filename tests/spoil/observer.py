@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tests.spoil.scenes import VERSIONS, Scene, SceneCall, launches_of
+from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
 from tests.spoil.spoils import Spoil
-from tests.spoil.witness import lengths, plans, units, witness
+from tests.spoil.witness import combines, lengths, plans, units, witness
 
 _FEW_STEPS = 2
 _UNRECORDED = "nothing shows that the profiler recorded the GPU already when the first call was made"
@@ -191,7 +191,7 @@ def _each_by_itself(whole: Scene, spoilt: Spoil) -> str:
             if at not in spoilt.at
         )
     ]
-    groups = {(scene.calls[at].call, scene.calls[at].launches) for at in spoilt.at}
+    groups = {(scene.calls[at].call, _with_what_is_before(whole, scene, at)) for at in spoilt.at}
     made = {one.launches for one in whole.calls}
     made |= {one.launches[:1] for one in whole.calls if one.launches and plans(one.launches[0])}
     asked = [(call, unit) for call, launches in groups for unit in units(launches)]
@@ -199,6 +199,20 @@ def _each_by_itself(whole: Scene, spoilt: Spoil) -> str:
         if all(unit in made or witness(call, unit, scene, version) for call, unit in asked):
             return version
     return ""
+
+
+def _with_what_is_before(whole: Scene, scene: Scene, at: int) -> Launches:
+    """A call's launches; unmarked ones that begin with a combine kernel are of the main kernel before it.
+
+    The first of a trace may be of a call that began earlier: then it is left out.
+    """
+    launches = scene.calls[at].launches
+    if scene.marks != "none" or not launches or not combines(launches[0]):
+        return launches
+    before = [one.launches for one in scene.calls[:at] if one.launches]
+    if before:
+        return (*units(before[-1])[-1], *launches)
+    return launches[1:] if any(launches[0] == one.launches[-1] for one in whole.calls) else launches
 
 
 def _series(scene: Scene) -> list[list[SceneCall]]:

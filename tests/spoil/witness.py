@@ -33,7 +33,8 @@ def lengths(call: AttentionCall) -> Iterator[int]:
         yield from (edge, edge - 1)
 
 
-def _combines(launch: KernelLaunch) -> bool:
+def combines(launch: KernelLaunch) -> bool:
+    """Whether it adds up what a kernel before it wrote."""
     return any(part in launch.kernel.lower() for part in ("combine", "reduce_segments", "_stage2", "merge"))
 
 
@@ -41,7 +42,7 @@ def units(launches: Launches) -> list[Launches]:
     """The launches as calls: a main kernel, the one before that plans, the one after that combines."""
     found: list[list[KernelLaunch]] = []
     for launch in launches:
-        begins = not _combines(launch)
+        begins = not combines(launch)
         planned = bool(found) and plans(found[-1][-1])
         if not found or (begins and not planned) or plans(launch):
             found.append([])
@@ -90,7 +91,7 @@ def plans(launch: KernelLaunch) -> bool:
 
 
 def _is_main(launch: KernelLaunch) -> bool:
-    return not plans(launch) and not _combines(launch)
+    return not plans(launch) and not combines(launch)
 
 
 def _near(

@@ -72,10 +72,7 @@ def batch_decode_plan(
     group = num_heads // num_heads_k
     if group not in GROUPS:
         return f"Unsupported group_size: {group}"
-    lanes = decode_lanes(head_dim, group, single=False)
-    keys = 4 * lanes.tile * lanes.bdy * lanes.bdz * head_dim * 2
-    smem = keys + max(lanes.tile * lanes.threads * 8, 2 * lanes.bdy * lanes.bdz * 4)
-    blocks = resident_blocks("batch_decode", head_dim, group, lanes.threads, smem, gpu)
+    blocks = batch_decode_blocks(head_dim, group, gpu)
     pages = [ceil_div(length, page) for length in seqlens_k]
     most_grid = blocks * gpu.num_sms
     if len(pages) * num_heads_k >= most_grid:
@@ -87,6 +84,14 @@ def batch_decode_plan(
     items = [ceil_div(max(one, 1), chunk) for one in pages]
     padded = (most_grid // num_heads_k if split else len(pages)) if cuda_graph else planned
     return DecodePlan(split, sum(items), padded, chunk * page, blocks, max(items))
+
+
+def batch_decode_blocks(head_dim: int, group: int, gpu: Gpu) -> int:
+    """Thread blocks of the decode kernel of a batch that an SM admits. Raises UnknownBlocksError."""
+    lanes = decode_lanes(head_dim, group, single=False)
+    keys = 4 * lanes.tile * lanes.bdy * lanes.bdz * head_dim * 2
+    smem = keys + max(lanes.tile * lanes.threads * 8, 2 * lanes.bdy * lanes.bdz * 4)
+    return resident_blocks("batch_decode", head_dim, group, lanes.threads, smem, gpu)
 
 
 def _fewest_pages(pages: Sequence[int], num_heads_k: int, most_grid: int, least: int) -> int:
@@ -183,9 +188,8 @@ def single_prefill(
     tile = cta_tile_q(rows, head_dim, head_dim, gpu.smem_per_block_optin, gpu.sm_major)
     warps_q = 4 if tile > 16 else 1
     warps_kv = 4 // warps_q
-    steps, smem = key_steps(tile, head_dim, gpu)
-    key = (tile, steps, causal)
-    blocks = resident_blocks("single_prefill", head_dim, key, 32 * warps_q * warps_kv, smem, gpu)
+    blocks = single_prefill_blocks(tile, head_dim, causal, gpu)
+    smem = key_steps(tile, head_dim, gpu)[1]
     tiles = ceil_div(rows, tile)
     most = blocks * gpu.num_sms // (num_heads_k * tiles)
     chunk = max(ceil_div(seqlen_k, most), _LEAST_CHUNK) if most else max(seqlen_k, 1)
@@ -194,6 +198,12 @@ def single_prefill(
     main = KernelLaunch(SINGLE_PREFILL, (tiles, chunks, num_heads_k), block, smem)
     launches = (main,) if chunks <= 1 else (main, merge_one(chunks, seqlen_q, num_heads, head_dim))
     return SingleCall(launches, chunks, chunk, blocks, tile)
+
+
+def single_prefill_blocks(tile: int, head_dim: int, causal: bool, gpu: Gpu) -> int:
+    """Thread blocks of such a prefill kernel that an SM admits. Raises UnknownBlocksError."""
+    steps, smem = key_steps(tile, head_dim, gpu)
+    return resident_blocks("single_prefill", head_dim, (tile, steps, causal), _THREADS, smem, gpu)
 
 
 def key_steps(tile: int, head_dim: int, gpu: Gpu) -> tuple[int, int]:

@@ -9,11 +9,21 @@ tell its keys. trtllm-gen's kernels are read by ``read_back_trtllm_gen.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flashinfer import launch_rules
 from attnprof.dispatch.flashinfer.dispatch import block
 from attnprof.dispatch.flashinfer.names import stated
+from attnprof.dispatch.flashinfer.read_back_sizes import (
+    LEAST_CHUNK,
+    decode_fits,
+    keys_of,
+    merged_rows,
+    merged_sequence,
+    paged_fits,
+    tiles_fit,
+)
 from attnprof.dispatch.flashinfer.read_back_trtllm_gen import read_back_trtllm_gen
 from attnprof.dispatch.flashinfer.registers import UnknownBlocksError, resident_blocks
 from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION
@@ -23,9 +33,9 @@ from attnprof.model import Entry, Gpu, KernelLaunch
 
 ANY: Intervals = (Interval(1, None),)
 _TILES = (16, 32, 64, 128)
+_TILE_OF = {block(16): 16, block(32): 32, block(64): 64}  # 64 stands for 128 too
 _HEAD_DIMS = (64, 128, 256, 512)
 _MOST_RESIDENT = 16  # merge kernels on an SM, of 128 threads
-_LEAST_CHUNK = 256  # keys of a chunk of one sequence
 Size = tuple[int, int, int]
 
 
@@ -72,8 +82,26 @@ class _Reader:
             self._is(self.main.grid, "grid", self.main.grid[1] == 1)
             and self._is(self.main.block, "block", self.main.block in map(block, tiles))
             and self._merges_lengths(self._head_dims("head_dim_v"))
+            and self._is(self.main.grid, "number of work items", self._items_fit())
         ):
             yield self._explained("batch_paged", self.main.grid[2], split=self.merge is not None)
+
+    def _items_fit(self) -> bool:
+        """Whether so many work items of such a tile have the rows that the merge kernel adds up."""
+        merge, gpu = self.merge, self.gpu
+        if (
+            merge is None
+            or gpu is None
+            or not (any(merge.grid) and any(merge.block) and any(self.main.block))
+        ):
+            return True
+        items, _, heads_k = self.main.grid
+        tile = _TILE_OF[self.main.block]
+        return heads_k > 0 and any(
+            (rows := merged_rows(merge, heads_k, (dim,), gpu)) is not None
+            and paged_fits(items, heads_k, tile, dim, rows, gpu)
+            for dim in self._head_dims("head_dim_v")
+        )
 
     def batch_decode(self) -> Iterator[Explanation]:
         """CUDA cores: chunks along x, KV heads along y."""
@@ -82,8 +110,26 @@ class _Reader:
             self._is(self.main.grid, "grid", self.main.grid[2] == 1)
             and self._is(self.main.block, "block", bool(dims))
             and self._merges_lengths(dims)
+            and self._is(self.main.grid, "number of work items", self._chunks_fit(dims))
         ):
             yield self._explained("batch_decode", self.main.grid[1], split=self.merge is not None, dims=dims)
+
+    def _chunks_fit(self, dims: tuple[int, ...]) -> bool:
+        """Whether so many chunks are those of as many sequences as the merge kernel adds up."""
+        merge, gpu = self.merge, self.gpu
+        if (
+            merge is None
+            or gpu is None
+            or not (any(merge.grid) and any(merge.block) and any(self.main.block))
+        ):
+            return True
+        items, heads_k, _ = self.main.grid
+        group = self.main.block[1]
+        return heads_k > 0 and any(
+            (rows := merged_rows(merge, heads_k, (dim,), gpu)) is not None
+            and decode_fits(items, heads_k, dim, group, rows, gpu)
+            for dim in dims
+        )
 
     def single_decode(self) -> Iterator[Explanation]:
         """One sequence: chunks along x, KV heads along y."""
@@ -92,15 +138,15 @@ class _Reader:
         fits = self._is(self.main.grid, "grid", self.main.grid[2] == 1)
         fits = fits and self._is(self.main.block, "block", bool(dims))
         fits = fits and self._is(self.main.grid, "grid", chunks == 1 or self.merge is not None)
-        if not (fits and self._merges_one(dims, 1)):
+        if not (fits and self._merges_one(dims, 1) and self._merges_heads(heads_k)):
             return
         lengths = ANY
         if any(self.main.grid) and self.gpu is not None:
             if self.merge is None:
-                lengths = (Interval(1, _LEAST_CHUNK),)
+                lengths = (Interval(1, LEAST_CHUNK),)
             else:
                 most = self._most_chunks("single_decode", dims, heads_k)
-                lengths = lengths if most is None else _keys_of(chunks, most)
+                lengths = lengths if most is None else keys_of(chunks, most)
         if lengths:
             yield self._explained("single_decode", heads_k, lengths=lengths, splits=max(chunks, 1), dims=dims)
         else:
@@ -115,8 +161,33 @@ class _Reader:
             and self._is(self.main.grid, "grid", (self.main.grid[1] > 1) == (self.merge is not None))
             and self._merges_one(dims, None)
         ):
-            chunks = max(self.main.grid[1], 1)
-            yield self._explained("single_prefill", self.main.grid[2], splits=chunks, dims=dims)
+            yield from self._sequence(dims, tiles)
+
+    def _sequence(self, dims: tuple[int, ...], tiles: tuple[int, ...]) -> Iterator[Explanation]:
+        """Of sizes that go together: rows and their tile; of a merge kernel queries, heads and chunks."""
+        heads_k, splits = self.main.grid[2], max(self.main.grid[1], 1)
+        sizes = [
+            *self.main.grid,
+            *self.main.block,
+            *(self.merge.grid + self.merge.block if self.merge else ()),
+        ]
+        own = [tile for tile in tiles if block(tile) == self.main.block]
+        if not all(sizes):
+            yield self._explained("single_prefill", heads_k, splits=splits, dims=dims)
+        elif self.merge is None:
+            if self.gpu is None or any(tiles_fit(self.main.grid[0], one, dims, self.gpu) for one in own):
+                yield self._explained("single_prefill", heads_k, splits=splits, dims=dims)
+        else:
+            for queries, lengths in merged_sequence(self.main, self.merge, dims, own, self.gpu):
+                found = self._explained("single_prefill", heads_k, splits=splits, dims=dims, lengths=lengths)
+                yield replace(found, seqlen_q=Interval(queries, queries))
+        self.wrong = self.wrong or "grid"
+
+    def _merges_heads(self, heads_k: int) -> bool:
+        """Whether a single decode's merge kernel has the heads that the decode kernel's threads tell."""
+        merge, group = self.merge, self.main.block[1]
+        fits = merge is None or not group or merge.grid[1] == heads_k * group
+        return self._is(merge.grid if merge else (0, 0, 0), "merge kernel's grid", fits)
 
     def mla(self) -> Iterator[Explanation]:
         """Thread blocks of a cluster along x, clusters along y; the same kernel adds up the chunks."""
@@ -185,22 +256,17 @@ class _Reader:
             return False
         fits = merge.grid[1:] == (1, 1)
         if fits and self.num_sms:
-            per_sm, left = divmod(merge.grid[0], self.num_sms)
-            fits = left == 0 and 1 <= per_sm <= max(self._resident_merges(dim) for dim in dims)
+            fits = merge.grid[0] in range(self.num_sms, _MOST_RESIDENT * self.num_sms + 1, self.num_sms)
+        if fits and self.gpu is not None and any(merge.grid) and any(merge.block):
+            fits = not self._has_block(merge, dims) or merged_rows(merge, 1, dims, self.gpu) is not None
         return self._is(merge.grid, "merge kernel's grid", fits) and self._merge_block(merge, dims)
 
-    def _resident_merges(self, head_dim: int) -> int:
-        if self.gpu is None:
-            return _MOST_RESIDENT
-        try:
-            sms = self.gpu.num_sms
-            return launch_rules.merge_lengths(1 << 20, 64, head_dim, self.gpu).grid[0] // sms
-        except UnknownBlocksError:
-            return _MOST_RESIDENT
-
     def _merge_block(self, merge: KernelLaunch, dims: tuple[int, ...]) -> bool:
-        fits = any(launch_rules.merge_one(2, 1, 1, dim).block == merge.block for dim in dims)
-        return self._is(merge.block, "merge kernel's block", fits)
+        return self._is(merge.block, "merge kernel's block", self._has_block(merge, dims))
+
+    @staticmethod
+    def _has_block(merge: KernelLaunch, dims: tuple[int, ...]) -> bool:
+        return any(launch_rules.merge_one(2, 1, 1, dim).block == merge.block for dim in dims)
 
     def _merges_one(self, dims: tuple[int, ...], rows: int | None) -> bool:
         """Whether the merge kernel, if there is one, is that of one sequence."""
@@ -245,20 +311,3 @@ class _Reader:
             heads if one else None, Interval(1, 1 if entry == "single_decode" else None),
             Interval(min(dims), max(dims)), (0 if split else 1) if splits is None else splits, True, lengths,
         )  # fmt: skip
-
-
-def _keys_of(chunks: int, most: int) -> Intervals:
-    """The KV lengths that are split into ``chunks`` where at most ``most`` are made, of 256 keys or more."""
-    if not 1 <= chunks <= most:
-        return ()
-    if chunks == most:
-        return (Interval(max((most - 1) * _LEAST_CHUNK, _LEAST_CHUNK) + 1, None),)
-    found = []
-    if chunks > 1:
-        found.append(Interval((chunks - 1) * _LEAST_CHUNK + 1, chunks * _LEAST_CHUNK))
-    for chunk in range(_LEAST_CHUNK + 1, most // (most - chunks) + 2):
-        low = max(most * (chunk - 1), (chunks - 1) * chunk) + 1
-        high = min(most * chunk, chunks * chunk)
-        if low <= high:
-            found.append(Interval(low, high))
-    return tuple(found)
