@@ -96,11 +96,11 @@ def _near(launches: Launches, gpu: Gpu) -> Iterator[AttentionCall]:
 
 
 def _rows(merge: KernelLaunch, heads_k: int, gpu: Gpu) -> tuple[int, ...]:
-    """Rows per KV head that a merge kernel with so many blocks may add up: the fewest, and more."""
+    """Rows per KV head that a merge kernel of so many blocks adds up: the fewest, the most and others."""
     per_sm = merge.grid[0] // gpu.num_sms
     low, high = (per_sm - 1) * gpu.num_sms // heads_k + 1, per_sm * gpu.num_sms // heads_k
     near = {low, high, *range(low, min(low + 18, high + 1)), max(low, 17), max(low, 65), max(low, 129)}
-    return tuple(sorted(near))
+    return tuple(sorted(one for one in near if one > 0))
 
 
 def _paged(main: KernelLaunch, merge: KernelLaunch | None, gpu: Gpu) -> Iterator[AttentionCall]:
@@ -145,7 +145,9 @@ def _cores(main: KernelLaunch, merge: KernelLaunch | None, gpu: Gpu) -> Iterator
                 yield _batch(sized, items, 1, 1)
                 continue
             rows = _rows(merge, heads_k, gpu)
-            for batch in sorted({-(-rows[0] // group), rows[-1] // group, items - 1, items} - {0}):
+            for batch in sorted(
+                {-(-rows[0] // group), *(one // group for one in rows), items - 1, items} - {0}
+            ):
                 yield _batch(replace(sized, cuda_graph=True), batch, 1, 1)
                 for empty in (0, batch - 1, max(batch - 2, 0)):
                     long = (items - batch + 1) * 128

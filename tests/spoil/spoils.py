@@ -62,11 +62,15 @@ def spoil(scene: Scene, rng: Random) -> Spoil | None:
 
 
 def seen(scene: Scene) -> tuple[object, ...]:
-    """What a trace shows of the scene: launches in order, and what marks them."""
-    shown = [one for one in scene.calls if scene.shows(one)]
+    """What a trace shows of the scene: launches in order, but for shared memory, and what marks them."""
+    shown = [
+        (one.step, one.layer, [(launch.kernel, launch.grid, launch.block) for launch in one.launches])
+        for one in scene.calls
+        if scene.shows(one)
+    ]
     if scene.marks == "none" and scene.records == "none":
-        return tuple(launch for one in shown for launch in one.launches)
-    return tuple((one.step, one.layer, one.launches) for one in shown)
+        return tuple(launch for _, _, launches in shown for launch in launches)
+    return tuple((step, layer, tuple(launches)) for step, layer, launches in shown)
 
 
 def _changed(scene: Scene, kind: str, detail: str, changed: dict[int, Launches]) -> Spoil:

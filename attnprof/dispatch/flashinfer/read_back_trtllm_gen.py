@@ -16,7 +16,13 @@ from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
     Traits,
     exists,
 )
-from attnprof.dispatch.flashinfer.trtllm_gen_select import Ask, MissingKernelError, Selected, select
+from attnprof.dispatch.flashinfer.trtllm_gen_select import (
+    CLUSTER_MOST,
+    Ask,
+    MissingKernelError,
+    Selected,
+    select,
+)
 from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.model import Entry
 
@@ -89,7 +95,9 @@ def _wrong(seen: Observed, traits: Traits, gpu: GpuFacts) -> str:
         return ""
     least = 4 if traits.two_cta else 2
     crowded = gpu.num_sms is not None and x * y * z > gpu.num_sms  # each SM takes one at most
-    return "grid" if crowded or x < least else ""
+    blocks = x // 2 if traits.two_cta else x  # query blocks x those that share the keys
+    meets = traits.mode is not Mode.CLUSTER or any(blocks % one == 0 for one in range(2, CLUSTER_MOST + 1))
+    return "grid" if crowded or x < least or not meets else ""
 
 
 def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explanation]:

@@ -25,7 +25,7 @@ from attnprof.model import KernelLaunch
 
 REDUCTION = "tensorrt_llm::kernels::fmhaReductionKernel"
 _REDUCTION_THREADS = 512
-_CLUSTER_MOST = 16  # thread blocks of a cluster
+CLUSTER_MOST = 16  # thread blocks of a cluster
 _KEYS_PER_BLOCK_CLAMPED = 4096
 _LOOP_COST = {128: 2.2, 64: 1.68, 32: 1.48, 16: 1.2, 8: 1.0}
 _MEETING_COST = {128: 1.32, 64: 1.2, 32: 1.08, 16: 1.03, 8: 1.0}
@@ -324,20 +324,20 @@ def _blocks_kv(ask: Ask, traits: Traits, others: int, *, forced: bool) -> int:
     blocks = min(most, max(1, ask.num_sms // others)) if others else most
     clamped = (
         ask.newer
-        and blocks > _CLUSTER_MOST
+        and blocks > CLUSTER_MOST
         and (ask.seqlen_q == 1 or ask.head_dim_v != 256)
         and ask.head_dim_v < 512
         and not ask.least_latency
         and not forced
         and traits.kind is Kind.SWAPS
-        and ceil_div(keys, _CLUSTER_MOST) <= _KEYS_PER_BLOCK_CLAMPED
+        and ceil_div(keys, CLUSTER_MOST) <= _KEYS_PER_BLOCK_CLAMPED
         and traits.mode in (Mode.CLUSTER, Mode.GLOBAL)
     )
-    return _CLUSTER_MOST if clamped else blocks
+    return CLUSTER_MOST if clamped else blocks
 
 
 def _meets_in_cluster(ask: Ask, traits: Traits, blocks_kv: int, *, forced: bool) -> bool:
-    small = 1 < blocks_kv <= _CLUSTER_MOST and traits.kind is Kind.SWAPS and traits.mode is Mode.GLOBAL
+    small = 1 < blocks_kv <= CLUSTER_MOST and traits.kind is Kind.SWAPS and traits.mode is Mode.GLOBAL
     usual = not ask.least_latency and ask.head_dim_v < 512
     narrow = (
         ask.newer

@@ -13,9 +13,9 @@ from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
 GROUPED, SINGLE, STAGE2 = "_fwd_grouped_kernel_stage1", "_fwd_kernel_stage1", "_fwd_kernel_stage2"
-_BLOCK_H = 16  # query heads of a block
-_KEYS_PER_SPLIT = 512
-_SPLITS_PER_SM = 2
+BLOCK_H = 16  # query heads of a block
+KEYS_PER_SPLIT = 512
+SPLITS_PER_SM = 2
 
 
 def num_kv_splits(seqlen_k: int, num_sms: int, rules: Rules, *, invariant: bool) -> tuple[int, str]:
@@ -24,11 +24,11 @@ def num_kv_splits(seqlen_k: int, num_sms: int, rules: Rules, *, invariant: bool)
         return rules.mla_splits, "a constant of this version"
     if invariant:
         return 1, "batch invariance: never split"
-    shares = max(1, seqlen_k // _KEYS_PER_SPLIT)
-    wanted, most = 1 << (shares - 1).bit_length(), _SPLITS_PER_SM * num_sms
-    why = f"{seqlen_k} keys // {_KEYS_PER_SPLIT} on the next power of two"
+    shares = max(1, seqlen_k // KEYS_PER_SPLIT)
+    wanted, most = 1 << (shares - 1).bit_length(), SPLITS_PER_SM * num_sms
+    why = f"{seqlen_k} keys // {KEYS_PER_SPLIT} on the next power of two"
     if wanted > most:
-        return most, f"{why} is {wanted}, more than {_SPLITS_PER_SM} an SM"
+        return most, f"{why} is {wanted}, more than {SPLITS_PER_SM} an SM"
     return wanted, why
 
 
@@ -44,10 +44,10 @@ def predict_mla(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
         raise UsageError("TRITON_MLA decodes as many queries of each request; before vLLM 0.33, one")
     splits, why = num_kv_splits(call.seqlen_k, gpu.num_sms, rules, invariant=call.disable_split_kv)
     groups = call.num_heads // call.num_heads_k
-    heads = ceil_div(call.num_heads, min(_BLOCK_H, groups))
+    heads = ceil_div(call.num_heads, min(BLOCK_H, groups))
     threads = (WARPS * (64 if gpu.vendor == "amd" else 32), 1, 1)
     main = GROUPED if groups > 1 else SINGLE
-    shared = f"up to {_BLOCK_H} heads in a block" if groups > 1 else "a head has its own keys"
+    shared = f"up to {BLOCK_H} heads in a block" if groups > 1 else "a head has its own keys"
     rows = f"{lengths.tokens} queries, {call.num_heads} heads, {splits} splits"
     return Prediction(
         (

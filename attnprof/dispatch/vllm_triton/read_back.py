@@ -13,6 +13,8 @@ from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadB
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval
 from attnprof.dispatch.vllm_triton.dispatch import predict_call
+from attnprof.dispatch.vllm_triton.mla import GROUPED, SINGLE
+from attnprof.dispatch.vllm_triton.read_back_mla import mla_steps
 from attnprof.dispatch.vllm_triton.rules import MOST_QUERIES_3D, REDUCE, VERSIONS, Rules, block_m
 from attnprof.dispatch.vllm_triton.turboquant import STAGE1, read_turboquant
 from attnprof.gpus import make_gpu
@@ -36,6 +38,8 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return read_turboquant(seen, LIBRARY)
     if name == REDUCE:
         return ReadBack(nearest="kernel before it", cut=True)
+    if name in (GROUPED, SINGLE):
+        return _mla(seen, gpu)
     if name not in MAIN:
         return None
     if seen.unread:
@@ -48,6 +52,20 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     if found:
         return ReadBack(found)
     return ReadBack(nearest=_nearest(seen), cut=seen.combine is None and seen.main.grid[2] > 1)
+
+
+def _mla(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
+    """What both stages of TRITON_MLA say; None where they are cut, which SGLang's reader tells."""
+    if seen.unread or seen.combine is None:
+        return None
+    found = tuple(
+        dict.fromkeys(
+            explanation
+            for version, rules in VERSIONS.items()
+            for explanation in mla_steps(seen, _gpus(gpu), version, rules)
+        )
+    )
+    return ReadBack(found, nearest="" if found else "grid or block")
 
 
 def _of_name(name: str) -> Iterator[Explanation]:
