@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from attnprof.dispatch import libraries
 from attnprof.dispatch.aiter.rules import ck_splits, mla_splits
 from attnprof.dispatch.flash_mla.rules import OVERHEAD, plan_decode, sm_parts
-from attnprof.dispatch.flex_attention.rules import split_kv
+from attnprof.dispatch.flex_attention.rules import main_grid, split_kv
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
@@ -58,6 +58,13 @@ def test_flex_decoding_splits_as_the_installed_torch() -> None:
         properties = SimpleNamespace(multi_processor_count=sms)
         with mock.patch("torch.cuda.get_device_properties", return_value=properties):
             assert split_kv(batch, heads, sms) == flex_decoding.get_split_k(batch, heads, 4096)
+
+
+def test_flex_attentions_main_grid_is_the_installed_torchs() -> None:
+    flex_attention = pytest.importorskip("torch._inductor.kernel.flex.flex_attention")
+    for batch, heads, queries, tile in product((1, 3), (4, 32), (1, 127, 128, 4097), (16, 64, 128)):
+        asked = flex_attention.flex_attention_grid(batch, heads, queries, 128, {"BLOCK_M": tile})
+        assert main_grid(batch, queries, heads, tile) == tuple(asked)
 
 
 @given(

@@ -7,7 +7,15 @@ from dataclasses import replace
 from random import Random
 
 from attnprof.dispatch import libraries
-from attnprof.dispatch.flashinfer.launch_rules import GROUPS, decode_lanes
+from attnprof.dispatch.flashinfer.dispatch import block
+from attnprof.dispatch.flashinfer.launch_rules import (
+    GROUPS,
+    SINGLE_DECODE,
+    SINGLE_PREFILL,
+    decode_lanes,
+    merge_one,
+)
+from attnprof.dispatch.flashinfer.rules import cta_tile_q
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library
@@ -53,6 +61,10 @@ def witness(launches: Launches, gpu: Gpu, base: AttentionCall) -> AttentionCall 
     """
     if not all(min(one.grid) > 0 for one in launches):
         return None
+    if launches[0].kernel == SINGLE_DECODE and (found := _query_of_other_dims(launches, base)):
+        return found
+    if launches[0].kernel == SINGLE_PREFILL and (found := _prompt_of_other_dims(launches, gpu, base)):
+        return found
     for call in (*_with_heads(base, launches[0]), *_near(launches, gpu)):
         try:
             if _shown(libraries.predict(call, gpu).launches) == _shown(launches):
@@ -185,6 +197,38 @@ def _one_prompt(main: KernelLaunch, merge: KernelLaunch | None) -> Iterator[Atte
                 yield _batch(call, 1, merge.grid[0], keys)
 
 
+def _query_of_other_dims(launches: Launches, base: AttentionCall) -> AttentionCall | None:
+    """A single decode of head dim 512, of which nobody compiled the kernel: its lanes and merge alone."""
+    (chunks, heads_k, _), block_of = launches[0].grid, launches[0].block
+    for group in GROUPS:
+        added = (merge_one(chunks, 1, heads_k * group, 512),)
+        if decode_lanes(512, group, single=True).block == block_of and _shown(added) == _shown(launches[1:]):
+            return replace(
+                base, num_heads=heads_k * group, num_heads_k=heads_k, head_dim=512, seqlen_k=256 * chunks
+            )
+    return None
+
+
+def _prompt_of_other_dims(launches: Launches, gpu: Gpu, base: AttentionCall) -> AttentionCall | None:
+    """A single prefill of a head dim of which nobody compiled the kernel: its tile, grid and merge alone."""
+    (tiles, chunks, heads_k), merge = launches[0].grid, launches[1] if len(launches) > 1 else None
+    many = merge is not None and "Large" in merge.kernel
+    heads = heads_k if merge is None else merge.grid[1] if many else merge.block[1]
+    for dim in (64, 256, 512):
+        for tile in (16, 64, 128):
+            queries = tiles * tile if merge is None else merge.grid[0]
+            rows = queries * (heads // heads_k)
+            added = () if merge is None else (merge_one(chunks, queries, heads, dim),)
+            fits = -(-rows // tile) == tiles and block(tile) == launches[0].block and heads % heads_k == 0
+            chosen = cta_tile_q(rows, dim, dim, gpu.smem_per_block_optin, gpu.sm_major) == tile
+            if fits and chosen and _shown(launches[1:]) == _shown(added) and (merge is None or chunks > 1):
+                return replace(
+                    base, num_heads=heads, num_heads_k=heads_k, head_dim=dim, seqlen_q=queries,
+                    seqlen_k=256 * chunks,
+                )  # fmt: skip
+    return None
+
+
 def _hopper(main: KernelLaunch) -> Iterator[AttentionCall]:
     tiles, heads, _ = main.grid
     dim = 64 if main.block[0] == 512 else 128
@@ -202,7 +246,7 @@ def _trtllm_gen(main: KernelLaunch, gpu: Gpu) -> Iterator[AttentionCall]:
                     backend="trtllm-gen", page_block_size=page,
                     dtype="fp16" if "QkvFp16" in main.kernel else "bf16",
                 )  # fmt: skip
-                for queries in range(1, 9):
+                for queries in (*range(1, 9), *(x * share for share in (1, 2, 4, 8, 16))):
                     for keys in {x * 512 // queries + 1, x * 512, x * 600 // queries, 1 << 17, 1}:
                         yield replace(sized, batch=batch, seqlen_q=queries, seqlen_k=max(keys, queries))
 

@@ -7,8 +7,9 @@ masks and the queries of a block stay open. FA_CLC=1, which no version has by de
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
@@ -66,6 +67,7 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         dict.fromkeys(
             _explanation(version, kind, each, lengths, chosen)
             for each in _kinds(seen, kind, gpu)
+            if _adds_up(each, seen, kind, bool(named["copy"]), gpu.num_sms)
             for lengths, chosen in _lengths(each, kind, gpu, rules)
         )
     )
@@ -83,8 +85,86 @@ def _wrong(seen: Observed, kind: str, copy: str | None, rules: Rules) -> str:
         return "kernel after it"
     if seen.combine.block != (256, 1, 1):
         return "block of the combine kernel"
+    if seen.before is not None and _plans(seen.before) and _plans_wrongly(seen.before):
+        return "grid or block of the kernel before it"
     splits = kind in ("ForwardSm100", "MLAForward1CtaSm100", "MLAForward1CtaKb64Sm100")
     return "" if splits or (kind == "ForwardSm90" and rules.sm90_splits) else "kernel after it"
+
+
+def _plans_wrongly(before: KernelLaunch) -> bool:
+    """Whether no batch has such a plan: a warp for 31 sequences, a power of two of them, up to 32 a block."""
+    x, y, z = before.block
+    warps = x // 32
+    whole = x % 32 == 0 and warps in (1, 2, 4, 8, 16, 32) and (y, z) == (1, 1)
+    return not whole or before.grid[1:] != (1, 1) or (before.grid[0] > 1 and warps < 32)
+
+
+def _rows_of_block(main: KernelLaunch, columns: int, copy: bool) -> int:
+    """Query rows of a block of a kernel that splits; 0 where none has V so wide.
+
+    columns: 1, or 2 for V beyond 128.  On Hopper the threads tell; on Blackwell two stages of 128, which hold
+    fewer rows too. A head dim of 256 has one there, and in vLLM's copy a kernel of another name.
+    """
+    if "ForwardSm90" in main.kernel:
+        return (main.block[0] - 128) // 2
+    return 256 if columns == 1 else 0 if copy else 128
+
+
+def _adds_up(each: _Kind, seen: Observed, kind: str, copy: bool, num_sms: int | None) -> bool:
+    """Whether the combine kernel has the rows of the main kernel's query blocks.
+
+    Queries x heads are both the rows of all blocks and what the combine kernel's x is made of, whether or not
+    the heads of a KV group are packed.
+    """
+    combine, main = seen.combine, seen.main
+    if combine is None or kind.startswith("MLA"):
+        return True
+    if each.entry == "varlen_fwd":
+        counts: Sequence[int] = (1,)
+        if _plans(seen.before):  # blocks x splits, or as many as there are SMs
+            if main.grid[0] == (num_sms or main.grid[0]):
+                return True
+            counts = [count for count in range(2, main.grid[0] + 1) if main.grid[0] % count == 0]
+        return any(
+            _packed_adds_up(main, main.grid[0] // count, combine.grid[0], columns, copy)
+            for count in counts
+            for columns in (1, 2)
+        )
+    columns = combine.grid[1]
+    rows = _rows_of_block(main, columns, copy) if columns in (1, 2) else 0
+    if not rows or each.batch is None:
+        return False
+    if each.heads is not None and each.blocks is not None:
+        pairs = [(each.heads, each.blocks)]
+    else:
+        of_one = (each.tiles or 0) // each.batch
+        pairs = [(heads, of_one // heads) for heads in range(1, of_one + 1) if of_one % heads == 0]
+    for step, (heads, blocks) in itertools.product((8,) if columns == 2 else (8, 16), pairs):
+        low, high = (combine.grid[0] - 1) * step + 1, combine.grid[0] * step
+        first = max((blocks - 1) * rows + 1, -(-low // heads))
+        if first <= min(blocks * rows, high // heads):
+            return True
+    return False
+
+
+def _packed_adds_up(main: KernelLaunch, across: int, combined: int, columns: int, copy: bool) -> bool:
+    """The same of a packed batch, of which each sequence is rounded up; of how many sequences is open.
+
+    Both grids are (rows + sequences x (block - 1)) / block, times heads and columns.
+    """
+    rows = _rows_of_block(main, columns, copy)
+    if not rows or combined % columns:
+        return False
+    wanted = combined // columns
+    for step, heads in itertools.product((8,) if columns == 2 else (8, 16), range(1, across + 1)):
+        if across % heads:
+            continue
+        last = across // heads * rows + rows - 1  # rows and roundings of all sequences, at most
+        sequences = max(1, (last - 1) // (rows - 1))
+        fewest, most = heads + sequences * (step - 1), heads * (last - rows + 1) + step - 1
+        if fewest <= wanted * step + step - 1 and wanted * step <= most:
+            return True
+    return False
 
 
 def _plans(before: KernelLaunch | None) -> bool:

@@ -34,6 +34,7 @@ _MODES = {
     "in a cluster": Mode.CLUSTER,
 }  # fmt: skip
 _REDUCTION_BLOCK = (512, 1, 1)
+_LARGEST_TILE = 128
 
 
 def read_back_trtllm_gen(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
@@ -92,12 +93,21 @@ def _wrong(seen: Observed, traits: Traits, gpu: GpuFacts) -> str:
     if seen.combine is not None and any(seen.combine.grid) and seen.combine.grid[2] != z:
         return "reduction kernel's grid"
     if not shares:
-        return ""
+        return "grid" if x > 1 and _tile_too_small(traits, y * z, gpu) else ""
     least = 4 if traits.two_cta else 2
     crowded = gpu.num_sms is not None and x * y * z > gpu.num_sms  # each SM takes one at most
     blocks = x // 2 if traits.two_cta else x  # query blocks x those that share the keys
     meets = traits.mode is not Mode.CLUSTER or any(blocks % one == 0 for one in range(2, CLUSTER_MOST + 1))
     return "grid" if crowded or x < least or not meets else ""
+
+
+def _tile_too_small(traits: Traits, others: int, gpu: GpuFacts) -> bool:
+    """Whether drafts would have taken a larger tile, that holds all rows of a sequence.
+
+    A smaller one is weighed where twice the thread blocks of the larger fit the SMs.
+    """
+    small = traits.kind is not Kind.CONTEXT and not traits.mla and traits.tile_q < _LARGEST_TILE
+    return small and gpu.num_sms is not None and 2 * others > gpu.num_sms
 
 
 def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explanation]:

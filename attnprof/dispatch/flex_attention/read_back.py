@@ -1,7 +1,9 @@
 """From a launch of FlexAttention back to the call: sequences x KV heads of a decoding one, or a main one.
 
-Inductor names both alike and numbers them. The main kernel never splits and takes any grid, so a launch can
-always be one of it: only a block of no whole warps, or a kernel that adds up after it, is no call's.
+Inductor names both alike and numbers them. The main kernel never splits; its grid is query blocks, sequences
+and heads, so of any grid a launch can be one of it, with the tile and the warps that ``kernel_options`` or
+max_autotune choose. Warps are a power of two in Triton: other threads, and a kernel that adds up after it,
+are no call's.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from attnprof.dispatch.flex_attention.rules import DEFAULT_VERSION, SHORT_QUERIE
 from attnprof.dispatch.intervals import Interval
 
 LIBRARY = "flex_attention"
-_WARP = 32
+_WARP, _WARPS = 32, (1, 2, 4, 8, 16, 32)
 _ANY = (Interval(1, None),)
 
 
@@ -26,8 +28,7 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return ReadBack((main,), seen.unread)
     if seen.combine is not None:
         return ReadBack(nearest="kernel after it")
-    threads = seen.main.block[0]
-    if threads % _WARP or seen.main.block[1:] != (1, 1):
+    if seen.main.block not in {(_WARP * warps, 1, 1) for warps in _WARPS}:
         return ReadBack(nearest="block")
     decodes = blocks == 1 and (gpu.num_sms is None or splits == split_kv(batch_heads, 1, gpu.num_sms))
     decoding = _explanation(batch_heads, Interval(1, SHORT_QUERIES - 1), splits, chosen=True)

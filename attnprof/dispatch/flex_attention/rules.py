@@ -41,6 +41,14 @@ def grid(batch: int, seqlen_q: int, num_heads_k: int, groups: int, num_sms: int)
     return blocks, batch * num_heads_k, split_kv(batch, num_heads_k, num_sms)
 
 
+def main_grid(batch: int, seqlen_q: int, num_heads: int, tile_m: int) -> tuple[int, int, int]:
+    """The main kernel's: query blocks, sequences, heads. Source: flex_attention.py ``flex_attention_grid``.
+
+    tile_m: BLOCK_M, which ``kernel_options`` gives, or the configuration that was taken.
+    """
+    return ceil_div(seqlen_q, tile_m), batch, num_heads
+
+
 def decodes(seqlen_q: int, groups: int) -> bool:
     """Whether the decoding kernel is taken: few queries, and a power of two of query heads per KV head."""
     return 0 < seqlen_q < SHORT_QUERIES and groups > 0 and groups & (groups - 1) == 0

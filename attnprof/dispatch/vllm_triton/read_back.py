@@ -33,7 +33,9 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of step that launches exactly ``seen``; None of other kernels."""
     name = seen.main.kernel
     if gpu.vendor == "amd" and name in _AITERS_TOO:
-        return None
+        told = None if name == REDUCE or seen.unread else tuple(_of_versions(seen, gpu))
+        said = f"triton {name}, launched as vLLM's is; AITER has a kernel of that name too"
+        return ReadBack(told, shared=said) if told else None
     if name == STAGE1:
         return read_turboquant(seen, LIBRARY)
     if name == REDUCE:
@@ -44,14 +46,15 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return None
     if seen.unread:
         return ReadBack(tuple(_of_name(name)), seen.unread)
-    found = tuple(
-        explanation
-        for version, rules in VERSIONS.items()
-        for explanation in _of_version(seen, gpu, version, rules)
-    )
+    found = tuple(_of_versions(seen, gpu))
     if found:
         return ReadBack(found)
     return ReadBack(nearest=_nearest(seen), cut=seen.combine is None and seen.main.grid[2] > 1)
+
+
+def _of_versions(seen: Observed, gpu: GpuFacts) -> Iterator[Explanation]:
+    for version, rules in VERSIONS.items():
+        yield from _of_version(seen, gpu, version, rules)
 
 
 def _mla(seen: Observed, gpu: GpuFacts) -> ReadBack | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from attnprof.dispatch.explanation import Explanation, Observed
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval, Intervals
-from attnprof.dispatch.vllm_triton.mla import BLOCK_H, KEYS_PER_SPLIT, SINGLE, SPLITS_PER_SM, STAGE2
+from attnprof.dispatch.vllm_triton.mla import BLOCK_H, GROUPED, KEYS_PER_SPLIT, SPLITS_PER_SM, STAGE2
 from attnprof.dispatch.vllm_triton.rules import WARPS, Rules
 from attnprof.model import Gpu
 
@@ -25,7 +25,9 @@ def mla_steps(seen: Observed, gpus: tuple[Gpu, ...], version: str, rules: Rules)
     if after is None or after.kernel != STAGE2 or min(tokens, blocks, splits) < 1:
         return
     rows, heads, depth = after.grid
-    if (rows, depth) != (tokens, 1) or heads < 1 or not _shared(seen.main.kernel, heads, blocks):
+    if (rows, depth) != (tokens, 1) or heads < 1 or (heads > 1) != (seen.main.kernel == GROUPED):
+        return
+    if blocks != ceil_div(heads, min(BLOCK_H, heads)):  # a latent cache has one KV head
         return
     for gpu in gpus:
         threads = (WARPS * (64 if gpu.vendor == "amd" else 32), 1, 1)
@@ -36,14 +38,6 @@ def mla_steps(seen: Observed, gpus: tuple[Gpu, ...], version: str, rules: Rules)
                 LIBRARY, (version, version), "batch_mla", False, None if rules.mla_drafts else tokens, heads,
                 None, Interval(1, tokens if rules.mla_drafts else 1), Interval(1, None), splits, chosen, keys,
             )  # fmt: skip
-
-
-def _shared(kernel: str, heads: int, blocks: int) -> bool:
-    """Whether so many heads share KV heads in such a way that they take so many blocks."""
-    if kernel == SINGLE:
-        return blocks == heads
-    groups = (group for group in range(2, heads + 1) if heads % group == 0)
-    return any(ceil_div(heads, min(BLOCK_H, group)) == blocks for group in groups)
 
 
 def _keys(splits: int, num_sms: int, rules: Rules) -> Iterator[tuple[Intervals, bool]]:
