@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
+from attnprof.dispatch import libraries
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Entry, Gpu
 
@@ -17,12 +18,14 @@ _HEADS = ((28, 4), (32, 32), (8, 1), (64, 8), (12, 12), (16, 1))
 class Domain:
     """``draw`` a call, its GPU and version.  ``counts``: the split count shows in the launches.
 
+    ``theirs``: other libraries have kernels of these names, whose a spoilt launch may be.
     ``undecided``: part of the names of kernels whose spoilt sizes may be neither found nor another call's.
     """
 
     draw: Callable[[Random], Drawn]
     counts: bool = True
     undecided: str = ""
+    theirs: bool = False
 
 
 def _call(rng: Random, library: str, entry: Entry) -> AttentionCall:
@@ -119,7 +122,7 @@ def _flash_mla(rng: Random) -> Drawn:
     return (
         replace(_latent(rng, "flash_mla"), seqlen_q=rng.choice((1, 1, 2))),
         _gpu(rng, "h100", "h20"),
-        "0e1bdd49",
+        libraries.default_version("flash_mla"),
     )
 
 
@@ -144,11 +147,33 @@ def _aiter(rng: Random) -> Drawn:
     return call, _gpu(rng, "mi300x", "mi355x"), "0.1.7"
 
 
+def _tokenspeed_mla(rng: Random) -> Drawn:
+    call = replace(_latent(rng, "tokenspeed_mla"), dtype="fp8", page_block_size=rng.choice((32, 64)))
+    return call, _gpu(rng, "b200", "b300"), libraries.default_version("tokenspeed_mla")
+
+
+def _aiter_paged(rng: Random) -> Drawn:
+    call = _call(rng, "aiter_paged", rng.choice(("fwd_kvcache", "batch_paged")))
+    call = replace(call, causal=True, page_block_size=16)
+    if call.entry == "fwd_kvcache":
+        call = replace(call, seqlen_q=1)
+    return call, _gpu(rng, "mi300x", "mi355x"), libraries.default_version("aiter_paged")
+
+
+def _vllm_rocm(rng: Random) -> Drawn:
+    call = replace(_call(rng, "vllm_rocm", "batch_paged"), seqlen_q=1, causal=True, page_block_size=16)
+    call = replace(call, head_dim=128)  # of others Triton's decode runs, as other programs' does
+    return call, _gpu(rng, "mi300x", "mi355x"), libraries.default_version("vllm_rocm")
+
+
 def _vllm_triton(rng: Random) -> Drawn:
     call = replace(_call(rng, "vllm_triton", "batch_paged"), causal=True, page_block_size=16)
     if rng.random() < 0.3:
         call = replace(_latent(rng, "vllm_triton", "batch_mla"), page_block_size=16)
     version = rng.choice(("0.10.2", "0.20.0", "0.33.0"))
+    if rng.random() < 0.2:
+        decode = replace(call, entry="batch_decode", seqlen_q=1, num_splits=rng.choice((0, 7)))
+        return decode, _gpu(rng, "a100", "h100", "b200"), rng.choice(("0.20.0", "0.33.0"))
     return call, _gpu(rng, "a100", "h100", "b200", "mi300x"), version
 
 
@@ -175,7 +200,14 @@ DOMAINS: dict[str, Domain] = {
     "cutlass_mla": Domain(_cutlass_mla),
     "flex_attention": Domain(_flex_attention),
     "aiter": Domain(_aiter),
+    "tokenspeed_mla": Domain(_tokenspeed_mla),
+    "aiter_paged": Domain(_aiter_paged, counts=False, theirs=True),  # what there is room for; vLLM's names
     "vllm_triton": Domain(_vllm_triton),
+    "vllm_rocm": Domain(_vllm_rocm, counts=False),  # what there is room for
     "sglang_triton": Domain(_sglang_triton, counts=False),  # what there is room for
 }  # fmt: skip
-NOT_READ_BACK: dict[str, str] = {}  # a library without read-back, and why it has none
+NOT_READ_BACK: dict[str, str] = {  # a library, or an entry of one, without read-back, and why it has none
+    "flash_mla varlen_fwd": "CUTLASS's example has the same kernel, and only the longest prompt shows",
+    "aiter_paged varlen_fwd": "its name is predicted without the tile, by which alone a grid tells queries",
+    "vllm_rocm varlen_fwd": "its kernel is _fwd_kernel, as other programs' are",
+}

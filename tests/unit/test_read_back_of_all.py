@@ -24,6 +24,8 @@ from tests.support.witnesses import witness
 
 Launches = tuple[KernelLaunch, ...]
 CALLS = 3  # of each library, each of whose sizes is spoilt
+# Whose launches are read back, and of which no call was looked for that launches a spoilt one.
+UNWITNESSED = ("flash_mla", "tokenspeed_mla", "aiter_paged", "vllm_rocm")
 COSTLY = ("flash_attn", "torch", "flash_attn_3", "vllm_flash_attn")  # read back by asking many builds
 
 
@@ -77,15 +79,17 @@ def holds(back: ReadBack, call: AttentionCall, num_splits: int | None) -> bool:
 
 
 def test_every_library_is_read_back_or_it_is_said_why_not() -> None:
-    assert set(DOMAINS) | set(NOT_READ_BACK) == set(libraries.LIBRARIES)
-    assert not set(DOMAINS) & set(NOT_READ_BACK)
+    without = {name for name in NOT_READ_BACK if " " not in name}
+    assert set(DOMAINS) | without == set(libraries.LIBRARIES)
+    assert not set(DOMAINS) & without
     assert all(NOT_READ_BACK.values())
 
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_each_entry_is_drawn(name: str) -> None:
     drawn = {predicted(name, Random(seed))[0].entry for seed in range(60)}
-    assert drawn == set(libraries.library(name).entries)
+    without = {entry for entry in libraries.library(name).entries if f"{name} {entry}" in NOT_READ_BACK}
+    assert drawn == set(libraries.library(name).entries) - without
 
 
 @pytest.mark.parametrize("name", DOMAINS)
@@ -118,7 +122,7 @@ def spoils(launches: Launches, few: Random | None = None) -> Iterator[tuple[str,
                     yield f"{role} {what} {axis}: {old} -> {new}", other
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", [name for name in DOMAINS if name not in UNWITNESSED])
 def test_a_spoilt_size_is_found_or_is_another_calls(name: str) -> None:
     """Found without a main kernel too: what adds up alone is a finding of the check."""
     rng, found, others, undecided = Random(name), 0, 0, 0
@@ -135,7 +139,7 @@ def test_a_spoilt_size_is_found_or_is_another_calls(name: str) -> None:
             if alone or (back is not None and not back.explanations):
                 found += 1
             elif back is None:
-                assert whole.shared, what  # of a name that other programs have, theirs
+                assert whole.shared or DOMAINS[name].theirs, what  # theirs, who have the name too
                 others += 1
             elif witness(broken, gpu, call, version, back):
                 others += 1
@@ -145,5 +149,5 @@ def test_a_spoilt_size_is_found_or_is_another_calls(name: str) -> None:
                 assert of in launches[0].kernel
                 undecided += 1
     assert found > 0
-    assert others > 0 or name == "flash_mla"  # of which no other grid is launched
+    assert others > 0
     assert undecided <= found // 20
