@@ -4,5 +4,6 @@ Checked against the host code of the flashinfer-python 0.7.2.post1 wheel: the pl
 backend fa2 (which decode with tensor cores takes too), fa3, decode on CUDA cores and MLA; the launches of
 fa2, of single calls and of the merge kernels. trtllm-gen's kernel and grid: the host code of 0.6.13 and
 0.7.2.post1 over the kernel table of 0.6.13. Resting on reading alone: the choice of ``auto``, the grids and
-threads of fa3 and MLA kernels. POD, holistic attention, cuDNN, CUTLASS, XQA and CAKE are named only.
+threads of fa3 and MLA kernels. XQA is not read back: TensorRT-LLM's own kernels are
+called so. POD, holistic attention, cuDNN, CUTLASS and CAKE are named only.
 """

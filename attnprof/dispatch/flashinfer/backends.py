@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from attnprof.model import AttentionCall, Entry, Gpu, Reason
 
-TRTLLM_GEN = "trtllm-gen"
+TRTLLM_GEN, XQA = "trtllm-gen", "xqa"
 BACKENDS: dict[Entry, tuple[str, ...]] = {  # what is modelled of each entry
     "batch_paged": ("fa2", "fa3", TRTLLM_GEN),
-    "batch_decode": ("fa2", TRTLLM_GEN),
+    "batch_decode": ("fa2", TRTLLM_GEN, XQA),
     "batch_mla": ("fa2", "fa3", TRTLLM_GEN),
     "single_prefill": ("fa2", "fa3"),
     "single_decode": ("fa2",),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from attnprof.dispatch.flashinfer import launch_rules
-from attnprof.dispatch.flashinfer.backends import BACKENDS, TRTLLM_GEN, Choice, choose, prefers_cudnn
+from attnprof.dispatch.flashinfer.backends import BACKENDS, TRTLLM_GEN, XQA, Choice, choose, prefers_cudnn
 from attnprof.dispatch.flashinfer.mla_rules import plan_mla
 from attnprof.dispatch.flashinfer.registers import UnknownBlocksError
 from attnprof.dispatch.flashinfer.rules import BLOCKS_PER_SM, Batch, Plan, plan_batch, plan_sm90
 from attnprof.dispatch.flashinfer.trtllm_gen_call import predict_trtllm_gen
+from attnprof.dispatch.flashinfer.xqa import predict_xqa
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
@@ -53,6 +54,8 @@ def predict_call(call: AttentionCall, gpu: Gpu, newer: bool = True) -> Predictio
         )
     if choice.name == TRTLLM_GEN:
         return predict_trtllm_gen(call, gpu, newer, choice)
+    if choice.name == XQA:
+        return predict_xqa(call, gpu, choice)
     if choice.name == "fa3" and (gpu.sm_major, gpu.sm_minor) != (9, 0):
         return Prediction(error="backend fa3 needs SM 9.0")
     by_entry = {

@@ -208,7 +208,7 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     }
     notes = (Note(f"{phase} kernel", kernel, other[kernel]), graph_note(step))
     if kernel == "xqa":
-        return Reached(notes, why_not="XQA's launches are not modelled")
+        return _xqa(layer, step, rules, notes)
     own = "fa2" if sm[0] == 8 else ""
     backend = "trtllm-gen" if kernel == "trtllm-gen" else own
     quantized_q = kernel == "trtllm-gen" and layer.kv_dtype.startswith("fp8")
@@ -216,6 +216,16 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     entry: Entry = "batch_decode" if (phase, kernel) == ("decode", "trtllm-gen") else "batch_paged"
     call = vllm_call("flashinfer", entry, layer, step, backend=backend, **dtype)
     return Reached(notes, call, rules.flashinfer_package)
+
+
+def _xqa(layer: Layer, step: Step, rules: Rules, notes: tuple[Note, ...]) -> Reached:
+    """XQA's decode; its splits follow from the width of the page table, as the cache has room for."""
+    if step.seqlen_q > 1 or layer.kv_dtype.startswith("nvfp4"):
+        return Reached(notes, why_not="XQA with drafts, or over an NVFP4 cache, is not modelled")
+    wide = Note("page table", "of max_model_len", "splits follow its width: --seqlen-k stands for it here")
+    dtype: dict[str, Any] = {"dtype": "fp8"} if layer.kv_dtype.startswith("fp8") else {}
+    call = vllm_call("flashinfer", "batch_decode", layer, step, backend="xqa", **dtype)
+    return Reached((wide, *notes), call, rules.flashinfer_package)
 
 
 def flashinfer_kernels(layer: Layer, step: Step, sm: Sm) -> tuple[str, str]:

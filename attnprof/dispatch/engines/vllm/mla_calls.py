@@ -22,6 +22,7 @@ _ROW = _LATENT + _ROTATED
 _THRESHOLD = {"FLASH_ATTN_MLA": 512, "FLASHMLA": 128}  # queries a request up to which prompts go with decode
 _PAGES = {"FLASHINFER_MLA": (32, 64), "CUTLASS_MLA": (128,), "FLASHMLA": (64,)}
 _AUTOMATIC_FA4 = -1
+_NO_RAGGED = "TensorRT-LLM's kernels for separate Q, K and V, which the known table lacks, are not modelled"
 _DIMS = {  # (rotated not, rotated, V) -> backends of prefill that have it, best first; on Blackwell
     (128, 64, 128): ("FLASH_ATTN", "TRTLLM_RAGGED"),
     (192, 64, 256): ("TRTLLM_RAGGED", "FLASH_ATTN"),
@@ -172,7 +173,7 @@ def _prefill(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     backend = Note("prefill backend", taken, "the first of vLLM's list for MLA's prefill that has the dims")
     if taken != "FLASH_ATTN":
         notes = (backend, chunks, graph_note(step))
-        return Reached(notes, why_not="TensorRT-LLM's kernels for separate Q, K and V are not modelled")
+        return Reached(notes, why_not=_NO_RAGGED)
     return _prefill_flash_attention(layer, step, sm, rules, (backend, chunks, graph_note(step)))
 
 
