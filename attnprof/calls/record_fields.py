@@ -16,7 +16,7 @@ _SHAPE = {
     "cache_batch_idx": (bool, int), "pack_gqa": (bool, int), "attention_chunk": int, "sm_margin": int,
     "process": int, "not_described": str, "raised": str, "seqlens_q": [int], "seqlens_k": [int],
     "lengths_of": str, "stage": str, "cuda_graph": (bool, int), "fixed_split_size": int,
-    "disable_split_kv": (bool, int),
+    "disable_split_kv": (bool, int), "index_topk": int, "extra_cache": (bool, int),
 }  # fmt: skip
 _ALWAYS = ("seq", "phase", "library", "entry", "dtype", "causal", "dropout_p")
 _OF_FLASH = ("q", "k", "v", "window", "softcap", "alibi", "return_softmax")

@@ -16,10 +16,14 @@ def patch(recorder: Recorder, module: Any) -> Callable[[], None]:
 
 
 def _read(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Keys and values are one cache; V is the first ``head_dim_v`` of each."""
+    """Keys and values are one cache; V is the first ``head_dim_v`` of each.
+
+    Of sparse decoding, keys are counted by ``topk_length`` and not by ``cache_seqlens``.
+    """
     q, cache, table = given["q"], given["k_cache"], given.get("block_table")
     batch, keys = q.shape[0], given.get("cache_seqlens")
-    known = lengths.of(keys)
+    known, indices = lengths.of(keys), given.get("indices")
+    counted = keys if indices is None else given.get("topk_length")
     more = {"seqlens_q": [q.shape[1]] * batch, "seqlens_k": known} if known else lengths.steps_of(batch)
     return (
         "flash_mla",
@@ -32,9 +36,12 @@ def _read(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, 
             scale=given.get("softmax_scale"),
             head_dim_v=given["head_dim_v"],
             block_table=None if table is None else shape(table),
-            has_cache_seqlens=keys is not None,
+            has_cache_seqlens=counted is not None,
             kv_dtype=str(cache.dtype).removeprefix("torch."),
-            sparse=given.get("indices") is not None,
+            sparse=indices is not None,
+            index_topk=None if indices is None else indices.shape[-1],
+            extra_cache=given.get("extra_k_cache") is not None,
+            disable_split_kv=bool(given.get("enable_batch_invariant")),
             **more,
         ),
     )
