@@ -10,7 +10,7 @@ def main() -> int:
     stop_signals.hear()
     stop_signals.insist()
     try:
-        from attnprof.safety.streams import open_all, say, why_not
+        from attnprof.safety.streams import OF_THE_SYSTEM, open_all, say, why_not
 
         open_all()
         try:
@@ -18,7 +18,7 @@ def main() -> int:
 
             run()
             code = 0
-        except (OSError, ImportError, MemoryError) as error:
+        except OF_THE_SYSTEM as error:
             if not stop_signals.heard():
                 say(f"error: {why_not(error)}")
             code = 2

@@ -105,7 +105,7 @@ def _run() -> int:
         code = 128 + signal.SIGPIPE
     except Exception as error:
         code = stop_signals.heard()
-        if not code and not isinstance(error, (OSError, ImportError, MemoryError, *_sqlite_errors())):
+        if not code and not isinstance(error, (*streams.OF_THE_SYSTEM, *_sqlite_errors())):
             raise
         streams.drop(sys.stdout)
         if code:

@@ -50,12 +50,18 @@ def say(line: str) -> None:
         drop(sys.stderr)
 
 
+# Of a library that handles a failed allocation badly, Python says SystemError.
+OF_THE_SYSTEM = (OSError, ImportError, MemoryError, SystemError)
+
+
 def why_not(error: Exception) -> str:
     """An error of the system, or of an installation, in one line."""
     if isinstance(error, MemoryError):
         return "there is not enough memory"
     if isinstance(error, ImportError):
         return f"a library cannot be loaded: {error}"
+    if isinstance(error, SystemError):
+        return f"Python, or a library's own code, broke off, as where memory runs out: {error}"
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     if error.filename is None:
