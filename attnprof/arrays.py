@@ -22,6 +22,18 @@ def blocks(length: int) -> Iterator[slice]:
         yield slice(first, min(first + _BLOCK, length))
 
 
+def scattered(count: int) -> npt.NDArray[np.uint64]:
+    """So many numbers of 64 bits that look random and are always the same: numpy.random is slow to import.
+
+    Source: splitmix64, G. Steele, D. Lea and C. Flood, Fast Splittable Pseudorandom Number Generators, 2014.
+    """
+    mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    last: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return last
+
+
 def narrowest(low: int, high: int) -> type[np.signedinteger[Any]]:
     """The narrowest signed type that holds both numbers."""
     for kind in (np.int8, np.int16, np.int32):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.arrays import blocks
+from attnprof.arrays import blocks, scattered
 from attnprof.trace.tables import Bool, Int32, Int64
 from attnprof.trace.timeline import Timeline
 
@@ -121,10 +121,9 @@ class _Weights:
     def __init__(self, timeline: Timeline, attention: Bool) -> None:
         self.timeline = timeline
         kernels = timeline.trace.kernels
-        random = np.random.default_rng(0)
-        self.of_name = random.integers(1, 1 << 16, len(attention)).astype(np.float64)
+        weights = 1 + (scattered(len(attention) + len(kernels.shapes)) >> np.uint64(48)).astype(np.float64)
+        self.of_name, self.of_shape = np.split(weights, [len(attention)])
         self.of_name[attention] = 0
-        self.of_shape = random.integers(1, 1 << 16, len(kernels.shapes)).astype(np.float64)
         self.replayed = timeline.replayed()
 
     def of(self, process: int, by_launch: bool) -> tuple[Float64, Int64, Int64]:

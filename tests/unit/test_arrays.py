@@ -14,7 +14,16 @@ from attnprof.analysis import nsys_columns
 from attnprof.analysis.kernel_groups import group_totals
 from attnprof.analysis.kernels import kernel_totals
 from attnprof.analysis.phases import phase_totals
-from attnprof.arrays import coded_rows, distinct, distinct_rows, look_up, mapped, narrowest, occurring
+from attnprof.arrays import (
+    coded_rows,
+    distinct,
+    distinct_rows,
+    look_up,
+    mapped,
+    narrowest,
+    occurring,
+    scattered,
+)
 from attnprof.check.observed_calls import observe
 from attnprof.trace.open_trace import open_trace
 from attnprof.trace.sqlite_pages import GrowingColumn
@@ -65,6 +74,13 @@ def small_blocks_of_one():
         patch.setattr(arrays, "_BLOCK", 3)
         patch.setattr(arrays, "_MANY", 4)
         yield
+
+
+def test_scattered_numbers_are_those_of_splitmix64():
+    # The first outputs for seed 0 as Vigna's splitmix64.c, prng.di.unimi.it, gives them.
+    assert [hex(number) for number in scattered(3).tolist()] == [
+        "0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4", "0x6c45d188009454f",
+    ]  # fmt: skip
 
 
 def test_codes_are_as_narrow_as_they_can_be():
