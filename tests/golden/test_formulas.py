@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnprof.calls.call_files import parse_call
 from attnprof.dispatch import libraries
 from attnprof.dispatch.aiter.rules import ck_splits, mla_splits
 from attnprof.dispatch.flash_mla.rules import OVERHEAD, plan_decode, sm_parts
@@ -26,7 +27,7 @@ from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, golden_rows
 from tests.support.command import attnprof
 
 MLA = AttentionCall("flash_mla", "fwd_kvcache", 4, 1, 4096, 128, 1, 576, head_dim_v=512)
@@ -143,3 +144,16 @@ def test_they_are_explained(library: str, gpu: str, entry: str, said: str) -> No
     done = attnprof("explain", "--library", library, *call)
     assert done.code == 0, done.err
     assert said in " ".join(done.out.split())
+
+
+def test_vllms_flex_attention_has_the_wheels_tiles_and_torchs_warps_and_grid() -> None:
+    tiles = set()
+    for row in golden_rows("vllm_flex_0.33.0.jsonl.gz"):
+        call, gpu, version = parse_call(row["call"])
+        room = row["call"]["device"]["smem_per_block_optin"]
+        prediction = libraries.predict(call, replace(gpu, smem_per_block_optin=room), version)
+        (ours,), (theirs,) = prediction.launches, row["expect"]["launches"]
+        assert (list(ours.grid), ours.block[0]) == (theirs["grid"], 32 * theirs["num_warps"]), row["call"]
+        assert dict(prediction.plan)["block_m"] == theirs["constants"]["BLOCK_M"]
+        tiles.add((theirs["constants"]["BLOCK_M"], theirs["num_warps"]))
+    assert tiles >= {(16, 4), (16, 8), (32, 4), (64, 8)}

@@ -178,6 +178,15 @@ def test_sglangs_backends_that_are_not_predicted_say_why(
     assert found.not_predicted == "" if why is None else why in found.not_predicted
 
 
+def test_vllms_flex_attention_runs_one_kernel_over_all_queries() -> None:
+    forced = replace(QWEN, backend="FLEX_ATTENTION")
+    new, old = made("vllm", "l40s", forced), made("vllm", "l40s", forced, version="0.20.2")
+    assert (new.library_version, new.prediction.launches[0].grid) == ("2.14.0", (4, 1, 28))
+    encoder = made("vllm", "l40s", replace(forced, attn_type="encoder_only"), Step(8, 300, 300))
+    assert encoder.prediction.launches[0].grid == (75, 1, 28)
+    assert "the torch that vLLM 0.20.2 requires" in old.not_predicted
+
+
 def test_what_is_not_modelled_is_said_in_one_sentence() -> None:
     packed = Layer(28, 4, 128, kv_dtype="turboquant_k8v4")
     for found in (

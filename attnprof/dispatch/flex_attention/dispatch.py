@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from attnprof.dispatch.flex_attention.rules import THREADS, block_m, decodes, grid
+from attnprof.dispatch.flex_attention.rules import KERNEL, THREADS, block_m, decodes, grid
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
-
-KERNEL = "triton_tem_fused_flex_attention"  # Inductor numbers it
 
 
 def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:

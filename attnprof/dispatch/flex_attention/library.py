@@ -7,10 +7,10 @@ from attnprof.dispatch.library import LibraryOfVersions
 
 
 class FlexAttention(LibraryOfVersions):
-    """The decoding kernel that Inductor makes of torch.nn.attention.flex_attention."""
+    """The decoding kernel that Inductor makes of torch.nn.attention.flex_attention; steps of vLLM's."""
 
     folder = "attnprof.dispatch.flex_attention"
-    entries = ("fwd",)
+    entries = ("fwd", "batch_paged")
     modelled = "its decoding kernel is modelled"
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:

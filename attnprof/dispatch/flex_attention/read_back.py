@@ -9,8 +9,7 @@ are no call's.
 from __future__ import annotations
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
-from attnprof.dispatch.flex_attention.dispatch import KERNEL
-from attnprof.dispatch.flex_attention.rules import DEFAULT_VERSION, SHORT_QUERIES, split_kv
+from attnprof.dispatch.flex_attention.rules import DEFAULT_VERSION, KERNEL, SHORT_QUERIES, split_kv
 from attnprof.dispatch.intervals import Interval
 
 LIBRARY = "flex_attention"

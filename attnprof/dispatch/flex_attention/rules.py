@@ -11,6 +11,7 @@ from attnprof.errors import UsageError
 
 DEFAULT_VERSION = "2.13.0"
 VERSIONS = (DEFAULT_VERSION,)
+KERNEL = "triton_tem_fused_flex_attention"  # Inductor numbers it
 SHORT_QUERIES = 128  # from so many on the main kernel runs
 THREADS = 64  # two warps, unless max_autotune finds another configuration
 

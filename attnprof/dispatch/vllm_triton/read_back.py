@@ -37,7 +37,7 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         said = f"triton {name}, launched as vLLM's is; AITER has a kernel of that name too"
         return ReadBack(told, shared=said) if told else None
     if name == STAGE1:
-        return read_turboquant(seen, LIBRARY)
+        return read_turboquant(seen, LIBRARY, gpu.vendor)
     if name == REDUCE:
         return ReadBack(nearest="kernel before it", cut=True)
     if name in (GROUPED, SINGLE):

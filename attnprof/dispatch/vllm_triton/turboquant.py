@@ -16,14 +16,21 @@ from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library, Prediction
 
 STAGE1 = "_tq_decode_stage1"
 SPLITS = 32
-_WARP = 32
-_THREADS, _STAGE2_THREADS = (_WARP, 1, 1), (WARPS * _WARP, 1, 1)
+_FLYDSL = (9, 5)
+
+
+def _threads(vendor: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Of both stages: one warp, or wave, and four."""
+    width = 64 if vendor == "amd" else 32
+    return (width, 1, 1), (WARPS * width, 1, 1)
 
 
 def predict_turboquant(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
     """Both stages of a decode step. Raises UsageError where there is none."""
-    if not rules.turboquant or gpu.vendor == "amd":
-        raise UsageError("TURBOQUANT's decode is known from vLLM 0.20 on, on NVIDIA GPUs")
+    if not rules.turboquant or (gpu.vendor == "amd" and (gpu.sm_major, gpu.sm_minor) == _FLYDSL):
+        raise UsageError(
+            "TURBOQUANT's decode is known from vLLM 0.20 on, and not with FlyDSL's kernels of gfx950"
+        )
     lengths = Lengths(call)
     if not lengths.tokens:
         return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
@@ -31,11 +38,12 @@ def predict_turboquant(call: AttentionCall, gpu: Gpu, rules: Rules) -> Predictio
         raise UsageError("TURBOQUANT decodes one query of each request", hint="give --seqlen-q 1")
     splits = call.num_splits or SPLITS
     grid = (lengths.tokens, call.num_heads, splits)
+    few, many = _threads(gpu.vendor)
     asked = "asked for" if call.num_splits else "tq_max_kv_splits_for_cuda_graph"
     return Prediction(
         (
-            KernelLaunch(STAGE1, grid, _THREADS),
-            KernelLaunch(STAGE2, (lengths.tokens, call.num_heads, 1), _STAGE2_THREADS),
+            KernelLaunch(STAGE1, grid, few),
+            KernelLaunch(STAGE2, (lengths.tokens, call.num_heads, 1), many),
         ),
         splits,
         reasons=(
@@ -48,7 +56,7 @@ def predict_turboquant(call: AttentionCall, gpu: Gpu, rules: Rules) -> Predictio
     )
 
 
-def read_turboquant(seen: Observed, library: Library) -> ReadBack:
+def read_turboquant(seen: Observed, library: Library, vendor: str) -> ReadBack:
     """Every kind of decode step that launches exactly ``seen``, whose main kernel is STAGE1."""
     versions = [version for version, rules in VERSIONS.items() if rules.turboquant]
     tokens, heads, splits = seen.main.grid
@@ -67,6 +75,6 @@ def read_turboquant(seen: Observed, library: Library) -> ReadBack:
         return ReadBack(nearest="kernel after it", cut=True)
     if seen.combine.kernel != STAGE2 or seen.combine.grid != (tokens, heads, 1):
         return ReadBack(nearest="kernel after it or its grid")
-    if (seen.main.block, seen.combine.block) != (_THREADS, _STAGE2_THREADS) or min(seen.main.grid) < 1:
+    if (seen.main.block, seen.combine.block) != _threads(vendor) or min(seen.main.grid) < 1:
         return ReadBack(nearest="block or grid")
     return ReadBack(told(tokens, heads, splits))

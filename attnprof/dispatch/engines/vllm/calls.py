@@ -13,15 +13,13 @@ from typing import Any
 
 from attnprof.dispatch.engines.layer import AUTO, Layer, Note, Reached, Sm, Step, call_of
 from attnprof.dispatch.engines.vllm.flash_attention import HD256_PAGE, Asked, Version, choose
+from attnprof.dispatch.flex_attention.paged import TORCH
 from attnprof.model import AttentionCall, Dtype, Entry
 
 DEFAULT_BLOCK = 16
 _AUTOMATIC_FA4 = -1
 _FLASHINFER_ROUTE_PAGE = 64  # which both backends of the composite have
 _FEW_TOKENS, _LONG = 256, 131_072  # 0.10: what TensorRT-LLM's kernels were taken for
-_OTHERS = {  # backends without a library of ours -> what of them is not predicted
-    "FLEX_ATTENTION": "vLLM's own block masks for flex_attention, which decide its blocks,",
-}
 _CONTINUED = (
     "TURBOQUANT attends prompts with packed keys request by request, up to 128 queries by decode's kernels, "
     "more by FlashAttention over unpacked keys: several calls in a step are not modelled"
@@ -63,15 +61,13 @@ def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reach
     if backend == "TRITON_ATTN":
         call = vllm_call("vllm_triton", "batch_paged", layer, step)
         return Reached((graph_note(step),), call, rules.triton)
+    if backend == "FLEX_ATTENTION":
+        return _flex_attention(layer, step, rules)
     if backend in _CAUSAL_ROUTE:
         return _composite(backend, layer, step, sm, rules)
     if backend == "TURBOQUANT":
         return _turboquant(layer, step, sm, rules)
-    return Reached((graph_note(step),), why_not=_not_modelled(backend))
-
-
-def _not_modelled(backend: str) -> str:
-    return _OTHERS.get(backend, f"the launches of vLLM's {backend}") + " are not modelled"
+    return Reached((graph_note(step),), why_not=f"the launches of vLLM's {backend} are not modelled")
 
 
 def graph_note(step: Step) -> Note:
@@ -99,6 +95,21 @@ def vllm_call(
         "num_splits": num_splits,
     }
     return call_of(library, entry, layer, step, **(fields | more))
+
+
+def _flex_attention(layer: Layer, step: Step, rules: Rules) -> Reached:
+    """All requests' queries as one sequence; encoders have no pages."""
+    graph = graph_note(step)
+    if rules.version != "0.33.0":
+        why_not = (
+            f"the torch that vLLM {rules.version} requires was not read: its Inductor compiles flex_attention"
+        )
+        return Reached((graph,), why_not=why_not)
+    if layer.batch_invariant:
+        return Reached((graph,), why_not="flex_attention's tiles under batch invariance were not recorded")
+    page: dict[str, Any] = {} if layer.attn_type == "decoder" else {"page_block_size": None}
+    torch = Note("torch", TORCH, "what this vLLM requires: its Inductor compiles flex_attention")
+    return Reached((torch, graph), vllm_call("flex_attention", "batch_paged", layer, step, **page), TORCH)
 
 
 def _composite(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
