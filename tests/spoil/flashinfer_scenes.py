@@ -65,7 +65,8 @@ def witness(launches: Launches, gpu: Gpu, base: AttentionCall) -> AttentionCall 
         return found
     if launches[0].kernel == SINGLE_PREFILL and (found := _prompt_of_other_dims(launches, gpu, base)):
         return found
-    for call in (*_with_heads(base, launches[0]), *_near(launches, gpu)):
+    other = replace(base, dtype="fp16" if base.dtype == "bf16" else "bf16")
+    for call in (*_with_heads(base, launches[0]), other, *_near(launches, gpu)):
         try:
             if _shown(libraries.predict(call, gpu).launches) == _shown(launches):
                 return call

@@ -272,7 +272,15 @@ def _makes(scene: Scene, one: SceneCall, version: str, keys: int, queries: int) 
 def _bare(whole: Scene, spoilt: Spoil) -> str:
     """Nothing says how many calls there were: each must be one that the library makes for somebody."""
     scene = spoilt.scene
-    if spoilt.kind.split(" of ")[-1] in ("efficient", "cudnn", "math", "torch", "flash_attn", "flash_attn_3"):
+    other = spoilt.kind == "call of another version" and scene.library == "vllm_flash_attn"
+    if other or spoilt.kind.split(" of ")[-1] in (
+        "efficient",
+        "cudnn",
+        "math",
+        "torch",
+        "flash_attn",
+        "flash_attn_3",
+    ):
         return "no range tells which layer a call belongs to, or whether one is missing"
     version = _each_by_itself(whole, spoilt)
     return f"each is what {scene.library} {version} launches for some call" if version else ""

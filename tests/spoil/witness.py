@@ -12,6 +12,7 @@ from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from tests.spoil import flashinfer_scenes, triton_scenes
 from tests.spoil.scenes import Launches, Scene, launches_of
 
+_MOST_QUERIES, _COMBINED = 8, (4, 8, 16)  # of a speculative step; rows of a combine kernel's thread block
 _MOST_BASES = 6  # other calls of a scene, from which a witness is looked for
 # each bucket's own, and one below it
 _HEAD_DIMS = (24, 32, 56, 64, 72, 80, 96, 120, 128, 152, 160, 184, 192, 216, 224, 248, 256)
@@ -66,16 +67,18 @@ def witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> 
         (
             found
             for base in tuple(bases.values())[: 1 + _MOST_BASES]
-            for one in _by_entry(base)
+            for one in _by_entry(base, main)
             if (found := _near(one, unit, main, scene, version))
         ),
         None,
     )
 
 
-def _by_entry(call: AttentionCall) -> Iterator[AttentionCall]:
-    """The call, and as another entry of its library takes it."""
+def _by_entry(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
+    """The call, and as another entry of its library takes it, one with as many splits as were asked for."""
     yield call
+    if call.library == "flash_attn" and call.entry in ("fwd", "fwd_kvcache"):
+        yield replace(call, entry="fwd_kvcache", cache_seqlens=True, num_splits=min(main.grid[1], 128))
     if call.entry != "fwd" and call.library != "vllm_flash_attn":
         plain = replace(call, total_q=None, page_block_size=None, seqlen_knew=None, cache_seqlens=False)
         yield replace(plain, entry="fwd")
@@ -99,9 +102,10 @@ def _near(
 ) -> AttentionCall | None:
     if main.kernel not in _names(call, scene, version):
         return None
+    after = next((one for one in unit if _combines(one)), None)
     for flagged in _flagged(call):
         for sized in _sizes(flagged, main):
-            for found in _of_lengths(sized, main, scene, version):
+            for found in _of_lengths(sized, main, after, scene, version):
                 if launches_of(found, scene.gpu, version) == unit:
                     return found
     return None
@@ -160,13 +164,19 @@ def _sizes(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
 
 
 def _of_lengths(
-    call: AttentionCall, main: KernelLaunch, scene: Scene, version: str
+    call: AttentionCall, main: KernelLaunch, after: KernelLaunch | None, scene: Scene, version: str
 ) -> Iterator[AttentionCall]:
     """The call with other lengths, where one of them has the main kernel's name at all."""
     named = _TILE_NAMED.search(main.kernel)
     block_m = int(named[2] or named[3]) if named else 64
     rows = main.grid[0]
+    combined = (
+        ()
+        if after is None
+        else (-(-after.grid[0] * size // (call.batch * call.num_heads)) for size in _COMBINED)
+    )
     queries = dict.fromkeys((call.seqlen_q, rows * block_m, rows * block_m - 1, 1))
+    queries |= dict.fromkeys(one for one in combined if one <= _MOST_QUERIES)
     for seqlen_q in queries:
         if seqlen_q < 1:
             continue
