@@ -102,7 +102,7 @@ def _near(
 ) -> AttentionCall | None:
     if main.kernel not in _names(call, scene, version):
         return None
-    after = next((one for one in unit if _combines(one)), None)
+    after = next((one for one in unit if combines(one)), None)
     for flagged in _flagged(call):
         for sized in _sizes(flagged, main):
             for found in _of_lengths(sized, main, after, scene, version):
