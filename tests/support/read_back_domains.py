@@ -119,6 +119,12 @@ def _latent(rng: Random, library: str, entry: Entry = "fwd_kvcache") -> Attentio
 
 
 def _flash_mla(rng: Random) -> Drawn:
+    if rng.random() < 0.4:  # over keys that an indexer picks
+        call = replace(
+            _latent(rng, "flash_mla"), seqlen_q=rng.choice((1, 1, 2)), num_heads=rng.choice((64, 128)),
+            index_topk=rng.choice((512, 2048)),
+        )  # fmt: skip
+        return call, _gpu(rng, "h100", "h20", "b200"), libraries.default_version("flash_mla")
     return (
         replace(_latent(rng, "flash_mla"), seqlen_q=rng.choice((1, 1, 2))),
         _gpu(rng, "h100", "h20"),

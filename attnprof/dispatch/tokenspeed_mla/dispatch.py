@@ -56,7 +56,7 @@ def _launches(call: AttentionCall, gpu: Gpu, longest: int) -> Prediction:
     share = f"{gpu.num_sms} SMs / {call.batch} requests / {tiled.of_request * tiled.cluster} thread blocks"
     keys = f"{ceil_div(longest, KEYS)} tiles of {KEYS} keys of the longest request, none of the splits empty"
     reasons = (
-        Reason("tile", shape, f"{rows} query rows a request: {tiled.of_request} tiles"),
+        Reason("tile", shape, f"{rows} query rows a request, in {tiled.of_request} of them"),
         Reason("num_splits", str(splits), f"{share}; {keys}"),
         Reason("grid", "x".join(map(str, grid)), "thread blocks of a tile, tiles of all requests, splits"),
         Reason("combine", "follows" if splits > 1 else "none", "where keys are split"),
