@@ -85,7 +85,7 @@ def run_once(command: tuple[str | Path, ...] | list[str | Path], printed: bool =
     """One run of a command; None where it fails or takes longer than TIMEOUT_S."""
     began = time.perf_counter()
     out = subprocess.PIPE if printed else subprocess.DEVNULL
-    process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, cwd=ROOT, env=_environment())
+    process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, cwd=ROOT)
     usage = _wait(process, began + TIMEOUT_S)
     if usage is None or process.returncode not in _SETTLED:
         return None
@@ -93,11 +93,6 @@ def run_once(command: tuple[str | Path, ...] | list[str | Path], printed: bool =
     if process.stdout is not None:  # a line or two, which the pipe held
         cpu = float(process.stdout.read().split()[-1])
     return Cost(wall, cpu, usage.ru_maxrss / 1024)
-
-
-def _environment() -> dict[str, str]:
-    """This process's, in which Python keeps what it compiled, as it does wherever a package is installed."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _wait(process: subprocess.Popen[bytes], until: float) -> resource.struct_rusage | None:

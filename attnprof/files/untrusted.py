@@ -88,7 +88,8 @@ def parse_json(text: bytes) -> Any:
     import json
 
     try:
-        value = _decoder().decode(text.decode(json.detect_encoding(text), "surrogatepass"))
+        encoding = "ascii" if plain and b"\0" not in text else json.detect_encoding(text)
+        value = _decoder().decode(text.decode(encoding, "surrogatepass"))
         return value if plain else all_printable(value)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
