@@ -214,6 +214,7 @@ DOMAINS: dict[str, Domain] = {
 }  # fmt: skip
 NOT_READ_BACK: dict[str, str] = {  # a library, or an entry of one, without read-back, and why it has none
     "flash_mla varlen_fwd": "CUTLASS's example has the same kernel, and only the longest prompt shows",
+    "flex_attention batch_paged": "of any grid, as prompts by its main kernel are, and read back as these",
     "aiter_paged varlen_fwd": "its name is predicted without the tile, by which alone a grid tells queries",
     "vllm_rocm varlen_fwd": "its kernel is _fwd_kernel, as other programs' are",
 }

@@ -45,6 +45,8 @@ def witness(
         found = flashinfer_scenes.witness(launches, gpu, call)
     else:
         found = triton_scenes.witness(launches, gpu) if call.library in triton_scenes.VERSIONS else None
+    if call.library == "flash_mla" and len(launches) > 1:
+        found = _asked(_of_flash_mla(launches, call), launches, gpu, (version,))
     if call.library == "flash_attn_4" and len(launches) > 1:
         whole = _split_by_flash_attn_4(launches, call) if len(launches) == 2 else ()
         near = itertools.chain(_packed_by_flash_attn_4(launches, call), whole)
@@ -61,6 +63,17 @@ def _main_of_flex_attention(launches: Launches, call: AttentionCall) -> Attentio
     same = main_grid(asked.batch, asked.seqlen_q, asked.num_heads, 16) == main.grid
     threads = left == 0 and warps in (1, 2, 4, 8, 16, 32) and main.block[1:] == (1, 1)
     return asked if same and threads else None
+
+
+def _of_flash_mla(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+    """Steps whose requests x queries and heads, eight a block, are the combine kernel's grid."""
+    heads_k, (rows, _, eights) = launches[-2].grid[1], launches[-1].grid
+    for queries in (count for count in range(1, rows + 1) if rows % count == 0):
+        for heads in range(8 * eights - 7, 8 * eights + 1):
+            if heads % heads_k == 0:
+                yield replace(
+                    call, batch=rows // queries, seqlen_q=queries, num_heads=heads, num_heads_k=heads_k
+                )
 
 
 def _asked(
