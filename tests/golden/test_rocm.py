@@ -145,8 +145,9 @@ def test_every_step_of_aiters_unified_attention_is_read_back() -> None:
         facts = GpuFacts(device["num_sms"], (device["sm_major"], device["sm_minor"]), "amd")
         back = libraries.explain(Observed(*made), facts)
         assert back is not None
-        (one,) = back.explanations
+        one, *others = back.explanations
         assert (one.library, max(call["seqlens_q"]) in one.seqlen_q) == ("aiter_paged", True)
+        assert {other.library for other in others} == ({"vllm_triton"} if back.shared else set())
         assert one.has_length(max(call["seqlens_k"]))
         assert (one.batch, one.heads) in ((None, None), (call["batch"], call["num_heads"]))
         assert bool(back.shared) == (made[0].block == (256, 1, 1))  # vLLM 0.10's own prompts have it too
