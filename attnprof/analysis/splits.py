@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from attnprof.analysis.call_slots import slots
+from attnprof.arrays import distinct
 from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
 from attnprof.check.verdicts import CheckedCall, ReadBackCalls
 from attnprof.dispatch.intervals import Interval, Intervals, first_length, union
@@ -238,7 +239,7 @@ def _from_columns(calls: ReadBackCalls) -> _Timelines:
     o, of_shape = calls.observed, calls.inferred
 
     def lengths(members: Int64) -> _Told:
-        inferred = [of_shape[shape] for shape in np.unique(o.shape[members]).tolist()]
+        inferred = [of_shape[shape] for shape in distinct(o.shape[members]).tolist()]
         return _Told(union({one.seqlen_k for one in inferred if one is not None}))
 
     return _timelines(_observed_columns(o), lengths)

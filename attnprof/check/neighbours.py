@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnprof.arrays import distinct
 from attnprof.check import odd_calls
 from attnprof.check.layer_table import LayerTable
 from attnprof.check.observed_calls import Int64, ObservedCalls
@@ -31,7 +32,7 @@ def find_inconsistent(
 ) -> Iterator[Inconsistent]:
     """The calls whose neighbours contradict them. ``told`` is per shape, ``cut`` may be less than calls."""
     traits = [Traits.of(shape) for shape in observed.shapes]
-    for pid in np.unique(observed.pid).tolist():
+    for pid in distinct(observed.pid).tolist():
         known: set[int] = set()
         for rows, detail in _of_process(observed, pid, traits, told, cut):
             known.update(rows.tolist())

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.arrays import Narrow, blocks, coded_rows, distinct_rows, occurring
+from attnprof.arrays import Narrow, blocks, coded_rows, distinct, distinct_rows, occurring
 from attnprof.check.bare_steps import find_bare_steps
 from attnprof.check.math_layers import MathLayer, find_math_layers
 from attnprof.check.odd_replays import OddReplay, find_odd_replays
@@ -23,9 +23,11 @@ from attnprof.check.same_kernels import OddWork, count_beside, find_odd_work
 from attnprof.check.trace_edges import Edges, find_edges
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
-from attnprof.trace.capture_join import Role
 from attnprof.trace.tables import WHOLE_GRAPH
 from attnprof.trace.timeline import Timeline
+
+if TYPE_CHECKING:
+    from attnprof.trace.capture_join import Role
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -196,7 +198,7 @@ def observe(timeline: Timeline) -> ObservedCalls:
 def _repeated(timeline: Timeline, calls: ObservedCalls, names: Bool) -> Iterator[tuple[int, Repetition]]:
     """The steps and layers of the processes whose calls nothing names."""
     named = (calls.seq >= 0) | (calls.step >= 0) | (calls.layer >= 0)
-    for pid in np.unique(calls.pid).tolist():
+    for pid in distinct(calls.pid).tolist():
         mine = np.flatnonzero(calls.pid == pid)
         if not named[mine].any() and (found := find_repetition(timeline, calls.main[mine], names)):
             yield pid, found

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnprof.arrays import blocks, scattered
+from attnprof.arrays import blocks, distinct, scattered
 from attnprof.trace.tables import Bool, Int32, Int64
 from attnprof.trace.timeline import Timeline
 
@@ -69,7 +69,7 @@ def find_odd_work(
         return ()
     weights = _Weights(timeline, attention)
     found: list[OddWork] = []
-    for process in np.unique(pid).tolist():
+    for process in distinct(pid).tolist():
         mine = pid == process
         groups: dict[float, list[_Unit]] = {}
         of_replays: dict[float, list[_Unit]] = {}

@@ -181,8 +181,17 @@ def explain(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of call for which a known library launches exactly ``seen``; None of kernels of no such."""
     from attnprof.dispatch.explanation import merged
 
-    answers = [each.explain(seen, gpu) for each in all_libraries().values()]
+    answers = [each.explain(seen, gpu) for each in _launching(seen.main.kernel)]
     return merged([answer for answer in answers if answer is not None])
+
+
+def _launching(kernel: str) -> list[AttentionLibrary]:
+    """The libraries that may launch a kernel: all of them where its name is of no known library's kernels."""
+    from attnprof.dispatch.names.kernel_names import parse_kernel_name
+
+    every, whose = all_libraries().values(), parse_kernel_name(kernel).library
+    known = any(whose in each.kernels for each in every)
+    return [each for each in every if not (known and each.kernels) or whose in each.kernels]
 
 
 def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:

@@ -117,6 +117,7 @@ class AttentionLibrary(Protocol):
     packs_pages: bool = True  # its varlen_fwd, where it has one, takes a paged batch
     caps_splits: bool = False  # an engine that captures a graph gives num_splits as room for so many
     when_absent: str = ""  # what to say where it is not installed, if anything
+    kernels: tuple[str, ...] = ()  # whose kernels it launches, as names are read; () where any may be its
 
     @property
     def default_version(self) -> str:

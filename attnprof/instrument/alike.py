@@ -11,6 +11,8 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
+from attnprof.instrument.forwarding import defined
+
 # What is asked of one argument: an expression in {a}, the argument, and {0}, {1}, what is known before.
 Question = tuple[str, tuple[Any, ...]]
 
@@ -93,9 +95,7 @@ def _made(number_of_values: int, asked: tuple[str, ...], number_known: int) -> A
     values = ", ".join(f"a{at}" for at in range(number_of_values))
     known = "".join(f", known{at}" for at in range(number_known))
     conditions = " and ".join(("not modes()", "not tracing()", "transforms() is None", *asked))
-    space: dict[str, Any] = {}
-    exec(_ALIKE.format(values=values, known=known, conditions=conditions), space)
-    return space["make"]
+    return defined("make", _ALIKE.format(values=values, known=known, conditions=conditions))
 
 
 _ALIKE = """

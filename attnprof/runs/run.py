@@ -154,12 +154,15 @@ class Run:
 
     @cached_property
     def _recorded(self) -> list[CallRecord]:
-        from attnprof.calls.records import read_records
-        from attnprof.calls.torch_operators import op_records
-
         with self._reading():
             if self.folder is not None and self._has_calls:
+                from attnprof.calls.records import read_records
+
                 return read_records(self.folder / run_folders.CALLS_JSONL)
+        if not self.trace.attention_ops:
+            return []
+        from attnprof.calls.torch_operators import op_records
+
         return op_records(self.trace)
 
     @property

@@ -11,8 +11,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +33,7 @@ State = Literal["running", "incomplete", "discarded"]
 
 def new_folder(final: Path) -> Path:
     """A name nobody has used for a folder that will become ``final``."""
-    return final.with_name(f".{final.name}.partial-{os.getpid()}-{secrets.token_hex(3)}")
+    return final.with_name(f".{final.name}.partial-{os.getpid()}-{os.urandom(3).hex()}")
 
 
 def intended_name(folder: Path) -> str | None:
@@ -91,7 +89,7 @@ def notes(folder: Path) -> dict[str, Any]:
 
 def me() -> dict[str, Any]:
     """Who writes, for people, and for file systems without locks."""
-    return {"pid": os.getpid(), "host": socket.gethostname()}
+    return {"pid": os.getpid(), "host": os.uname().nodename}
 
 
 def is_running(folder: Path) -> bool:
@@ -106,7 +104,7 @@ def is_running(folder: Path) -> bool:
         return True
     except OSError:  # no locks here
         known = notes(folder)
-        return known.get("host") == socket.gethostname() and _is_attnprof(str(known.get("pid")))
+        return known.get("host") == os.uname().nodename and _is_attnprof(str(known.get("pid")))
     finally:
         os.close(descriptor)
     return False

@@ -14,7 +14,8 @@ from attnprof.dispatch.flash_attn3.interface import V2_7, V2_8, identify
 from attnprof.dispatch.flash_attn3.launches import Settled, main_launch
 from attnprof.dispatch.flash_attn3.names import device_kernel, parse_main_kernel
 from attnprof.dispatch.flash_attn3.versions import num_splits_heuristic, rules_for, should_pack_gqa
-from attnprof.dispatch.vllm_flash_attn.versions import COMMIT, FA3_RULES
+from attnprof.dispatch.vllm_flash_attn.fa3 import FA3_RULES
+from attnprof.dispatch.vllm_flash_attn.wheels import COMMIT
 from attnprof.model import AttentionCall, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
 from tests.support.flash_attn3 import interface_source, recorded_call

@@ -20,7 +20,7 @@ from attnprof.instrument import flash_attn, instrument, recorder, sdpa, slots
 from attnprof.instrument.alike import alike, equal, placed, same, shaped, unwritten
 from attnprof.instrument.engines import entry_point
 from attnprof.instrument.engines.entry_point import Lengths, taken
-from attnprof.instrument.forwarding import standing_before
+from attnprof.instrument.forwarding import named_alone, standing_before
 from attnprof.instrument.journal import Journal
 from attnprof.instrument.recorder import Recorder
 
@@ -75,6 +75,16 @@ def test_a_function_is_called_as_without_what_stands_before_it(function, args, k
     assert bool(seen) == (outcome(function) != "TypeError")
     assert inspect.signature(made) == inspect.signature(function)
     assert (made.__name__, made.__module__, made.__wrapped__) == (function.__name__, __name__, function)
+
+
+def test_a_function_is_forwarded_to_by_its_code_whatever_it_says_of_itself():
+    def named(a, b=2):
+        return a, b
+
+    named.__signature__ = inspect.signature(lambda x, *y: 0)  # type: ignore[attr-defined]
+    made = standing_before(named, "    return _attnprof_original({handed})")
+    assert (made(1), made(b=3, a=1)) == ((1, 2), (1, 3))
+    assert named_alone(named) == ("a", "b")
 
 
 @pytest.mark.parametrize("other", [len, torch.add, lambda *args: args, lambda: 1, lambda _attnprof_x: 1])

@@ -9,7 +9,9 @@ import pytest
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn3.tiles import TileQuery
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
-from attnprof.dispatch.vllm_flash_attn.versions import EXTENSIONS, OLDER, tile_sm90_of_fork
+from attnprof.dispatch.vllm_flash_attn.fa3 import tile_sm90_of_fork
+from attnprof.dispatch.vllm_flash_attn.versions import EXTENSIONS
+from attnprof.dispatch.vllm_flash_attn.wheels import OLDER
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Prediction

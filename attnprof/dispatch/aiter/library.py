@@ -12,6 +12,7 @@ class Aiter(LibraryOfVersions):
     """The assembly's and Composable Kernel's forward and MLA decode, of the amd-aiter package."""
 
     folder = "attnprof.dispatch.aiter"
+    kernels = ("aiter", "ck-tile")
     entries = ("fwd", "varlen_fwd", "fwd_kvcache")
     packages = ("amd-aiter",)
     vendor: Literal["nvidia", "amd", "any"] = "amd"

@@ -15,6 +15,7 @@ class CutlassMla(LibraryOfVersions):
     """``sm100_cutlass_mla_decode`` of the vllm package, its backend CUTLASS_MLA."""
 
     folder = "attnprof.dispatch.cutlass_mla"
+    kernels = ("cutlass",)
     entries = ("fwd_kvcache",)
     dtypes = ("bf16", "fp16", "fp8")
     functions = _FUNCTIONS

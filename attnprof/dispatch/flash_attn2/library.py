@@ -30,6 +30,7 @@ class FlashAttention2(LibraryOfVersions):
     """The PyPI package flash-attn."""
 
     folder = "attnprof.dispatch.flash_attn2"
+    kernels = (_KERNELS,)
     functions = FLASH_ATTN_FUNCTIONS
     packages = ("flash-attn",)
     when_absent = "not installed (optional): runs use scaled_dot_product_attention"

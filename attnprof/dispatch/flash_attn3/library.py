@@ -19,6 +19,7 @@ class FlashAttention3(LibraryOfVersions):
     """What ``hopper/`` of flash_attn's repository builds."""
 
     folder = "attnprof.dispatch.flash_attn3"
+    kernels = ("flash-attn-3",)
     functions = FLASH_ATTN_FUNCTIONS
     packages = installed.PACKAGES
     module = installed.MODULE

@@ -13,6 +13,7 @@ class FlashAttention4(LibraryOfVersions):
     """``flash_attn.cute`` of the flash-attn-4 package."""
 
     folder = "attnprof.dispatch.flash_attn4"
+    kernels = ("flash-attn-4",)
     entries = ("fwd", "varlen_fwd")
     functions = FLASH_ATTN_FUNCTIONS
     packages = ("flash-attn-4",)

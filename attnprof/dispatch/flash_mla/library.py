@@ -15,6 +15,7 @@ class FlashMla(LibraryOfVersions):
     """deepseek-ai/FlashMLA as vLLM builds it: MLA dense and sparse, decode and prefill."""
 
     folder = "attnprof.dispatch.flash_mla"
+    kernels = ("flashmla",)
     entries = ("fwd_kvcache", "varlen_fwd")
     dtypes = ("bf16", "fp16", "fp8")
     packages = ("flash-mla",)

@@ -24,6 +24,7 @@ class FlashInfer(LibraryOfVersions):
     """The plans and launches of the flashinfer-python package."""
 
     folder = "attnprof.dispatch.flashinfer"
+    kernels = ("flashinfer", "trtllm-gen")
     entries = tuple(_FUNCTIONS)
     functions = _FUNCTIONS
     packages = ("flashinfer-python",)

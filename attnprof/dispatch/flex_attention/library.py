@@ -10,6 +10,7 @@ class FlexAttention(LibraryOfVersions):
     """The decoding kernel that Inductor makes of torch.nn.attention.flex_attention; steps of vLLM's."""
 
     folder = "attnprof.dispatch.flex_attention"
+    kernels = ("flexattention",)
     entries = ("fwd", "batch_paged")
     modelled = "its decoding kernel is modelled"
 

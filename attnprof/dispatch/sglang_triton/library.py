@@ -22,6 +22,7 @@ class SglangTriton(LibraryOfVersions):
     """
 
     folder = "attnprof.dispatch.sglang_triton"
+    kernels = ("triton",)
     entries = ("fwd_kvcache", "batch_paged")
     functions = _FUNCTIONS
     packages = ("sglang",)

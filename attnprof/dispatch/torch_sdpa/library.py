@@ -27,6 +27,7 @@ class TorchSdpa(LibraryOfVersions):
     """The copy of FlashAttention-2 inside torch."""
 
     folder = "attnprof.dispatch.torch_sdpa"
+    kernels = (_KERNELS,)
     entries = ("fwd", "varlen_fwd")
     packages = ("torch",)
     modelled = "the launches of its flash backend are modelled"

@@ -14,6 +14,7 @@ class VllmFlashAttention(LibraryOfVersions):
     """The two extensions that come with vLLM; ``version`` is one of them, or "auto"."""
 
     folder = "attnprof.dispatch.vllm_flash_attn"
+    kernels = ("flash-attn", "flash-attn-3")
     entries = ("varlen_fwd",)
     caps_splits = True
 
@@ -39,11 +40,15 @@ class VllmFlashAttention(LibraryOfVersions):
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn2 import read_back as flash_attn2
-        from attnprof.dispatch.flash_attn3 import read_back as flash_attn3
-        from attnprof.dispatch.vllm_flash_attn.versions import builds, fa3_builds
+        from attnprof.dispatch.vllm_flash_attn.versions import builds
 
         told = flash_attn2.read_back(seen, gpu, builds())
-        return flash_attn3.read_back(seen, gpu, fa3_builds()) if told is None else told
+        if told is not None:
+            return told
+        from attnprof.dispatch.flash_attn3 import read_back as flash_attn3
+        from attnprof.dispatch.vllm_flash_attn.fa3 import fa3_builds
+
+        return flash_attn3.read_back(seen, gpu, fa3_builds())
 
 
 LIBRARY = VllmFlashAttention()

@@ -20,6 +20,7 @@ class VllmTriton(LibraryOfVersions):
     """``TRITON_ATTN`` of the vllm package, unified_attention over a paged cache; two backends' decode."""
 
     folder = "attnprof.dispatch.vllm_triton"
+    kernels = ("triton",)
     entries = ("batch_paged", "batch_mla", "batch_decode")
     dtypes = ("bf16", "fp16", "fp32", "fp8")
     functions = _FUNCTIONS
