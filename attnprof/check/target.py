@@ -179,7 +179,7 @@ def _possible_versions(library: str, shapes: set[ObservedShape], gpu: Gpu) -> li
     possible: dict[str, None] = {}
     for shape in shapes:
         spelling = versions_spelling(shape.launches[0].kernel).get(library, ())
-        told = None if spelling else explain(Observed(*shape.launches[:2]), facts)
+        told = None if spelling else explain(Observed(*shape.launches[:2]), facts, shape.main.library)
         builds = told.builds if told else ()
         possible |= dict.fromkeys(spelling or (since for name, (since, _) in builds if name == library))
     return list(possible)

@@ -69,7 +69,7 @@ def _told(shape: ObservedShape, gpu: GpuFacts) -> ReadBack | None:
         return None
     combine = shape.launches[1] if len(shape.launches) > 1 else None
     before = shape.before[0] if shape.before else None
-    return explain(Observed(shape.launches[0], combine, before), gpu)
+    return explain(Observed(shape.launches[0], combine, before), gpu, shape.main.library)
 
 
 def _only_named(main: KernelSignature) -> str:

@@ -177,21 +177,21 @@ def splits_at(kernel: str, call: InferredCall, num_sms: int, seqlen_k: Interval)
 
 
 @lru_cache(maxsize=4096)
-def explain(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
-    """Every kind of call for which a known library launches exactly ``seen``; None of kernels of no such."""
+def explain(seen: Observed, gpu: GpuFacts, whose: str = "") -> ReadBack | None:
+    """Every kind of call for which a known library launches exactly ``seen``; None of kernels of no such.
+
+    ``whose`` the main kernel is, as its name tells: a library that has no such kernels is not asked.
+    """
     from attnprof.dispatch.explanation import merged
 
-    answers = [each.explain(seen, gpu) for each in _launching(seen.main.kernel)]
+    answers = [each.explain(seen, gpu) for each in having(whose)]
     return merged([answer for answer in answers if answer is not None])
 
 
-def _launching(kernel: str) -> list[AttentionLibrary]:
-    """The libraries that may launch a kernel: all of them where its name is of no known library's kernels."""
-    from attnprof.dispatch.names.kernel_names import parse_kernel_name
-
-    every, whose = all_libraries().values(), parse_kernel_name(kernel).library
-    known = any(whose in each.kernels for each in every)
-    return [each for each in every if not (known and each.kernels) or whose in each.kernels]
+def having(whose: str) -> list[AttentionLibrary]:
+    """The libraries that may launch a kernel whose name tells whose it is; all of them where it does not."""
+    every = all_libraries().values()
+    return [each for each in every if not (whose and each.kernels) or whose in each.kernels]
 
 
 def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:

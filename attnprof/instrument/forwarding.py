@@ -69,9 +69,8 @@ def standing_before(original: Any, body: str, **known: Any) -> Any:
         first=named[0], values="".join(f"{name}, " for name in named), handed=parameters.handed()
     )
     space = {f"{_OWN}{name}": value for name, value in known.items()} | {f"{_OWN}original": original}
-    made = functools.wraps(original)(
-        defined("standing", f"def standing({parameters.listed()}):\n{body}", **space)
-    )
+    made: Any = defined("standing", f"def standing({parameters.listed()}):\n{body}", **space)
+    made = functools.update_wrapper(made, original)
     made.__defaults__, made.__kwdefaults__ = original.__defaults__, original.__kwdefaults__
     return made
 

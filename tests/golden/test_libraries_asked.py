@@ -55,8 +55,9 @@ def test_a_library_that_knows_a_kernel_says_that_it_launches_such(whose: str) ->
 
 
 def test_every_library_but_no_other_is_asked_for_some_kernel() -> None:
-    asked = {id(each) for names in NAMES.values() for each in libraries._launching(names[0])}
-    assert {id(each) for each in libraries.all_libraries().values()} == asked
-    (one,) = libraries._launching("void pytorch_flash::flash_fwd_kernel<1>(pytorch_flash::Flash_fwd_params)")
-    assert one is libraries.library("torch")
-    assert len(libraries._launching("a_kernel_of_nobody")) == len(libraries.LIBRARIES)
+    def asked(whose: str) -> set[str]:
+        mine = [id(each) for each in libraries.having(whose)]
+        return {name for name, each in libraries.all_libraries().items() if id(each) in mine}
+
+    assert set().union(*map(asked, NAMES)) == set(libraries.LIBRARIES) == asked("")
+    assert asked("pytorch-bundled-flash") == {"torch"}
