@@ -15,6 +15,7 @@ class TokenspeedMla(LibraryOfVersions):
     """``tokenspeed_mla_decode`` of the tokenspeed-mla package, vLLM's backend TOKENSPEED_MLA."""
 
     folder = "attnprof.dispatch.tokenspeed_mla"
+    kernels = ("tokenspeed-mla",)
     entries = ("fwd_kvcache",)
     dtypes = ("fp8",)
     functions = _FUNCTIONS
