@@ -20,7 +20,7 @@ _HINTS = {
     Verdict.EXPLAINED: _RECORD,
     Verdict.NOT_RECORDED: _RECORD,
     Verdict.NOT_MODELLED: "attnprof report names the kernels and says why",
-    Verdict.NOT_READ: "capture whole kernel names, grids and blocks: nsys, or torch.profiler",
+    Verdict.NOT_READ: "capture whole kernel names, grids and blocks, or record the arguments: attnprof run",
     Verdict.NOT_OBSERVED: "run it on a machine with an NVIDIA GPU to see what really ran",
 }
 
