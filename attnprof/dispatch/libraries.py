@@ -145,7 +145,15 @@ def predict(
             f"its rules are those of {_VENDORS[asked.vendor]} GPUs",
             hint=_ON_AMD if gpu.vendor == "amd" else "give an AMD GPU, such as --gpu mi300x",
         )
-    return asked.predict(call, gpu, version or asked.default_version, explain=explain)
+    try:
+        return asked.predict(call, gpu, version or asked.default_version, explain=explain)
+    except ZeroDivisionError:
+        raise UsageError(
+            f"{call.library}'s rules do not hold for batch {call.batch}, seqlen_q {call.seqlen_q}, seqlen_k"
+            f" {call.seqlen_k}, {call.num_heads}/{call.num_heads_k} heads x {call.head_dim}: one of them is"
+            " too small to be shared out",
+            hint="num_heads is a multiple of num_heads_k, and a call has queries and keys",
+        ) from None
 
 
 def alike(call: AttentionCall, gpu: Gpu, version: str | None = None) -> AnswerTo:

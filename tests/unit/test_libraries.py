@@ -206,3 +206,31 @@ def test_a_library_without_fwd_is_asked_for_its_usual_entry() -> None:
     }
     assert told == {"flashinfer": "batch_paged", "flash_mla": "fwd_kvcache", "flash_attn": "fwd"}
     assert libraries.entry_unless_given("flashinfer", "batch_mla") == "batch_mla"
+
+
+@pytest.mark.parametrize(
+    ("library", "entry", "gpu", "odd"),
+    [
+        ("vllm_triton", "batch_mla", "h100", {"num_heads": 1, "num_heads_k": 2}),
+        ("vllm_triton", "batch_paged", "h100", {"num_heads": 1, "num_heads_k": 2}),
+        ("aiter_paged", "batch_paged", "mi300x", {"seqlen_q": 5, "num_heads": 1, "num_heads_k": 2}),
+        ("sglang_triton", "fwd_kvcache", "h100", {"seqlen_k": 0}),
+        ("flashinfer", "batch_decode", "h100", {"head_dim": 1}),
+        ("flash_attn", "fwd", "h100", {"num_heads_k": 0}),
+    ],
+)
+def test_a_size_that_nothing_can_be_shared_out_by_is_said(
+    library: str, entry: str, gpu: str, odd: dict[str, int]
+) -> None:
+    sizes = {
+        "batch": 2,
+        "seqlen_q": 1,
+        "seqlen_k": 100_000,
+        "num_heads": 32,
+        "num_heads_k": 8,
+        "head_dim": 128,
+    }
+    call = AttentionCall(library, entry, **sizes | odd)
+    with pytest.raises(UsageError, match=rf"{library}'s rules do not hold for .* too small to be shared out"):
+        libraries.predict(call, gpu_by_name(gpu))
+    assert libraries.predict(AttentionCall(library, entry, **sizes), gpu_by_name(gpu)).launches
