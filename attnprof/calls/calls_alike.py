@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import marshal
 import re
 from collections.abc import Callable
 from operator import itemgetter
@@ -45,7 +44,7 @@ class CallsAlike(Generic[Prepared]):
     ) -> None:
         self.prepare, self.default_gpu = prepare, default_gpu
         self.lines: dict[tuple[bytes, ...], _Kind | None] = {}  # None of what has to be read each time
-        self.calls: dict[bytes, Prepared] = {}
+        self.calls: dict[str, Prepared] = {}
         self.like, self.unlike = 0, 0
 
     def read(self, line: bytes) -> tuple[Prepared, int, int, int]:
@@ -113,10 +112,10 @@ class CallsAlike(Generic[Prepared]):
         return prepared, call.batch, call.seqlen_q, call.seqlen_k
 
 
-def _key(fields: dict[str, Any]) -> bytes | None:
+def _key(fields: dict[str, Any]) -> str | None:
     """All of a call but its lengths, with the type of each value; None of what is nested absurdly deep."""
     alike = (fields.get("cache_seqlen") is None, *_values_alike({**_NOT_THERE, **fields}))
     try:
-        return marshal.dumps(alike, 2)
-    except ValueError:
+        return repr(alike)
+    except RecursionError:
         return None
