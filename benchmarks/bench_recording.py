@@ -3,6 +3,7 @@
 
     python benchmarks/bench_recording.py
     python benchmarks/bench_recording.py --rounds 100 --tokens 16 --generations 5
+    python benchmarks/bench_recording.py --only "a layer"    # its seconds alone, for the table
 
 CPU time of the thread, so that other work on the machine counts less; the median of ``--rounds`` differences
 between 200 calls recorded and 200 not. The libraries do nothing, so that the difference is recording alone:
@@ -208,9 +209,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--generations", type=int, default=11)
+    parser.add_argument("--only", metavar="DOOR", help="print the median seconds of this door alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     doors = [*sdpa_doors(), *flash_attn_doors(), *engine_doors(), *layer_doors()]
+    if options.only:
+        (door,) = (door for door in doors if door.name == options.only)
+        print(measure(door, options.rounds)[0] / 1e6)
+        return
     print(f"torch {torch.__version__}; a call of an empty function {us_per_call(nothing):.3f} µs")
     print(f"{'recording adds to':<34}{'median µs':>12}{'tenth percentile':>18}")
     for door in doors:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 1200
 ENOUGH_S = 60  # of wall time: a job that took so long begins no further round
 ATTNPROF: tuple[str, ...] = (sys.executable, "-m", "attnprof")
+_SHORT_S = 1e-3  # below, a time is told in microseconds
 _SETTLED = (0, 3)  # exit codes of a command that did its work
 
 
@@ -78,7 +79,7 @@ class Row:
         """``seconds`` as a ratio, or as seconds where there is no reference."""
         if seconds is None:
             return "failed"
-        return _number(seconds / self.reference) if self.reference else f"{_number(seconds)} s"
+        return _number(seconds / self.reference) if self.reference else _time(seconds)
 
 
 def run_once(command: tuple[str | Path, ...] | list[str | Path], printed: bool = False) -> Cost | None:
@@ -141,21 +142,25 @@ HEADINGS = ("job", "CPU", "reference", "ratio", "goal", "peak", "beside it")
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table, a text per heading."""
     job, value = row.job, row.value
-    unit = "" if job.reference else " s"
+    goal = f"{job.goal:g}" if job.reference else _time(job.goal)
     beside = ", ".join(f"{name} {row.over_reference(seconds)}" for name, seconds in row.peers.items())
     if job.missing:
-        return (job.name, "", "", job.missing, f"{job.goal:g}{unit}", "", "")
+        return (job.name, "", "", job.missing, goal, "", "")
     if value is None or row.seconds is None:
-        return (job.name, "", "", "failed", f"{job.goal:g}{unit}", "", beside)
+        return (job.name, "", "", "failed", goal, "", beside)
     return (
         job.name,
-        f"{_number(row.seconds)} s",
-        f"{_number(row.reference)} s" if row.reference else "-",
+        _time(row.seconds),
+        _time(row.reference) if row.reference else "-",
         f"{_number(value)}{'' if value <= job.goal else ' (not met)'}" if job.reference else "-",
-        f"{job.goal:g}{unit}{'' if job.reference or value <= job.goal else ' (not met)'}",
+        f"{goal}{'' if job.reference or value <= job.goal else ' (not met)'}",
         f"{row.peak_mb:.0f} MB",
         beside,
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{_number(seconds)} s" if seconds >= _SHORT_S else f"{_number(seconds * 1e6)} µs"
 
 
 def _number(value: float) -> str:
