@@ -202,6 +202,31 @@ def test_whose_paged_attention_ran_its_template_tells() -> None:
         assert libraries.explain(Observed(spoilt, reduce), FACTS).explanations == ()
     loops = replace(reduce, kernel=reduce.kernel.replace("256, 3,", "256, 2,"))
     assert libraries.explain(Observed(main, loops), FACTS).explanations == ()
+    drafts = replace(reduce, grid=(*reduce.grid[:2], 2))  # of two queries, where the template says one
+    assert libraries.explain(Observed(main, drafts), FACTS).explanations == ()
+
+
+def test_aiters_decode_of_several_queries_is_added_up_for_each() -> None:
+    """Read in the wheel's paged_attention_v1, whose ``mtp`` is the depth of the reduction: not recorded."""
+    _, reduce = libraries.predict(replace(AITER, seqlen_q=2), MI300X).launches
+    assert reduce.grid == (32, 32, 2)
+    assert libraries.predict(AITER, MI300X).launches[1].grid == (32, 32, 1)
+
+
+def test_a_prompt_of_aiters_long_blocks_is_in_three_at_least() -> None:
+    """256 queries and more, of 128 or fewer a block: in upstream's launches too."""
+    wide = KernelLaunch("kernel_unified_attention_2d", (8, 3, 1), (256, 1, 1))
+    assert libraries.library("aiter_paged").explain(Observed(wide), FACTS).explanations
+    few = replace(wide, grid=(8, 2, 1))
+    assert libraries.library("aiter_paged").explain(Observed(few), FACTS) is None
+    blocks = [
+        grid[1]
+        for row in golden_rows("aiter_unified_0.1.7.jsonl.gz")
+        for name, grid, block in launched(row)
+        if name == wide.kernel and block == [256, 1, 1]
+    ]
+    assert len(blocks) > 10
+    assert min(blocks) >= 3
 
 
 @pytest.mark.parametrize(("name", "count"), [("sglang_qwen3-8b_decode", 36), ("vllm_gpt-oss_replay", 24)])

@@ -82,6 +82,30 @@ def test_the_set_read_back_contains_the_true_step(
     )  # fmt: skip
 
 
+def test_every_recorded_step_is_read_back_and_none_with_a_reducer_of_other_heads() -> None:
+    """Also where a trace does not state the GPU's SMs; each eighth row, as lengths are tried one by one."""
+    spoilt = 0
+    for row in recorded()[::8]:
+        major, minor = map(int, row["sm"].split("."))
+        gpu = make_gpu("a Blackwell", major, minor, int(row["sms"]))
+        sizes = {name: int(row[name]) for name in ("batch", "seqlen_q", "seqlen_k", "num_heads")}
+        seen = observed(libraries.predict(replace(STEP, **sizes), gpu))
+        for facts in (GpuFacts(gpu.num_sms, (major, minor)), GpuFacts(gpu.num_sms)):
+            told = libraries.explain(seen, facts)
+            assert told is not None
+            (one,) = told.explanations
+            assert one.batch in (None, sizes["batch"]), row
+            assert one.has_length(sizes["seqlen_k"]), row
+            assert sizes["seqlen_q"] in one.seqlen_q, row
+        if seen.combine is not None:
+            other = replace(seen.combine, grid=(257, *seen.combine.grid[1:]))  # a prime above all tiles
+            told = libraries.explain(replace(seen, combine=other), GpuFacts(gpu.num_sms, (major, minor)))
+            assert told is not None
+            assert told.explanations == (), row
+            spoilt += 1
+    assert spoilt > 60
+
+
 def _spoiled(**changed: Any) -> Observed:
     seen = observed(libraries.predict(STEP, B200))
     assert seen.combine is not None
@@ -95,6 +119,8 @@ def _spoiled(**changed: Any) -> Observed:
     [
         (_spoiled(grid=(1, 4, 38)), "number of splits"),
         (_spoiled(grid=(3, 4, 32)), "block or grid"),
+        (_spoiled(combine_grid=(15 * 16, 1, 4)), "grid of the kernel after it"),  # 240 heads
+        (_spoiled(combine_grid=(16, 2, 4)), "grid of the kernel after it"),  # 2 tiles a request, there is 1
         (_spoiled(block=(256, 1, 1)), "block or grid"),
         (_spoiled(combine_grid=(16, 1, 3)), "grid of the kernel after it"),
         (_spoiled(combine_block=(64, 1, 1)), "kernel after it"),

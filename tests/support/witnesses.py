@@ -16,6 +16,7 @@ from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from tests.spoil import flashinfer_scenes, triton_scenes
+from tests.support.sized_witnesses import sized
 
 Launches = tuple[KernelLaunch, ...]
 _LONG = 1 << 20  # keys
@@ -51,6 +52,7 @@ def witness(
         whole = _split_by_flash_attn_4(launches, call) if len(launches) == 2 else ()
         near = itertools.chain(_packed_by_flash_attn_4(launches, call), whole)
         found = _asked(near, launches, gpu, (version,))
+    found = found or _by_own_version(sized(launches, call, back), launches, gpu)
     return found or _first(launches, gpu, call, version, back)
 
 
@@ -89,6 +91,12 @@ def _asked(
             except UsageError:
                 continue
     return None
+
+
+def _by_own_version(calls: Iterable[AttentionCall], launches: Launches, gpu: Gpu) -> AttentionCall | None:
+    """The first of the calls that its library launches just these for, in its default version."""
+    default = libraries.default_version
+    return next((one for one in calls if _asked((one,), launches, gpu, (default(one.library),))), None)
 
 
 def _split_by_flash_attn_4(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:

@@ -25,7 +25,7 @@ from tests.support.witnesses import witness
 Launches = tuple[KernelLaunch, ...]
 CALLS = 3  # of each library, each of whose sizes is spoilt
 # Whose launches are read back, and of which no call was looked for that launches a spoilt one.
-UNWITNESSED = ("flash_mla", "tokenspeed_mla", "aiter_paged", "vllm_rocm")
+UNWITNESSED = ("flash_mla",)
 COSTLY = ("flash_attn", "torch", "flash_attn_3", "vllm_flash_attn")  # read back by asking many builds
 
 

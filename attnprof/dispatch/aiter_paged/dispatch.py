@@ -71,17 +71,18 @@ def _prefill(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
 
 
 def _decode(call: AttentionCall, lengths: Lengths) -> Prediction:
-    """``paged_attention_ragged`` or ``_v1`` of one query a request; ``seqlen_k`` is what partitions are for.
+    """``paged_attention_ragged`` or ``_v1``; ``seqlen_k`` is what partitions are for.
 
     SGLang gives the longest context that the server admits, vLLM the longest request.
     """
     groups = call.num_heads // call.num_heads_k
-    if call.seqlen_q > 1 or groups > MOST_GROUPS or call.window[0] >= 0:
+    if groups > MOST_GROUPS or call.window[0] >= 0:
         raise UsageError(
-            "AITER's paged decode is known for one query a request, without a window, and up to "
-            f"{MOST_GROUPS} query heads per KV head"
+            f"AITER's paged decode is known without a window, and up to {MOST_GROUPS} query heads per KV head"
         )
-    made = launches(MFMA16, call.batch, call.seqlen_k, call.num_heads, call.num_heads_k, call.head_dim)
+    made = launches(
+        MFMA16, call.batch, call.seqlen_k, call.num_heads, call.num_heads_k, call.head_dim, call.seqlen_q
+    )
     splits = tuple(max(ceil_div(keys, PARTITION), 1) for keys in lengths.seqlens_k)
     held = lengths.said("partitions that hold keys; the others end at once")
     context = f"of {PARTITION} keys, for {call.seqlen_k}, whatever is in use"
@@ -92,7 +93,7 @@ def _decode(call: AttentionCall, lengths: Lengths) -> Prediction:
             Reason("partitions", str(made[0].grid[1]), context),
             Reason("num_splits", split_range(splits), held),
             Reason("grid", "x".join(map(str, made[0].grid)), "requests x partitions x KV heads"),
-            Reason("combine", "follows", "always, over heads and requests"),
+            Reason("combine", "follows", "always, over heads, requests and their queries"),
         ),
         plan=(("partitions", made[0].grid[1]),),
         splits_of_requests=splits,

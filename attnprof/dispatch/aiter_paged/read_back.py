@@ -12,6 +12,7 @@ from attnprof.dispatch.aiter.rules import DEFAULT_VERSION
 from attnprof.dispatch.aiter_paged.dispatch import REDUCE, UNIFIED_2D, UNIFIED_3D
 from attnprof.dispatch.aiter_paged.rules import (
     BLOCKS_PER_CU,
+    LONG_BLOCK_M,
     LONG_QUERIES,
     LONG_WAVES,
     SHORT_KEYS,
@@ -49,8 +50,10 @@ def _in_2d(seen: Observed) -> Iterator[Explanation]:
     heads_k, blocks, depth = seen.main.grid
     if seen.combine is not None or depth != 1 or min(heads_k, blocks) < 1:
         return
-    if seen.main.block in (_FEW, _MANY):
-        long = seen.main.block == _MANY
+    long = seen.main.block == _MANY
+    if long or seen.main.block == _FEW:
+        if long and blocks <= LONG_QUERIES // LONG_BLOCK_M:
+            return  # so many queries of one request are in more blocks
         queries = Interval(LONG_QUERIES, None) if long else Interval(1, LONG_QUERIES - 1)
         yield _explanation(None, None, queries, 1)
 

@@ -12,7 +12,7 @@ _CLASS = "tokenspeed_mlamla_decode_fp8BlackwellMultiHeadLatentAttentionForwardFP
 KERNEL, REDUCTION = f"kernel_cutlass_split_kv_kernel_{_CLASS}", f"kernel_cutlass_reduction_kernel_{_CLASS}"
 THREADS, REDUCTION_THREADS = (384, 1, 1), (128, 1, 1)
 HEAD_DIMS, MOST_HEADS = (576, 512), 128
-_CAPABILITIES = ((10, 0), (10, 3))
+CAPABILITIES = ((10, 0), (10, 3))
 
 
 def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
@@ -20,7 +20,7 @@ def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
     if call.entry != "fwd_kvcache":
         raise UsageError("tokenspeed_mla is decode from a cache", hint="give --entry fwd_kvcache")
     capability = (gpu.sm_major, gpu.sm_minor)
-    if capability not in _CAPABILITIES:
+    if capability not in CAPABILITIES:
         return Prediction(error=f"MLA decode requires SM100, SM103 or SM107, got {capability}")
     if call.dtype != "fp8":
         raise UsageError(

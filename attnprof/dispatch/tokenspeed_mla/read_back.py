@@ -7,15 +7,31 @@ keys.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from attnprof.dispatch.explanation import LONGEST, Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.intervals import Interval, Intervals
-from attnprof.dispatch.tokenspeed_mla.dispatch import KERNEL, REDUCTION, REDUCTION_THREADS, THREADS
-from attnprof.dispatch.tokenspeed_mla.rules import DEFAULT_VERSION, KEYS, Tiles, num_splits
+from attnprof.dispatch.tokenspeed_mla.dispatch import (
+    CAPABILITIES,
+    KERNEL,
+    MOST_HEADS,
+    REDUCTION,
+    REDUCTION_THREADS,
+    THREADS,
+)
+from attnprof.dispatch.tokenspeed_mla.rules import (
+    DEFAULT_VERSION,
+    KEYS,
+    Tiles,
+    num_splits,
+    reducer_bands,
+    tiles,
+)
+from attnprof.model import Gpu
 
 LIBRARY = "tokenspeed_mla"
 _EVERY = (Interval(1, None),)
-_ROWS = {1: 64, 2: 128}  # thread blocks of a tile -> its rows
+_SMALL, _LARGE = 1, 2  # thread blocks of a tile
 
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
@@ -25,7 +41,9 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     if seen.unread:
         return ReadBack((_explained(None, Interval(1, None), 1, _EVERY),), seen.unread)
     cluster, tiles_of_all, splits = seen.main.grid
-    if seen.main.block != THREADS or cluster not in _ROWS or min(seen.main.grid) < 1:
+    small = any(one.sm_minor == 0 for one in _gpus(gpu))
+    made = (_SMALL, _LARGE) if small else (_LARGE,)
+    if seen.main.block != THREADS or cluster not in made or min(seen.main.grid) < 1:
         return ReadBack(nearest="block or grid")
     combine = seen.combine
     if combine is None:
@@ -35,16 +53,40 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     if not combine.kernel.startswith(REDUCTION) or combine.block != REDUCTION_THREADS or splits == 1:
         return ReadBack(nearest="kernel after it")
     rows, groups, batch = combine.grid
-    if min(combine.grid) < 1 or tiles_of_all % batch or tiles_of_all // batch > groups:
+    if min(combine.grid) < 1 or tiles_of_all % batch:
         return ReadBack(nearest="grid of the kernel after it")
-    tiled = Tiles(_ROWS[cluster], 1, packed=tiles_of_all // batch < groups, of_request=tiles_of_all // batch)
-    if tiled.packed and cluster == 1:
+    of_request = tiles_of_all // batch
+    steps = [
+        (one, queries, tiled)
+        for one in _gpus(gpu)
+        for queries, tiled in _steps(one, batch, rows, groups)
+        if (tiled.cluster, tiled.of_request) == (cluster, of_request)
+    ]
+    if not steps:
         return ReadBack(nearest="grid of the kernel after it")
-    lengths = tuple(_lengths(batch, tiled, splits, _sms(gpu)))
+    sms = {one.num_sms for one, *_ in steps}
+    lengths = tuple(_lengths(batch, steps[0][2], splits, sms))  # which rows and tiles alone tell
     if not lengths:
         return ReadBack(nearest="number of splits")
-    queries = Interval(groups, groups if tiled.packed else groups * rows)
-    return ReadBack((_explained(batch, queries, splits, lengths),))
+    queries = [queries for _, queries, _ in steps]
+    return ReadBack((_explained(batch, Interval(min(queries), max(queries)), splits, lengths),))
+
+
+def _steps(gpu: Gpu, batch: int, rows: int, groups: int) -> Iterator[tuple[int, Tiles]]:
+    """(queries a request, how they are tiled) of steps whose splits a reducer of this grid adds up.
+
+    rows: heads of the queries that share a tile, times the thread blocks of an output row.  groups: of such
+    queries.
+    """
+    for heads in range(1, min(rows, MOST_HEADS) + 1):
+        for bands in (1, 2):
+            fold, left = divmod(rows, heads * bands)
+            if left or not fold:
+                continue
+            queries = groups * fold
+            tiled = tiles(heads, queries, sm100=gpu.sm_minor == 0)
+            if tiled.fold == fold and reducer_bands(batch, queries, heads, gpu.num_sms) == bands:
+                yield queries, tiled
 
 
 def _lengths(batch: int, tiled: Tiles, splits: int, sms: Iterable[int]) -> Iterator[Interval]:
@@ -63,8 +105,10 @@ def _lengths(batch: int, tiled: Tiles, splits: int, sms: Iterable[int]) -> Itera
         yield Interval((begun - 1) * KEYS + 1 if begun else LONGEST + 1, None)
 
 
-def _sms(gpu: GpuFacts) -> set[int]:
-    return {one.num_sms for one in gpu.candidates() if one.sm_major == 10}
+def _gpus(gpu: GpuFacts) -> list[Gpu]:
+    """The GPUs it may be, of every Blackwell that the library is for where a trace does not state it."""
+    facts = [gpu] if gpu.sm else [replace(gpu, sm=sm) for sm in CAPABILITIES]
+    return [one for told in facts for one in told.candidates() if one.sm_major == 10]
 
 
 def _explained(batch: int | None, queries: Interval, splits: int, keys: Intervals) -> Explanation:

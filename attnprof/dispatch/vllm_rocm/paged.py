@@ -47,13 +47,13 @@ class Paged:
 
 
 def launches(
-    main: str, batch: int, longest_k: int, num_heads: int, num_heads_k: int, head_dim: int
+    main: str, batch: int, longest_k: int, num_heads: int, num_heads_k: int, head_dim: int, queries: int = 1
 ) -> tuple[KernelLaunch, ...]:
-    """Both kernels. longest_k: keys, of a request or of a server's context."""
+    """Both kernels. longest_k: keys, of a request or of a server's context.  queries: of each request."""
     grid = (batch, ceil_div(longest_k, PARTITION), num_heads_k)
     return (
         KernelLaunch(main, grid, THREADS),
-        KernelLaunch(REDUCE, (num_heads, batch, 1), (head_dim, 1, 1)),
+        KernelLaunch(REDUCE, (num_heads, batch, queries), (head_dim, 1, 1)),
     )
 
 
@@ -76,7 +76,9 @@ def stated(seen: Observed) -> Paged | None:
     if not fits:
         return None
     main, reduced = _main_template(seen.main.kernel), _reduce_template(seen.combine.kernel)
-    if main and main[1:] != (head_dim, heads // heads_k):
+    if main and main[1:3] != (head_dim, heads // heads_k):
+        return None
+    if main and main[3] not in (None, queries):
         return None
     if reduced and reduced[1:] != (head_dim, ceil_div(partitions, _WAVE)):
         return None
@@ -84,20 +86,21 @@ def stated(seen: Observed) -> Paged | None:
     return Paged(batch, heads, heads_k, partitions, head_dim, queries, aiters)
 
 
-def _main_template(kernel: str) -> tuple[bool, int, int] | None:
-    """(whether it is AITER's, head dim, query heads per KV head); None where the name is cut or mangled.
+def _main_template(kernel: str) -> tuple[bool, int, int, int | None] | None:
+    """(whether it is AITER's, head dim, query heads per KV head, queries of a request if it says them).
 
-    Most of AITER's lack the output's type before page, head dim, threads, ALiBi and heads, which vLLM's have.
+    None where the name is cut or mangled. Most of AITER's lack the output's type before page, head dim,
+    threads, ALiBi and heads, which vLLM's have, and have the queries after them.
     """
     arguments = template_arguments(kernel) or []
     at = next((number for number, one in enumerate(arguments) if _KV_DTYPE in one), None)
     if at is None:
         return None
     own = literal(arguments[at + 1]) is None if len(arguments) > at + 1 else True
-    sizes = [literal(one) for one in arguments[at + 1 + own : at + 6 + own]]
+    sizes = [literal(one) for one in arguments[at + 1 + own : at + 7 + own]]
     if len(sizes) < 5 or sizes[1] is None or sizes[4] is None:
         return None
-    return not own, sizes[1], sizes[4]
+    return not own, sizes[1], sizes[4], None if own else next(iter(sizes[5:]), None)
 
 
 def _reduce_template(kernel: str) -> tuple[bool, int, int] | None:

@@ -47,7 +47,7 @@ class Maker:
     def makes(self, paged: Paged, kernel: str) -> bool:
         """Whether it launches this."""
         groups = paged.heads // paged.heads_k
-        if groups * paged.queries > MOST_GROUPS:
+        if groups > MOST_GROUPS:
             return False
         if not self.vllms:
             return MFMA4 not in kernel

@@ -1,0 +1,87 @@
+"""Calls whose sizes follow from the grids of launches, where a library's arithmetic can be turned around."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from attnprof.dispatch.explanation import ReadBack
+from attnprof.dispatch.vllm_rocm.paged import MFMA4, MFMA16
+from attnprof.model import AttentionCall, KernelLaunch
+
+Launches = tuple[KernelLaunch, ...]
+_LONG_BLOCK, _LONG_WAVES = 128, 4  # of AITER's unified attention, for prompts
+_LONGER = 4096  # keys than what is never split
+
+
+def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[AttentionCall]:
+    """Calls that may launch just these; none of libraries whose sizes are not turned around here."""
+    kernel = launches[0].kernel
+    if kernel in (MFMA4, MFMA16) and len(launches) == 2:
+        yield from _paged(launches, call)
+    elif call.library == "aiter_paged":
+        yield from _unified_3d(launches, call) if len(launches) == 2 else _unified_2d(launches, call)
+    elif call.library == "tokenspeed_mla":
+        yield from _tokenspeed(launches, call, back)
+
+
+def _paged(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+    """HIP's decode, vLLM's, and AITER's of as many queries a request as the reduction has."""
+    (batch, partitions, heads_k), (heads, _, queries) = (one.grid for one in launches)
+    keys, head_dim = partitions * 256, launches[1].block[0]
+    sizes = replace(
+        call, batch=batch, seqlen_k=keys, num_heads=heads, num_heads_k=heads_k, head_dim=head_dim,
+        seqlens_q=(), seqlens_k=(),
+    )  # fmt: skip
+    if heads % heads_k == 0:
+        yield replace(sizes, library="vllm_rocm", entry="batch_paged", seqlen_q=1)
+        yield replace(sizes, library="aiter_paged", entry="fwd_kvcache", seqlen_q=queries)
+
+
+def _unified_2d(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+    """A step over a window; of one query a request but for one, or a prompt alone."""
+    heads_k, blocks, _ = launches[0].grid
+    each = replace(call, num_heads_k=heads_k, window=(127, 0))
+    if launches[0].block[0] == 64 * _LONG_WAVES:
+        yield _ragged(replace(each, num_heads=heads_k), 1, (blocks - 1) * _LONG_BLOCK)
+    elif blocks == 1:
+        yield _ragged(replace(each, num_heads=heads_k), 1, 1)
+    else:  # 16 heads share a KV head, so that each query is a block, and each request one more
+        yield _ragged(replace(each, num_heads=16 * heads_k), blocks // 2, blocks - blocks // 2)
+
+
+def _unified_3d(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+    (blocks, heads_k, _), (tokens, heads, _) = (one.grid for one in launches)
+    groups = heads // heads_k
+    of_block = (16 if groups <= 16 else 1 << (groups - 1).bit_length()) // max(groups, 1)
+    batch = blocks - tokens // max(of_block, 1)
+    if heads % heads_k == 0 and 0 < batch <= tokens:
+        for page in (16, 64):
+            yield _ragged(
+                replace(call, num_heads=heads, num_heads_k=heads_k, page_block_size=page), batch, tokens
+            )
+
+
+def _ragged(call: AttentionCall, batch: int, tokens: int) -> AttentionCall:
+    """So many queries of so many requests, all but the first of which have one."""
+    queries = (max(tokens - batch + 1, 1), *(1,) * (batch - 1))
+    keys = tuple(one + _LONGER for one in queries)
+    return replace(
+        call, batch=batch, seqlen_q=max(queries), seqlen_k=max(keys), seqlens_q=queries, seqlens_k=keys
+    )
+
+
+def _tokenspeed(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[AttentionCall]:
+    """Steps whose heads, of queries that share a tile, are the rows that the reducer adds up."""
+    if len(launches) == 1:
+        batch = launches[0].grid[1]
+        for heads in (16, 128):  # a small tile, a large one
+            yield replace(call, batch=batch, seqlen_q=1, seqlen_k=128, num_heads=heads)
+        return
+    rows, groups, batch = launches[1].grid
+    ends = {interval.low for one in back.explanations for interval in one.seqlen_k}
+    for bands, heads, keys in itertools.product((1, 2), range(1, min(rows, 128) + 1), sorted(ends)):
+        fold, left = divmod(rows, bands * heads)
+        if not left:
+            yield replace(call, batch=batch, seqlen_q=groups * fold, seqlen_k=keys, num_heads=heads)
