@@ -11,7 +11,8 @@ import numpy as np
 
 from attnprof.analysis.call_slots import slots
 from attnprof.arrays import distinct
-from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
+from attnprof.check.observed_calls import Int64, ObservedCalls
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import CheckedCall, ReadBackCalls
 from attnprof.dispatch.intervals import Interval, Intervals, first_length, union
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import Verdict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.spelling import (
@@ -36,7 +36,7 @@ def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdic
     if not prediction.launches:
         return Verdict.UNEXPECTED, f"{shape.main.kernel} ran; predicted no launch"
     wanted = [launch for launch in prediction.launches if not _plans(launch, shape.before is not None)]
-    ran = [*(shape.before or ()), *shape.launches, *shape.beside]
+    ran = shape.ran
     if [_kind(launch) for launch in wanted] != [_kind(launch) for launch in ran]:
         return Verdict.WRONG_KERNEL, _other_kernels(wanted, ran)
     pairs = list(zip(wanted, ran, strict=True))

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
+from attnprof.check.observed_calls import Int64, ObservedCalls
 from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.libraries import template_fields
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.spelling import plain_template
-from attnprof.model import KernelLaunch
 
 
 def spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> Int64:
@@ -44,7 +43,7 @@ def _of_no_kernel(name: str) -> bool:
 
 def _as_others_begin_or_end(observed: ObservedCalls) -> Iterator[int]:
     """The calls at an edge that launched no more than the end, or the beginning, of what another call did."""
-    launched = [_in_order(one) for one in observed.shapes]
+    launched = [one.ran for one in observed.shapes]
     for row in observed.edges.first:
         seen = launched[observed.shape[row]]
         if any(len(one) > len(seen) and one[-len(seen) :] == seen for one in launched):
@@ -53,7 +52,3 @@ def _as_others_begin_or_end(observed: ObservedCalls) -> Iterator[int]:
         seen = launched[observed.shape[row]]
         if any(len(one) > len(seen) and one[: len(seen)] == seen for one in launched):
             yield row
-
-
-def _in_order(shape: ObservedShape) -> tuple[KernelLaunch, ...]:
-    return (*(shape.before or ()), *shape.launches, *shape.beside)

@@ -17,10 +17,12 @@ import numpy.typing as npt
 from attnprof.arrays import Narrow, blocks, coded_rows, distinct, distinct_rows, occurring
 from attnprof.check.bare_steps import find_bare_steps
 from attnprof.check.math_layers import MathLayer, find_math_layers
+from attnprof.check.observed_shape import ObservedShape, second_halves
 from attnprof.check.odd_replays import OddReplay, find_odd_replays
 from attnprof.check.repetition import Repetition, find_repetition
 from attnprof.check.same_kernels import OddWork, count_beside, find_odd_work
 from attnprof.check.trace_edges import Edges, find_edges
+from attnprof.dispatch.names.families import halves_of
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.tables import WHOLE_GRAPH
@@ -36,32 +38,6 @@ Bool = npt.NDArray[np.bool_]
 _BEFORE, _MAIN, _AFTER = 0, 1, 2
 _ROLES = {"scheduler": _BEFORE, "combine": _AFTER}
 NO_KERNEL = -1
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedShape:
-    """Launches that calls share: the main kernel, and the one after it where there is one.
-
-    ``device`` is the GPU they ran on, as the trace numbers it. ``before`` is what plans a packed batch, None
-    where it was not looked for; ``beside`` are attention kernels beyond one of each.
-    """
-
-    launches: tuple[KernelLaunch, ...]
-    signatures: tuple[KernelSignature, ...]
-    device: int = 0
-    before: tuple[KernelLaunch, ...] | None = None
-    beside: tuple[KernelLaunch, ...] = ()
-
-    @property
-    def main(self) -> KernelSignature:
-        return self.signatures[0]
-
-    @property
-    def num_splits(self) -> int | None:
-        """Splits that the grid shows; None where it is unknown, or the kernel is not modelled."""
-        if self.main.family == "fwd" or self.main.flag("Split") is False:
-            return 1
-        return (self.launches[0].grid[1] or None) if self.main.flag("Split") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +127,8 @@ def _role(signature: KernelSignature) -> int:
 def observe(timeline: Timeline) -> ObservedCalls:
     """The attention calls that ran."""
     kernels = timeline.trace.kernels
-    role_of_name = _roles_of_names(timeline)
-    found, role, first, seq = _attention_kernels(timeline, role_of_name)
+    role_of_name, halves = _roles_of_names(timeline)
+    found, role, first, seq = _attention_kernels(timeline, role_of_name, halves)
     call_of = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(found))))
     main = _first_with(role == _MAIN, call_of, first)
     after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
@@ -204,17 +180,19 @@ def _repeated(timeline: Timeline, calls: ObservedCalls, names: Bool) -> Iterator
             yield pid, found
 
 
-def _roles_of_names(timeline: Timeline) -> npt.NDArray[np.int8]:
-    """The role of each string as a kernel's name, -1 where it is no attention call's."""
+def _roles_of_names(timeline: Timeline) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """The role of each string as a kernel's name, -1 where it is no attention call's, and its Halves."""
     strings = timeline.trace.strings
     role_of_name = np.full(len(strings) + 1, -1, dtype=np.int8)
+    halves = np.zeros(len(strings) + 1, dtype=np.int8)
     for index, signature in attention_names(strings, timeline.trace.kernels.name).items():
         role_of_name[index] = _role(signature)
-    return role_of_name
+        halves[index] = halves_of(signature.library, strings[index])
+    return role_of_name, halves
 
 
 def _attention_kernels(
-    timeline: Timeline, role_of_name: npt.NDArray[np.int8]
+    timeline: Timeline, role_of_name: npt.NDArray[np.int8], halves: npt.NDArray[np.int8]
 ) -> tuple[Int64, npt.NDArray[np.int8], Int64, Int64]:
     """The attention kernels by stream and time, the role of each, where a call begins, each one's call id."""
     kernels = timeline.trace.kernels
@@ -231,6 +209,7 @@ def _attention_kernels(
     same = (streams[1:] == streams[:-1]) & (seq[1:] == seq[:-1])
     starts_call = (role[1:] == _BEFORE) | ((role[1:] == _MAIN) & (role[:-1] != _BEFORE))
     begins[1:] = ~same | starts_call
+    begins &= ~second_halves(kernels.name[found], seq >= 0, same, halves)
     return found, role, np.flatnonzero(begins), seq
 
 
@@ -262,7 +241,9 @@ def _shapes(timeline: Timeline, found: Int64, roles: _Roles) -> tuple[Int64, tup
         signatures = tuple(parse_kernel_name(launch.kernel) for launch in mine)
         planned = (launches[b],) if b >= 0 else ()
         more = tuple(launches[at] for at in groups[group])
-        shapes.append(ObservedShape(tuple(mine), signatures, device, planned, more))
+        again = tuple(one for one in more if one.kernel == mine[0].kernel)[:1]
+        others = tuple(one for one in more if one.kernel != mine[0].kernel)
+        shapes.append(ObservedShape(tuple(mine), signatures, device, planned, others, again))
     return shape, tuple(shapes)
 
 

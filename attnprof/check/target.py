@@ -10,10 +10,10 @@ from typing import Any
 
 from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.check.compare import compare
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.recording import Recording
 from attnprof.check.verdicts import Verdict
-from attnprof.dispatch.explanation import GpuFacts, Observed
+from attnprof.dispatch.explanation import GpuFacts
 from attnprof.dispatch.libraries import (
     DEFAULT_LIBRARY,
     LIBRARIES,
@@ -179,7 +179,7 @@ def _possible_versions(library: str, shapes: set[ObservedShape], gpu: Gpu) -> li
     possible: dict[str, None] = {}
     for shape in shapes:
         spelling = versions_spelling(shape.launches[0].kernel).get(library, ())
-        told = None if spelling else explain(Observed(*shape.launches[:2]), facts, shape.main.library)
+        told = None if spelling else explain(replace(shape.observed, before=None), facts, shape.main.library)
         builds = told.builds if told else ()
         possible |= dict.fromkeys(spelling or (since for name, (since, _) in builds if name == library))
     return list(possible)

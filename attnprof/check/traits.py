@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.dispatch.libraries import template_fields
 
 Fixed = tuple[tuple[str, object], ...]

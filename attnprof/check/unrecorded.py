@@ -12,9 +12,10 @@ from attnprof.check.compare import compare
 from attnprof.check.cut_calls import spare_cut_calls
 from attnprof.check.frozen_splits import find_frozen
 from attnprof.check.neighbours import find_inconsistent
-from attnprof.check.observed_calls import ObservedCalls, ObservedShape
+from attnprof.check.observed_calls import ObservedCalls
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
-from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+from attnprof.dispatch.explanation import GpuFacts, ReadBack
 from attnprof.dispatch.heuristic import SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import InferredCall
 from attnprof.dispatch.libraries import explain, named_only, template_fields
@@ -64,12 +65,10 @@ def _told(shape: ObservedShape, gpu: GpuFacts) -> ReadBack | None:
     """What a shape's launches say of the call; None where they are not modelled, or no call's at all."""
     if shape.beside or shape.main.family.endswith("_combine"):
         return None
-    grids = [launch.grid for launch in (*(shape.before or ()), *shape.launches) if any(launch.grid)]
+    grids = [launch.grid for launch in shape.ran if any(launch.grid)]
     if not all(is_grid(grid) for grid in grids):
         return None
-    combine = shape.launches[1] if len(shape.launches) > 1 else None
-    before = shape.before[0] if shape.before else None
-    return explain(Observed(shape.launches[0], combine, before), gpu, shape.main.library)
+    return explain(shape.observed, gpu, shape.main.library)
 
 
 def _only_named(main: KernelSignature) -> str:

@@ -10,7 +10,8 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from attnprof.check.observed_calls import Int64, ObservedCalls, ObservedShape
+from attnprof.check.observed_calls import Int64, ObservedCalls
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdict_wording import MEANINGS
 from attnprof.dispatch.explanation import strength
 from attnprof.dispatch.intervals import InferredCall

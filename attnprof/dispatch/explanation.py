@@ -47,15 +47,20 @@ def _sm_counts(sm: tuple[int, int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The launches of one attention call; a grid or block of zeros is one the trace does not hold."""
+    """The launches of one attention call; a grid or block of zeros is one the trace does not hold.
+
+    ``again``: the second launch of the main kernel, by a call that halves its heads.
+    """
 
     main: KernelLaunch
     combine: KernelLaunch | None = None
     before: KernelLaunch | None = None
+    again: KernelLaunch | None = None
 
     @property
     def launches(self) -> tuple[KernelLaunch, ...]:
-        return tuple(launch for launch in (self.before, self.main, self.combine) if launch is not None)
+        launches = (self.before, self.main, self.again, self.combine)
+        return tuple(launch for launch in launches if launch is not None)
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 from attnprof.calls.call_files import parse_call
 from attnprof.calls.records import read_records
 from attnprof.check.check_run import Verdict
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import Gpu, KernelLaunch
 from attnprof.trace.open_trace import open_trace

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from attnprof.check.compare import compare
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import Verdict
 from attnprof.dispatch import libraries
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack

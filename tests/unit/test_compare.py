@@ -9,7 +9,7 @@ import pytest
 
 from attnprof.calls.call_files import parse_call
 from attnprof.check.check_run import Verdict, compare
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.dispatch import predict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import KernelLaunch, Prediction

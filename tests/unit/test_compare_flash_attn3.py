@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from attnprof.check.check_run import Verdict, compare
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.dispatch import predict
 from attnprof.dispatch.flash_attn3.names import device_kernel
 from attnprof.dispatch.names.kernel_names import parse_kernel_name

@@ -18,7 +18,8 @@ from attnprof import load
 from attnprof.calls.call_files import parse_call
 from attnprof.calls.records import CallRecord
 from attnprof.check.check_run import Verdict
-from attnprof.check.observed_calls import ObservedShape, observe
+from attnprof.check.observed_calls import observe
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.dispatch import predict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name

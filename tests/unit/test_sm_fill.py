@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attnprof.analysis.sm_fill import fill_rows, sm_fill
 from attnprof.check.check_run import CheckedCall, Verdict
-from attnprof.check.observed_calls import ObservedShape
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.dispatch import predict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import GPUS, gpu_by_name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from attnprof.dispatch.names.arguments import numbers, template_arguments
-from attnprof.dispatch.names.family import Family, bounded, row
+from attnprof.dispatch.names.family import Family, Halves, bounded, row
 from attnprof.dispatch.names.spelling import plain_template
 
 LIBRARY = "flashmla"
@@ -39,6 +39,17 @@ _FUNCTOR = {
     "scheduler": bounded(r"(?:Causal)?(?:Individual|Persistent)TileScheduler"),
 }
 Fields = tuple[tuple[str, object], ...]
+# Sparse decode on Blackwell over 64 heads, which a call of 128 heads launches twice.
+# Source: deepseek-ai/FlashMLA csrc/api/sparse_decode.cpp, as vllm 0.33.0 builds it.
+_HALF = bounded(r"sm100::decode::(sparse::)?head64::flash_fwd_splitkv_mla_fp8_sparse_kernel")
+_SPLIT = "true}"  # that of NVFP4's cache, in a namespace of its own, always is
+
+
+def halves(name: str) -> Halves:
+    """Whether a call may launch a kernel twice, each for half its heads."""
+    if not (half := _HALF.search(name)):
+        return Halves.NONE
+    return Halves.WHOLE if half.group(1) and _SPLIT not in name else Halves.SPLIT
 
 
 def template_fields(name: str) -> Fields | None:

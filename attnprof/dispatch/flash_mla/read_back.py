@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_mla import dense
+from attnprof.dispatch.flash_mla.names import halves
 from attnprof.dispatch.flash_mla.read_sparse import SPARSE, read_sparse
 from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, combine_room, sm_parts
 from attnprof.dispatch.heuristic import ceil_div
@@ -22,12 +23,12 @@ _FP8 = "float_e4m3_t"
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of step that launches exactly ``seen``; None of other kernels than FlashMLA's own."""
-    kernel = seen.main.kernel
-    if SPARSE.search(kernel):
-        return read_sparse(seen, gpu)
-    if dense.KERNEL in kernel or (dense.FP8_KERNEL in kernel and _FP8 in kernel):
-        return _dense(seen, gpu, fp8=dense.KERNEL not in kernel)
-    return None
+    kernel, sparse = seen.main.kernel, SPARSE.search(seen.main.kernel) is not None
+    if not sparse and dense.KERNEL not in kernel and not (dense.FP8_KERNEL in kernel and _FP8 in kernel):
+        return None
+    if seen.again is not None and not seen.unread and (seen.again != seen.main or not halves(kernel)):
+        return ReadBack(nearest="second launch, which is not that of the other half of the heads")
+    return read_sparse(seen, gpu) if sparse else _dense(seen, gpu, fp8=dense.KERNEL not in kernel)
 
 
 def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_mla.dense import COMBINE_THREADS
+from attnprof.dispatch.flash_mla.names import halves
 from attnprof.dispatch.flash_mla.rules import DEFAULT_VERSION, combine_room
 from attnprof.dispatch.flash_mla.sparse import COMBINE
 from attnprof.dispatch.intervals import Interval
@@ -70,7 +71,7 @@ def _prefill(seen: Observed) -> ReadBack:
 
 
 def _decode(seen: Observed, gpu: GpuFacts) -> ReadBack:
-    """On Blackwell 128 heads of 576 are two launches in a row, so the first has none after it."""
+    """On Blackwell 128 heads of 576 are two launches of 64 in a row, and then what adds up."""
     kernel, grid, combine = seen.main.kernel, seen.main.grid, seen.combine
     hopper, wide = "sm90::" in kernel, "small_topk" in kernel
     if seen.main.block != ((512, 1, 1) if wide else (384, 1, 1)):
@@ -88,9 +89,9 @@ def _decode(seen: Observed, gpu: GpuFacts) -> ReadBack:
     if not any(parts == max(sms // queries // a_query, 1) for sms in counts):
         return ReadBack(nearest="number of shares of the SMs")
     if combine is None:
-        if hopper or wide:
-            return ReadBack(nearest="kernel after it", cut=True)
-        return ReadBack((_explained(kernel, "fwd_kvcache", None, Interval(queries, queries), UNSEEN),))
+        return ReadBack(nearest="kernel after it", cut=True)
+    if halves(kernel):
+        heads = (64,) if seen.again is None else (128,)
     if unlike := _combine_unlike(combine, queries, heads, parts):
         return ReadBack(nearest=unlike)
     told = _explained(kernel, "fwd_kvcache", combine.grid[0], Interval(queries, queries), UNSEEN)

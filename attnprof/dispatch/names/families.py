@@ -18,7 +18,7 @@ from attnprof.dispatch.flashinfer import names as flashinfer
 from attnprof.dispatch.flex_attention import names as flex_attention
 from attnprof.dispatch.libraries import kernel_families
 from attnprof.dispatch.names import others
-from attnprof.dispatch.names.family import Family
+from attnprof.dispatch.names.family import Family, Halves
 from attnprof.dispatch.names.symbols import own_name
 from attnprof.dispatch.tokenspeed_mla import names as tokenspeed_mla
 from attnprof.dispatch.torch_sdpa import names as torch_sdpa
@@ -52,6 +52,7 @@ READERS: dict[str, Callable[[str], Fields]] = {
     "ck-tile": aiter.stated,
     "vllm-rocm": aiter.stated,
 }
+HALVES: dict[str, Callable[[str], Halves]] = {flash_mla.LIBRARY: flash_mla.halves}
 _SHORT: dict[str, Callable[[str], str | None]] = {
     flash_attn4.LIBRARY: flash_attn4.short,
     "trtllm-gen": flashinfer.short,
@@ -68,6 +69,12 @@ _HINT = re.compile(
     r"|MQA|[Mm]erge|[Rr]educ|segm|_sv_|pa_|bwd_|xqa|gqa|cake|vsa|sparse|Sparse|Compressed|split[kK]|[Dd]ecode|stage|Ts"
     r"|MixedCache|DSink|FwdSplit|recompute_w|CuSeqlens|CuBlocks|POD|minimax|_kv_|nsa|Sparsity|metadata|lse_combine|plan_kernel|Scheduler|pod_|seg_la|qsa|_dsv",
 )
+
+
+def halves_of(library: str, kernel: str) -> Halves:
+    """Whether a call may launch a kernel of a library twice, each for half its heads."""
+    told = HALVES.get(library)
+    return told(kernel) if told else Halves.NONE
 
 
 def family_of(kernel_name: str) -> Family | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 from attnprof.dispatch.names.late_pattern import LatePattern
@@ -19,6 +20,14 @@ _BOUNDS = (
     (r"\w+", r"\w{1,120}"),
     (r"\d+", r"\d{1,6}"),
 )
+
+
+class Halves(IntEnum):
+    """Whether one call launches a main kernel twice, each for half its heads: WHOLE may be a call each."""
+
+    NONE = 0
+    WHOLE = 1
+    SPLIT = 2  # what adds up its splits follows the last
 
 
 @dataclass(frozen=True, slots=True)
