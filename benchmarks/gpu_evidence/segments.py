@@ -32,16 +32,16 @@ class SegmentedRecorder(Recorder):
         super().__init__(NoRanges())
         self.segments: list[Segment] = []
         self._folder = folder
-        self._open = ExitStack()
+        self._profiled = ExitStack()
 
     def begin_step(self, phase: str, *given: Any) -> tuple[Any, ...]:
         if len(self.steps) % STEPS == 0:
             self.close()
             segment = Segment(self._folder / f"segment-{len(self.segments)}.json", self.num_calls)
             self.segments.append(segment)
-            self._open.enter_context(profiling(segment.trace, cpu=False))
+            self._profiled.enter_context(profiling(segment.trace, cpu=False))
         return super().begin_step(phase, *given)
 
     def close(self) -> int:
         """Waits for the GPU and writes the segment that is open, if one is."""
-        self._open.close()
+        self._profiled.close()
