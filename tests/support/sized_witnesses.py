@@ -24,6 +24,9 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
         yield from _unified_3d(launches, call) if len(launches) == 2 else _unified_2d(launches, call)
     elif call.library == "tokenspeed_mla":
         yield from _tokenspeed(launches, call, back)
+    elif call.library == "flash_mla" and call.index_topk and len(launches) == 1:
+        queries, batch, _ = launches[0].grid  # unsplit: of 128 heads, a half
+        yield replace(call, batch=batch, seqlen_q=queries, num_heads=64)
 
 
 def _paged(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:

@@ -45,7 +45,8 @@ def witness(
     if call.library == "flashinfer":
         found = flashinfer_scenes.witness(launches, gpu, call)
     else:
-        found = triton_scenes.witness(launches, gpu) if call.library in triton_scenes.VERSIONS else None
+        asked = {call.library, *(one.library for one in back.explanations)}
+        found = triton_scenes.witness(launches, gpu) if asked & set(triton_scenes.VERSIONS) else None
     if call.library == "flash_mla" and len(launches) > 1:
         found = _asked(_of_flash_mla(launches, call), launches, gpu, (version,))
     if call.library == "flash_attn_4" and len(launches) > 1:
