@@ -10,12 +10,15 @@ import pytest
 
 from attnprof.check.check_run import CheckResult, Verdict
 from attnprof.check.compare import compare
+from attnprof.check.observed_calls import observe
 from attnprof.check.observed_shape import ObservedShape, second_halves
 from attnprof.dispatch import libraries
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, KernelLaunch
 from attnprof.runs.run import load
+from attnprof.trace.open_trace import open_trace
+from attnprof.trace.timeline import build_timeline
 from tests.support.build_trace import TraceBuilder
 
 B200 = gpu_by_name("b200")
@@ -33,18 +36,28 @@ def launched(call: AttentionCall) -> Launches:
     )
 
 
-def checked(folder: Path, calls: list[Launches]) -> CheckResult:
-    """The check of a trace of these calls, without records."""
+def traced(folder: Path, calls: list[Launches], *, ranges: bool = False) -> Path:
+    """A trace of these calls, in the ranges of recorded ones if asked for."""
     builder = TraceBuilder()
     builder.add(
         "TARGET_INFO_GPU", vmId=1, id=0, name="NVIDIA B200", smCount=148, computeMajor=10, computeMinor=0
     )
-    for at, launch in enumerate((one for call in calls for one in call), 1):
-        builder.call(at * 1000, at * 1000 + 10, at)
-        builder.kernel(
-            launch.kernel, at * 1000 + 100, at * 1000 + 400, at, grid=launch.grid, block=launch.block
-        )
-    return load(builder.write(folder / "t.sqlite")).check()
+    builder.domain("attnprof", 1)
+    at = 1
+    for seq, call in enumerate(calls):
+        if ranges:
+            builder.range("attn", at * 1000, (at + len(call)) * 1000 - 1, domainId=1, int64Value=seq)
+        for launch in call:
+            time = at * 1000
+            builder.call(time + 1, time + 10, at)
+            builder.kernel(launch.kernel, time + 100, time + 400, at, grid=launch.grid, block=launch.block)
+            at += 1
+    return builder.write(folder / "t.sqlite")
+
+
+def checked(folder: Path, calls: list[Launches]) -> CheckResult:
+    """The check of a trace of these calls, without records."""
+    return load(traced(folder, calls)).check()
 
 
 def test_a_whole_trace_of_halved_calls_raises_no_alarm(tmp_path: Path) -> None:
@@ -92,6 +105,16 @@ def test_a_recorded_call_is_compared_with_both_launches() -> None:
     assert compare(prediction, replace(shape, again=()))[0] is Verdict.WRONG_KERNEL
     other = replace(second, grid=(2, *second.grid[1:]))
     assert compare(prediction, replace(shape, again=(other,)))[0] is Verdict.WRONG_GRID
+
+
+@pytest.mark.parametrize("topk", [512, 2048])
+def test_a_recorded_calls_halves_are_seen_as_one_call(tmp_path: Path, topk: int) -> None:
+    call = replace(STEP, index_topk=topk)
+    path = traced(tmp_path, [launched(call)] * 3, ranges=True)
+    observed = observe(build_timeline(open_trace(path)))
+    assert observed.seq.tolist() == [0, 1, 2]
+    (shape,) = observed.shapes
+    assert compare(libraries.predict(call, B200), shape) == (Verdict.MATCH, "")
 
 
 def test_which_launch_is_a_second_half() -> None:
