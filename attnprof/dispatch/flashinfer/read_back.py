@@ -8,7 +8,7 @@ tell its keys. trtllm-gen's kernels are read by ``read_back_trtllm_gen.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
@@ -88,19 +88,27 @@ class _Reader:
 
     def _items_fit(self) -> bool:
         """Whether so many work items of such a tile have the rows that the merge kernel adds up."""
-        merge, gpu = self.merge, self.gpu
-        if (
-            merge is None
-            or gpu is None
-            or not (any(merge.grid) and any(merge.block) and any(self.main.block))
-        ):
-            return True
         items, _, heads_k = self.main.grid
-        tile = _TILE_OF[self.main.block]
+        return self._rows_fit(
+            heads_k,
+            self._head_dims("head_dim_v"),
+            lambda dim, rows, gpu: paged_fits(items, heads_k, _TILE_OF[self.main.block], dim, rows, gpu),
+        )
+
+    def _rows_fit(
+        self, heads_k: int, dims: tuple[int, ...], fits: Callable[[int, Interval, Gpu], bool]
+    ) -> bool:
+        """Whether ``fits(dim, rows, gpu)`` holds of the rows that the merge kernel adds up, for a head dim.
+
+        So where there is no merge kernel, or a size or the GPU is not known.
+        """
+        merge, gpu = self.merge, self.gpu
+        known = merge is not None and any(merge.grid) and any(merge.block) and any(self.main.block)
+        if merge is None or gpu is None or not known:
+            return True
         return heads_k > 0 and any(
-            (rows := merged_rows(merge, heads_k, (dim,), gpu)) is not None
-            and paged_fits(items, heads_k, tile, dim, rows, gpu)
-            for dim in self._head_dims("head_dim_v")
+            (rows := merged_rows(merge, heads_k, (dim,), gpu)) is not None and fits(dim, rows, gpu)
+            for dim in dims
         )
 
     def batch_decode(self) -> Iterator[Explanation]:
@@ -116,19 +124,11 @@ class _Reader:
 
     def _chunks_fit(self, dims: tuple[int, ...]) -> bool:
         """Whether so many chunks are those of as many sequences as the merge kernel adds up."""
-        merge, gpu = self.merge, self.gpu
-        if (
-            merge is None
-            or gpu is None
-            or not (any(merge.grid) and any(merge.block) and any(self.main.block))
-        ):
-            return True
         items, heads_k, _ = self.main.grid
-        group = self.main.block[1]
-        return heads_k > 0 and any(
-            (rows := merged_rows(merge, heads_k, (dim,), gpu)) is not None
-            and decode_fits(items, heads_k, dim, group, rows, gpu)
-            for dim in dims
+        return self._rows_fit(
+            heads_k,
+            dims,
+            lambda dim, rows, gpu: decode_fits(items, heads_k, dim, self.main.block[1], rows, gpu),
         )
 
     def single_decode(self) -> Iterator[Explanation]:
