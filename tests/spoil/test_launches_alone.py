@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from attnprof.check.compare import compare
@@ -77,6 +77,10 @@ GPUS = st.sampled_from(["b200", "gb200", "b300", "h100", "h20", "a100", "5090"])
 
 
 @given(calls_of_fa4, GPUS, st.booleans(), st.sampled_from(["4.0.0b36", "vllm-0.33.0"]))
+@example(
+    replace(FA4, entry="varlen_fwd", batch=1, seqlen_k=513, num_heads=4, num_heads_k=4, head_dim=64,
+            num_splits=-1), "h100", False, "vllm-0.33.0",
+)  # fmt: skip
 @settings(max_examples=300, deadline=None)
 def test_the_true_call_of_flash_attn_4_is_read_back(
     call: AttentionCall, name: str, mla: bool, version: str

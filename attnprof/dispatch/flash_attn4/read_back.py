@@ -159,9 +159,13 @@ def _packed_adds_up(main: KernelLaunch, across: int, combined: int, columns: int
     for step, heads in itertools.product((8,) if columns == 2 else (8, 16), range(1, across + 1)):
         if across % heads:
             continue
-        last = across // heads * rows + rows - 1  # rows and roundings of all sequences, at most
-        sequences = max(1, (last - 1) // (rows - 1))
-        fewest, most = heads + sequences * (step - 1), heads * (last - rows + 1) + step - 1
+        whole = across // heads * rows
+        # One sequence more takes rows - 1 queries away, until none is left to take.
+        enough = max(1, (whole - 1) // (rows - 1))
+        fewest = min(
+            heads * max(1, whole - count * (rows - 1)) + count * (step - 1) for count in (enough, enough + 1)
+        )
+        most = heads * whole + step - 1
         if fewest <= wanted * step + step - 1 and wanted * step <= most:
             return True
     return False
