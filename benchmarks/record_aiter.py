@@ -8,14 +8,12 @@ The wheel's own Python runs over tensors of device ``meta``, as in record_triton
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.record_triton import Launches, _Finder, _lengths, _load, _StandIn, _triton
+from benchmarks.record_triton import Launches, _Finder, _lengths, _load, _StandIn, _triton, write_golden
 
 ROWS = 400
 _GPUS = (("MI300X", 9, 4, 304), ("MI355X", 9, 5, 256), ("MI325X", 9, 4, 304))
@@ -78,10 +76,7 @@ def _unified(call: dict[str, Any], module: Any, launches: Launches) -> dict[str,
 
 def main() -> int:
     folder, version, out = sys.argv[1:4]
-    lines = [json.dumps(row) + "\n" for row in record(Path(folder), version)]
-    path = Path(out) / f"aiter_unified_{version}.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
-    print(f"{path}: {len(lines)} rows")
+    write_golden(Path(out) / f"aiter_unified_{version}.jsonl.gz", record(Path(folder), version))
     return 0
 
 

@@ -12,15 +12,22 @@ which imports AMD's libraries.
 from __future__ import annotations
 
 import ast
-import gzip
-import json
 import sys
 from pathlib import Path
 from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from benchmarks.record_triton import Launches, _Anything, _Finder, _lengths, _load, _StandIn, _triton
+from benchmarks.record_triton import (
+    Launches,
+    _Anything,
+    _Finder,
+    _lengths,
+    _load,
+    _StandIn,
+    _triton,
+    write_golden,
+)
 from benchmarks.rocm_launcher import launches_of
 
 ROWS = 500
@@ -153,10 +160,7 @@ def record(folder: Path, header: Path, version: str) -> list[dict[str, Any]]:
 
 def main() -> int:
     folder, header, version, out = sys.argv[1:5]
-    lines = [json.dumps(row) + "\n" for row in record(Path(folder), Path(header), version)]
-    path = Path(out) / f"vllm_rocm_{version}.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
-    print(f"{path}: {len(lines)} rows")
+    write_golden(Path(out) / f"vllm_rocm_{version}.jsonl.gz", record(Path(folder), Path(header), version))
     return 0
 
 

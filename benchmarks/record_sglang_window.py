@@ -8,15 +8,13 @@ lengths and, marked, those of the window's: which of them a layer hands on is wh
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.record_triton import Launches, _sglang_call, load_sglang
+from benchmarks.record_triton import Launches, _sglang_call, load_sglang, write_golden
 
 ROWS = 120
 _WINDOWS = (127, 1023, 4095)
@@ -81,10 +79,7 @@ def _decode(call: dict[str, Any], decode: Any, backend: Any, launches: Launches)
 
 def main() -> int:
     folder, version, out = sys.argv[1:4]
-    lines = [json.dumps(row) + "\n" for row in record(Path(folder), version)]
-    path = Path(out) / f"sglang_triton_window_{version}.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
-    print(f"{path}: {len(lines)} rows")
+    write_golden(Path(out) / f"sglang_triton_window_{version}.jsonl.gz", record(Path(folder), version))
     return 0
 
 

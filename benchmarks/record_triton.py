@@ -17,7 +17,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 from types import ModuleType, SimpleNamespace
@@ -502,14 +502,18 @@ def _sglang_extend(call: dict[str, Any], extend: Any, launches: Launches) -> dic
     return {"error": None, "num_kv_splits": None, "launches": [dict(one) for one in launches]}
 
 
+def write_golden(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """A golden file: the same bytes for the same rows, whenever it is written."""
+    lines = [json.dumps(row) + "\n" for row in rows]
+    path.write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
+    print(f"{path}: {len(lines)} rows")
+
+
 def main() -> int:
     library, folder, version, out = sys.argv[1:5]
     record = {"vllm": record_vllm, "vllm_mla": record_vllm_mla, "sglang": record_sglang}[library]
     path = Path(out) / f"{library}_triton_{version}.jsonl.gz"
-    lines = [json.dumps(row) + "\n" for row in record(Path(folder), version)]
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
-        file.write("".join(lines).encode())
-    print(f"{path}: {len(lines)} rows")
+    write_golden(path, record(Path(folder), version))
     return 0
 
 

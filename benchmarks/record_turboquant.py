@@ -8,8 +8,6 @@ in record_triton.py. The splits are the default of its configuration, read out o
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 import sys
 from pathlib import Path
@@ -17,7 +15,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.record_triton import Launches, _Anything, _Finder, _load, _StandIn, _triton
+from benchmarks.record_triton import Launches, _Anything, _Finder, _load, _StandIn, _triton, write_golden
 
 ROWS = 120
 _GPUS = (("H100", 9, 0, 132), ("L40S", 8, 9, 142), ("B200", 10, 0, 148), ("T4", 7, 5, 40))
@@ -91,10 +89,7 @@ def _decode(call: dict[str, Any], module: Any, configs: Any, most: int) -> None:
 
 def main() -> int:
     folder, version, out = sys.argv[1:4]
-    lines = [json.dumps(row) + "\n" for row in record(Path(folder), version)]
-    path = Path(out) / f"vllm_turboquant_{version}.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
-    print(f"{path}: {len(lines)} rows")
+    write_golden(Path(out) / f"vllm_turboquant_{version}.jsonl.gz", record(Path(folder), version))
     return 0
 
 

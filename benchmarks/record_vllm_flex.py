@@ -8,15 +8,13 @@ those of the wheel's own functions, the configuration and the grid those of Indu
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.record_triton import _Anything, _Finder, _load, _StandIn
+from benchmarks.record_triton import _Anything, _Finder, _load, _StandIn, write_golden
 
 ROWS = 300
 _GPUS = (  # name, compute capability, SMs, shared memory of a block
@@ -89,10 +87,7 @@ def _call(rng: Random, version: str) -> dict[str, Any]:
 
 def main() -> int:
     folder, version, out = sys.argv[1:4]
-    lines = [json.dumps(row) + "\n" for row in record(Path(folder), version)]
-    path = Path(out) / f"vllm_flex_{version}.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
-    print(f"{path}: {len(lines)} rows")
+    write_golden(Path(out) / f"vllm_flex_{version}.jsonl.gz", record(Path(folder), version))
     return 0
 
 
