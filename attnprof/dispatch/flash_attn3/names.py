@@ -118,7 +118,7 @@ class MainKernel:
             return template(
                 "flash::CollectiveMainloopFwdSm80",
                 self.mma_threads // 32, self.stages, self.in_registers, tile, *value_dim, element, "float",
-                "cutlass::arch::Sm80", *masks, self.pack_gqa, self.split,
+                "cutlass::arch::Sm80", *masks, self.pack_gqa, self.split, *self.sinks()[:1],
             )  # fmt: skip
         has_qv = (self.has_qv, False)[: self.qv_flags] if self.head_dim_v is not None else ()
         return template(

@@ -86,7 +86,7 @@ def tile_one_group(query: TileQuery) -> Tile:
 
 
 def tile_sm90_sglang(query: TileQuery) -> Tile:
-    """Source: the launches of sglang-kernel 0.4.10, over paged caches alone."""
+    """Source: the launches of sglang-kernel 0.4.10."""
     if query.head_dim_v in (256, 512) and query.head_dim <= 64:
         return tile_sm90(query)
     if query.one_mma_group:

@@ -24,7 +24,7 @@ from attnprof.model import AttentionCall, Gpu, Prediction
 if TYPE_CHECKING:
     from attnprof.dispatch.flash_attn3.read_back import Build
 
-SGLANG = "sglang-kernel-0.4.10"  # the copy that sglang-kernel ships, as it was recorded over paged caches
+SGLANG = "sglang-kernel-0.4.10"  # the copy that sglang-kernel ships, as it was recorded
 OLDEST, LAST_2_8 = "2.7.3", "2.8.3.post1"
 DEFAULT_VERSION = NEWEST
 _PACKAGE_BEFORE_3 = re.compile(r"v?3\.0\.0\.?b", re.IGNORECASE)
@@ -152,10 +152,11 @@ def predict(
 
     Raises UsageError for calls of SGLang's copy that its backend does not make.
     """
-    if version == SGLANG and (call.page_block_size is None or gpu.sm_major != 9):
+    packed = call.entry == "varlen_fwd" or (call.page_block_size is not None and call.total_q is not None)
+    if version == SGLANG and not packed:
         raise UsageError(
-            f"flash_attn_3 {SGLANG} is known over paged caches on Hopper alone",
-            hint="give --entry fwd_kvcache --page-block-size 64 --gpu h100",
+            f"flash_attn_3 {SGLANG} is known of packed queries alone, as SGLang calls it",
+            hint="give --entry varlen_fwd, or --engine sglang",
         )
     return dispatch(call, gpu, rules_for(version), explain=explain)
 
