@@ -95,7 +95,7 @@ def attention_call(record: CallRecord, library: Library) -> AttentionCall | NotM
     if fields["library"] != library:
         return NotModelled(f"the call went to {fields['library']}, not to {library}")
     taken_by = library_of(library)
-    if fields["dtype"] not in taken_by.dtypes:
+    if _dtype(fields) not in taken_by.dtypes:
         return NotModelled(f"dtype {fields['dtype']}")
     if why := taken_by.not_modelled(fields):
         return NotModelled(why)
@@ -145,9 +145,14 @@ def _on_cuda(fields: dict[str, Any]) -> bool:
     return str(fields.get("device", "")).startswith("cuda")
 
 
+def _dtype(fields: dict[str, Any]) -> str:
+    """The dtype as an AttentionCall has it."""
+    return "fp8" if fields["dtype"] == FP8 else str(fields["dtype"])
+
+
 def _common(fields: dict[str, Any]) -> dict[str, Any]:
     return {
-        "dtype": "fp8" if fields["dtype"] == FP8 else fields["dtype"],
+        "dtype": _dtype(fields),
         "causal": bool(fields["causal"]),
         "window": tuple(fields["window"]),
         "softcap": float(fields["softcap"]),

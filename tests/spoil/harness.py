@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from attnprof.model import Library
 from attnprof.runs.run import load
 from tests.conftest import SHARED, TESTS
 from tests.spoil.observer import why_nobody_can_tell
@@ -117,20 +118,31 @@ def judge(number: int, whole: Scene, one: Spoil, folder: Path, *, by_command: bo
         return Verdict(*said, BROKEN, whole.line(), traceback.format_exc())
 
 
-def _scene(rng: Random, number: int, records: Sequence[str], unusual: Sequence[str] = ("file",)) -> Scene:
+def _scene(
+    rng: Random,
+    number: int,
+    records: Sequence[str],
+    library: Library = "",
+    unusual: Sequence[str] = ("file",),
+) -> Scene:
     """A scene whose calls were recorded in one of these ways; of the ``unusual`` ones it may be an odd one.
 
-    What nobody can tell of these without arguments is not worked out.
+    What nobody can tell of these without arguments is not worked out. Of a library asked for all are usual.
     """
-    seed, told = rng.getrandbits(60), rng.choice(records)
+    seed = rng.getrandbits(60)
+    if library:
+        return make_scene(seed, records=records, library=library)
+    told = rng.choice(records)
     odd = told in unusual and number % _EACH_UNUSUAL == 0
     return make_unusual(seed, records=told) if odd else make_scene(seed, records=(told,))
 
 
-def judge_scene(seed: int, number: int, count: int, records: Sequence[str] = RECORDS) -> list[Verdict]:
+def judge_scene(
+    seed: int, number: int, count: int, records: Sequence[str] = RECORDS, library: Library = ""
+) -> list[Verdict]:
     """The verdicts on ``count`` spoils of scene ``number`` of a seed."""
-    rng = Random(f"{seed} {number}")
-    whole = _scene(rng, number, records)
+    rng = Random(f"{seed} {number}{library}")
+    whole = _scene(rng, number, records, library)
     verdicts = []
     with scratch() as folder:
         for at, one in enumerate(spoils(whole, rng, count)):
@@ -141,10 +153,10 @@ def judge_scene(seed: int, number: int, count: int, records: Sequence[str] = REC
     return verdicts
 
 
-def alarm_of_whole(seed: int, number: int, records: Sequence[str] = RECORDS) -> str:
+def alarm_of_whole(seed: int, number: int, records: Sequence[str] = RECORDS, library: Library = "") -> str:
     """What the check holds against whole scene ``number`` of a seed; "" where nothing."""
-    rng = Random(f"whole {seed} {number}")
-    whole = _scene(rng, number, records, unusual=("none", "file"))
+    rng = Random(f"whole {seed} {number}{library}")
+    whole = _scene(rng, number, records, library, unusual=("none", "file"))
     with scratch() as folder:
         try:
             failures = run_of(whole, folder / "whole").check().failures

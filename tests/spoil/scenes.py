@@ -5,16 +5,20 @@ Truth is the forward prediction alone: nothing here reads a launch back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
 from attnprof.dispatch import predict
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name, make_gpu
 from attnprof.model import AttentionCall, Dtype, Entry, Gpu, KernelLaunch, Library
 from tests.spoil import flashinfer_scenes, triton_scenes
+from tests.spoil.libraries import SERVED
+from tests.spoil.records import is_recorded
+from tests.spoil.served import Draw
 
 Launches = tuple[KernelLaunch, ...]
 
@@ -25,10 +29,15 @@ VERSIONS: dict[Library, tuple[str, ...]] = {
     "vllm_flash_attn": ("fa2", "fa3"),
     **triton_scenes.VERSIONS,
     **flashinfer_scenes.VERSIONS,
+    **{library: family.versions for library, family in SERVED.items()},
 }
-Drawn = tuple[Library, str, Gpu, list[tuple[int, int, str, AttentionCall]]]
 _EACH_SERVER = 8  # seeds: of so many, one is each server's
-_SERVERS: dict[int, Callable[[Random], Drawn]] = {4: triton_scenes.draw, 7: flashinfer_scenes.draw}
+_SERVERS: dict[int, Draw] = {4: triton_scenes.draw, 7: flashinfer_scenes.draw}
+_DRAWN: dict[Library, Draw] = {
+    **dict.fromkeys(triton_scenes.VERSIONS, triton_scenes.draw),
+    **dict.fromkeys(flashinfer_scenes.VERSIONS, flashinfer_scenes.draw),
+    **{library: family.draw for library, family in SERVED.items()},
+}
 _LIBRARIES: tuple[Library, ...] = (
     *("flash_attn",) * 5,
     *("torch",) * 2,
@@ -46,7 +55,10 @@ FORMATS = ("torch", "nsys")
 
 @dataclass(frozen=True)
 class SceneCall:
-    """One attention call and what it launched, on which stream. ``generation`` counts prompts."""
+    """One attention call and what it launched, on which stream. ``generation`` counts prompts.
+
+    ``planning``: metadata for all calls of the step, launched before; it attends to nothing and is whole.
+    """
 
     generation: int
     step: int
@@ -55,6 +67,7 @@ class SceneCall:
     call: AttentionCall
     launches: Launches
     stream: int = 7
+    planning: Launches = ()
 
 
 @dataclass(frozen=True)
@@ -114,16 +127,37 @@ class Scene:
 
 @lru_cache(maxsize=200_000)
 def launches_of(call: AttentionCall, gpu: Gpu, version: str) -> Launches:
-    """What the library launches; nothing where it refuses."""
+    """What the library launches to attend; nothing where it refuses."""
+    return tuple(one for one in _all_launches(call, gpu, version) if not _plans_a_step(one))
+
+
+@lru_cache(maxsize=200_000)
+def _all_launches(call: AttentionCall, gpu: Gpu, version: str) -> Launches:
     try:
         return predict(call, gpu, version).launches
     except UsageError:
         return ()
 
 
-def make_scene(seed: int, *, records: Sequence[str] = ("none",), shapes: Sequence[str] = SHAPES) -> Scene:
+def _plans_a_step(launch: KernelLaunch) -> bool:
+    return parse_kernel_name(launch.kernel).role == "metadata"
+
+
+def make_scene(
+    seed: int, *, records: Sequence[str] = ("none",), shapes: Sequence[str] = SHAPES, library: Library = ""
+) -> Scene:
     """The scene of a seed: a draw whose calls the library takes, each with at least one launch."""
     rng = Random(seed)
+    if library in _DRAWN:
+        while True:
+            scene = _of_server(rng, _DRAWN[library], records)
+            if scene.library == library and all(one.launches for one in scene.calls):
+                return scene
+    if library:
+        while True:
+            drawn = _draw(rng, records, shapes, library)
+            if drawn is not None and drawn.library == library:
+                return drawn
     if tuple(records) == ("none",) and "serving" in shapes and seed % _EACH_SERVER in _SERVERS:
         return _of_server(rng, _SERVERS[seed % _EACH_SERVER])
     while True:
@@ -132,8 +166,8 @@ def make_scene(seed: int, *, records: Sequence[str] = ("none",), shapes: Sequenc
             return scene
 
 
-def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str]) -> Scene | None:
-    library = rng.choice(_LIBRARIES)
+def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str], library: Library = "") -> Scene | None:
+    library = library or rng.choice(_LIBRARIES)
     version = rng.choice(VERSIONS[library])
     gpu = gpu_by_name(rng.choice(HOPPER if library == "flash_attn_3" or version == "fa3" else GPUS))
     if rng.random() < 0.2:
@@ -195,17 +229,32 @@ def _in_processes(scene: Scene, rng: Random) -> Scene:
     return replace(scene, others=(scene.calls,) * rng.randint(1, 3))
 
 
-def _of_server(rng: Random, draw: Callable[[Random], Drawn]) -> Scene:
-    """A server's, of layers that are all alike."""
+def _of_server(rng: Random, draw: Draw, records: Sequence[str] = ("none",)) -> Scene:
+    """A server's, of layers that are all alike or of two kinds in turn."""
     library, version, gpu, steps = draw(rng)
     layers = rng.randint(2, 6)
-    calls = tuple(
-        SceneCall(generation, step, phase, layer, call, launches_of(call, gpu, version))
-        for generation, step, phase, call in steps
-        for layer in range(layers)
-    )
+    of_kinds = [call if isinstance(call, tuple) else (call,) for *_, call in steps]
+    kinds = tuple(layer % len(of_kinds[0]) for layer in range(layers))
+    calls = []
+    for (generation, step, phase, _), of_kind in zip(steps, of_kinds, strict=True):
+        told = [launches_of(call, gpu, version) for call in of_kind]
+        planning = tuple(one for one in _all_launches(of_kind[0], gpu, version) if _plans_a_step(one))
+        calls += [
+            SceneCall(
+                generation, step, phase, layer, of_kind[kind], told[kind], planning=() if layer else planning
+            )
+            for layer, kind in enumerate(kinds)
+        ]
     marks = rng.choice(MARKS)
-    return Scene(library, version, gpu, "serving", (0,) * layers, marks, rng.choice(FORMATS), "none", calls)
+    format = "torch" if gpu.vendor == "amd" else rng.choice(FORMATS)
+    scene = Scene(library, version, gpu, "serving", kinds, marks, format, "none", tuple(calls))
+    if tuple(records) == ("none",) and library not in SERVED:
+        return scene
+    asked = [one for one in records if one != "operators"] or ["none"]
+    if rng.choice(asked) == "file" and all(is_recorded(one.call) for one in calls):
+        return replace(scene, records="file", marks="own")
+    captured = all(one.call.cuda_graph for one in calls if one.phase == "decode")
+    return _in_graphs(scene, rng) if captured else scene
 
 
 def base_call(rng: Random, library: Library) -> AttentionCall:

@@ -13,6 +13,7 @@ from typing import Any
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from attnprof.runs import run_folders
 from attnprof.runs.run import Run
+from tests.spoil.records import record_of
 from tests.spoil.scenes import Scene, SceneCall
 from tests.support.build_trace import VM, TraceBuilder
 
@@ -30,7 +31,10 @@ def run_of(scene: Scene, folder: Path) -> Run:
     path = write(scene, folder)
     if scene.records != "file":
         return Run(path.name, folder=None, trace_path=path, config={"kind": "trace"})
-    lines = [json.dumps(record_of(seq, one)) for seq, one in enumerate(scene.calls)]
+    lines = [
+        json.dumps(record_of(seq, one.call, step=one.step, phase=one.phase, layer=one.layer))
+        for seq, one in enumerate(scene.calls)
+    ]
     (folder / run_folders.CALLS_JSONL).write_text("\n".join(lines) + "\n")
     config = {"kind": "run", "predict": {"library": scene.library, "version": scene.version}}
     return Run("spoil", folder=folder, trace_path=path, config=config)
@@ -69,15 +73,16 @@ def _events(scene: Scene, calls: tuple[SceneCall, ...], first: int) -> Iterator[
                     yield ("graph", time + 2000, time + 90_000, correlation)
         if scene.replays(one):
             if scene.graphs == "nodes":
-                for number, launch in enumerate((*one.launches, _GEMM_LAUNCH)):
-                    node = 1 + 16 * one.layer + (number if number < len(one.launches) else 15)
+                launches = (*one.planning, *one.launches, _GEMM_LAUNCH)
+                for number, launch in enumerate(launches):
+                    node = 1 + 16 * one.layer + (number if number < len(launches) - 1 else 15)
                     time += 10_000
                     yield ("kernel", time, correlation, launch, node, one.stream)
             time += 10_000
             continue
         began = time + 1000
         time = began + 1000
-        for launch in one.launches:
+        for launch in (*one.planning, *one.launches):
             correlation += 1
             yield ("call", time, correlation, False)
             yield ("kernel", time, correlation, launch, 0, one.stream)
@@ -232,49 +237,3 @@ def as_nsys(name: str) -> str:
         return f"(int){found[1]}" if found[1] else f"(bool){int(found[2] == 'true')}"
 
     return re.sub(r"(?<=>) (?=>)", "", _LITERAL.sub(typed, name))
-
-
-def record_of(seq: int, one: SceneCall) -> dict[str, Any]:
-    """The line of calls.jsonl for a call."""
-    call = one.call
-    place = {"seq": seq, "step": one.step, "phase": one.phase, "layer": one.layer, "device": "cuda:0"}
-    q, k, table = _tensors(call)
-    fields: dict[str, Any] = {
-        **place, "function": call.entry, "library": call.library, "entry": call.entry, "backend": None,
-        "dtype": call.dtype, "q": q, "k": k, "v": k, "layout": "bshd", "causal": call.causal,
-        "window": list(call.window), "softcap": call.softcap, "dropout_p": call.dropout_p,
-        "alibi": call.alibi, "return_softmax": call.return_softmax, "scale": None,
-    }  # fmt: skip
-    if call.entry == "varlen_fwd":
-        lengths = {"max_seqlen_q": call.seqlen_q, "max_seqlen_k": call.seqlen_k}
-        fields |= {"batch": call.batch, **lengths, "block_table": table}
-    if call.entry == "fwd_kvcache":
-        new = (
-            None
-            if call.seqlen_knew is None
-            else [call.batch, call.seqlen_knew, call.num_heads_k, call.head_dim]
-        )
-        fields |= {"has_cache_seqlens": call.cache_seqlens, "cache_batch_idx": False, "block_table": table}
-        fields |= {"k_new": new, "num_splits": call.num_splits}
-    if call.library == "torch" and call.entry == "fwd":
-        swapped = [[one[0], one[2], one[1], one[3]] for one in (q, k)]
-        fields |= {"entry": "sdpa", "backend": "flash", "mask": None, "q": swapped[0]}
-        fields |= {"k": swapped[1], "v": swapped[1]}
-    return fields
-
-
-def _tensors(call: AttentionCall) -> tuple[list[int], list[int], list[int] | None]:
-    """Shapes of q and k, and of the block table where there is one."""
-    heads = [call.num_heads_k, call.head_dim]
-    table = None
-    if call.entry == "varlen_fwd":
-        total = call.batch * call.seqlen_q if call.total_q is None else call.total_q
-        q = [total, call.num_heads, call.head_dim]
-        k = [call.batch * call.seqlen_k, *heads]
-    else:
-        q = [call.batch, call.seqlen_q, call.num_heads, call.head_dim]
-        k = [call.batch, call.seqlen_k, *heads]
-    if call.page_block_size is not None:
-        pages = -(-call.seqlen_k // call.page_block_size)
-        table, k = [call.batch, pages], [call.batch * pages, call.page_block_size, *heads]
-    return q, k, table

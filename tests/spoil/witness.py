@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
+from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
+from attnprof.dispatch.libraries import explain
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import AttentionCall, Gpu, KernelLaunch
 from tests.spoil import flashinfer_scenes, triton_scenes
+from tests.spoil.libraries import SERVED
 from tests.spoil.scenes import Launches, Scene, launches_of
+from tests.support.witnesses import witness as near_explanations
 
 _MOST_QUERIES, _COMBINED = 8, (4, 8, 16)  # of a speculative step; rows of a combine kernel's thread block
 _MOST_BASES = 6  # other calls of a scene, from which a witness is looked for
@@ -57,6 +62,8 @@ def witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> 
         return triton_scenes.witness(unit, scene.gpu)
     if scene.library in flashinfer_scenes.VERSIONS:
         return flashinfer_scenes.witness(unit, scene.gpu, call)
+    if scene.library in SERVED:
+        return _served(call, unit, scene.gpu, version)
     main = next((one for one in unit if _is_main(one)), None)
     if main is None:
         return None
@@ -72,6 +79,20 @@ def witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> 
         ),
         None,
     )
+
+
+@lru_cache(maxsize=65536)
+def _served(call: AttentionCall, unit: Launches, gpu: Gpu, version: str) -> AttentionCall | None:
+    """Of any library: looked for where the explanations read back tell, and held by the prediction alone."""
+    roles = [parse_kernel_name(one.kernel).role for one in unit]
+    mains = [one for one, role in zip(unit, roles, strict=True) if role == "main"]
+    after = next((one for one, role in zip(unit, roles, strict=True) if role == "combine"), None)
+    before = next((one for one, role in zip(unit, roles, strict=True) if role == "scheduler"), None)
+    if not mains:
+        return None
+    seen = Observed(mains[0], after, before, mains[1] if len(mains) > 1 else None)
+    back = explain(seen, GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor), gpu.vendor))
+    return near_explanations(unit, gpu, call, version, back or ReadBack())
 
 
 def _by_entry(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:

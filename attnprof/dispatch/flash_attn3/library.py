@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_attn3 import installed, records
 from attnprof.dispatch.heuristic import MAX_SPLITS, SplitChoice
-from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, FP8, Evidence, InstalledLibrary, LibraryOfVersions
+from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, Evidence, InstalledLibrary, LibraryOfVersions
 from attnprof.dispatch.replay import ReplaySource, flash_attn_source
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class FlashAttention3(LibraryOfVersions):
     packages = installed.PACKAGES
     module = installed.MODULE
     files = installed.FILES
-    dtypes = (*LibraryOfVersions.dtypes, FP8)
+    dtypes = (*LibraryOfVersions.dtypes, "fp8")
 
     def installed(self, evidence: Evidence) -> InstalledLibrary | None:
         return installed.judge(evidence)

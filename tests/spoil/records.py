@@ -1,0 +1,83 @@
+"""The line of calls.jsonl that a recorder leaves of a call, by entry and library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnprof.dispatch.library import FP8
+from attnprof.model import AttentionCall
+
+_NO_RECORD = ("batch_mla", "batch_decode", "single_prefill", "single_decode")  # entries that no record names
+_SPARSE_BYTES = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352, "v4": 584, "v4.1": 528, "": 656}  # of a token
+
+
+def is_recorded(call: AttentionCall) -> bool:
+    """Whether a record says what the call was."""
+    return call.entry not in _NO_RECORD
+
+
+def record_of(seq: int, call: AttentionCall, *, step: int, phase: str, layer: int) -> dict[str, Any]:
+    """The line of calls.jsonl for a call."""
+    place = {"seq": seq, "step": step, "phase": phase, "layer": layer, "device": "cuda:0"}
+    q, k, table = _tensors(call)
+    v = [*k[:-1], call.head_dim_v or k[-1]]
+    fields: dict[str, Any] = {
+        **place, "function": call.entry, "library": call.library, "entry": call.entry, "backend": None,
+        "dtype": FP8 if call.dtype == "fp8" else call.dtype, "q": q, "k": k, "v": v, "layout": "bshd",
+        "causal": call.causal, "window": list(call.window), "softcap": call.softcap,
+        "dropout_p": call.dropout_p, "alibi": call.alibi, "return_softmax": call.return_softmax,
+        "scale": None,
+    }  # fmt: skip
+    if call.seqlens_q and call.seqlens_k:
+        fields |= {"seqlens_q": list(call.seqlens_q), "seqlens_k": list(call.seqlens_k)}
+    if call.entry in ("varlen_fwd", "batch_paged"):
+        lengths = {"max_seqlen_q": call.seqlen_q, "max_seqlen_k": call.seqlen_k}
+        fields |= {"batch": call.batch, **lengths, "block_table": table}
+    if call.entry == "fwd_kvcache":
+        new = (
+            None
+            if call.seqlen_knew is None
+            else [call.batch, call.seqlen_knew, call.num_heads_k, call.head_dim]
+        )
+        fields |= {"has_cache_seqlens": call.cache_seqlens, "cache_batch_idx": False, "block_table": table}
+        fields |= {"k_new": new, "num_splits": call.num_splits}
+    return fields | _OF_LIBRARY.get(call.library, lambda _: {})(call)
+
+
+def _tensors(call: AttentionCall) -> tuple[list[int], list[int], list[int] | None]:
+    """Shapes of q and k, and of the block table where there is one."""
+    heads = [call.num_heads_k, call.head_dim]
+    table = None
+    if call.entry in ("varlen_fwd", "batch_paged"):
+        total = sum(call.seqlens_q) or call.total_q or call.batch * call.seqlen_q
+        q = [total, call.num_heads, call.head_dim]
+        k = [call.batch * call.seqlen_k, *heads]
+    else:
+        q = [call.batch, call.seqlen_q, call.num_heads, call.head_dim]
+        k = [call.batch, call.seqlen_k, *heads]
+    if call.page_block_size is not None:
+        pages = -(-call.seqlen_k // call.page_block_size)
+        table, k = [call.batch, pages], [call.batch * pages, call.page_block_size, *heads]
+    return q, k, table
+
+
+def _torch(call: AttentionCall) -> dict[str, Any]:
+    if call.entry != "fwd":
+        return {}
+    q = [call.batch, call.num_heads, call.seqlen_q, call.head_dim]
+    k = [call.batch, call.num_heads_k, call.seqlen_k, call.head_dim]
+    return {"entry": "sdpa", "backend": "flash", "mask": None, "q": q, "k": k, "v": k}
+
+
+def _flash_mla(call: AttentionCall) -> dict[str, Any]:
+    _, k, _ = _tensors(call)
+    told = {"function": "vllm.flash_mla_with_kvcache", "v": [*k[:-1], call.head_dim_v or 512]}
+    if not call.index_topk:
+        return told
+    kept = [*k[:-1], _SPARSE_BYTES[call.backend]]
+    return told | {
+        "k": kept, "sparse": True, "index_topk": call.index_topk, "disable_split_kv": call.disable_split_kv,
+    }  # fmt: skip
+
+
+_OF_LIBRARY = {"torch": _torch, "flash_mla": _flash_mla}

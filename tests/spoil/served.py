@@ -1,0 +1,54 @@
+"""A server's steps: requests come and go, drafts are checked, graphs are replayed; whatever attends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from attnprof.model import AttentionCall, Gpu, Library
+
+# Generation, step, phase, and the call of each kind of layer.
+Step = tuple[int, int, str, AttentionCall | tuple[AttentionCall, ...]]
+Drawn = tuple[Library, str, Gpu, list[Step]]
+Draw = Callable[[Random], Drawn]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How scenes of a library are drawn, and the versions that a scene of it may be of."""
+
+    versions: tuple[str, ...]
+    draw: Draw
+
+
+def draw_steps(rng: Random, base: AttentionCall, *, drafts: Sequence[int] = (1,)) -> list[Step]:
+    """Decode steps whose requests have lengths of their own; captured, as many of the longest there may be."""
+    count = rng.randint(4, 9)
+    if base.cuda_graph:
+        step = replace(base, seqlen_q=drafts[0], seqlen_k=rng.choice((4096, 32_768, 163_840)))
+        return [(0, number, "decode", step) for number in range(count)]
+    return [(0, number, "decode", _decode(rng, base, rng.choice(drafts))) for number in range(count)]
+
+
+def _decode(rng: Random, base: AttentionCall, queries: int) -> AttentionCall:
+    batch = rng.choice((base.batch, base.batch, base.batch + 1, base.batch * 2))
+    keys = tuple(queries + rng.randint(0, 9000) for _ in range(batch))
+    return replace(
+        base, batch=batch, seqlen_q=queries, seqlen_k=max(keys), seqlens_q=(queries,) * batch, seqlens_k=keys
+    )
+
+
+def draw_prompts(rng: Random, base: AttentionCall, *, most: int = 600) -> list[Step]:
+    """Steps of a paged batch: prompts among requests that decode, and steps that only decode."""
+    steps: list[Step] = []
+    for number in range(rng.randint(4, 9)):
+        batch = rng.choice((base.batch, base.batch, base.batch + 1, base.batch * 2))
+        fresh = number == 0 or rng.random() < 0.3
+        queries = tuple(rng.randint(2, most) if fresh and rng.random() < 0.5 else 1 for _ in range(batch))
+        keys = tuple(one + rng.randint(0, 9000) for one in queries)
+        call = replace(
+            base, batch=batch, seqlen_q=max(queries), seqlen_k=max(keys), seqlens_q=queries, seqlens_k=keys
+        )
+        steps.append((0, number, "prefill" if max(queries) > 1 else "decode", call))
+    return steps
