@@ -23,7 +23,7 @@ class Family:
 
 
 def draw_steps(rng: Random, base: AttentionCall, *, drafts: Sequence[int] = (1,)) -> list[Step]:
-    """Decode steps whose requests have lengths of their own; captured, as many of the longest there may be."""
+    """Decode steps whose requests have lengths of their own; captured, the longest there may be."""
     count = rng.randint(4, 9)
     if base.cuda_graph:
         step = replace(base, seqlen_q=drafts[0], seqlen_k=rng.choice((4096, 32_768, 163_840)))
