@@ -61,6 +61,11 @@ class CheckResult:
         return Counter(call.detail for call in self.calls if call.verdict is verdict)
 
     @property
+    def owners(self) -> Counter[str]:
+        """How many calls launched a kernel of a name that several libraries have, by whose it may be."""
+        return self.calls.owners if isinstance(self.calls, ReadBackCalls) else Counter()
+
+    @property
     def coverage(self) -> Coverage:
         """How much was compared."""
         return Coverage(self.counts)

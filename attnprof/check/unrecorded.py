@@ -117,8 +117,9 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
         return Reading(Verdict.NOT_READ, f"the trace does not hold the {unread}", inferred)
     if gpu.num_sms is None:
         return Reading(Verdict.EXPLAINED, "the SM count is not in the trace: no KV length can be told", None)
-    detail = "" if told.chosen else _not_chosen(told)
-    return Reading(Verdict.EXPLAINED, detail, inferred, told.share)
+    whose = f"{told.of} {main.kernel}" if told.of else ""
+    detail = whose if told.chosen else _not_chosen(told)
+    return Reading(Verdict.EXPLAINED, detail, inferred, told.share, whose)
 
 
 def _not_chosen(told: ReadBack) -> str:

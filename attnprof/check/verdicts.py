@@ -88,12 +88,16 @@ class CheckedCall:
 
 
 class Reading(NamedTuple):
-    """What a call's launches say; ``share`` as in CheckedCall."""
+    """What a call's launches say; ``share`` as in CheckedCall.
+
+    ``whose``: the kernel with the libraries of which one launched it, where several known ones may have.
+    """
 
     verdict: Verdict
     detail: str
     inferred: InferredCall | None = None
     share: float | None = None
+    whose: str = ""
 
 
 class ReadBackCalls(Sequence[CheckedCall]):
@@ -153,6 +157,15 @@ class ReadBackCalls(Sequence[CheckedCall]):
             counts[verdict] += number
         return +counts
 
+    @property
+    def owners(self) -> Counter[str]:
+        """How many calls are of each ``whose``."""
+        calls = np.bincount(self._reading, minlength=len(self.readings)).tolist()
+        found: Counter[str] = Counter()
+        for reading, number in zip(self.readings, calls, strict=True):
+            found[reading.whose] += number if reading.whose else 0
+        return +found
+
     def details(self, verdict: Verdict) -> Counter[str]:
         """How many calls got the verdict for each reason, in order of the first of them."""
         wanted = np.array([reading.verdict is verdict for reading in self.readings], np.bool_)
@@ -193,7 +206,7 @@ class ReadBackCalls(Sequence[CheckedCall]):
         for reading, shape, seq, step, phase, layer, duration, kernels in zip(
             *(column[rows].tolist() for column in columns), strict=True
         ):
-            verdict, detail, inferred, share = self.readings[reading]
+            verdict, detail, inferred, share, _ = self.readings[reading]
             yield CheckedCall(
                 verdict,
                 detail,

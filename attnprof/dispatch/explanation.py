@@ -125,6 +125,7 @@ class ReadBack:
     fields in which they differ from the nearest launches that a library makes, in words.  ``cut``: what is
     launched is a part of a call, whose rest may lie outside the trace.  ``shared``: in words, that other
     programs' kernels have the name too, so that its library is not claimed; "" where the name is its own.
+    ``of``: whose the kernel is, as a possessive, where several known libraries have one of that name.
     """
 
     explanations: tuple[Explanation, ...] = ()
@@ -132,6 +133,7 @@ class ReadBack:
     nearest: str = ""
     cut: bool = False
     shared: str = ""
+    of: str = ""
 
     @property
     def builds(self) -> frozenset[tuple[Library, tuple[str, str]]]:
@@ -192,4 +194,5 @@ def merged(answers: Sequence[ReadBack]) -> ReadBack | None:
     nearest = "" if found else next((answer.nearest for answer in answers if answer.nearest), "")
     cut = not found and any(answer.cut for answer in answers)
     shared = next((answer.shared for answer in answers if answer.explanations), "")
-    return ReadBack(found, answers[0].unread, nearest, cut, shared)
+    of = " or ".join(dict.fromkeys(answer.of for answer in answers if answer.of and answer.explanations))
+    return ReadBack(found, answers[0].unread, nearest, cut, shared, of)

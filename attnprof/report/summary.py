@@ -296,8 +296,11 @@ def _without_calls(run: Recording, result: CheckResult) -> tuple[str, ...]:
 def _not_modelled(result: CheckResult) -> list[str]:
     """Why calls have no prediction, the most frequent reason first."""
     reasons = result.details(Verdict.NOT_MODELLED)
-    told = ((why, "1 call" if count == 1 else f"{count:,} calls") for why, count in reasons.most_common(3))
-    return [f"not modelled: {why} ({calls})" for why, calls in told]
+    return [f"not modelled: {why} ({_calls(count)})" for why, count in reasons.most_common(3)]
+
+
+def _calls(count: int) -> str:
+    return "1 call" if count == 1 else f"{count:,} calls"
 
 
 def _repeated_heads(run: Recording, result: CheckResult) -> list[str]:
@@ -367,6 +370,7 @@ def _notes(run: Recording, result: CheckResult, kinds: list[LayerKind]) -> tuple
     ]
     notes += [change_sentence(change, kinds) for change in kind_changes(kinds)]
     notes += _not_modelled(result)
+    notes += [f"launched as {whose} is ({_calls(count)})" for whose, count in result.owners.most_common(3)]
     notes += _repeated_heads(run, result)
     notes += (run.config.get("capture") or {}).get("notes") or []
     if result.calls and result.gpu is None:

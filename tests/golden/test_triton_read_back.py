@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attnprof.check.check_run import CheckResult, Verdict
@@ -24,7 +24,10 @@ from tests.conftest import golden_rows
 from tests.spoil.triton_scenes import VERSIONS, witness
 from tests.support.build_trace import TraceBuilder
 
-FILES = ("vllm_triton_0.10.0", "vllm_triton_0.20.0", "vllm_triton_0.33.0", "sglang_triton_0.5.23")
+FILES = (
+    *(f"vllm_triton_{version}" for version in ("0.10.0", "0.19.1", "0.20.0", "0.33.0")),
+    "sglang_triton_0.5.23",
+)
 Launches = tuple[KernelLaunch, ...]
 
 
@@ -86,6 +89,7 @@ GPUS = st.sampled_from([gpu_by_name(name) for name in ("h100", "a100", "b200", "
 
 
 @given(STEPS, GPUS, st.integers(0, 2))
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_the_true_step_is_always_among_those_read_back(call: AttentionCall, gpu: Gpu, which: int) -> None:
     if call.library == "sglang_triton":
         call = replace(call, seqlen_q=1)
@@ -186,9 +190,22 @@ def test_an_amd_gpu_has_waves_of_64(tmp_path: Path) -> None:
     assert len(trace_of(tmp_path / "nvidia", [launches] * 3).failures) == 3
 
 
-def test_on_amd_gpus_names_that_aiter_has_too_are_not_read_back(tmp_path: Path) -> None:
-    decode = AttentionCall("vllm_triton", "batch_paged", 1, 1, 4096, 32, 8, 128, causal=True)
-    launches = libraries.predict(decode, gpu_by_name("mi300x"), "0.10.0").launches
-    assert launches[0].kernel == "kernel_unified_attention_3d"
-    result = trace_of(tmp_path / "amd", [launches] * 3, "AMD Instinct MI300X")
-    assert set(result.counts) == {Verdict.NOT_MODELLED}
+def test_on_amd_gpus_names_that_aiter_has_too_are_told_to_be_whose_launch_they_are(tmp_path: Path) -> None:
+    """Waves and segments tell AITER's 3D from vLLM's; prompts in 2D may be of either."""
+    mi300x = gpu_by_name("mi300x")
+    vllms = AttentionCall("vllm_triton", "batch_paged", 1, 1, 4096, 32, 8, 128, causal=True)
+    aiters = replace(vllms, library="aiter_paged", page_block_size=16)
+    prompt = replace(aiters, seqlen_q=1000)
+    for number, (call, version, whose) in enumerate((
+        (vllms, "0.10.0", "vLLM's kernel_unified_attention_3d"),
+        (replace(vllms, batch=16), "0.19.1", "vLLM's kernel_unified_attention_3d"),
+        (aiters, "0.1.7", "AITER's kernel_unified_attention_3d"),
+        (replace(aiters, window=(127, 0)), "0.1.7", "AITER's kernel_unified_attention_2d"),
+        (prompt, "0.1.7", "AITER's or vLLM's kernel_unified_attention_2d"),
+    )):  # fmt: skip
+        launches = libraries.predict(call, mi300x, version).launches
+        result = trace_of(tmp_path / f"amd{number}", [launches] * 3, "AMD Instinct MI300X")
+        assert (set(result.counts), result.owners) == ({Verdict.EXPLAINED}, {whose: 3})
+        spoilt = (replace(launches[0], block=(192, 1, 1)), *launches[1:])
+        result = trace_of(tmp_path / f"spoilt{number}", [spoilt] * 3, "AMD Instinct MI300X")
+        assert (set(result.counts), result.owners) == ({Verdict.UNEXPLAINED}, {})

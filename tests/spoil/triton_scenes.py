@@ -12,7 +12,7 @@ from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library
 
 VERSIONS: dict[Library, tuple[str, ...]] = {
-    "vllm_triton": ("0.10.0", "0.20.0", "0.33.0"),
+    "vllm_triton": ("0.10.0", "0.19.1", "0.20.0", "0.33.0"),
     "sglang_triton": ("0.5.23",),
 }
 _GPUS = ("a100", "h100", "h20", "l40s", "4090", "a10g", "b200", "5090")

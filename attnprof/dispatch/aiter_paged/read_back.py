@@ -1,7 +1,7 @@
 """From launches of AITER's over a paged cache back to the calls that make them.
 
 Paged decode's kernels are read as vLLM's, whose copies they are. Those of unified attention have the names of
-older vLLM's: launches that are not AITER's are left to be vLLM's, and on NVIDIA GPUs they are.
+vLLM's before 0.20: what is read back is AITER's part of the union, and on NVIDIA GPUs they are vLLM's.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ LIBRARY = "aiter_paged"
 _WAVE = 64
 _PAGES = (16, 64)  # one of each kind
 _FEW, _MANY = (WAVES * _WAVE, 1, 1), (LONG_WAVES * _WAVE, 1, 1)
-_SHARED = (
-    f"triton {UNIFIED_2D}, launched as AITER's is; so are prompts by the one that vLLM 0.10 has of its own"
-)
+_OF = "AITER's"
 _PAGED = Maker(LIBRARY, DEFAULT_VERSION, "fwd_kvcache", vllms=False)
 
 
@@ -39,11 +37,14 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     name = seen.main.kernel
     if name not in (UNIFIED_2D, UNIFIED_3D):
         return _PAGED.read_back(seen)
-    if gpu.vendor != "amd" or seen.unread:
+    if gpu.vendor != "amd":
         return None
+    if seen.unread:
+        return ReadBack((_explanation(None, None, Interval(1, None), 1),), seen.unread, of=_OF)
     found = tuple(_in_2d(seen) if name == UNIFIED_2D else _in_3d(seen, gpu))
-    shared = _SHARED if name == UNIFIED_2D and seen.main.block == _MANY else ""
-    return ReadBack(found, shared=shared) if found else None
+    if found:
+        return ReadBack(found, of=_OF)
+    return ReadBack(nearest="grid or block", cut=name == UNIFIED_3D and seen.combine is None)
 
 
 def _in_2d(seen: Observed) -> Iterator[Explanation]:

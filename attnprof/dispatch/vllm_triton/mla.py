@@ -1,7 +1,7 @@
 """vLLM's TRITON_MLA: decode over a latent cache in two stages, whose split count follows the longest request.
 
 Source: ``_compute_num_kv_splits`` and ``forward_mqa`` of v1/attention/backends/mla/triton_mla.py, and
-ops/triton_decode_attention.py, of the wheels vllm 0.10.0, 0.10.2, 0.20.0 and 0.33.0.
+ops/triton_decode_attention.py, of the wheels vllm 0.10.0, 0.10.2, 0.19.1, 0.20.0 and 0.33.0.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SPLITS_PER_SM = 2
 
 def num_kv_splits(seqlen_k: int, num_sms: int, rules: Rules, *, invariant: bool) -> tuple[int, str]:
     """(splits of every request, why). seqlen_k: the longest request's keys."""
+    if invariant and rules.mla_invariant:
+        return 1, "batch invariance: never split"
     if rules.mla_splits:
         return rules.mla_splits, "a constant of this version"
-    if invariant:
-        return 1, "batch invariance: never split"
     shares = max(1, seqlen_k // KEYS_PER_SPLIT)
     wanted, most = 1 << (shares - 1).bit_length(), SPLITS_PER_SM * num_sms
     why = f"{seqlen_k} keys // {KEYS_PER_SPLIT} on the next power of two"

@@ -22,7 +22,7 @@ from attnprof.model import AttentionCall, Gpu
 
 LIBRARY = "vllm_triton"
 MAIN = frozenset(name for rules in VERSIONS.values() for name in (rules.main_2d, rules.main_3d))
-_AITERS_TOO = frozenset((VERSIONS["0.10.0"].main_2d, VERSIONS["0.10.0"].main_3d, REDUCE))  # on AMD GPUs
+_AITERS_TOO = (VERSIONS["0.10.0"].main_2d, VERSIONS["0.10.0"].main_3d)  # on AMD GPUs
 _ANY_KEYS = (Interval(1, None),)
 _ANY_HEAD_DIM = Interval(32, None)
 _LARGE_HEAD_DIM = Interval(256, 256)
@@ -32,10 +32,6 @@ _AMD = (9, 4)  # gfx942
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of step that launches exactly ``seen``; None of other kernels."""
     name = seen.main.kernel
-    if gpu.vendor == "amd" and name in _AITERS_TOO:
-        told = None if name == REDUCE or seen.unread else tuple(_of_versions(seen, gpu))
-        said = f"triton {name}, launched as vLLM's is; AITER has a kernel of that name too"
-        return ReadBack(told, shared=said) if told else None
     if name == STAGE1:
         return read_turboquant(seen, LIBRARY, gpu.vendor)
     if name == REDUCE:
@@ -44,11 +40,12 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return _mla(seen, gpu)
     if name not in MAIN:
         return None
+    of = "vLLM's" if gpu.vendor == "amd" and name in _AITERS_TOO else ""
     if seen.unread:
-        return ReadBack(tuple(_of_name(name)), seen.unread)
+        return ReadBack(tuple(_of_name(name)), seen.unread, of=of)
     found = tuple(_of_versions(seen, gpu))
     if found:
-        return ReadBack(found)
+        return ReadBack(found, of=of)
     return ReadBack(nearest=_nearest(seen), cut=seen.combine is None and seen.main.grid[2] > 1)
 
 

@@ -42,12 +42,12 @@ def mla_steps(seen: Observed, gpus: tuple[Gpu, ...], version: str, rules: Rules)
 
 def _keys(splits: int, num_sms: int, rules: Rules) -> Iterator[tuple[Intervals, bool]]:
     """(KV lengths of the longest request, whether they decided) for so many splits."""
+    if splits == 1 and rules.mla_invariant:
+        yield _ANY, False
     if rules.mla_splits:
         if splits == rules.mla_splits:
             yield _ANY, True
         return
-    if splits == 1:
-        yield _ANY, False  # batch invariance
     most = SPLITS_PER_SM * num_sms
     if splits & (splits - 1) == 0 and splits <= most:
         low = 1 if splits == 1 else (splits // 2 + 1) * KEYS_PER_SPLIT

@@ -1,8 +1,8 @@
 """vLLM's Triton backend by version: query block, key tile, 2D or 3D, segments, grid.
 
 Source: ``unified_attention`` and ``_get_tile_size`` of ops/triton_unified_attention.py, and
-``TritonAttentionMetadataBuilder`` of backends/triton_attn.py, of the wheels vllm 0.10.0, 0.10.2, 0.20.0 and
-0.33.0.
+``TritonAttentionMetadataBuilder`` of backends/triton_attn.py, of the wheels vllm 0.10.0, 0.10.2, 0.19.1,
+0.20.0 and 0.33.0. From 0.11.0 to 0.12.0 steps launch as by 0.10.2, from 0.13.0 on as by 0.19.1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Rules:
     the sequences, each of up to MOST_QUERIES_3D queries.  ``grows``: the query block grows beyond 16 heads a
     KV head.  ``by_page``: a key tile is a page.  ``non_causal``: no causal mask is taken too.
     ``on_sm120``: small batches take more segments there.  ``mla_splits``: splits of TRITON_MLA whatever the
-    lengths, 0 where these decide; ``mla_drafts``: its decode takes several queries a request.
+    lengths, 0 where these decide; ``mla_drafts``: its decode takes several queries a request;
+    ``mla_invariant``: batch invariance asks for one split.
     ``turboquant``: there is a backend of that name.
     """
 
@@ -43,17 +44,19 @@ class Rules:
     on_sm120: bool = False
     mla_splits: int = 0
     mla_drafts: bool = False
+    mla_invariant: bool = True
     turboquant: bool = False
 
 
 DEFAULT_VERSION = "0.33.0"
 _0_10 = Rules(
     "kernel_unified_attention_2d", "kernel_unified_attention_3d", "blocks", grows=False, by_page=True,
-    mla_splits=4,
+    mla_splits=4, mla_invariant=False,
 )  # fmt: skip
 VERSIONS = {
     "0.10.0": _0_10,
     "0.10.2": replace(_0_10, grows=True),
+    "0.19.1": replace(_0_10, grows=True, by_page=False, threshold="sequences", mla_invariant=True),
     "0.20.0": Rules("kernel_unified_attention", "kernel_unified_attention", "sequences", turboquant=True),
     "0.33.0": Rules(
         "kernel_unified_attention", "kernel_unified_attention", "query blocks", non_causal=True,
