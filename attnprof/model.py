@@ -10,7 +10,7 @@ Entry = Literal[
     "fwd", "varlen_fwd", "fwd_kvcache",
     "batch_paged", "batch_decode", "batch_mla", "single_prefill", "single_decode",  # of flashinfer
 ]  # fmt: skip
-Dtype = Literal["bf16", "fp16", "fp32", "fp8"]
+Dtype = Literal["bf16", "fp16", "fp32", "fp8", "nvfp4"]
 # By their code in a timeline. "other" is outside every step, "unknown" where it could not be told.
 PHASES = ("other", "prefill", "decode", "mixed", "encode", "draft", "unknown")
 STEP_PHASES = PHASES[1:6]  # what a model forward is

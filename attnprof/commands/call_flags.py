@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -33,7 +33,7 @@ from attnprof.commands.engine_question import (
 from attnprof.commands.options import GpuOption, LibraryOption, SmOption, SmsOption, VersionOption
 from attnprof.commands.ranges import LARGEST
 from attnprof.errors import UsageError
-from attnprof.model import AttentionCall
+from attnprof.model import AttentionCall, Dtype
 
 if TYPE_CHECKING:
     from attnprof.dispatch.engines.layer import Layer, Step
@@ -77,7 +77,7 @@ def _flags(
         typer.Option("--num-heads-k", "--kv-heads", min=1, help="KV heads. Default: 4 of 28, else all."),
     ] = None,
     head_dim: Annotated[int, typer.Option(min=1, help="Elements per head.")] = _DEFAULT_HEAD_DIM,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp16, of flashinfer's trtllm-gen also fp8.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="bf16 or fp16, of several fp8, of XQA nvfp4.")] = "bf16",
     causal: Annotated[bool, typer.Option("--causal/--no-causal", help="Causal mask.")] = True,
     window_left: Annotated[int, typer.Option(min=-1, help="Keys visible to the left, -1 for all.")] = -1,
     window_right: Annotated[int, typer.Option(min=-1, help="Keys visible to the right, -1 for all.")] = -1,
@@ -250,8 +250,8 @@ def _checked(flags: dict[str, Any]) -> tuple[dict[str, Any], Gpu]:
     require_engine(flags)
     if flags["seqlen_k"] is None:
         raise UsageError("--seqlen-k is missing", hint="give the number of keys, e.g. --seqlen-k 4096")
-    if flags["dtype"] not in ("bf16", "fp16", "fp32", "fp8"):
-        raise UsageError(f"--dtype {flags['dtype']!r} is none of bf16, fp16, fp32, fp8")
+    if flags["dtype"] not in get_args(Dtype):
+        raise UsageError(f"--dtype {flags['dtype']!r} is none of {', '.join(get_args(Dtype))}")
     flags = with_model(flags, (_DEFAULT_HEADS, _DEFAULT_HEAD_DIM))
     heads_k = flags["num_heads_k"] or default_num_heads_k(flags["num_heads"])
     gpu = gpu_from_options(flags["gpu"], flags["sms"], flags["sm"]) or gpu_by_name(DEFAULT_GPU)

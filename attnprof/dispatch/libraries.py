@@ -43,6 +43,7 @@ LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
 ON_GPU = {"vllm_cpu": "vllm_flash_attn"}
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD"}
 _ON_AMD = "AITER, Composable Kernel or AOTriton attends there: attnprof report names the kernels"
+NVFP4 = "nvfp4"
 FLASH = "flash"  # the backend whose launches are predicted where a library has several
 DEFAULT_LIBRARY = "flash_attn"  # what a call is predicted for where nobody says, and none was observed
 
@@ -145,6 +146,8 @@ def predict(
             f"its rules are those of {_VENDORS[asked.vendor]} GPUs",
             hint=_ON_AMD if gpu.vendor == "amd" else "give an AMD GPU, such as --gpu mi300x",
         )
+    if call.dtype == NVFP4 and NVFP4 not in asked.dtypes:
+        raise UsageError(f"{call.library} over an NVFP4 cache is not modelled")
     try:
         return asked.predict(call, gpu, version or asked.default_version, explain=explain)
     except ZeroDivisionError:

@@ -92,6 +92,8 @@ def _flashinfer(rng: Random) -> Drawn:
     entry: Entry = rng.choice(("batch_paged", "batch_decode", "batch_mla", "single_prefill", "single_decode"))
     call = replace(_call(rng, "flashinfer", entry), page_block_size=rng.choice((1, 16, 64)), dtype="bf16")
     gpu = _gpu(rng, "a100", "h100", "l40s", "b200")
+    if entry == "batch_decode" and rng.random() < 0.3:
+        return _xqa(rng, call)
     if "decode" in entry or entry == "batch_mla":
         call = replace(call, seqlen_q=1)
     if entry.startswith("single"):
@@ -108,6 +110,19 @@ def _flashinfer(rng: Random) -> Drawn:
     if batch:
         keys = tuple(call.seqlen_q + rng.randint(0, 5000) for _ in range(call.batch))
         call = replace(call, seqlens_k=keys, seqlen_k=max(keys), cuda_graph=rng.random() < 0.3)
+    return call, gpu, "0.7.2.post1"
+
+
+def _xqa(rng: Random, call: AttentionCall) -> Drawn:
+    """A step, or a draft of a few queries; over FP8 on Hopper its own kernel."""
+    call = replace(
+        call, backend="xqa", seqlen_q=rng.choice((1, 1, 2, 4, 9, 20)), head_dim=rng.choice((64, 128, 256)),
+        dtype=rng.choice(("bf16", "fp8", "fp8")), causal=True,
+    )  # fmt: skip
+    gpu = _gpu(rng, "h100", "b200", "5090")
+    if gpu.sm_major == 12 and rng.random() < 0.4:
+        latent = replace(call, entry="batch_mla", num_heads=128, num_heads_k=1, head_dim=576, seqlen_q=1)
+        return replace(latent, head_dim_v=512), gpu, "0.7.2.post1"
     return call, gpu, "0.7.2.post1"
 
 

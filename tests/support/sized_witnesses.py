@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from attnprof.dispatch.explanation import ReadBack
+from attnprof.dispatch.flashinfer import xqa
 from attnprof.dispatch.vllm_rocm.paged import MFMA4, MFMA16
 from attnprof.model import AttentionCall, KernelLaunch
 
@@ -20,6 +21,8 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
     kernel = launches[0].kernel
     if kernel in (MFMA4, MFMA16) and len(launches) == 2:
         yield from _paged(launches, call)
+    elif kernel == xqa.KERNEL:
+        yield from _xqa(launches[0], call)
     elif call.library == "aiter_paged":
         yield from _unified_3d(launches, call) if len(launches) == 2 else _unified_2d(launches, call)
     elif call.library == "tokenspeed_mla":
@@ -27,6 +30,34 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
     elif call.library == "flash_mla" and call.index_topk and len(launches) == 1:
         queries, batch, _ = launches[0].grid  # unsplit: of 128 heads, a half
         yield replace(call, batch=batch, seqlen_q=queries, num_heads=64)
+
+
+def _xqa(launch: KernelLaunch, call: AttentionCall) -> Iterator[AttentionCall]:
+    """Steps of one head a KV head, and drafts of as many queries as fill a grid's blocks."""
+    sized = replace(
+        call,
+        page_block_size=16,
+        entry="batch_decode",
+        head_dim=128,
+        seqlens_q=(),
+        seqlens_k=(),
+        window=(-1, -1),
+    )
+    if launch.block == xqa.THREADS_MLA:
+        latent = {"num_heads": 128, "num_heads_k": 1, "head_dim": 576, "seqlen_q": 1}
+        yield replace(sized, entry="batch_mla", batch=launch.grid[2], **latent)
+        return
+    hopper = launch.block == xqa.THREADS_HOPPER
+    x, y, z = launch.grid
+    blocks, splits = (x, y) if hopper else (y, x)
+    for each in (count for count in range(1, blocks + 1) if blocks % count == 0):  # of a KV head
+        heads = 1 if hopper else blocks // each
+        rows = (blocks if hopper else each) * (xqa.ROWS_HOPPER if hopper else xqa.ROWS)
+        queries = 1 if rows in (xqa.ROWS, xqa.ROWS_HOPPER) else rows
+        yield replace(
+            sized, batch=z, seqlen_q=queries, num_heads=heads, num_heads_k=heads,
+            dtype="fp8" if hopper else "bf16", seqlen_k=splits * (xqa.KEYS_HOPPER if hopper else xqa.KEYS),
+        )  # fmt: skip
 
 
 def _paged(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:

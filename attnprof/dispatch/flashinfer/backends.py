@@ -16,7 +16,7 @@ TRTLLM_GEN, XQA = "trtllm-gen", "xqa"
 BACKENDS: dict[Entry, tuple[str, ...]] = {  # what is modelled of each entry
     "batch_paged": ("fa2", "fa3", TRTLLM_GEN),
     "batch_decode": ("fa2", TRTLLM_GEN, XQA),
-    "batch_mla": ("fa2", "fa3", TRTLLM_GEN),
+    "batch_mla": ("fa2", "fa3", TRTLLM_GEN, XQA),
     "single_prefill": ("fa2", "fa3"),
     "single_decode": ("fa2",),
 }

@@ -52,6 +52,8 @@ def predict_call(call: AttentionCall, gpu: Gpu, newer: bool = True) -> Predictio
             f"{', '.join(BACKENDS[call.entry])}",
             hint="what ran, attnprof report names by its kernels",
         )
+    if call.dtype == "nvfp4" and choice.name != XQA:
+        raise UsageError(f"flashinfer's backend {choice.name} over an NVFP4 cache is not modelled")
     if choice.name == TRTLLM_GEN:
         return predict_trtllm_gen(call, gpu, newer, choice)
     if choice.name == XQA:

@@ -24,9 +24,10 @@ class FlashInfer(LibraryOfVersions):
     """The plans and launches of the flashinfer-python package."""
 
     folder = "attnprof.dispatch.flashinfer"
-    kernels = ("flashinfer", "trtllm-gen")
+    kernels = ("flashinfer", "trtllm-gen", "tensorrt-llm")  # XQA's is called as TensorRT-LLM's own
     entries = tuple(_FUNCTIONS)
     functions = _FUNCTIONS
+    dtypes = (*LibraryOfVersions.dtypes, "nvfp4")
     packages = ("flashinfer-python",)
     modelled = "its plans of paged batches, single calls and trtllm-gen kernels are modelled"
 

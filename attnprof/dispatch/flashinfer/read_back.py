@@ -25,8 +25,10 @@ from attnprof.dispatch.flashinfer.read_back_sizes import (
     tiles_fit,
 )
 from attnprof.dispatch.flashinfer.read_back_trtllm_gen import read_back_trtllm_gen
+from attnprof.dispatch.flashinfer.read_back_xqa import read_back_xqa
 from attnprof.dispatch.flashinfer.registers import UnknownBlocksError, resident_blocks
 from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION
+from attnprof.dispatch.flashinfer.xqa import KERNEL as XQA_KERNEL
 from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import Entry, Gpu, KernelLaunch
@@ -44,6 +46,8 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     signature = parse_kernel_name(seen.main.kernel)
     if signature.library == "trtllm-gen":
         return read_back_trtllm_gen(seen, gpu)
+    if signature.kernel == XQA_KERNEL:
+        return read_back_xqa(seen, gpu)
     if signature.library != "flashinfer":
         return None
     reader = _Reader(seen, gpu)

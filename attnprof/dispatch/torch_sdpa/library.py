@@ -57,7 +57,7 @@ class TorchSdpa(LibraryOfVersions):
     def backend(self, call: AttentionCall, gpu: Gpu, version: str) -> Backend | None:
         from attnprof.dispatch.torch_sdpa.backend import SdpaInputs, choose_backend
 
-        if call.entry != "fwd" or call.dtype == "fp8":
+        if call.entry != "fwd" or call.dtype == "fp8" or call.dtype == "nvfp4":
             return None
         inputs = SdpaInputs(
             call.batch, call.num_heads, call.seqlen_q, call.seqlen_k, call.head_dim, call.num_heads_k,

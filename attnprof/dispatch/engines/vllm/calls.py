@@ -231,10 +231,9 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
 
 def _xqa(layer: Layer, step: Step, rules: Rules, notes: tuple[Note, ...]) -> Reached:
     """XQA's decode; its splits follow from the width of the page table, as the cache has room for."""
-    if step.seqlen_q > 1 or layer.kv_dtype.startswith("nvfp4"):
-        return Reached(notes, why_not="XQA with drafts, or over an NVFP4 cache, is not modelled")
     wide = Note("page table", "of max_model_len", "splits follow its width: --seqlen-k stands for it here")
-    dtype: dict[str, Any] = {"dtype": "fp8"} if layer.kv_dtype.startswith("fp8") else {}
+    kept = next((name for name in ("fp8", "nvfp4") if layer.kv_dtype.startswith(name)), None)
+    dtype: dict[str, Any] = {"dtype": kept} if kept else {}
     call = vllm_call("flashinfer", "batch_decode", layer, step, backend="xqa", **dtype)
     return Reached((wide, *notes), call, rules.flashinfer_package)
 
