@@ -4,8 +4,9 @@ Upstream's own planners and launchers are compiled by nvcc 13.0 and linked with 
 the device of each call and writes launches down (runtime.cpp). It answers occupancy with NVIDIA's
 cuda_occupancy.h for the registers that ptxas printed. ``build`` takes some twenty minutes on two cores.
 
-    pip download --no-deps flashinfer-python==0.7.2.post1 flashinfer-python==0.6.13 flashinfer-cubin==0.6.13
-    unzip each into WORK/0.7.2.post1, WORK/0.6.13 and WORK/cubin-0.6.13
+    pip download --no-deps flashinfer-python==VERSION, of 0.7.2.post1, 0.6.13 and 0.6.8.post1
+    pip download --no-deps flashinfer-cubin==VERSION, of the latter two
+    unzip each into WORK/VERSION and WORK/cubin-VERSION
     python -m benchmarks.record_flashinfer build WORK
     python -m benchmarks.record_flashinfer record WORK tests/data/golden
 """

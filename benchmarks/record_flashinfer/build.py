@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NEW, OLD, CUBINS = "0.7.2.post1", "0.6.13", "cubin-0.6.13"
+NEW, OLD, OLDEST = "0.7.2.post1", "0.6.13", "0.6.8.post1"
+CUBINS = {NEW: OLD, OLD: OLD, OLDEST: OLDEST}  # the kernel table that each is asked over
 ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120a")
 HEAD_DIMS = (64, 128, 256)
 _FLAGS = ("-std=c++17", "-O1", "-w", "-use_fast_math", "--expt-relaxed-constexpr", "-cudart", "none")
@@ -33,7 +34,8 @@ def build(work: Path) -> None:
     prefill.write_text(text.replace(call, ""))
     log = _launchers(work, data / "include", emptied)
     (work / "registers.txt").write_text(registers(log))
-    for version in (OLD, NEW):
+    _oldest_launchers(work)
+    for version in CUBINS:
         _trtllm_gen(work, version)
 
 
@@ -49,16 +51,34 @@ def _launchers(work: Path, headers: Path, emptied: Path) -> str:
     return log
 
 
-def _launcher(work: Path, part: str, dim: int, include: Path, architectures: tuple[str, ...]) -> str:
+def _oldest_launchers(work: Path) -> None:
+    """Plans and paged batches of OLDEST, and the registers of the kernel that merges its chunks."""
+    emptied = work / f"emptied-{OLDEST}"
+    shutil.copytree(work / OLDEST / "flashinfer" / "data" / "include", emptied, dirs_exist_ok=True)
+    prefill = emptied / "flashinfer" / "attention" / "prefill.cuh"
+    body = "  BatchPrefillWithPagedKVCacheDevice<KTraits>(params, smem_storage);\n"
+    prefill.write_text(prefill.read_text().replace(body, ""))
+    _launcher(work, "PLANS", 128, emptied, ("80",), OLDEST)
+    log = ""
+    for dim in HEAD_DIMS[:2]:
+        log += _launcher(work, "BATCH_PREFILL", dim, emptied, ARCHITECTURES, OLDEST)
+    (work / f"registers-{OLDEST}.txt").write_text(registers(log))
+
+
+def _launcher(
+    work: Path, part: str, dim: int, include: Path, architectures: tuple[str, ...], version: str = NEW
+) -> str:
     codes = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in architectures]
-    given = (f"-D{part}", f"-DRECORDED_DIM={dim}", f"-I{include}", *_cccl(work), f"-I{HERE}")
+    older = [] if version == NEW else ["-DBEFORE_0_7"]
+    given = (f"-D{part}", *older, f"-DRECORDED_DIM={dim}", f"-I{include}", *_cccl(work), f"-I{HERE}")
     sources = (str(HERE / "launches.cu"), str(HERE / "runtime.cpp"))
-    return _nvcc(*codes, "-Xptxas", "-v", *given, *sources, "-o", str(work / f"{part}_{dim}".lower()))
+    program = f"{part}_{dim}".lower() + ("" if version == NEW else f"-{version}")
+    return _nvcc(*codes, "-Xptxas", "-v", *given, *sources, "-o", str(work / program))
 
 
 def _trtllm_gen(work: Path, version: str) -> None:
     data = work / version / "flashinfer" / "data"
-    table = next((work / CUBINS).rglob("fmha/trtllm-gen/include/flashInferMetaInfo.h"))
+    table = table_of(work, version)
     include = work / f"table-{version}"
     include.mkdir(exist_ok=True)
     text = table.read_text()
@@ -71,10 +91,15 @@ def _trtllm_gen(work: Path, version: str) -> None:
     given = (
         "-arch=sm_100a", '-DTLLM_GEN_FMHA_CUBIN_PATH="x"', '-DTLLM_GEN_FMHA_METAINFO_HASH="x"',
         f"-I{include}", *_cccl(work), f"-I{data / 'include'}",
-        f"-I{data / 'cutlass' / 'include'}", f"-I{HERE}",
+        f"-I{data / 'cutlass' / 'include'}", f"-I{HERE}", *(["-DONE_KV_DTYPE"] if version == OLDEST else []),
     )  # fmt: skip
     sources = (HERE / "trtllm_gen.cu", data / "csrc" / "fmhaReduction.cu", HERE / "runtime.cpp")
     _nvcc(*given, *map(str, sources), "-o", str(work / f"trtllm_gen-{version}"))
+
+
+def table_of(work: Path, version: str) -> Path:
+    """The kernel table in the unpacked cubin package that a version is asked over."""
+    return next((work / f"cubin-{CUBINS[version]}").rglob("fmha/trtllm-gen/include/flashInferMetaInfo.h"))
 
 
 def _cccl(work: Path) -> tuple[str, ...]:

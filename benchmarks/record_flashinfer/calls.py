@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from benchmarks.record_flashinfer.build import NEW
-
 DEVICES = {  # name -> major, minor, SMs, shared memory per SM and per block, threads per SM
     "a100": (8, 0, 108, 167936, 166912, 2048), "a10": (8, 6, 72, 102400, 101376, 1536),
     "l40s": (8, 9, 142, 102400, 101376, 1536), "h100": (9, 0, 132, 233472, 232448, 2048),
@@ -42,8 +40,8 @@ class Call:
 class Calls:
     """Draws calls of launches.cu."""
 
-    def __init__(self) -> None:
-        self.random = Random(15)
+    def __init__(self, version: str) -> None:
+        self.version, self.random = version, Random(15)
 
     def _length(self) -> int:
         return self.random.choice(_LENGTHS)
@@ -62,8 +60,9 @@ class Calls:
     def _made(self, kind: str, entry: str, backend: str, device: str, dim: int, heads: tuple[int, int],
               given: Sequence[int], **fields: Any) -> Call:  # fmt: skip
         common = {
-            "library": "flashinfer", "version": NEW, "entry": entry, "backend": backend, "dtype": "bf16",
-            "num_heads": heads[0], "num_heads_k": heads[1], "head_dim": dim, "device": device,
+            "library": "flashinfer", "version": self.version, "entry": entry, "backend": backend,
+            "dtype": "bf16", "num_heads": heads[0], "num_heads_k": heads[1], "head_dim": dim,
+            "device": device,
         }  # fmt: skip
         return Call(common | fields, " ".join(map(str, (kind, *DEVICES[device], *given))))
 

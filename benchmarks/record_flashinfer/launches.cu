@@ -65,8 +65,11 @@ static void mla(std::istream& in) {
   for (int i = 0; i < batch; ++i) lengths.push_back(keys[i + 1] - keys[i]);
   MLAPlanInfo info;
   size_t bytes = 0;
-  MLAPlan<int>(whole.data(), whole.size(), whole.data(), staged.data(), staged.size(), info, bytes, queries.data(),
-               keys.data(), lengths.data(), batch, heads, dim_v, causal, nullptr);
+  MLAPlan<int>(whole.data(), whole.size(), whole.data(), staged.data(), staged.size(), info,
+#ifndef BEFORE_0_7
+               bytes,
+#endif
+               queries.data(), keys.data(), lengths.data(), batch, heads, dim_v, causal, nullptr);
   auto at = [&](int64_t offset) { return reinterpret_cast<int*>(staged.data() + offset); };
   int const works = at(info.work_indptr_offset)[info.num_blks_y];
   int longest = 0, partial = 0, merging = 0;
@@ -137,6 +140,11 @@ static void single_prefill(std::istream& in) {
 #endif
 
 #ifdef BATCH_PREFILL
+#ifdef BEFORE_0_7
+#define FIRST
+#else
+#define FIRST true,
+#endif
 // heads heads_k page cuda_graph batch, queries, pages
 static void batch_prefill(std::istream& in) {
   int heads, heads_k, page, graph, batch;
@@ -145,7 +153,11 @@ static void batch_prefill(std::istream& in) {
   PrefillPlanInfo info;
   PrefillPlan<int>(whole.data(), ROOM, whole.data(), staged.data(), staged.size(), info, queries.data(),
                    pages.data(), queries.back(), batch, heads, heads_k, RECORDED_DIM, RECORDED_DIM, page, graph, 2, -1, -1,
-                   false, 0, 0, nullptr);
+                   false, 0,
+#ifndef BEFORE_0_7
+                   0,
+#endif
+                   nullptr);
   using Params = BatchPrefillPagedParams<Element, Element, Element, int>;
   Params params{};
   params.num_qo_heads = heads;
@@ -155,8 +167,8 @@ static void batch_prefill(std::istream& in) {
   auto* tmp = info.split_kv ? reinterpret_cast<Element*>(whole.data()) : nullptr;
   plan << "\"split_kv\":" << info.split_kv << ",\"padded_batch_size\":" << info.padded_batch_size;
   DISPATCH_CTA_TILE_Q(info.cta_tile_q, CTA_TILE_Q, {
-    BatchPrefillWithPagedKVCacheDispatched<true, CTA_TILE_Q, RECORDED_DIM, RECORDED_DIM, NO_ENCODING, false, MaskMode::kCausal,
-                                           Variant, Params>(params, tmp, nullptr, false, nullptr);
+    BatchPrefillWithPagedKVCacheDispatched<FIRST CTA_TILE_Q, RECORDED_DIM, RECORDED_DIM, NO_ENCODING, false,
+                                           MaskMode::kCausal, Variant, Params>(params, tmp, nullptr, false, nullptr);
   });
 }
 #endif

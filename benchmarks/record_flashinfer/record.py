@@ -5,55 +5,64 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record_flashinfer.build import CUBINS, HEAD_DIMS, NEW, OLD
+from benchmarks.record_flashinfer.build import CUBINS, HEAD_DIMS, NEW, OLD, OLDEST, table_of
 from benchmarks.record_flashinfer.calls import Call, Calls, trtllm_gen_calls
 
 _ERROR = re.compile(r"^Error in function '\w+' at \S+: ")
 _SYMBOL = re.compile(r"_ZN10flashinfer(\d+)")
+_CRASHED = '{"error": "the program ended", "launches": []}'
 _DTYPES = {
     ("BF16", "BF16", "BF16", "BF16"), ("FP16", "FP16", "FP16", "FP16"), ("E4M3", "E4M3", "E4M3", "BF16"),
 }  # fmt: skip
 
 
 def record(work: Path, folder: Path) -> None:
-    """The four files of FlashInfer's launches and trtllm-gen kernels."""
+    """The files of FlashInfer's launches and trtllm-gen kernels."""
     rows = [row for part in _parts(work) for row in part]
     _write(folder / f"flashinfer_host_{NEW}.jsonl.gz", map(json.dumps, rows))
-    for version in (OLD, NEW):
+    _write(folder / f"flashinfer_host_{OLDEST}.jsonl.gz", map(json.dumps, oldest_rows(work)))
+    for version in CUBINS:
         calls = trtllm_gen_calls(version)
         answers = list(_asked(work / f"trtllm_gen-{version}", calls))
         if version == NEW:  # whose own table may hold what the older lacks
             answers = [row for row in answers if row["expect"]["error"] is None]
         _write(folder / f"flashinfer_trtllm_gen_{version}.jsonl.gz", map(json.dumps, answers))
-    table = next((work / CUBINS).rglob("fmha/trtllm-gen/include/flashInferMetaInfo.h"))
-    _write(folder / f"trtllm_gen_kernels_{OLD}.csv.gz", _kernels(table.read_text()))
+    for version in (OLD, OLDEST):
+        table = table_of(work, version).read_text()
+        _write(folder / f"trtllm_gen_kernels_{version}.csv.gz", _kernels(table, version == OLDEST))
 
 
 def _parts(work: Path) -> Iterable[Iterable[dict[str, Any]]]:
-    calls = Calls()
-    yield _asked(work / "plans_128", calls.sm90(250), work)
-    yield _asked(work / "plans_128", calls.mla(300), work)
+    calls, table = Calls(NEW), work / "registers.txt"
+    yield _asked(work / "plans_128", calls.sm90(250), table)
+    yield _asked(work / "plans_128", calls.mla(300), table)
     for dim in HEAD_DIMS:
         yield _asked(
-            work / f"decode_{dim}", [*calls.single_decode(dim, 300), *calls.batch_decode(dim, 250)], work
+            work / f"decode_{dim}", [*calls.single_decode(dim, 300), *calls.batch_decode(dim, 250)], table
         )
-    yield _asked(work / "prefill_128", calls.single_prefill(300), work)
+    yield _asked(work / "prefill_128", calls.single_prefill(300), table)
     for dim in HEAD_DIMS[:2]:
-        yield _asked(work / f"batch_prefill_{dim}", calls.batch_prefill(dim, 150), work)
+        yield _asked(work / f"batch_prefill_{dim}", calls.batch_prefill(dim, 150), table)
 
 
-def _asked(program: Path, calls: list[Call], work: Path | None = None) -> Iterable[dict[str, Any]]:
-    arguments = [str(program), *([str(work / "registers.txt")] if work else [])]
-    asked = "".join(call.line + "\n" for call in calls)
-    done = subprocess.run(arguments, input=asked, capture_output=True, text=True, check=True)
-    if done.stderr:
-        raise SystemExit(done.stderr[:2000])
-    for call, line in zip(calls, done.stdout.splitlines(), strict=True):
+def oldest_rows(work: Path) -> Iterable[dict[str, Any]]:
+    """Plans and paged batches of OLDEST."""
+    calls, table = Calls(OLDEST), work / f"registers-{OLDEST}.txt"
+    yield from _asked(work / f"plans_128-{OLDEST}", calls.sm90(250), table)
+    yield from _asked(work / f"plans_128-{OLDEST}", calls.mla(300), table)
+    for dim in HEAD_DIMS[:2]:
+        yield from _asked(work / f"batch_prefill_{dim}-{OLDEST}", calls.batch_prefill(dim, 200), table)
+
+
+def _asked(program: Path, calls: list[Call], table: Path | None = None) -> Iterable[dict[str, Any]]:
+    arguments = ["stdbuf", "-oL", str(program), *([str(table)] if table else [])]
+    for call, line in zip(calls, _answers(arguments, [call.line for call in calls]), strict=True):
         answer = json.loads(line)
         for launch in answer["launches"]:
             launch["kernel"] = _base(launch["kernel"])
@@ -67,6 +76,20 @@ def _asked(program: Path, calls: list[Call], work: Path | None = None) -> Iterab
         yield {"call": call.fields, "expect": answer}
 
 
+def _answers(arguments: list[str], asked: list[str]) -> list[str]:
+    """An answer per line; a call that upstream's code ends the program at is an error."""
+    found: list[str] = []
+    while len(found) < len(asked):
+        lines = "".join(line + "\n" for line in asked[len(found) :])
+        done = subprocess.run(arguments, input=lines, capture_output=True, text=True, check=False)
+        if done.stderr or done.returncode not in (0, -signal.SIGSEGV):
+            raise SystemExit(done.stderr[:2000])
+        found += done.stdout.splitlines()
+        if done.returncode:
+            found.append(_CRASHED)
+    return found
+
+
 def _base(symbol: str) -> str:
     """The name of a template without its arguments, which are not told."""
     found = _SYMBOL.match(symbol)
@@ -75,16 +98,23 @@ def _base(symbol: str) -> str:
     return "fmhaReductionKernel" if "fmhaReductionKernel" in symbol else symbol
 
 
-def _kernels(table: str) -> Iterable[str]:
-    """name, step_q, step_kv, threads, groups_tokens of paged dense kernels of the usual dtypes."""
+def _kernels(table: str, oldest: bool) -> Iterable[str]:
+    """name, step_q, step_kv, threads, groups_tokens of paged dense kernels of the usual dtypes.
+
+    ``oldest``: K and V have one dtype there, and there is no sage attention.
+    """
     yield "name,step_q,step_kv,threads,groups_tokens"
     rows = (line.strip().strip("{},").split(",") for line in table.splitlines() if line.startswith("{ DATA"))
     found = []
     for row in rows:
         field = [one.strip() for one in row]
+        if oldest:
+            field[1:2] = ["", field[1], field[1]]
+            field[24:24] = ["0"] * 4
         dtypes = tuple(field[at].removeprefix("DATA_TYPE_") for at in (0, 2, 3, 4))
         layout, mask, sage, sparse, skips = (field[at] for at in (18, 20, 24, 32, 33))
-        if dtypes in _DTYPES and (layout, sage, sparse, skips) == ("2", "0", "0", "false") and mask != "3":
+        usual = dtypes in _DTYPES and (layout, sage, skips) == ("2", "0", "false")
+        if usual and sparse in ("0", "false") and mask != "3":
             groups = int(field[29] == "true")
             found.append(f"{field[15].strip(chr(34))},{field[7]},{field[8]},{field[17]},{groups}")
     yield from sorted(found)

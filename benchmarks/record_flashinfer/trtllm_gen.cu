@@ -56,13 +56,21 @@ int main() {
       if (!context && q == "bf16" && kv == "fp8" && out == "bf16")
         p.mBf16QFp8KvTransformMode = Bf16QFp8KvTransformMode::SeparateKv;
 #endif
+#ifdef ONE_KV_DTYPE  // before 0.6.10, which asks for latent attention's kernels by another mask
+      bool const mla = false;
+#else
       bool const mla = (dim == 576 && dim_v == 512) || (dim == 320 && dim_v == 256);
+#endif
       p.mMaskType = context ? (causal ? TrtllmGenAttentionMaskType::Causal : TrtllmGenAttentionMaskType::Dense)
                             : (mla ? TrtllmGenAttentionMaskType::Dense : TrtllmGenAttentionMaskType::Causal);
       p.mKernelType = context ? FmhaKernelType::Context : FmhaKernelType::Generation;
       p.mTileScheduler = context ? TileScheduler::Persistent : TileScheduler::Static;
       p.mMultiCtasKvMode = !context;
+#ifdef ONE_KV_DTYPE
+      TllmGenFmhaRunner runner(dtype(q), dtype(kv), dtype(out));
+#else
       TllmGenFmhaRunner runner(dtype(q), dtype(kv), dtype(kv), dtype(out));
+#endif
       auto [found, info] = runner.isSupportedWithInfo(p);
       if (!found) throw std::runtime_error("Missing TRTLLM-GEN kernel (" +
                                            std::string(context ? "context" : "decode") + "): " + info);

@@ -16,26 +16,26 @@ from attnprof.model import AttentionCall, Prediction
 from tests.conftest import golden_rows
 from tests.support.command import attnprof
 
-LAUNCHES = "flashinfer_host_0.7.2.post1.jsonl.gz"
+LAUNCHES, OLDEST = "flashinfer_host_0.7.2.post1.jsonl.gz", "flashinfer_host_0.6.8.post1.jsonl.gz"
 ENTRIES = ("batch_decode", "batch_mla", "batch_paged", "single_decode", "single_prefill")
 CALL = AttentionCall("flashinfer", "batch_decode", 8, 1, 4096, 32, 8, 128, page_block_size=16)
 
 
 def _predicted(row: dict[str, Any]) -> Prediction:
-    call, gpu, _ = parse_call(row)
-    return libraries.predict(call, gpu, "0.7.2.post1")
+    call, gpu, version = parse_call(row)
+    return libraries.predict(call, gpu, version)
 
 
 def _launches(prediction: Prediction) -> list[tuple[str, list[int], list[int]]]:
     return [(one.kernel, list(one.grid), list(one.block)) for one in prediction.launches]
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_every_launch_of_the_wheel_is_predicted(entry: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "entry"), [*((LAUNCHES, entry) for entry in ENTRIES), (OLDEST, "batch_paged")]
+)
+def test_every_launch_of_the_wheel_is_predicted(name: str, entry: str) -> None:
     """The planner that deals out tiles on Hopper and the one of MLA are held to in the tests below."""
-    rows = [
-        row for row in golden_rows(LAUNCHES) if row["call"]["entry"] == entry and row["expect"]["launches"]
-    ]
+    rows = [row for row in golden_rows(name) if row["call"]["entry"] == entry and row["expect"]["launches"]]
     wrong = [
         row["call"]
         for row in rows
@@ -47,14 +47,14 @@ def test_every_launch_of_the_wheel_is_predicted(entry: str) -> None:
 
 
 def test_shared_memory_is_that_of_the_launch_where_it_is_told() -> None:
-    rows = [row for row in golden_rows(LAUNCHES) if row["expect"]["launches"]]
+    rows = [row for name in (LAUNCHES, OLDEST) for row in golden_rows(name) if row["expect"]["launches"]]
     assert {row["call"]["entry"] for row in rows} == {*ENTRIES} - {"batch_mla"}
     told = [[one.dynamic_smem for one in _predicted(row).launches] for row in rows]
     assert told == [[one["dynamic_smem"] for one in row["expect"]["launches"]] for row in rows]
 
 
 def test_every_refusal_is_upstreams() -> None:
-    refused = [row for row in golden_rows(LAUNCHES) if row["expect"]["error"]]
+    refused = [row for name in (LAUNCHES, OLDEST) for row in golden_rows(name) if row["expect"]["error"]]
     assert len(refused) > 50
     assert [_predicted(row).error for row in refused] == [row["expect"]["error"] for row in refused]
 
@@ -68,8 +68,9 @@ def test_every_plan_of_decode_on_cuda_cores() -> None:
         assert grid == [plan["padded_batch_size"], row["call"]["num_heads_k"], 1]
 
 
-def test_every_plan_of_hoppers_backend() -> None:
-    rows = [row for row in golden_rows(LAUNCHES) if row["call"]["backend"] == "fa3"]
+@pytest.mark.parametrize("name", [LAUNCHES, OLDEST])
+def test_every_plan_of_hoppers_backend(name: str) -> None:
+    rows = [row for row in golden_rows(name) if row["call"]["backend"] == "fa3"]
     shared = 0
     for row in rows:
         prediction, told = _predicted(row), row["expect"]["plan"]
@@ -82,8 +83,9 @@ def test_every_plan_of_hoppers_backend() -> None:
     assert 0 < shared < len(rows)
 
 
-def test_every_plan_of_mla() -> None:
-    rows = [row for row in golden_rows(LAUNCHES) if row["call"]["entry"] == "batch_mla"]
+@pytest.mark.parametrize("name", [LAUNCHES, OLDEST])
+def test_every_plan_of_mla(name: str) -> None:
+    rows = [row for row in golden_rows(name) if row["call"]["entry"] == "batch_mla"]
     split = 0
     for row in rows:
         plan, told = dict(_predicted(row).plan), row["expect"]["plan"]

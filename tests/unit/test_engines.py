@@ -75,6 +75,19 @@ def test_the_prediction_is_the_librarys_for_the_call_that_is_made() -> None:
     assert blackwell.not_predicted == "the FlashAttention-4 that vLLM 0.20.0 ships was not recorded"
 
 
+def test_vllm_0_20_on_blackwell_takes_kernels_of_the_flashinfer_that_it_requires() -> None:
+    decode = made("vllm", "b200", version="0.20.2")
+    prompt = made("vllm", "b200", step=Step(2, 900, 4096), version="0.20.2")
+    latent = made("vllm", "b200", DEEPSEEK, version="0.20.2")
+    for found, phase in ((decode, "SwapsAbForGen"), (prompt, "Context"), (latent, "ForGen")):
+        assert found.library_version == "0.6.8.post1"
+        assert found.prediction == predict(found.call, gpu_by_name("b200"), "0.6.8.post1")
+        assert found.prediction.launches[0].kernel.endswith(phase)
+    assert "DenseP32" in latent.prediction.launches[0].kernel  # the least page that its backend has
+    native = made("vllm", "h100", replace(QWEN, backend="FLASHINFER"), version="0.20.2")
+    assert native.call.backend == "fa2"
+
+
 def deepseek(gpu: str, *arguments: str) -> Any:
     """The JSON of ``explain`` for a decode step of DeepSeek-V3 in vLLM."""
     step = ("--engine", "vllm", "--model", "deepseek-v3", "--batch", "64", "--seqlen-k", "4096")

@@ -6,7 +6,15 @@ from attnprof.dispatch.flashinfer import launch_rules
 from attnprof.dispatch.flashinfer.backends import BACKENDS, TRTLLM_GEN, XQA, Choice, choose, prefers_cudnn
 from attnprof.dispatch.flashinfer.mla_rules import plan_mla
 from attnprof.dispatch.flashinfer.registers import UnknownBlocksError
-from attnprof.dispatch.flashinfer.rules import BLOCKS_PER_SM, Batch, Plan, plan_batch, plan_sm90
+from attnprof.dispatch.flashinfer.rules import (
+    BLOCKS_PER_SM,
+    DEFAULT_VERSION,
+    OLDEST,
+    Batch,
+    Plan,
+    plan_batch,
+    plan_sm90,
+)
 from attnprof.dispatch.flashinfer.trtllm_gen_call import predict_trtllm_gen
 from attnprof.dispatch.flashinfer.xqa import predict_xqa
 from attnprof.dispatch.heuristic import ceil_div
@@ -26,8 +34,8 @@ _NO_DRAFTS = (
 _COMPILED = "as nvcc 13.0 compiles it for bf16"
 
 
-def predict_call(call: AttentionCall, gpu: Gpu, newer: bool = True) -> Prediction:
-    """The plan and the launches. ``newer``: the rules of 0.7.2, else trtllm-gen's of 0.6.13.
+def predict_call(call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION) -> Prediction:
+    """The plan and the launches of a version that is known.
 
     Raises UsageError for other entries and backends, and where the occupancy of a kernel is not known.
     """
@@ -55,13 +63,15 @@ def predict_call(call: AttentionCall, gpu: Gpu, newer: bool = True) -> Predictio
     if call.dtype == "nvfp4" and choice.name != XQA:
         raise UsageError(f"flashinfer's backend {choice.name} over an NVFP4 cache is not modelled")
     if choice.name == TRTLLM_GEN:
-        return predict_trtllm_gen(call, gpu, newer, choice)
+        return predict_trtllm_gen(call, gpu, version, choice)
     if choice.name == XQA:
         return predict_xqa(call, gpu, choice)
     if choice.name == "fa3" and (gpu.sm_major, gpu.sm_minor) != (9, 0):
         return Prediction(error="backend fa3 needs SM 9.0")
+    if call.entry == "batch_paged":
+        return _paged(call, gpu, choice, oldest=version == OLDEST)
     by_entry = {
-        "batch_paged": _paged, "batch_decode": _decode, "batch_mla": _mla, "single_prefill": _single,
+        "batch_decode": _decode, "batch_mla": _mla, "single_prefill": _single,
         "single_decode": _single,
     }  # fmt: skip
     return by_entry[call.entry](call, gpu, choice)
@@ -78,7 +88,7 @@ def _lengths(call: AttentionCall) -> tuple[tuple[int, ...], tuple[int, ...]]:
     )
 
 
-def _paged(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
+def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, *, oldest: bool) -> Prediction:
     """Paged batches: prefill, and decode with tensor cores, which asks for fa2 by default."""
     seqlens_q, seqlens_k = _lengths(call)
     batch = Batch(
@@ -101,7 +111,7 @@ def _paged(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
         main = KernelLaunch(KERNEL_SM90, plan.grid, ((plan.cta_tile_q // 64 + 1) * 128, 1, 1))
         return Prediction((main,), 1, reasons=(*choice.reasons, *_reasons_sm90(plan, gpu)), plan=fields)
     main = KernelLaunch(KERNEL, plan.grid, block(plan.cta_tile_q), _smem(call, plan.cta_tile_q, gpu))
-    merge, told = _merge(plan, sum(seqlens_q), call, gpu)
+    merge, told = _merge(plan, sum(seqlens_q), call, gpu, oldest=oldest)
     reasons = (*_of_paged(call, gpu, choice), *_reasons(batch, plan, gpu), told)
     return Prediction((main, *merge), plan.most_chunks, reasons=reasons, plan=fields)
 
@@ -135,12 +145,15 @@ def block(cta_tile_q: int) -> tuple[int, int, int]:
     return (32, 4, 1) if cta_tile_q > 16 else (32, 1, 4)
 
 
-def _merge(plan: Plan, rows: int, call: AttentionCall, gpu: Gpu) -> tuple[tuple[KernelLaunch, ...], Reason]:
+def _merge(
+    plan: Plan, rows: int, call: AttentionCall, gpu: Gpu, *, oldest: bool
+) -> tuple[tuple[KernelLaunch, ...], Reason]:
     """The kernel that adds up the chunks, where there are any."""
     if not plan.split_kv:
         return (), Reason("merge", "none", "no keys are split")
     try:
-        launch = launch_rules.merge_lengths(rows, call.num_heads, call.head_dim_v or call.head_dim, gpu)
+        dim = call.head_dim_v or call.head_dim
+        launch = launch_rules.merge_lengths(rows, call.num_heads, dim, gpu, oldest=oldest)
     except UnknownBlocksError:
         why = "it adds up the chunks; its grid is SMs x the blocks that an SM admits, not known of this GPU"
         return (), Reason("merge", "follows", why)

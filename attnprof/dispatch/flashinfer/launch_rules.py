@@ -118,12 +118,15 @@ def batch_decode_launches(
     return (main, merge_lengths(batch, num_heads, head_dim, gpu)) if plan.split_kv else (main,)
 
 
-def merge_lengths(rows: int, num_heads: int, head_dim: int, gpu: Gpu) -> KernelLaunch:
+def merge_lengths(
+    rows: int, num_heads: int, head_dim: int, gpu: Gpu, *, oldest: bool = False
+) -> KernelLaunch:
     """The kernel that adds up the chunks of sequences of any lengths. Raises UnknownBlocksError."""
     bdx = head_dim // max(8, head_dim // 32)
     bdy = _THREADS // bdx
     smem = _MERGE_STAGES * bdy * head_dim * 2 + _THREADS * 4
-    resident = resident_blocks("merge", head_dim, 0, _THREADS, smem, gpu)
+    kernel = "merge_of_0.6.8" if oldest else "merge"
+    resident = resident_blocks(kernel, head_dim, 0, _THREADS, smem, gpu)
     blocks = min(resident, ceil_div(rows * num_heads, gpu.num_sms))
     return KernelLaunch(MERGE_LENGTHS, (gpu.num_sms * blocks, 1, 1), (bdx, bdy, 1), smem)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
-from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDER
+from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDER, OLDEST
 from attnprof.dispatch.flashinfer.trtllm_gen import stated
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
     DENSE,
@@ -115,7 +115,7 @@ def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explana
     known = any(grid)
     per_dim = 1 if traits.two_cta else traits.head_dim_v // traits.head_dim_per_cta_v
     heads, batch = (grid[1] // per_dim, grid[2]) if known else (None, None)
-    both = (OLDER, DEFAULT_VERSION)
+    both = (OLDEST, DEFAULT_VERSION)
     if traits.kind is Kind.CONTEXT:
         last = grid[0] * traits.step_q if known else None
         first = last - traits.step_q + 1 if last else 1
@@ -128,7 +128,7 @@ def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explana
         known and gpu.num_sms is not None and not traits.mla
     )  # whose kernel changes to and fro with the keys
     if told and gpu.num_sms:
-        for version in both:
+        for version in (OLDER, DEFAULT_VERSION):  # the former launches these as 0.6.8 does
             lengths = _lengths(seen, traits, gpu.num_sms, version != OLDER)
             if lengths:
                 found.append(

@@ -83,6 +83,15 @@ _MERGE = {  # head dim -> by SM
 }
 
 
+_MERGE_OLDEST = {  # the same of 0.6.8.post1
+    64: {80: 48, 86: 48, 89: 48, 90: 40, 100: 40, 120: 40},
+    128: {80: 40, 86: 40, 89: 40, 90: 40, 100: 40, 120: 40},
+    256: {80: 40, 86: 40, 89: 40, 90: 40, 100: 40, 120: 40},
+    512: {80: 55, 86: 56, 89: 56, 90: 48, 100: 48, 120: 48},
+}
+_MERGES = {"merge": _MERGE, "merge_of_0.6.8": _MERGE_OLDEST}
+
+
 class UnknownBlocksError(UsageError):
     """A kernel whose registers nobody has read."""
 
@@ -100,8 +109,8 @@ def resident_blocks(
 def _registers(kernel: str, head_dim: int, key: int | tuple[int, int, bool], gpu: Gpu) -> int:
     sm = gpu.sm_major * 10 + gpu.sm_minor
     found: int | None = None
-    if kernel == "merge":
-        found = _MERGE.get(head_dim, {}).get(sm)
+    if kernel in _MERGES:
+        found = _MERGES[kernel].get(head_dim, {}).get(sm)
     elif kernel == "single_prefill" and isinstance(key, tuple):
         found = _SINGLE_PREFILL.get(head_dim, {}).get(key, {}).get(sm)
     elif isinstance(key, int):
@@ -117,6 +126,6 @@ def _registers(kernel: str, head_dim: int, key: int | tuple[int, int, bool], gpu
 
 
 def _known(kernel: str) -> str:
-    dims = _MERGE if kernel == "merge" else _SINGLE_PREFILL
+    dims = _MERGES.get(kernel, _SINGLE_PREFILL)
     found = sorted({dim for name, dim, _ in _DECODE if name == kernel} or dims)
     return ", ".join(str(dim) for dim in found)

@@ -16,7 +16,8 @@ from attnprof.errors import UsageError
 
 DEFAULT_VERSION = "0.7.2.post1"
 OLDER = "0.6.13"  # the last whose trtllm-gen kernels were published as a package
-VERSIONS = (DEFAULT_VERSION, OLDER)
+OLDEST = "0.6.8.post1"  # what vLLM 0.20 and 0.21 require; its kernels are a package too
+VERSIONS = (DEFAULT_VERSION, OLDER, OLDEST)
 BLOCKS_PER_SM = 2
 _LEAST_KEYS = 128  # in a chunk
 _INT64_MAX = (1 << 63) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attnprof.dispatch.flashinfer.backends import Choice
+from attnprof.dispatch.flashinfer.rules import OLDER, OLDEST
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode
 from attnprof.dispatch.flashinfer.trtllm_gen_select import Ask, MissingKernelError, Selected, select
 from attnprof.errors import UsageError
@@ -23,8 +24,10 @@ _MEETS = {
 }
 
 
-def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, newer: bool, choice: Choice) -> Prediction:
+def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, version: str, choice: Choice) -> Prediction:
     """What the launcher of decode (batch_decode, batch_mla) or prefill (batch_paged) launches."""
+    if version == OLDEST and call.entry == "batch_paged" and not call.causal:
+        raise UsageError(f"trtllm-gen of flashinfer {OLDEST} has no prompts without a causal mask")
     if call.dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise UsageError(f"trtllm-gen is not modelled for {call.dtype}: known are {known}")
@@ -34,7 +37,8 @@ def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, newer: bool, choice: Choic
         call.dtype, call.entry == "batch_paged", call.batch, call.seqlen_q, call.seqlen_k, call.num_heads,
         call.num_heads_k, call.head_dim, call.head_dim_v or call.head_dim,
         call.page_block_size or _PAGE_SIZE, None if call.window[0] < 0 else call.window[0] + 1,
-        call.causal, gpu.num_sms, gpu.sm_minor == 3, newer=newer,
+        call.causal, gpu.num_sms, gpu.sm_minor == 3, newer=version not in (OLDER, OLDEST),
+        oldest=version == OLDEST,
     )  # fmt: skip
     if ask.head_dim % 8 or not 32 <= ask.head_dim_v <= ask.head_dim <= 1024:
         raise UsageError(f"trtllm-gen has no kernels of head dim {ask.head_dim}/{ask.head_dim_v}")
@@ -79,7 +83,7 @@ def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
     table = (
         "chosen by its traits; the table of kernels is fetched at run time, so that there is one is not known"
         if ask.newer
-        else "in the table of flashinfer-cubin 0.6.13"
+        else f"in the table of flashinfer-cubin {OLDEST if ask.oldest else OLDER}"
     )
     return (
         Reason("kernel", traits.kind.value, f"{_KINDS[traits.kind]}, {table}"),

@@ -1,7 +1,8 @@
 """Which trtllm-gen kernels there are, and what their metadata states.
 
-Source: ``flashInferMetaInfo.h`` of flashinfer-cubin 0.6.13, the last that was published as a package: paged
-keys, no sage attention, sparsity or skipped softmax, of the dtypes below. A test holds every row to it.
+Source: ``flashInferMetaInfo.h`` of flashinfer-cubin 0.6.13, the last that was published as a package, and of
+0.6.8.post1: paged keys, no sage attention, sparsity or skipped softmax, of the dtypes below. A test holds
+every row to it.
 """
 
 from __future__ import annotations
@@ -100,15 +101,17 @@ class Traits:
         )
 
 
-def exists(traits: Traits) -> bool:
-    """Whether flashinfer-cubin 0.6.13 holds such a kernel."""
+def exists(traits: Traits, *, oldest: bool = False) -> bool:
+    """Whether flashinfer-cubin 0.6.13 holds such a kernel; ``oldest``: whether 0.6.8.post1 does."""
     dims = (traits.head_dim, traits.head_dim_v)
+    if oldest and (traits.dynamic or traits.head_dim in (80, 512)):
+        return False
     if traits.persistent and traits.mode is not Mode.NONE:
         return False
     if traits.two_cta and (traits.kind is not Kind.KEEPS or traits.head_dim_per_cta_v != 256):
         return False
     if dims == (576, 512):
-        return _of_mla(traits)
+        return _of_mla(traits, oldest)
     if traits.two_cta or traits.tile_kv != 128:
         return False
     if dims == (320, 256):
@@ -152,7 +155,7 @@ def _of_wide_heads(traits: Traits) -> bool:
     return _tiled(traits, 512) and not (traits.mode is Mode.CLUSTER and traits.tile_q == 32)
 
 
-def _of_mla(traits: Traits) -> bool:
+def _of_mla(traits: Traits, oldest: bool) -> bool:
     known = traits.dtype != "fp16" and traits.mask == DENSE and traits.kind is not Kind.CONTEXT
     if not known or traits.dynamic or not _paged(traits) or traits.head_dim_per_cta_v not in (128, 256, 512):
         return False
@@ -160,5 +163,6 @@ def _of_mla(traits: Traits) -> bool:
         meets = traits.mode in (Mode.NONE, Mode.REDUCTION_KERNEL)
         return meets and traits.tile_q == 64 and traits.tile_kv == 128
     small = traits.tile_kv in (64, 128) and traits.tile_q in (8, 16, 32)
-    lacking = traits.mode is Mode.CLUSTER and traits.head_dim_per_cta_v == 512 and traits.tile_q == 32
+    wide = traits.mode is Mode.CLUSTER and traits.head_dim_per_cta_v == 512 and traits.tile_q == 32
+    lacking = wide and not oldest
     return small and traits.mode is not Mode.REDUCTION_KERNEL and not lacking

@@ -1,9 +1,9 @@
 """Which trtllm-gen kernel FlashInfer launches for a call, and how many thread blocks.
 
 Source: include/flashinfer/trtllm/fmha/fmhaKernels.cuh ``selectKernel``, ``computeCtaAndClusterConfig`` and
-``run``; csrc/fmhaReduction.cu; csrc/trtllm_fmha_kernel_launcher.cu for what they are asked. Versions 0.6.13
-and 0.7.2.post1; the latter fetches its kernel table from elsewhere when it first runs, so what it lacks is
-not known here.
+``run``; csrc/fmhaReduction.cu; csrc/trtllm_fmha_kernel_launcher.cu for what they are asked. Versions
+0.6.8.post1, 0.6.13 and 0.7.2.post1; the latter fetches its kernel table from elsewhere when it first runs, so
+what it lacks is not known here.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class Ask:
     sm103: bool = False
     active_clusters: int | None = None
     newer: bool = True  # the rules of 0.7.2, else those of 0.6.13
+    oldest: bool = (
+        False  # those of 0.6.8, which knows neither other pages than it has kernels for nor dim 320
+    )
 
     @property
     def group(self) -> int:
@@ -62,7 +65,16 @@ class Ask:
 
     @property
     def mla(self) -> bool:
+        return self.latent and not (self.oldest and self.head_dim == 320)
+
+    @property
+    def latent(self) -> bool:
+        """Whether it decodes latent attention; 0.6.8 picks dim 320 as it does grouped heads."""
         return not self.context and (self.head_dim, self.head_dim_v) in ((576, 512), (320, 256))
+
+    def lacks(self, traits: Traits) -> bool:
+        """Whether the version's table is known to have no such kernel."""
+        return not self.newer and not exists(traits, oldest=self.oldest)
 
     @property
     def least_latency(self) -> bool:
@@ -104,9 +116,9 @@ class MissingKernelError(Exception):
 def select(ask: Ask) -> Selected:
     """The launches. Raises MissingKernelError, in upstream's words, where it refuses."""
     first = _with_kernel(ask, _start(ask), forced=False)
-    if not ask.newer and not exists(first):
+    if ask.lacks(first):
         phase = "context" if ask.context else "decode"
-        raise MissingKernelError(f"Missing TRTLLM-GEN kernel ({phase}): {described(first)}")
+        raise MissingKernelError(f"Missing TRTLLM-GEN kernel ({phase}): {_described(ask, first)}")
     traits, grid = _settled(ask, _start(ask), forced=False)
     unless = None
     if traits.mode is Mode.CLUSTER:
@@ -120,21 +132,26 @@ def select(ask: Ask) -> Selected:
     return Selected(traits, grid, (main, *_reduction(ask, traits, grid)), unless)
 
 
-def described(traits: Traits) -> str:
+def _described(ask: Ask, traits: Traits) -> str:
     """The traits that a kernel is looked up by, as upstream prints them."""
+    if ask.oldest and ask.latent:  # which looks latent attention's up as causal
+        traits = replace(traits, mask=CAUSAL)
     fields = {
         "qkvLayout": 2, "maskType": traits.mask, "kernelType": traits.kind.number,
         "tileScheduler": int(traits.persistent), "multiCtasKvMode": traits.mode.value,
         "headDimPerCtaV": traits.head_dim_per_cta_v, "headDimQk": traits.head_dim,
         "headDimV": traits.head_dim_v, "tileSizeQ": traits.tile_q, "tileSizeKv": traits.tile_kv,
         "numTokensPerPage": traits.page, "dynamicNumTokensPerPage": int(traits.dynamic),
-        "reuseSmemKForV": 0, "uses2CtaMma": int(traits.two_cta), "sparseMlaType": 0, "skipsSoftmax": 0,
+        "reuseSmemKForV": 0, "uses2CtaMma": int(traits.two_cta),
+        "sparseMla" if ask.oldest else "sparseMlaType": 0, "skipsSoftmax": 0,
     }  # fmt: skip
+    if ask.oldest:
+        del fields["dynamicNumTokensPerPage"]
     return ", ".join(f"{name}={value}" for name, value in fields.items())
 
 
 def _start(ask: Ask) -> Traits:
-    mask = (CAUSAL if ask.causal else DENSE) if ask.context else DENSE if ask.mla else CAUSAL
+    mask = (CAUSAL if ask.causal else DENSE) if ask.context else DENSE if ask.latent else CAUSAL
     return Traits(
         ask.dtype, ask.head_dim, ask.head_dim_v, ask.head_dim_v, Kind.CONTEXT if ask.context else Kind.SWAPS,
         Mode.NONE if ask.context else Mode.GLOBAL, mask, ask.page, False, ask.context, 128, 128, False,
@@ -154,13 +171,13 @@ def _settled(ask: Ask, traits: Traits, *, forced: bool) -> tuple[Traits, Grid]:
 
 
 def _found(ask: Ask, traits: Traits) -> None:
-    if not ask.newer and not exists(traits):
-        raise MissingKernelError(f"Trtllm-gen kernels not found: {described(traits)}")
+    if ask.lacks(traits):
+        raise MissingKernelError(f"Trtllm-gen kernels not found: {_described(ask, traits)}")
 
 
 def _with_kernel(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
     """``selectKernel``: page, kind, tile and mask."""
-    even = ask.head_dim == ask.head_dim_v and (ask.newer or ask.group > 1)
+    even = ask.head_dim == ask.head_dim_v and (ask.newer or ask.group > 1) and not ask.oldest
     if even and ask.page >= DYNAMIC_PAGE:
         if ask.page & (ask.page - 1):
             raise MissingKernelError(
@@ -171,7 +188,8 @@ def _with_kernel(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
         traits = replace(_mla(ask, traits), mask=DENSE)
     elif not ask.context:
         traits = _gqa(ask, traits, forced=forced)
-    if ask.head_dim_v > 256 and not ask.mla and traits.kind is not Kind.SWAPS:
+    wide = ask.head_dim_v > 256 and not ask.mla and not ask.oldest
+    if wide and traits.kind is not Kind.SWAPS:
         traits = replace(traits, head_dim_per_cta_v=256)
     slides = ask.window is not None and ask.seqlen_k > ask.window
     if slides and (traits.mask == CAUSAL or not ask.context):
@@ -338,7 +356,8 @@ def _blocks_kv(ask: Ask, traits: Traits, others: int, *, forced: bool) -> int:
 
 def _meets_in_cluster(ask: Ask, traits: Traits, blocks_kv: int, *, forced: bool) -> bool:
     small = 1 < blocks_kv <= CLUSTER_MOST and traits.kind is Kind.SWAPS and traits.mode is Mode.GLOBAL
-    usual = not ask.least_latency and ask.head_dim_v < 512
+    fits = (not ask.mla or traits.tile_q < 32) if ask.oldest else ask.head_dim_v < 512
+    usual = not ask.least_latency and fits
     narrow = (
         ask.newer
         and ask.least_latency

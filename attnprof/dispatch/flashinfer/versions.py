@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from attnprof.dispatch.flashinfer.backends import TRTLLM_GEN
 from attnprof.dispatch.flashinfer.dispatch import predict_call
-from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDER, rules_for
+from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDEST, rules_for
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
 __all__ = ["DEFAULT_VERSION", "predict", "rules_for"]
+_PLANNED = ("batch_paged", "batch_mla")  # whose headers of 0.6.8 were recorded
 
 
 def predict(
@@ -17,10 +18,12 @@ def predict(
     """What flashinfer ``version`` plans and launches for ``call`` on ``gpu``; its reasons come with it."""
     del explain
     rules_for(version)
-    older = version.strip() == OLDER
-    if older and call.backend != TRTLLM_GEN:
+    version = version.strip()
+    planned = version == OLDEST and call.entry in _PLANNED
+    if version != DEFAULT_VERSION and call.backend != TRTLLM_GEN and not planned:
+        also = " and its plans of paged batches are" if version == OLDEST else " is"
         raise UsageError(
-            f"of flashinfer {OLDER} only backend {TRTLLM_GEN} is modelled",
+            f"of flashinfer {version} only backend {TRTLLM_GEN}{also} modelled",
             hint=f"give --version {DEFAULT_VERSION}, or --backend {TRTLLM_GEN}",
         )
-    return predict_call(call, gpu, newer=not older)
+    return predict_call(call, gpu, version)

@@ -220,10 +220,11 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     notes = (Note(f"{phase} kernel", kernel, other[kernel]), graph_note(step))
     if kernel == "xqa":
         return _xqa(layer, step, rules, notes)
-    own = "fa2" if sm[0] == 8 else ""
+    fp8 = layer.kv_dtype.startswith("fp8")
+    # A decode wrapper with tensor cores takes fa2 of auto; a prompt's does where fa3 would want FP8 queries.
+    own = "fa2" if sm[0] == 8 or phase == "decode" or fp8 else ""
     backend = "trtllm-gen" if kernel == "trtllm-gen" else own
-    quantized_q = kernel == "trtllm-gen" and layer.kv_dtype.startswith("fp8")
-    dtype: dict[str, Any] = {"dtype": "fp8"} if quantized_q else {}
+    dtype: dict[str, Any] = {"dtype": "fp8"} if fp8 else {}
     entry: Entry = "batch_decode" if (phase, kernel) == ("decode", "trtllm-gen") else "batch_paged"
     call = vllm_call("flashinfer", entry, layer, step, backend=backend, **dtype)
     return Reached(notes, call, rules.flashinfer_package)

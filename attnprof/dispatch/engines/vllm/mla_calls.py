@@ -70,7 +70,7 @@ def _tokenspeed(layer: Layer, step: Step, rules: Rules) -> Reached:
     notes = (_absorbed("TokenSpeed's CuTe kernel"), *capture_note(step), graph_note(step))
     if rules.version != "0.33.0":
         return Reached(notes, why_not=f"what TOKENSPEED_MLA of vLLM {rules.version} calls is not modelled")
-    page = layer.block_size if layer.block_size in (32, 64) else 64
+    page = layer.block_size if layer.block_size in (32, 64) else 32
     call = vllm_call(
         "tokenspeed_mla", "fwd_kvcache", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
         dtype="fp8", page_block_size=page,
@@ -129,13 +129,14 @@ def tiles_heads(num_heads: int) -> bool:
 
 
 def _flashinfer(layer: Layer, step: Step, rules: Rules) -> Reached:
-    if not tiles_heads(layer.num_heads):
+    if rules.version == "0.33.0" and not tiles_heads(layer.num_heads):
         why = f"{layer.num_heads} heads are no whole tiles of TensorRT-LLM's kernels"
         notes = (Note("decode kernel", "cute-dsl", why), graph_note(step))
         return Reached(notes, why_not="FlashInfer's CuTe-DSL MLA decode is not modelled")
-    first = "FlashInfer's auto takes it, but where its autotuner timed cute-dsl as faster"
+    first = "FlashInfer's auto takes it"
+    first += ", but where its autotuner timed cute-dsl as faster" if rules.version == "0.33.0" else ""
     notes = (Note("decode kernel", "trtllm-gen", first), graph_note(step))
-    page = layer.block_size if layer.block_size in _PAGES["FLASHINFER_MLA"] else 64
+    page = layer.block_size if layer.block_size in _PAGES["FLASHINFER_MLA"] else 32
     dtype: dict[str, Any] = {"dtype": "fp8"} if quantized(layer.kv_dtype) else {}
     call = vllm_call(
         "flashinfer", "batch_mla", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
