@@ -207,7 +207,43 @@ def trtllm_gen_calls(version: str, count: int = 2500) -> list[Call]:
         }  # fmt: skip
         given = (
             sm, sms, dtype, dtype, "bf16" if dtype == "fp8" else dtype, int(kind == "prefill"), batch,
-            queries, keys, *heads, dim, dim_v, page, window, int(causal), clusters,
+            queries, keys, *heads, dim, dim_v, page, window, int(causal), clusters, 0, 0, 0,
+        )  # fmt: skip
+        found.append(Call(fields, " ".join(map(str, given))))
+    return found
+
+
+def trtllm_gen_mla_calls(version: str, count: int = 1500) -> list[Call]:
+    """Sparse latent attention, decode and drafts and prompts, and prefill over Q, K and V of their own."""
+    random, found = Random(11), []
+    for _ in range(count):
+        device, sm, sms = random.choices((("b200", 100, 148), ("b300", 103, 148)), (4, 1))[0]
+        sparse, batch = (
+            random.random() < 0.6,
+            random.choice((1, 1, 2, 3, 4, 7, 8, 9, 10, 16, 33, 64, 256, 1024)),
+        )
+        dtype = random.choices(("bf16", "fp16", "fp8"), (6, 1, 4))[0]
+        keys, queries = random.choice(_TRTLLM_KEYS), random.choice((1, 1, 1, 2, 4, 16, 17, 100, 1000))
+        heads = random.choice((1, 2, 4, 8, 12, 16, 20, 32, 40, 64, 128))
+        topk, causal, page = random.choice((128, 512, 1024, 2048, 2048, 2048, 2176)), True, {"page_size": 64}
+        dims = random.choice(((576, 512), (576, 512), (512, 512)))
+        if not sparse:
+            dims, topk, page = random.choice(((192, 128), (192, 128), (256, 256), (128, 128))), 0, {}
+            causal = random.random() < 0.6
+            queries = random.choice((1, 16, 100, 128, 129, 256, 257, 512, 1000, 4096, 16384))
+            keys = queries if causal else keys
+        sizes = {
+            "batch": batch, "seqlen_q": queries, "seqlen_k": keys, "num_heads": heads,
+            "num_heads_k": 1 if sparse else heads, "head_dim": dims[0], "head_dim_v": dims[1],
+        }  # fmt: skip
+        fields = {
+            "library": "flashinfer", "version": version, "entry": "batch_mla" if sparse else "varlen_fwd",
+            "backend": "trtllm-gen", "dtype": dtype, **sizes, **page, "causal": causal, "window_left": -1,
+            "device": device, "active_clusters": 148, **({"index_topk": topk} if sparse else {}),
+        }  # fmt: skip
+        given = (
+            sm, sms, dtype, dtype, "bf16" if dtype == "fp8" else dtype, int(not sparse), *sizes.values(), 64,
+            -1, int(causal), 148, int(not sparse), topk, int(sparse and dims[0] == 512),
         )  # fmt: skip
         found.append(Call(fields, " ".join(map(str, given))))
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record_flashinfer.build import CUBINS, HEAD_DIMS, NEW, OLD, OLDEST, table_of
-from benchmarks.record_flashinfer.calls import Call, Calls, trtllm_gen_calls
+from benchmarks.record_flashinfer.calls import Call, Calls, trtllm_gen_calls, trtllm_gen_mla_calls
 
 _ERROR = re.compile(r"^Error in function '\w+' at \S+: ")
 _SYMBOL = re.compile(r"_ZN10flashinfer(\d+)")
@@ -20,6 +20,7 @@ _CRASHED = '{"error": "the program ended", "launches": []}'
 _DTYPES = {
     ("BF16", "BF16", "BF16", "BF16"), ("FP16", "FP16", "FP16", "FP16"), ("E4M3", "E4M3", "E4M3", "BF16"),
 }  # fmt: skip
+_SPARSE = {("576", "512", "1"), ("512", "512", "2")}
 
 
 def record(work: Path, folder: Path) -> None:
@@ -28,11 +29,14 @@ def record(work: Path, folder: Path) -> None:
     _write(folder / f"flashinfer_host_{NEW}.jsonl.gz", map(json.dumps, rows))
     _write(folder / f"flashinfer_host_{OLDEST}.jsonl.gz", map(json.dumps, oldest_rows(work)))
     for version in CUBINS:
-        calls = trtllm_gen_calls(version)
-        answers = list(_asked(work / f"trtllm_gen-{version}", calls))
-        if version == NEW:  # whose own table may hold what the older lacks
-            answers = [row for row in answers if row["expect"]["error"] is None]
-        _write(folder / f"flashinfer_trtllm_gen_{version}.jsonl.gz", map(json.dumps, answers))
+        kinds = {"": trtllm_gen_calls(version)}
+        if version != OLDEST:
+            kinds["_mla"] = trtllm_gen_mla_calls(version)
+        for kind, calls in kinds.items():
+            answers = list(_asked(work / f"trtllm_gen-{version}", calls))
+            if version == NEW:  # whose own table may hold what the older lacks
+                answers = [row for row in answers if row["expect"]["error"] is None]
+            _write(folder / f"flashinfer_trtllm_gen{kind}_{version}.jsonl.gz", map(json.dumps, answers))
     for version in (OLD, OLDEST):
         table = table_of(work, version).read_text()
         _write(folder / f"trtllm_gen_kernels_{version}.csv.gz", _kernels(table, version == OLDEST))
@@ -99,9 +103,10 @@ def _base(symbol: str) -> str:
 
 
 def _kernels(table: str, oldest: bool) -> Iterable[str]:
-    """name, step_q, step_kv, threads, groups_tokens of paged dense kernels of the usual dtypes.
+    """name, step_q, step_kv, threads, groups_tokens of kernels of the usual dtypes.
 
-    ``oldest``: K and V have one dtype there, and there is no sage attention.
+    Paged dense ones, and those of separate Q, K and V and of the sparse MLA that a launcher asks for.
+    ``oldest``: K and V have one dtype there, there is no sage attention, and of dense ones alone.
     """
     yield "name,step_q,step_kv,threads,groups_tokens"
     rows = (line.strip().strip("{},").split(",") for line in table.splitlines() if line.startswith("{ DATA"))
@@ -113,8 +118,10 @@ def _kernels(table: str, oldest: bool) -> Iterable[str]:
             field[24:24] = ["0"] * 4
         dtypes = tuple(field[at].removeprefix("DATA_TYPE_") for at in (0, 2, 3, 4))
         layout, mask, sage, sparse, skips = (field[at] for at in (18, 20, 24, 32, 33))
-        usual = dtypes in _DTYPES and (layout, sage, skips) == ("2", "0", "false")
-        if usual and sparse in ("0", "false") and mask != "3":
+        dense = layout == "2" and sparse in ("0", "false")
+        other = (layout, sparse) == ("0", "0") or (*field[10:12], sparse) in _SPARSE
+        asked = dense or (other and not oldest)
+        if dtypes in _DTYPES and (sage, skips) == ("0", "false") and asked and mask != "3":
             groups = int(field[29] == "true")
             found.append(f"{field[15].strip(chr(34))},{field[7]},{field[8]},{field[17]},{groups}")
     yield from sorted(found)

@@ -1,6 +1,8 @@
 // What FlashInfer's TllmGenFmhaRunner launches: a call per line of stdin, its launches as JSON on stdout.
 // A line: sm num_sms q kv out context batch max_q max_k heads heads_k head_dim head_dim_v page window_left
-// causal active_clusters. The runner's parameters are set as csrc/trtllm_fmha_kernel_launcher.cu sets them.
+// causal active_clusters separate topk dynamic. The runner's parameters are set as
+// csrc/trtllm_fmha_kernel_launcher.cu sets them; separate: Q, K and V each of their own, without pages; topk: keys
+// that sparse MLA picks, 0 for none, and whether each query says how many it has.
 #include <flashinfer/trtllm/fmha/fmhaRunner.cuh>
 
 #include <iostream>
@@ -26,9 +28,10 @@ int main() {
   while (std::getline(std::cin, line)) {
     std::istringstream in(line);
     int sm, num_sms, context, batch, max_q, max_k, heads, heads_k, dim, dim_v, page, window, causal, clusters;
+    int separate, topk, dynamic;
     std::string q, kv, out;
     in >> sm >> num_sms >> q >> kv >> out >> context >> batch >> max_q >> max_k >> heads >> heads_k >> dim >>
-        dim_v >> page >> window >> causal >> clusters;
+        dim_v >> page >> window >> causal >> clusters >> separate >> topk >> dynamic;
     recorder::device = {sm / 10, sm % 10, num_sms, 233472, 232448, 2048, clusters};
     recorder::launches.clear();
     std::string error;
@@ -41,7 +44,8 @@ int main() {
       p.mNumHeadsQ = heads, p.mNumHeadsKv = heads_k, p.mNumHeadsQPerKv = heads / heads_k;
       p.mBatchSize = batch, p.mMaxSeqLenKv = max_k, p.mMaxSeqLenQ = max_q;
       p.mMaxNumPagesPerSeqKv = (max_k + page - 1) / page, p.mNumTokensPerPage = page;
-      p.mQkvLayout = QkvLayout::PagedKv, p.mMultiProcessorCount = num_sms;
+      p.mQkvLayout = separate ? QkvLayout::SeparateQkv : QkvLayout::PagedKv;
+      p.mMultiProcessorCount = num_sms;
       p.qStrideTokens = heads * dim, p.qStrideHeads = dim;
       p.kStrideKeysValues = p.vStrideKeysValues = dim;
       p.kStrideHeads = p.vStrideHeads = page * dim;
@@ -49,7 +53,12 @@ int main() {
       p.mNumPagesInMemPool = 2 * batch * p.mMaxNumPagesPerSeqKv;
       p.mChunkedAttentionSize = INT_MAX;
       p.mAttentionWindowSize = window == -1 ? INT_MAX : window + 1;
-      p.mSumOfSeqLensQ = batch * max_q;
+      p.mSumOfSeqLensQ = batch * max_q, p.mSumOfSeqLensKv = batch * max_k;
+      if (separate) {
+        p.kvPageIdxPtr = nullptr;
+        p.kStrideKeysValues = heads_k * dim, p.vStrideKeysValues = heads_k * dim_v;
+        p.kStrideHeads = dim, p.vStrideHeads = dim_v, p.kStrideBatch = p.vStrideBatch = 0;
+      }
       p.mUsesSharedPagedKvIdx = true, p.enable_pdl = true;
       p.outputScale = p.scaleSoftmaxLog2 = p.mScaleSfKv = 1.f;
 #ifdef SEPARATE_KV
@@ -59,7 +68,16 @@ int main() {
 #ifdef ONE_KV_DTYPE  // before 0.6.10, which asks for latent attention's kernels by another mask
       bool const mla = false;
 #else
-      bool const mla = (dim == 576 && dim_v == 512) || (dim == 320 && dim_v == 256);
+      bool const mla =
+          (dim == 576 && dim_v == 512) || (dim == 320 && dim_v == 256) || (topk && dim == 512 && dim_v == 512);
+      p.mSparseMlaTopK = topk;
+      p.mSparseMlaType = topk == 0  ? TrtllmGenSparseMlaType::None
+                         : dynamic ? TrtllmGenSparseMlaType::DynamicTokenSparse
+                                   : TrtllmGenSparseMlaType::StaticTokenSparse;
+      if (dynamic) {
+        p.sparseMlaTopKLensPtr = reinterpret_cast<int*>(buffer);
+        p.slidingWindowKvPoolPtr = buffer, p.mHasSlidingWindowKvPool = true;
+      }
 #endif
       p.mMaskType = context ? (causal ? TrtllmGenAttentionMaskType::Causal : TrtllmGenAttentionMaskType::Dense)
                             : (mla ? TrtllmGenAttentionMaskType::Dense : TrtllmGenAttentionMaskType::Causal);
@@ -72,8 +90,8 @@ int main() {
       TllmGenFmhaRunner runner(dtype(q), dtype(kv), dtype(kv), dtype(out));
 #endif
       auto [found, info] = runner.isSupportedWithInfo(p);
-      if (!found) throw std::runtime_error("Missing TRTLLM-GEN kernel (" +
-                                           std::string(context ? "context" : "decode") + "): " + info);
+      std::string const kind = separate ? " ragged attention" : context ? " (context)" : " (decode)";
+      if (!found) throw std::runtime_error("Missing TRTLLM-GEN kernel" + kind + ": " + info);
       runner.run(p);
     } catch (std::exception const& raised) {
       error = raised.what();

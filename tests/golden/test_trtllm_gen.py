@@ -9,8 +9,9 @@ import pytest
 
 from attnprof.dispatch import libraries
 from attnprof.dispatch.flashinfer.trtllm_gen import stated
-from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Traits, exists
-from attnprof.dispatch.flashinfer.trtllm_gen_select import Ask, MissingKernelError, Selected, select
+from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
+from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Sparse, Traits, exists
+from attnprof.dispatch.flashinfer.trtllm_gen_select import Selected, select
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 from tests.conftest import GOLDEN, golden_rows
@@ -26,11 +27,11 @@ def _ask(call: dict[str, Any]) -> Ask:
     gpu = gpu_by_name(call["device"])
     window = None if call["window_left"] < 0 else call["window_left"] + 1
     sizes = (call[name] for name in ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k"))
-    dims = (call["head_dim"], call["head_dim_v"], call["page_size"])
+    dims = (call["head_dim"], call["head_dim_v"], call.get("page_size", 0))
     return Ask(
-        call["dtype"], call["entry"] == "batch_paged", *sizes, *dims, window, call["causal"], gpu.num_sms,
-        gpu.sm_minor == 3, call["active_clusters"], call["version"] == "0.7.2.post1",
-        call["version"] == "0.6.8.post1",
+        call["dtype"], call["entry"] in ("batch_paged", "varlen_fwd"), *sizes, *dims, window, call["causal"],
+        gpu.num_sms, gpu.sm_minor == 3, call["active_clusters"], call["version"] == "0.7.2.post1",
+        call["version"] == "0.6.8.post1", call["entry"] == "varlen_fwd", call.get("index_topk", 0),
     )  # fmt: skip
 
 
@@ -45,10 +46,13 @@ def _short(kernel: str) -> str:
     return kernel.rpartition("::")[2]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_kernel_and_grid_is_the_one_that_the_host_code_chooses(version: str) -> None:
-    rows = golden_rows(f"flashinfer_trtllm_gen_{version}.jsonl.gz")
-    assert len(rows) > 2000
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [*((version, "trtllm_gen") for version in VERSIONS), *((one, "trtllm_gen_mla") for one in VERSIONS[1:])],
+)
+def test_every_kernel_and_grid_is_the_one_that_the_host_code_chooses(version: str, kind: str) -> None:
+    rows = golden_rows(f"flashinfer_{kind}_{version}.jsonl.gz")
+    assert len(rows) > (2000 if kind == "trtllm_gen" else 1000)
     wrong = []
     for row in rows:
         found = _selected(row["call"])
@@ -77,7 +81,7 @@ def test_there_are_just_the_kernels_of_the_table(version: str) -> None:
         for name, step_q, step_kv, threads, groups in table.tolist()
     }
     ours = {}
-    for traits in _traits():
+    for traits in (*_traits(), *_without_pages()):
         if exists(traits, oldest=version == VERSIONS[0]):
             sizes = (traits.step_q, traits.step_kv, traits.threads, traits.groups_tokens)
             ours |= {traits.name(sm103): sizes for sm103 in (False, True)}
@@ -107,8 +111,32 @@ def _traits() -> list[Traits]:
     return found
 
 
-def test_the_name_states_what_was_chosen() -> None:
-    for row in golden_rows("flashinfer_trtllm_gen_0.7.2.post1.jsonl.gz")[:200]:
+def _without_pages() -> list[Traits]:
+    """Of Q, K and V of their own, and over keys that are picked."""
+    forms = [(True, Sparse.NO, 0), (False, Sparse.STATIC, 1), (False, Sparse.DYNAMIC, 1)]
+    shapes = [
+        (dtype, *dims, per, kind, mode)
+        for dtype in DTYPES
+        for dims in ((128, 128), (192, 128), (256, 256), (576, 512), (512, 512), (96, 96))
+        for per in {dims[1], 128, 256, 512}
+        for kind in Kind
+        for mode in Mode
+    ]
+    return [
+        Traits(*shape, mask, page, False, persistent, tile_q, tile_kv, two_cta, separate, sparse)
+        for shape in shapes
+        for separate, sparse, page in forms
+        for mask in (0, 1, 2)
+        for persistent in (False, True)
+        for tile_q in _TILES[shape[4]]
+        for tile_kv in (64, 128)
+        for two_cta in (False, True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["trtllm_gen", "trtllm_gen_mla"])
+def test_the_name_states_what_was_chosen(kind: str) -> None:
+    for row in golden_rows(f"flashinfer_{kind}_0.7.2.post1.jsonl.gz")[:200]:
         fields = dict(stated(row["expect"]["launches"][0]["kernel"]))
         found = _selected(row["call"])
         assert isinstance(found, Selected)

@@ -16,6 +16,7 @@ from attnprof.dispatch.flashinfer.launch_rules import (
     merge_one,
 )
 from attnprof.dispatch.flashinfer.rules import cta_tile_q
+from attnprof.dispatch.flashinfer.trtllm_gen import stated
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Library
@@ -104,6 +105,10 @@ def _near(launches: Launches, gpu: Gpu) -> Iterator[AttentionCall]:
         yield from _one_prompt(main, merge)
     elif "PrefillWithKVCacheKernel" in main.kernel:
         yield from _hopper(main)
+    elif "SeparateQkv" in main.kernel:
+        yield from _separate(main)
+    elif "TokenSparse" in main.kernel:
+        yield from _picked(main)
     elif main.kernel.startswith("fmhaSm100f"):
         yield from _trtllm_gen(main, gpu)
 
@@ -250,6 +255,36 @@ def _trtllm_gen(main: KernelLaunch, gpu: Gpu) -> Iterator[AttentionCall]:
                 for queries in (*range(1, 9), *(x * share for share in (1, 2, 4, 8, 16))):
                     for keys in {x * 512 // queries + 1, x * 512, x * 600 // queries, 1 << 17, 1}:
                         yield replace(sized, batch=batch, seqlen_q=queries, seqlen_k=max(keys, queries))
+
+
+def _generated(main: KernelLaunch) -> AttentionCall:
+    """A call of the dtype and head dims that a trtllm-gen kernel's name states."""
+    told = dict(stated(main.kernel))
+    dims = {name: int(str(told[name])) for name in ("head_dim", "head_dim_v")}
+    dtype = {"fp16": "fp16", "fp8": "fp8"}.get(str(told["dtype"]), "bf16")
+    return replace(_BASE, **dims, dtype=dtype, causal="Causal" in main.kernel, backend="trtllm-gen")  # type: ignore[arg-type]
+
+
+def _separate(main: KernelLaunch) -> Iterator[AttentionCall]:
+    tiles, heads, batch = main.grid
+    call = replace(_generated(main), entry="varlen_fwd", page_block_size=None)
+    for tile in (128, 256):
+        sized = replace(call, num_heads=heads, num_heads_k=heads)
+        yield _batch(sized, batch, tiles * tile, tiles * tile)
+
+
+def _picked(main: KernelLaunch) -> Iterator[AttentionCall]:
+    """Sparse MLA: query blocks x the blocks that share 256 keys or more each, of what is picked."""
+    x, _, batch = main.grid
+    blocks = x // 2 if "2Cta" in main.kernel else x
+    for queries in (one for one in range(1, blocks + 1) if blocks % one == 0):
+        shares = blocks // queries
+        keys = 256 * shares if shares > 1 else 128
+        call = replace(_generated(main), entry="batch_mla", num_heads_k=1, page_block_size=64)
+        for heads in (8, 16, 32, 64, 128):
+            for picked in {keys, 2048, 1 << 20}:
+                longest = min(keys, picked)
+                yield _batch(replace(call, num_heads=heads, index_topk=picked), batch, queries, longest)
 
 
 def _batch(call: AttentionCall, batch: int, queries: int, keys: int) -> AttentionCall:

@@ -89,7 +89,9 @@ def _flash_attn_4(rng: Random) -> Drawn:
 
 
 def _flashinfer(rng: Random) -> Drawn:
-    entry: Entry = rng.choice(("batch_paged", "batch_decode", "batch_mla", "single_prefill", "single_decode"))
+    entry: Entry = rng.choice(
+        ("batch_paged", "batch_decode", "batch_mla", "single_prefill", "single_decode", "varlen_fwd")
+    )
     call = replace(_call(rng, "flashinfer", entry), page_block_size=rng.choice((1, 16, 64)), dtype="bf16")
     gpu = _gpu(rng, "a100", "h100", "l40s", "b200")
     if entry == "batch_decode" and rng.random() < 0.3:
@@ -104,6 +106,19 @@ def _flashinfer(rng: Random) -> Drawn:
         call = replace(call, num_heads_k=1, head_dim=576, head_dim_v=512)
     if entry == "batch_decode" and rng.random() < 0.3:
         call, gpu = replace(call, backend="trtllm-gen", page_block_size=16, causal=True), gpu_by_name("b200")
+    elif entry == "batch_mla" and rng.random() < 0.4:  # over keys that an indexer picks
+        call = replace(
+            call, backend="trtllm-gen", num_heads=rng.choice((8, 16, 64, 128)), index_topk=2048,
+            page_block_size=64, head_dim=rng.choice((576, 512)),
+        )  # fmt: skip
+        gpu = _gpu(rng, "b200", "b300")
+    elif entry == "varlen_fwd":
+        dims = rng.choice(((192, 128), (256, 256), (128, 128)))
+        call = replace(
+            call, backend="trtllm-gen", head_dim=dims[0], head_dim_v=dims[1], page_block_size=None,
+            num_heads_k=call.num_heads, total_q=call.batch * call.seqlen_q,
+        )  # fmt: skip
+        gpu = _gpu(rng, "b200", "b300")
     elif entry in ("batch_paged", "single_prefill"):
         call = replace(call, backend="fa2" if gpu.sm_major != 9 else rng.choice(("fa2", "fa3")))
     batch = not entry.startswith("single") and call.backend != "trtllm-gen"

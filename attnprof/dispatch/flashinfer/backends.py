@@ -17,6 +17,7 @@ BACKENDS: dict[Entry, tuple[str, ...]] = {  # what is modelled of each entry
     "batch_paged": ("fa2", "fa3", TRTLLM_GEN),
     "batch_decode": ("fa2", TRTLLM_GEN, XQA),
     "batch_mla": ("fa2", "fa3", TRTLLM_GEN, XQA),
+    "varlen_fwd": (TRTLLM_GEN,),
     "single_prefill": ("fa2", "fa3"),
     "single_decode": ("fa2",),
 }
@@ -45,6 +46,8 @@ def choose(call: AttentionCall, gpu: Gpu) -> Choice:
     """The backend that is asked for, or that ``auto`` takes."""
     if call.backend and call.backend != "auto":
         return Choice(call.backend, "the caller asks for it")
+    if call.entry == "varlen_fwd":
+        return Choice(TRTLLM_GEN, "trtllm_ragged_attention_deepseek's, unless it is asked for cute-dsl")
     if call.entry in ("batch_decode", "single_decode"):
         return _decode(call, gpu)
     asked = (

@@ -64,6 +64,11 @@ def predict_call(call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION) 
         raise UsageError(f"flashinfer's backend {choice.name} over an NVFP4 cache is not modelled")
     if choice.name == TRTLLM_GEN:
         return predict_trtllm_gen(call, gpu, version, choice)
+    if call.index_topk:
+        raise UsageError(
+            f"keys that are picked are not modelled for flashinfer's backend {choice.name}",
+            hint=f"give --backend {TRTLLM_GEN}",
+        )
     if choice.name == XQA:
         return predict_xqa(call, gpu, choice)
     if choice.name == "fa3" and (gpu.sm_major, gpu.sm_minor) != (9, 0):

@@ -15,6 +15,7 @@ _FUNCTIONS: Mapping[Entry, str] = {
     "batch_paged": "BatchPrefillWithPagedKVCacheWrapper",
     "batch_decode": "BatchDecodeWithPagedKVCacheWrapper",
     "batch_mla": "BatchMLAPagedAttentionWrapper",
+    "varlen_fwd": "trtllm_ragged_attention_deepseek",
     "single_prefill": "single_prefill_with_kv_cache",
     "single_decode": "single_decode_with_kv_cache",
 }
@@ -26,6 +27,7 @@ class FlashInfer(LibraryOfVersions):
     folder = "attnprof.dispatch.flashinfer"
     kernels = ("flashinfer", "trtllm-gen", "tensorrt-llm")  # XQA's is called as TensorRT-LLM's own
     entries = tuple(_FUNCTIONS)
+    packs_pages = False
     functions = _FUNCTIONS
     dtypes = (*LibraryOfVersions.dtypes, "nvfp4")
     packages = ("flashinfer-python",)

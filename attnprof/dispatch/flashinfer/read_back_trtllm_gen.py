@@ -7,22 +7,18 @@ from dataclasses import replace
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDER, OLDEST
 from attnprof.dispatch.flashinfer.trtllm_gen import stated
+from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
     DENSE,
     DYNAMIC_PAGE,
     SLIDING,
     Kind,
     Mode,
+    Sparse,
     Traits,
     exists,
 )
-from attnprof.dispatch.flashinfer.trtllm_gen_select import (
-    CLUSTER_MOST,
-    Ask,
-    MissingKernelError,
-    Selected,
-    select,
-)
+from attnprof.dispatch.flashinfer.trtllm_gen_select import CLUSTER_MOST, Selected, reduction_grid, select
 from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.model import Entry
 
@@ -33,6 +29,7 @@ _MODES = {
     "no": Mode.NONE, "in global memory": Mode.GLOBAL, "GmemSep": Mode.REDUCTION_KERNEL,
     "in a cluster": Mode.CLUSTER,
 }  # fmt: skip
+_SPARSE = {"no": Sparse.NO, "static": Sparse.STATIC, "dynamic": Sparse.DYNAMIC}
 _REDUCTION_BLOCK = (512, 1, 1)
 _LARGEST_TILE = 128
 
@@ -57,16 +54,19 @@ def traits_of(kernel: str) -> Traits | None:
     dtypes = {("bf16", "bf16"): "bf16", ("fp16", "fp16"): "fp16", ("fp8", "bf16"): "fp8"}
     dtype = dtypes.get((str(told.get("dtype")), str(told.get("out_dtype"))))
     mode, mask = _MODES.get(str(told.get("multi_cta"))), _MASKS.get(str(told.get("mask")))
-    if dtype is None or mode is None or mask is None or told.get("kv_layout") != "paged":
+    separate, sparse = told.get("kv_layout") == "separate", _SPARSE.get(str(told.get("sparse")))
+    if dtype is None or mode is None or mask is None or sparse is None:
+        return None
+    if not separate and told.get("kv_layout") != "paged":
         return None
     sizes = {name: int(str(told[name])) for name in ("head_dim", "head_dim_v", "block_m", "block_n")}
-    page = told["page_size"]
+    page = 0 if separate else told["page_size"]
     kind = next((kind for kind in Kind if kernel.endswith(kind.value)), Kind.CONTEXT)
     traits = Traits(
         dtype, sizes["head_dim"], sizes["head_dim_v"],
         int(str(told.get("head_dim_v_per_cta", sizes["head_dim_v"]))), kind, mode, mask,
         DYNAMIC_PAGE if page is None else int(str(page)), page is None, told["scheduler"] == "persistent",
-        sizes["block_m"], sizes["block_n"], "2Cta" in kernel,
+        sizes["block_m"], sizes["block_n"], "2Cta" in kernel, separate, sparse,
     )  # fmt: skip
     known = exists(traits) and kernel in (traits.name(False), traits.name(True))
     return traits if known else None
@@ -90,8 +90,10 @@ def _wrong(seen: Observed, traits: Traits, gpu: GpuFacts) -> str:
         return ""
     if y % per_dim or (traits.two_cta and x % 2):
         return "grid"
-    if seen.combine is not None and any(seen.combine.grid) and seen.combine.grid[2] != z:
+    if seen.combine is not None and any(seen.combine.grid) and not _adds_up(seen, traits, gpu):
         return "reduction kernel's grid"
+    if _narrowed_in_vain(seen, traits, gpu):
+        return "grid"
     if not shares:
         return "grid" if x > 1 and _tile_too_small(traits, y * z, gpu) else ""
     least = 4 if traits.two_cta else 2
@@ -99,6 +101,33 @@ def _wrong(seen: Observed, traits: Traits, gpu: GpuFacts) -> str:
     blocks = x // 2 if traits.two_cta else x  # query blocks x those that share the keys
     meets = traits.mode is not Mode.CLUSTER or any(blocks % one == 0 for one in range(2, CLUSTER_MOST + 1))
     return "grid" if crowded or x < least or not meets else ""
+
+
+def _narrowed_in_vain(seen: Observed, traits: Traits, gpu: GpuFacts) -> bool:
+    """Whether V was shared out among thread blocks though the keys' blocks leave too few SMs idle.
+
+    Grouped drafts narrow it by other sizes; they keep A and B and pick no keys.
+    """
+    grouped = traits.kind is Kind.KEEPS and traits.sparse is Sparse.NO
+    narrow = traits.head_dim_v == 512 and traits.head_dim_per_cta_v < 512 and not traits.two_cta
+    if not traits.mla or grouped or not narrow or gpu.num_sms is None:
+        return False
+    x, y, z = seen.main.grid
+    before = x * y * z * traits.head_dim_per_cta_v // traits.head_dim_v
+    factor = 1 if z == 1 and traits.head_dim == 576 else 2
+    return before * factor * (2 if traits.head_dim_per_cta_v == 128 else 1) > gpu.num_sms
+
+
+def _adds_up(seen: Observed, traits: Traits, gpu: GpuFacts) -> bool:
+    """Whether some of the main kernel's query blocks go with the reduction kernel's grid."""
+    x, y, z = seen.main.grid
+    grid = seen.combine.grid if seen.combine is not None else (0, 0, 0)
+    if gpu.num_sms is None:
+        return grid[2] == z
+    heads = 2 if traits.two_cta else y * traits.head_dim_per_cta_v // traits.head_dim_v
+    blocks = x // 2 if traits.two_cta else x
+    shared = (one for one in range(1, blocks // 2 + 1) if blocks % one == 0)
+    return any(reduction_grid(traits, one, heads, z, gpu.num_sms) == grid for one in shared)
 
 
 def _tile_too_small(traits: Traits, others: int, gpu: GpuFacts) -> bool:
@@ -114,12 +143,14 @@ def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explana
     grid = seen.main.grid
     known = any(grid)
     per_dim = 1 if traits.two_cta else traits.head_dim_v // traits.head_dim_per_cta_v
-    heads, batch = (grid[1] // per_dim, grid[2]) if known else (None, None)
-    both = (OLDEST, DEFAULT_VERSION)
+    heads, batch = (_heads(traits, grid[1] // per_dim), grid[2]) if known else (None, None)
+    picked = traits.separate or traits.sparse is not Sparse.NO  # of the oldest not modelled
+    both = (OLDER if picked else OLDEST, DEFAULT_VERSION)
     if traits.kind is Kind.CONTEXT:
         last = grid[0] * traits.step_q if known else None
         first = last - traits.step_q + 1 if last else 1
-        return [_made(traits, both, "batch_paged", batch, heads, Interval(first, last), 1, _ANY)]
+        whole: Entry = "varlen_fwd" if traits.separate else "batch_paged"
+        return [_made(traits, both, whole, batch, heads, Interval(first, last), 1, _ANY)]
     entry: Entry = "batch_mla" if traits.mla else "batch_decode"
     shares = traits.mode is not Mode.NONE
     splits = (grid[0] // (2 if traits.two_cta else 1) if shares else 1) if known else 0
@@ -138,6 +169,13 @@ def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explana
     drafts = Interval(2 if told else 1, None)
     found.append(_made(traits, both, entry, batch, heads, drafts, 0 if shares else 1, _ANY))
     return found
+
+
+def _heads(traits: Traits, blocks: int) -> int:
+    """KV heads, or latent attention's query heads where one tile does not hold them."""
+    if not traits.mla:
+        return blocks
+    return 2 * traits.tile_q if traits.two_cta else blocks * traits.tile_q if blocks > 1 else 1
 
 
 def _made(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from attnprof.dispatch.flashinfer.backends import Choice
 from attnprof.dispatch.flashinfer.rules import OLDER, OLDEST
-from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode
-from attnprof.dispatch.flashinfer.trtllm_gen_select import Ask, MissingKernelError, Selected, select
+from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
+from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Sparse
+from attnprof.dispatch.flashinfer.trtllm_gen_select import Selected, select
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
 
@@ -25,21 +26,28 @@ _MEETS = {
 
 
 def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, version: str, choice: Choice) -> Prediction:
-    """What the launcher of decode (batch_decode, batch_mla) or prefill (batch_paged) launches."""
+    """What the launcher of decode (batch_decode, batch_mla) or prefill launches.
+
+    Prefill is batch_paged over pages, varlen_fwd over Q, K and V of their own.
+    """
     if version == OLDEST and call.entry == "batch_paged" and not call.causal:
         raise UsageError(f"trtllm-gen of flashinfer {OLDEST} has no prompts without a causal mask")
+    if version == OLDEST and (call.index_topk or call.entry == "varlen_fwd"):
+        raise UsageError(f"trtllm-gen of flashinfer {OLDEST} is known over pages and all keys alone")
     if call.dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise UsageError(f"trtllm-gen is not modelled for {call.dtype}: known are {known}")
     if (gpu.sm_major, gpu.sm_minor) not in ((10, 0), (10, 3)):
         return Prediction(error=_NEEDS)
     ask = Ask(
-        call.dtype, call.entry == "batch_paged", call.batch, call.seqlen_q, call.seqlen_k, call.num_heads,
-        call.num_heads_k, call.head_dim, call.head_dim_v or call.head_dim,
+        call.dtype, call.entry in ("batch_paged", "varlen_fwd"), call.batch, call.seqlen_q, call.seqlen_k,
+        call.num_heads, call.num_heads_k, call.head_dim, call.head_dim_v or call.head_dim,
         call.page_block_size or _PAGE_SIZE, None if call.window[0] < 0 else call.window[0] + 1,
         call.causal, gpu.num_sms, gpu.sm_minor == 3, newer=version not in (OLDER, OLDEST),
-        oldest=version == OLDEST,
+        oldest=version == OLDEST, separate=call.entry == "varlen_fwd", topk=call.index_topk,
     )  # fmt: skip
+    if ask.topk and not ask.mla:
+        raise UsageError("trtllm-gen picks keys for latent attention alone: head dim 576/512 or 512/512")
     if ask.head_dim % 8 or not 32 <= ask.head_dim_v <= ask.head_dim <= 1024:
         raise UsageError(f"trtllm-gen has no kernels of head dim {ask.head_dim}/{ask.head_dim_v}")
     if not call.seqlen_q:
@@ -62,6 +70,8 @@ def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
     rows = ask.group * ask.seqlen_q
     if ask.context:
         why = "every prefill kernel has it"
+    elif ask.topk and traits.tile_q < ask.group <= 32:
+        why = f"half of {ask.group} query heads: one request of few queries leaves SMs idle"
     elif ask.mla:
         why = f"for {ask.group} query heads of a KV head"
     elif ask.seqlen_q > 1:
@@ -94,4 +104,12 @@ def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
         Reason("num_splits", str(grid.blocks_kv), shared),
         Reason("merge", traits.mode.name.lower().replace("_", " "), meets),
         Reason("grid", f"{grid.x}x{grid.y}x{grid.z}", "query and key blocks, heads, sequences"),
+        *_picked(ask),
     )
+
+
+def _picked(ask: Ask) -> tuple[Reason, ...]:
+    if not ask.topk:
+        return ()
+    why = "each query says how many it has" if ask.sparse is Sparse.DYNAMIC else "as many for every query"
+    return (Reason("keys", str(ask.keys), f"picked, at most {ask.topk} of each query: {why}"),)

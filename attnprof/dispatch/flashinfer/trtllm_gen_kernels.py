@@ -1,8 +1,8 @@
 """Which trtllm-gen kernels there are, and what their metadata states.
 
 Source: ``flashInferMetaInfo.h`` of flashinfer-cubin 0.6.13, the last that was published as a package, and of
-0.6.8.post1: paged keys, no sage attention, sparsity or skipped softmax, of the dtypes below. A test holds
-every row to it.
+0.6.8.post1: paged keys, and of the former Q, K and V of their own and sparse MLA, no sage attention or
+skipped softmax, of the dtypes below. A test holds every row to it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ DYNAMIC_PAGE = 128  # from this page size on, one kernel takes every page size
 _MASKS = ("Dense", "Causal", "SlidingOrChunkedCausal")
 _FIXED_PAGES = (16, 32, 64)
 _MLA_DIMS = ((576, 512), (320, 256))
+_SEPARATE_DIMS = ((128, 128), (192, 128), (256, 256))
 
 
 class Kind(Enum):
@@ -28,6 +29,18 @@ class Kind(Enum):
     @property
     def number(self) -> int:
         return {Kind.CONTEXT: 0, Kind.SWAPS: 2, Kind.KEEPS: 3}[self]
+
+
+class Sparse(Enum):
+    """Whether MLA's keys are picked, and whether each query says how many; the value is upstream's number."""
+
+    NO = 0
+    STATIC = 1
+    DYNAMIC = 2
+
+    @property
+    def text(self) -> str:
+        return ("", "StaticTokenSparse", "DynamicTokenSparse")[self.value]
 
 
 class Mode(Enum):
@@ -43,9 +56,16 @@ class Mode(Enum):
         return ("", "MultiCtasKv", "MultiCtasKvGmemSep", "MultiCtasKvCga")[self.value]
 
 
+_SPARSE = {Sparse.STATIC: (576, 512), Sparse.DYNAMIC: (512, 512)}  # the dims of calls that pick keys
+
+
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a kernel is looked up by. ``page`` is DYNAMIC_PAGE with ``dynamic`` where it takes any."""
+    """What a kernel is looked up by. ``page`` is DYNAMIC_PAGE with ``dynamic`` where it takes any.
+
+    ``separate``: Q, K and V are tensors of their own, without pages (``page`` 0).  ``sparse``: the keys of
+    each query are picked (``page`` 1).
+    """
 
     dtype: str
     head_dim: int
@@ -60,25 +80,29 @@ class Traits:
     tile_q: int
     tile_kv: int
     two_cta: bool
+    separate: bool = False
+    sparse: Sparse = Sparse.NO
 
     @property
     def mla(self) -> bool:
-        return (self.head_dim, self.head_dim_v) in _MLA_DIMS
+        return self.sparse is not Sparse.NO or (self.head_dim, self.head_dim_v) in _MLA_DIMS
 
     @property
     def step_q(self) -> int:
         """Query rows that a thread block takes."""
-        return 256 if self.kind is Kind.CONTEXT and self.head_dim <= 128 else self.tile_q
+        return 256 if self.kind is Kind.CONTEXT and self.head_dim_v <= 128 else self.tile_q
 
     @property
     def step_kv(self) -> int:
         """Keys of a step of its loop."""
         one_tile = self.kind is Kind.CONTEXT or (self.kind is Kind.KEEPS and self.head_dim > 128)
+        one_tile = one_tile or self.sparse is not Sparse.NO
         return self.tile_kv if one_tile else 2 * self.tile_kv
 
     @property
     def threads(self) -> int:
-        return 384 if self.head_dim > 128 and self.kind is not Kind.SWAPS else 512
+        wide = self.head_dim_v > 128 and self.kind is not Kind.SWAPS
+        return 384 if wide and self.sparse is Sparse.NO else 512
 
     @property
     def groups_tokens(self) -> bool:
@@ -93,9 +117,11 @@ class Traits:
         if self.head_dim_per_cta_v != self.head_dim_v:
             dims += f"HVPerCta{self.head_dim_per_cta_v}"
         arch = "103a" if sm103 and self.kind is Kind.CONTEXT else "100f"
-        page = "Paged" if self.dynamic else f"P{self.page}"
+        page = "" if self.separate else "Paged" if self.dynamic else f"P{self.page}"
+        layout = "SeparateQkv" if self.separate else "PagedKv"
+        mask = _MASKS[self.mask] + self.sparse.text
         return (
-            f"fmhaSm{arch}Kernel_{DTYPES[self.dtype]}{dims}PagedKv{_MASKS[self.mask]}{page}{self.mode.text}"
+            f"fmhaSm{arch}Kernel_{DTYPES[self.dtype]}{dims}{layout}{mask}{page}{self.mode.text}"
             f"VarSeqQ{self.tile_q}Kv{self.tile_kv}{'Persistent' if self.persistent else 'Static'}"
             f"{'2Cta' if self.two_cta else ''}{self.kind.value}"
         )
@@ -110,8 +136,12 @@ def exists(traits: Traits, *, oldest: bool = False) -> bool:
         return False
     if traits.two_cta and (traits.kind is not Kind.KEEPS or traits.head_dim_per_cta_v != 256):
         return False
+    if traits.separate:
+        return not oldest and _of_separate(traits)
+    if traits.sparse is not Sparse.NO:
+        return not oldest and dims == _SPARSE[traits.sparse] and traits.page == 1 and _of_mla(traits, oldest)
     if dims == (576, 512):
-        return _of_mla(traits, oldest)
+        return _paged(traits) and _of_mla(traits, oldest)
     if traits.two_cta or traits.tile_kv != 128:
         return False
     if dims == (320, 256):
@@ -148,6 +178,17 @@ def _of_context(traits: Traits) -> bool:
     return traits.head_dim in (64, 128, 256) and traits.head_dim_per_cta_v == traits.head_dim_v
 
 
+def _of_separate(traits: Traits) -> bool:
+    dims = (traits.head_dim, traits.head_dim_v)
+    whole = (traits.head_dim_per_cta_v, traits.page, traits.dynamic) == (dims[1], 0, False)
+    tiles = (traits.tile_q, traits.tile_kv, traits.two_cta) == (128, 128, False)
+    if traits.kind is not Kind.CONTEXT or traits.mode is not Mode.NONE or not whole or not tiles:
+        return False
+    if traits.dtype == "fp16":
+        return dims == (128, 128) and traits.mask == DENSE
+    return dims in _SEPARATE_DIMS and traits.mask != SLIDING
+
+
 def _of_wide_heads(traits: Traits) -> bool:
     if traits.kind is Kind.KEEPS:
         meets = traits.mode in (Mode.NONE, Mode.REDUCTION_KERNEL)
@@ -157,12 +198,13 @@ def _of_wide_heads(traits: Traits) -> bool:
 
 def _of_mla(traits: Traits, oldest: bool) -> bool:
     known = traits.dtype != "fp16" and traits.mask == DENSE and traits.kind is not Kind.CONTEXT
-    if not known or traits.dynamic or not _paged(traits) or traits.head_dim_per_cta_v not in (128, 256, 512):
+    if not known or traits.dynamic or traits.head_dim_per_cta_v not in (128, 256, 512):
         return False
     if traits.kind is Kind.KEEPS:
         meets = traits.mode in (Mode.NONE, Mode.REDUCTION_KERNEL)
         return meets and traits.tile_q == 64 and traits.tile_kv == 128
-    small = traits.tile_kv in (64, 128) and traits.tile_q in (8, 16, 32)
+    tiles_kv = (64, 128) if traits.sparse is Sparse.NO else (128,)
+    small = traits.tile_kv in tiles_kv and traits.tile_q in (8, 16, 32)
     wide = traits.mode is Mode.CLUSTER and traits.head_dim_per_cta_v == 512 and traits.tile_q == 32
     lacking = wide and not oldest
     return small and traits.mode is not Mode.REDUCTION_KERNEL and not lacking

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
     CAUSAL,
     DENSE,
@@ -18,8 +19,8 @@ from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
     Kind,
     Mode,
     Traits,
-    exists,
 )
+from attnprof.dispatch.flashinfer.trtllm_gen_mla import grouped_mla, of_mla
 from attnprof.dispatch.heuristic import ceil_div, float32
 from attnprof.model import KernelLaunch
 
@@ -30,57 +31,6 @@ _KEYS_PER_BLOCK_CLAMPED = 4096
 _LOOP_COST = {128: 2.2, 64: 1.68, 32: 1.48, 16: 1.2, 8: 1.0}
 _MEETING_COST = {128: 1.32, 64: 1.2, 32: 1.08, 16: 1.03, 8: 1.0}
 _MEETING_KEYS = 128.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A call as the launcher hands it on. ``window`` is in keys, None for none; ``mask`` as the caller's.
-
-    ``active_clusters``: how many clusters of the kernel the GPU holds at once, None where nobody asked it.
-    """
-
-    dtype: str
-    context: bool
-    batch: int
-    seqlen_q: int
-    seqlen_k: int
-    num_heads: int
-    num_heads_k: int
-    head_dim: int
-    head_dim_v: int
-    page: int
-    window: int | None
-    causal: bool
-    num_sms: int
-    sm103: bool = False
-    active_clusters: int | None = None
-    newer: bool = True  # the rules of 0.7.2, else those of 0.6.13
-    oldest: bool = (
-        False  # those of 0.6.8, which knows neither other pages than it has kernels for nor dim 320
-    )
-
-    @property
-    def group(self) -> int:
-        return self.num_heads // self.num_heads_k
-
-    @property
-    def mla(self) -> bool:
-        return self.latent and not (self.oldest and self.head_dim == 320)
-
-    @property
-    def latent(self) -> bool:
-        """Whether it decodes latent attention; 0.6.8 picks dim 320 as it does grouped heads."""
-        return not self.context and (self.head_dim, self.head_dim_v) in ((576, 512), (320, 256))
-
-    def lacks(self, traits: Traits) -> bool:
-        """Whether the version's table is known to have no such kernel."""
-        return not self.newer and not exists(traits, oldest=self.oldest)
-
-    @property
-    def least_latency(self) -> bool:
-        """Upstream's mode for one sequence of DeepSeek-V3."""
-        dims = (self.head_dim, self.head_dim_v) == (576, 512)
-        return self.batch == 1 and 1 <= self.seqlen_q <= 16 and dims
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +59,12 @@ class Selected:
     unless_clusters: Traits | None = None
 
 
-class MissingKernelError(Exception):
-    """No kernel has these traits; the text is upstream's."""
-
-
 def select(ask: Ask) -> Selected:
     """The launches. Raises MissingKernelError, in upstream's words, where it refuses."""
     first = _with_kernel(ask, _start(ask), forced=False)
     if ask.lacks(first):
-        phase = "context" if ask.context else "decode"
-        raise MissingKernelError(f"Missing TRTLLM-GEN kernel ({phase}): {_described(ask, first)}")
+        phase = "ragged attention" if ask.separate else "(context)" if ask.context else "(decode)"
+        raise MissingKernelError(f"Missing TRTLLM-GEN kernel {phase}: {_described(ask, first)}")
     traits, grid = _settled(ask, _start(ask), forced=False)
     unless = None
     if traits.mode is Mode.CLUSTER:
@@ -137,13 +83,13 @@ def _described(ask: Ask, traits: Traits) -> str:
     if ask.oldest and ask.latent:  # which looks latent attention's up as causal
         traits = replace(traits, mask=CAUSAL)
     fields = {
-        "qkvLayout": 2, "maskType": traits.mask, "kernelType": traits.kind.number,
+        "qkvLayout": 0 if traits.separate else 2, "maskType": traits.mask, "kernelType": traits.kind.number,
         "tileScheduler": int(traits.persistent), "multiCtasKvMode": traits.mode.value,
         "headDimPerCtaV": traits.head_dim_per_cta_v, "headDimQk": traits.head_dim,
         "headDimV": traits.head_dim_v, "tileSizeQ": traits.tile_q, "tileSizeKv": traits.tile_kv,
         "numTokensPerPage": traits.page, "dynamicNumTokensPerPage": int(traits.dynamic),
         "reuseSmemKForV": 0, "uses2CtaMma": int(traits.two_cta),
-        "sparseMla" if ask.oldest else "sparseMlaType": 0, "skipsSoftmax": 0,
+        "sparseMla" if ask.oldest else "sparseMlaType": traits.sparse.value, "skipsSoftmax": 0,
     }  # fmt: skip
     if ask.oldest:
         del fields["dynamicNumTokensPerPage"]
@@ -154,7 +100,8 @@ def _start(ask: Ask) -> Traits:
     mask = (CAUSAL if ask.causal else DENSE) if ask.context else DENSE if ask.latent else CAUSAL
     return Traits(
         ask.dtype, ask.head_dim, ask.head_dim_v, ask.head_dim_v, Kind.CONTEXT if ask.context else Kind.SWAPS,
-        Mode.NONE if ask.context else Mode.GLOBAL, mask, ask.page, False, ask.context, 128, 128, False,
+        Mode.NONE if ask.context else Mode.GLOBAL, mask, 0 if ask.separate else 1 if ask.topk else ask.page,
+        False, ask.context, 128, 128, False, ask.separate, ask.sparse,
     )  # fmt: skip
 
 
@@ -178,69 +125,23 @@ def _found(ask: Ask, traits: Traits) -> None:
 def _with_kernel(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
     """``selectKernel``: page, kind, tile and mask."""
     even = ask.head_dim == ask.head_dim_v and (ask.newer or ask.group > 1) and not ask.oldest
-    if even and ask.page >= DYNAMIC_PAGE:
+    if even and traits.page >= DYNAMIC_PAGE:
         if ask.page & (ask.page - 1):
             raise MissingKernelError(
                 f"Dynamic numTokensPerPage requires a power-of-2 page size, got {ask.page}."
             )
         traits = replace(traits, dynamic=True, page=DYNAMIC_PAGE)
     if ask.mla:
-        traits = replace(_mla(ask, traits), mask=DENSE)
+        traits = replace(of_mla(ask, traits), mask=DENSE)
     elif not ask.context:
         traits = _gqa(ask, traits, forced=forced)
     wide = ask.head_dim_v > 256 and not ask.mla and not ask.oldest
     if wide and traits.kind is not Kind.SWAPS:
         traits = replace(traits, head_dim_per_cta_v=256)
-    slides = ask.window is not None and ask.seqlen_k > ask.window
+    slides = ask.window is not None and ask.seqlen_k > ask.window and not ask.topk
     if slides and (traits.mask == CAUSAL or not ask.context):
         traits = replace(traits, mask=SLIDING)
     return traits
-
-
-def _padded_tile(group: int) -> int:
-    """The head tile of MLA groups that are no tile themselves; 0 where they are, or are too many."""
-    if group >= 128 or (group >= 8 and group & (group - 1) == 0):
-        return 0
-    if group > 64:
-        raise MissingKernelError(f"Non-power-of-two MLA numHeadsQPerKv must be <= 64, got {group}.")
-    return max(8, 1 << (group - 1).bit_length())
-
-
-def _mla(ask: Ask, traits: Traits) -> Traits:
-    if ask.newer and _grouped_mla(ask):
-        blocks = ask.batch * ask.num_heads_k * ceil_div(ask.seqlen_q * ask.group, 64)
-        per_block = 128 if blocks <= 1 else 256 if blocks <= 4 else 512
-        mode = Mode.NONE if traits.mode is Mode.NONE else Mode.REDUCTION_KERNEL
-        return replace(
-            traits, kind=Kind.KEEPS, tile_q=64, tile_kv=128, mode=mode,
-            persistent=traits.persistent and mode is Mode.NONE,
-            head_dim_per_cta_v=min(per_block, ask.head_dim_v),
-        )  # fmt: skip
-    padded = _padded_tile(ask.group) if ask.newer else 0
-    swaps = padded <= 32 if padded else ask.group <= 32 or _short_per_block(ask)
-    if swaps:
-        return replace(traits, kind=Kind.SWAPS, tile_q=padded or (8 if ask.group <= 8 else 16))
-    mode = Mode.NONE if traits.mode is Mode.NONE else Mode.REDUCTION_KERNEL
-    traits = replace(traits, kind=Kind.KEEPS, tile_q=64, mode=mode)
-    if ask.group == 128:
-        traits = replace(traits, two_cta=True, head_dim_per_cta_v=256)
-    return traits
-
-
-def _grouped_mla(ask: Ask) -> bool:
-    """0.7.2 packs query tokens and heads of short drafts into one tile."""
-    dims = (ask.head_dim, ask.head_dim_v) == (576, 512)
-    sizes = ask.seqlen_q > 1 and ask.group in (8, 16, 32) and 1 <= ask.batch <= 16
-    return dims and sizes and ask.page == 32 and ask.dtype in ("bf16", "fp8")
-
-
-def _short_per_block(ask: Ask) -> bool:
-    """``useSwapsMmaAbMlaGenKernel``: at most 1,024 keys a thread block, and all of them resident."""
-    blocks = ask.batch * ask.seqlen_q * ceil_div(ask.group, 16)
-    if blocks == 0:
-        return False
-    per_sequence = min(ceil_div(ask.seqlen_k, 256), max(1, ask.num_sms // blocks))
-    return ceil_div(ask.seqlen_k, max(per_sequence, 1)) <= 1024 and blocks <= ask.num_sms
 
 
 def _gqa(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
@@ -321,7 +222,7 @@ def _grid(ask: Ask, traits: Traits, *, forced: bool) -> tuple[Traits, Grid]:
     if wanted.mode is Mode.CLUSTER:
         cluster *= blocks_kv
     splits_dim = ask.mla and wanted == traits and not traits.two_cta
-    if splits_dim and not (ask.newer and _grouped_mla(ask)) and traits.head_dim_per_cta_v == 512:
+    if splits_dim and not (ask.newer and grouped_mla(ask)) and traits.head_dim_per_cta_v == 512:
         factor = 1 if ask.least_latency else 2
         if x * y * z * factor <= ask.num_sms:
             narrow = x * y * z * 2 * factor <= ask.num_sms
@@ -330,12 +231,12 @@ def _grid(ask: Ask, traits: Traits, *, forced: bool) -> tuple[Traits, Grid]:
 
 
 def _groups_tokens(ask: Ask, traits: Traits) -> bool:
-    return traits.groups_tokens or (ask.newer and ask.mla and _grouped_mla(ask))
+    return traits.groups_tokens or (ask.newer and ask.mla and grouped_mla(ask))
 
 
 def _blocks_kv(ask: Ask, traits: Traits, others: int, *, forced: bool) -> int:
     """Thread blocks that share a sequence's keys: as many as leave no SM idle, each with two steps to do."""
-    keys = ask.seqlen_k
+    keys = ask.keys
     if traits.mask == SLIDING and ask.window is not None:
         keys = min(ask.seqlen_k, ask.window + traits.step_kv - 1)
     most = ceil_div(keys, 2 * traits.step_kv)
@@ -368,12 +269,19 @@ def _meets_in_cluster(ask: Ask, traits: Traits, blocks_kv: int, *, forced: bool)
 
 
 def _reduction(ask: Ask, traits: Traits, grid: Grid) -> tuple[KernelLaunch, ...]:
-    """``runFmhaReduction``."""
     if traits.mode is not Mode.REDUCTION_KERNEL:
         return ()
+    heads = ask.num_heads // min(ask.group, traits.tile_q)
+    blocks = reduction_grid(traits, grid.blocks_q, heads, ask.batch, ask.num_sms)
+    return (KernelLaunch(REDUCTION, blocks, (_REDUCTION_THREADS, 1, 1)),)
+
+
+def reduction_grid(
+    traits: Traits, blocks_q: int, heads: int, batch: int, num_sms: int
+) -> tuple[int, int, int]:
+    """``runFmhaReduction``, for ``heads`` blocks of heads."""
     per_block = traits.head_dim_per_cta_v * (2 if traits.two_cta else 1)
     slices = per_block * 2 * traits.tile_q // (_REDUCTION_THREADS * 16)
-    heads = ask.num_heads // min(ask.group, traits.tile_q)
-    x, y, z = grid.blocks_q, heads * (ask.head_dim_v // per_block), ask.batch
-    share = min(ask.num_sms * 2 // (x * y * z), slices)
-    return (KernelLaunch(REDUCTION, (x * share, y, z), (_REDUCTION_THREADS, 1, 1)),)
+    y = heads * (traits.head_dim_v // per_block)
+    share = min(num_sms * 2 // (blocks_q * y * batch), slices)
+    return blocks_q * share, y, batch
