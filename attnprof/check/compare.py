@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import Verdict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
-from attnprof.dispatch.names.spelling import (
-    argument_difference,
-    as_many_arguments,
-    namespace,
-    plain_template,
-)
+from attnprof.dispatch.names.spelling import as_many_arguments, plain_template, spelling_difference
 from attnprof.dispatch.names.template import template_difference, template_fields
 from attnprof.model import KernelLaunch, Prediction
 
@@ -86,13 +81,7 @@ def _name_difference(predicted: str, observed: str) -> str:
     unknown = template_fields(predicted) is not None and template_fields(observed) is None
     if unknown and not as_many_arguments(predicted, observed):
         return ""  # cut, or of a build with other arguments
-    found = template_difference(predicted, observed) or argument_difference(predicted, observed)
-    if found:
-        return found
-    ours, theirs = namespace(predicted), namespace(observed)
-    if ours is None or theirs is None or ours == theirs:
-        return ""
-    return f"in namespace {theirs or '(none)'}, predicted {ours or '(none)'}"
+    return template_difference(predicted, observed) or spelling_difference(predicted, observed)
 
 
 def _other_size(predicted: tuple[int, int, int], ran: tuple[int, int, int]) -> bool:

@@ -46,7 +46,7 @@ class Traits:
     def of(cls, shape: ObservedShape) -> Traits:
         launch, main = shape.launches[0], shape.main
         fields = dict(template_fields(launch.kernel) or ())
-        dtype = fields.get("dtype")
+        dtype = fields.get("dtype") or dict(main.stated).get("dtype")
         fixed = tuple(
             (name, fields[name])
             for name in ("dtype", "head_dim", "Has_alibi", "Is_softcap", "Has_softcap", "Is_even_K")

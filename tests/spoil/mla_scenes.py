@@ -8,7 +8,8 @@ from random import Random
 from attnprof.dispatch.libraries import default_version
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, Library
-from tests.spoil.served import Drawn, draw_steps
+from tests.spoil import flashinfer_scenes, triton_scenes
+from tests.spoil.served import Drawn, Step, draw_prompts, draw_steps
 
 _HOPPER, _BLACKWELL = ("h100", "h20", "h200", "h100-pcie"), ("b200", "b300", "gb200")
 _HEADS = (16, 32, 64, 128)  # of one rank of a model of 128
@@ -61,3 +62,68 @@ def cutlass_mla(rng: Random) -> Drawn:
         if isinstance(call, AttentionCall)
     ]
     return "cutlass_mla", default_version("cutlass_mla"), _gpu(rng, *_BLACKWELL), [*steps]
+
+
+def flashinfer(rng: Random) -> Drawn:
+    """Planned batches and trtllm-gen as ever, and MLA: fa2 and fa3, trtllm-gen on Blackwell."""
+    if rng.random() < 0.5:
+        return flashinfer_scenes.draw(rng)
+    backend = rng.choice(("fa2", "fa3", "trtllm-gen"))
+    gpus = {"fa2": ("a100", "l40s", "h100", "b200"), "fa3": _HOPPER, "trtllm-gen": _BLACKWELL[:2]}
+    base = _base(
+        rng, "flashinfer", entry="batch_mla", backend=backend, page_block_size=rng.choice((32, 64)),
+        cache_seqlens=False,
+    )  # fmt: skip
+    drafts = (1,) if backend == "trtllm-gen" else rng.choice(((1,), (1,), (2,), (1, 2, 4)))
+    steps = draw_steps(rng, base, drafts=drafts)
+    return "flashinfer", "0.7.2.post1", _gpu(rng, *gpus[backend]), steps
+
+
+def vllm_triton(rng: Random) -> Drawn:
+    """TRITON_ATTN as ever; TRITON_MLA, whose splits follow the longest request, and TURBOQUANT."""
+    if rng.random() < 0.4:
+        while (drawn := triton_scenes.draw(rng))[0] != "vllm_triton":
+            pass
+        return drawn
+    gpu, version = _gpu(rng, "a100", "h100", "l40s", "b200"), rng.choice(("0.20.0", "0.33.0"))
+    if rng.random() < 0.5:
+        base = _base(
+            rng, "vllm_triton", entry="batch_decode", num_heads=32, num_heads_k=8, head_dim=128,
+            head_dim_v=None, cache_seqlens=False,
+        )  # fmt: skip
+        return "vllm_triton", version, gpu, draw_steps(rng, base)
+    version = rng.choice(("0.10.0", version))
+    base = _base(rng, "vllm_triton", entry="batch_mla", page_block_size=16, cache_seqlens=False)
+    drafts = rng.choice(((1,), (1,), (2,))) if version == "0.33.0" else (1,)
+    return "vllm_triton", version, gpu, draw_steps(rng, base, drafts=drafts)
+
+
+def sglang_triton(rng: Random) -> Drawn:
+    """Decode as ever, and extend: prompts on top of what is cached."""
+    if rng.random() < 0.5:
+        while (drawn := triton_scenes.draw(rng))[0] != "sglang_triton":
+            pass
+        return drawn
+    heads, heads_k = rng.choice(((32, 8), (16, 16), (8, 1)))
+    base = AttentionCall(
+        "sglang_triton", "batch_paged", rng.choice((1, 2, 8)), 1, 1, heads, heads_k,
+        rng.choice((64, 128, 256)), causal=True, page_block_size=1,
+    )  # fmt: skip
+    return "sglang_triton", "0.5.23", _gpu(rng, "a100", "h100", "b200"), draw_prompts(rng, base)
+
+
+def vllm_flash_attn(rng: Random) -> Drawn:
+    """FLASH_ATTN_MLA: the rotated part against K, q_v against V, planned ahead."""
+    base = _base(
+        rng, "vllm_flash_attn", entry="varlen_fwd", head_dim=64, has_qv=True, scheduler_metadata=True,
+        cache_seqlens=False,
+    )  # fmt: skip
+    if base.cuda_graph:
+        base = replace(base, num_splits=32)
+    drafts = rng.choice(((1,), (1,), (2,)))
+    steps: list[Step] = [
+        (generation, number, phase, replace(call, total_q=call.batch * call.seqlen_q))
+        for generation, number, phase, call in draw_steps(rng, base, drafts=drafts)
+        if isinstance(call, AttentionCall)
+    ]
+    return "vllm_flash_attn", "fa3", _gpu(rng, *_HOPPER), steps

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attnprof.dispatch.library import FP8
+from attnprof.dispatch.sglang_triton.rules import MAX_KV_SPLITS
+from attnprof.dispatch.vllm_triton.rules import sequences_3d
 from attnprof.model import AttentionCall
 
 _NO_RECORD = ("batch_mla", "batch_decode", "single_prefill", "single_decode")  # entries that no record names
@@ -80,4 +83,45 @@ def _flash_mla(call: AttentionCall) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_OF_LIBRARY = {"torch": _torch, "flash_mla": _flash_mla}
+def _flashinfer(call: AttentionCall) -> dict[str, Any]:
+    return {
+        "backend": call.backend, "cuda_graph": call.cuda_graph, "fixed_split_size": call.fixed_split_size,
+        "disable_split_kv": call.disable_split_kv,
+    }  # fmt: skip
+
+
+def _vllm_triton(call: AttentionCall) -> dict[str, Any]:
+    return {"threshold": sequences_3d(call.num_heads_k, call.cuda_graph)}
+
+
+def _sglang_triton(call: AttentionCall) -> dict[str, Any]:
+    """Decode is recorded as a paged batch of which the most splits are told."""
+    if call.entry != "fwd_kvcache":
+        return {}
+    q = [call.batch, call.num_heads, call.head_dim]
+    return {
+        "entry": "batch_paged", "batch": call.batch, "q": q, "max_seqlen_q": 1, "max_seqlen_k": call.seqlen_k,
+        "max_kv_splits": call.num_splits or MAX_KV_SPLITS,
+    }  # fmt: skip
+
+
+def _flash_attn_4(call: AttentionCall) -> dict[str, Any]:
+    """Automatic is 0 to the functions, and one split to who leaves it out."""
+    return {"num_splits": {-1: 0, 0: 1}.get(call.num_splits, call.num_splits)}
+
+
+def _vllm_flash_attn(call: AttentionCall) -> dict[str, Any]:
+    return {
+        "num_splits": call.num_splits, "qv": call.has_qv, "scheduler_metadata": call.scheduler_metadata,
+    }  # fmt: skip
+
+
+_OF_LIBRARY: dict[str, Callable[[AttentionCall], dict[str, Any]]] = {
+    "torch": _torch,
+    "flash_mla": _flash_mla,
+    "flashinfer": _flashinfer,
+    "vllm_triton": _vllm_triton,
+    "sglang_triton": _sglang_triton,
+    "flash_attn_4": _flash_attn_4,
+    "vllm_flash_attn": _vllm_flash_attn,
+}

@@ -33,19 +33,20 @@ VERSIONS: dict[Library, tuple[str, ...]] = {
 }
 _EACH_SERVER = 8  # seeds: of so many, one is each server's
 _SERVERS: dict[int, Draw] = {4: triton_scenes.draw, 7: flashinfer_scenes.draw}
-_DRAWN: dict[Library, Draw] = {
-    **dict.fromkeys(triton_scenes.VERSIONS, triton_scenes.draw),
-    **dict.fromkeys(flashinfer_scenes.VERSIONS, flashinfer_scenes.draw),
-    **{library: family.draw for library, family in SERVED.items()},
-}
 _LIBRARIES: tuple[Library, ...] = (
     *("flash_attn",) * 5,
     *("torch",) * 2,
     *("flash_attn_3",) * 2,
     "vllm_flash_attn",
 )
+_PROGRAMS = (*dict.fromkeys(_LIBRARIES), "flash_attn_4", "flex_attention")  # that generate, beside servers
 GPUS = ("a100", "h100", "h20", "l40s", "4090", "a10g", "3090", "h100-pcie")
 HOPPER = ("h100", "h20", "h100-pcie", "h200")
+_GPUS_OF: dict[Library, tuple[str, ...]] = {
+    "flash_attn_3": HOPPER,
+    "flash_attn_4": ("b200", "b300", "h100", "a100", "5090"),
+    "flex_attention": ("a100", "h100", "b200", "4090"),
+}
 _HEADS = ((28, 4), (32, 8), (16, 16), (8, 8), (4, 1), (40, 8), (12, 12), (64, 8))
 _HEAD_DIMS = (128, 128, 64, 64, 96, 256, 192, 80, 32)
 SHAPES = ("generation", "generation", "generation", "speculative", "serving")
@@ -148,16 +149,13 @@ def make_scene(
 ) -> Scene:
     """The scene of a seed: a draw whose calls the library takes, each with at least one launch."""
     rng = Random(seed)
-    if library in _DRAWN:
-        while True:
-            scene = _of_server(rng, _DRAWN[library], records)
-            if scene.library == library and all(one.launches for one in scene.calls):
-                return scene
-    if library:
-        while True:
-            drawn = _draw(rng, records, shapes, library)
-            if drawn is not None and drawn.library == library:
-                return drawn
+    while library:
+        served = library in SERVED and (library not in _PROGRAMS or rng.random() < 0.5)
+        scene = (
+            _of_server(rng, SERVED[library].draw, records) if served else _draw(rng, records, shapes, library)
+        )
+        if scene is not None and scene.library == library and all(one.launches for one in scene.calls):
+            return scene
     if tuple(records) == ("none",) and "serving" in shapes and seed % _EACH_SERVER in _SERVERS:
         return _of_server(rng, _SERVERS[seed % _EACH_SERVER])
     while True:
@@ -169,7 +167,7 @@ def make_scene(
 def _draw(rng: Random, records: Sequence[str], shapes: Sequence[str], library: Library = "") -> Scene | None:
     library = library or rng.choice(_LIBRARIES)
     version = rng.choice(VERSIONS[library])
-    gpu = gpu_by_name(rng.choice(HOPPER if library == "flash_attn_3" or version == "fa3" else GPUS))
+    gpu = gpu_by_name(rng.choice(HOPPER if version == "fa3" else _GPUS_OF.get(library, GPUS)))
     if rng.random() < 0.2:
         gpu = make_gpu("NVIDIA Made Up", gpu.sm_major, gpu.sm_minor, rng.choice((20, 46, 100, 114, 144)))
     shape = "serving" if library == "vllm_flash_attn" else rng.choice(tuple(shapes))
@@ -263,14 +261,17 @@ def base_call(rng: Random, library: Library) -> AttentionCall:
         heads_k = heads
     dtype: Dtype = rng.choice(("bf16", "fp16"))
     batch = rng.choice((1, 1, 1, 2, 4, 8))
-    return AttentionCall(
+    call = AttentionCall(
         library, "fwd", batch, 1, 1, heads, heads_k, rng.choice(_HEAD_DIMS), dtype=dtype, causal=True
     )
+    return replace(call, num_splits=rng.choice((-1, -1, 0))) if library == "flash_attn_4" else call
 
 
 def _steps(rng: Random, base: AttentionCall, shape: str) -> Iterator[tuple[int, int, str, AttentionCall]]:
     """(generation, step, phase, the call of a layer of the first kind)."""
     prompt = rng.choice((rng.randint(1, 300), rng.randint(100, 1100), rng.randint(1000, 9000), 128, 1024))
+    if base.library == "flex_attention":
+        prompt = min(prompt, 127)  # longer ones take the main kernel, whose tiles are found by measuring
     decode = rng.randint(3, 9)
     if shape == "serving":
         yield from _serving(rng, base, prompt, decode)
@@ -280,6 +281,8 @@ def _steps(rng: Random, base: AttentionCall, shape: str) -> Iterator[tuple[int, 
     )
     if base.library == "flash_attn_3":
         entry = "fwd_kvcache"
+    if base.library in SERVED:
+        entry = "varlen_fwd" if entry == "varlen_fwd" and base.library == "flash_attn_4" else "fwd"
     generations = rng.choice((1, 1, 2))
     step = 0
     capacity = -(-(prompt + 64) // 256) * 256

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.model import AttentionCall, KernelLaunch
 from tests.spoil.scenes import VERSIONS, Launches, Scene, launches_of
 
@@ -87,14 +88,8 @@ def _pick(scene: Scene, rng: Random) -> tuple[int, int, KernelLaunch]:
 
 
 def _role(launch: KernelLaunch) -> str:
-    name = launch.kernel.lower()
-    return (
-        "combine"
-        if "combine" in name or "mergestates" in name
-        else "prepare"
-        if "prepare" in name
-        else "main"
-    )
+    role = parse_kernel_name(launch.kernel).role
+    return {"combine": "combine", "scheduler": "prepare"}.get(role, "main")
 
 
 def _one_launch(scene: Scene, kind: str, detail: str, at: int, number: int, launch: KernelLaunch) -> Spoil:
@@ -333,6 +328,8 @@ def _layer(scene: Scene, rng: Random) -> Spoil | None:
             call = scene.calls[at].call
             other = replace(call, dtype="fp16" if call.dtype == "bf16" else "bf16")
             changed[at] = launches_of(other, scene.gpu, scene.version)
+        if not all(changed.values()):
+            return None  # the library has no such kernels
         return _changed(scene, "layer of another dtype", "", changed)
     state = rng.getstate()
     changed = {}

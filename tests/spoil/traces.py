@@ -227,13 +227,15 @@ def _add_process(builder: TraceBuilder, scene: Scene, calls: tuple[SceneCall, ..
                 builder.range(kind if values else name, start, end, pid=pid, **values)
 
 
-_LITERAL = re.compile(r"(?<=[<, ])(?:(\d+)|(true|false))(?=[,> ])")
+_LITERAL = re.compile(r"(?<=[<, ])(?:(\d+)|(\d+)ul|(true|false))(?=[,> }])")
 
 
 def as_nsys(name: str) -> str:
     """A demangled name in nsys's spelling: literals with their types, ``>>``."""
 
     def typed(found: re.Match[str]) -> str:
-        return f"(int){found[1]}" if found[1] else f"(bool){int(found[2] == 'true')}"
+        if found[2]:
+            return f"(unsigned long){found[2]}"
+        return f"(int){found[1]}" if found[1] else f"(bool){int(found[3] == 'true')}"
 
     return re.sub(r"(?<=>) (?=>)", "", _LITERAL.sub(typed, name))

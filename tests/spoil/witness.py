@@ -10,8 +10,10 @@ from functools import lru_cache
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.libraries import explain
+from attnprof.dispatch.names.families import halves_of
+from attnprof.dispatch.names.family import Halves
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
-from attnprof.model import AttentionCall, Gpu, KernelLaunch
+from attnprof.model import AttentionCall, Dtype, Gpu, KernelLaunch
 from tests.spoil import flashinfer_scenes, triton_scenes
 from tests.spoil.libraries import SERVED
 from tests.spoil.scenes import Launches, Scene, launches_of
@@ -41,7 +43,7 @@ def lengths(call: AttentionCall) -> Iterator[int]:
 
 def combines(launch: KernelLaunch) -> bool:
     """Whether it adds up what a kernel before it wrote."""
-    return any(part in launch.kernel.lower() for part in ("combine", "reduce_segments", "_stage2", "merge"))
+    return parse_kernel_name(launch.kernel).role == "combine"
 
 
 def units(launches: Launches) -> list[Launches]:
@@ -50,19 +52,27 @@ def units(launches: Launches) -> list[Launches]:
     for launch in launches:
         begins = not combines(launch)
         planned = bool(found) and plans(found[-1][-1])
-        if not found or (begins and not planned) or plans(launch):
+        second = len(found[-1]) == 1 and found[-1][0] == launch and _halves(launch) if found else False
+        if not found or (begins and not planned and not second) or plans(launch):
             found.append([])
         found[-1].append(launch)
     return [tuple(unit) for unit in found]
 
 
+def _halves(launch: KernelLaunch) -> bool:
+    """Whether a call may launch it twice, each for half its heads, as its name alone tells."""
+    signature = parse_kernel_name(launch.kernel)
+    return halves_of(signature.library, launch.kernel) is Halves.SPLIT
+
+
 def witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> AttentionCall | None:
     """A call near ``call`` that launches the unit: other sizes, and up to two other flags."""
     if scene.library in triton_scenes.VERSIONS:
-        return triton_scenes.witness(unit, scene.gpu)
+        return triton_scenes.witness(unit, scene.gpu) or _served(call, unit, scene.gpu, version)
     if scene.library in flashinfer_scenes.VERSIONS:
-        return flashinfer_scenes.witness(unit, scene.gpu, call)
-    if scene.library in SERVED:
+        found = flashinfer_scenes.witness(unit, scene.gpu, call)
+        return found or _served(call, unit, scene.gpu, version)
+    if call.has_qv or (scene.library in SERVED and scene.library != "vllm_flash_attn"):
         return _served(call, unit, scene.gpu, version)
     main = next((one for one in unit if _is_main(one)), None)
     if main is None:
@@ -92,7 +102,10 @@ def _served(call: AttentionCall, unit: Launches, gpu: Gpu, version: str) -> Atte
         return None
     seen = Observed(mains[0], after, before, mains[1] if len(mains) > 1 else None)
     back = explain(seen, GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor), gpu.vendor))
-    return near_explanations(unit, gpu, call, version, back or ReadBack())
+    dtypes: tuple[Dtype, ...] = ("bf16", "fp16", "fp8")
+    calls = dict.fromkeys((call, *(replace(call, dtype=dtype) for dtype in dtypes)))
+    found = (near_explanations(unit, gpu, one, version, back or ReadBack()) for one in calls)
+    return next((one for one in found if one is not None), None)
 
 
 def _by_entry(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall]:
@@ -111,7 +124,7 @@ def _by_entry(call: AttentionCall, main: KernelLaunch) -> Iterator[AttentionCall
 
 def plans(launch: KernelLaunch) -> bool:
     """Whether it plans a packed batch, as get_scheduler_metadata launches it alone."""
-    return "prepare_varlen" in launch.kernel
+    return parse_kernel_name(launch.kernel).role == "scheduler"
 
 
 def _is_main(launch: KernelLaunch) -> bool:

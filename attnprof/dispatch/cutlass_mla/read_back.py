@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnprof.dispatch.cutlass_mla.dispatch import BLOCK, KERNEL, REDUCTION, REDUCTION_BLOCK
+from attnprof.dispatch.cutlass_mla.dispatch import (
+    BLOCK,
+    ELEMENTS,
+    KERNEL,
+    REDUCTION,
+    REDUCTION_BLOCK,
+    kernel_name,
+    reduction_name,
+)
 from attnprof.dispatch.cutlass_mla.rules import CLUSTER, DEFAULT_VERSION, HEADS, PAGE, grid, num_splits
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.intervals import Interval
+from attnprof.dispatch.names.spelling import spelling_difference
 
 LIBRARY = "cutlass_mla"
 _STEPS = tuple(1024 * thousands for thousands in (0, 4, 8, 16, 32))  # where splits may change, in keys
@@ -37,10 +46,18 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         or combine.grid[2] < 1
     ):
         return ReadBack(nearest="kernel after it")
+    if not any(_named(dtype, seen) for dtype in ELEMENTS):
+        return ReadBack(nearest="template")
     found = tuple(_explanations(seen, gpu))
     if found:
         return ReadBack(found)
     return ReadBack(nearest="grid", cut=combine is None)
+
+
+def _named(dtype: str, seen: Observed) -> bool:
+    """Whether both kernels are named as for this element, as far as their names can be read."""
+    pairs = [(kernel_name(dtype), seen.main), (reduction_name(dtype), seen.combine)]
+    return not any(each and spelling_difference(name, each.kernel) for name, each in pairs)
 
 
 def _explanations(seen: Observed, gpu: GpuFacts) -> Iterator[Explanation]:

@@ -21,7 +21,10 @@ class FlashAttention4(LibraryOfVersions):
 
     def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is recorded takes 0 for automatic, a call -1."""
-        return {"num_splits": -1} if record.get("num_splits") == 0 else {}
+        head_dim_v = record["v"][-1]
+        dims = {} if head_dim_v == record["q"][-1] else {"head_dim_v": head_dim_v}
+        automatic = {"num_splits": -1} if record.get("num_splits") == 0 else {}
+        return {"pack_gqa": record.get("pack_gqa"), **dims, **automatic}
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn4.read_back import read_back

@@ -20,6 +20,7 @@ COMBINE = "legacy::smxx::decode::flash_fwd_mla_combine_kernel"
 METADATA = "legacy::smxx::decode::get_mla_metadata_kernel"
 FP8_KERNEL, FP8_COMBINE = "flash::flash_fwd_splitkv_mla_kernel", "flash::flash_fwd_splitkv_mla_combine_kernel"
 FP8_METADATA = "get_mla_metadata_kernel"
+HEAD_DIMS = (576, 512)
 _SMEM = {576: 230_816, 512: 214_416}
 _FP8_SMEM = 148_480
 _COMBINE_HEADS = 8
@@ -100,37 +101,38 @@ def _refused(call: AttentionCall, *, fp8: bool) -> str:
     return ""
 
 
+def names(dtype: str, head_dim: int, parts: int, *, causal: bool) -> tuple[str, str]:
+    """The names of the main kernel and of what adds up so many parts; ``causal`` is told in FP8 alone."""
+    room = combine_room(parts)
+    if dtype == "fp8":
+        traits = (
+            "Flash_fwd_kernel_traits_mla<576, 64, 64, 8, cutlass::float_e4m3_t, cutlass::bfloat16_t, 512>"
+        )
+        told = f"{traits}, {'true' if causal else 'false'}, flash::SharedStorageMLA<{traits} >"
+        return f"{FP8_KERNEL}<{told} >", f"{FP8_COMBINE}<cutlass::bfloat16_t, float, long, 512, {room}>"
+    element = ELEMENTS[dtype]
+    traits = f"legacy::sm90::decode::dense::Traits<{element}, {head_dim}>"
+    return f"{KERNEL}<{traits} >", f"{COMBINE}<{element}, 512, 8, {room}, 256>"
+
+
 def _launches(call: AttentionCall, rows: int, plan: Plan) -> tuple[KernelLaunch, ...]:
-    element = ELEMENTS[call.dtype]
-    traits = f"legacy::sm90::decode::dense::Traits<{element}, {call.head_dim}>"
+    main, combine = names(call.dtype, call.head_dim, plan.num_sm_parts, causal=False)
     grid = (ceil_div(rows, BLOCK_M), call.num_heads_k, plan.num_sm_parts)
-    combine = f"{COMBINE}<{element}, 512, 8, {combine_room(plan.num_sm_parts)}, 256>"
     combine_grid = (call.batch * call.seqlen_q, 1, ceil_div(call.num_heads, _COMBINE_HEADS))
     return (
         KernelLaunch(METADATA, (1, 1, 1), (32, 1, 1), 4 * (5 * call.batch + 1)),
-        KernelLaunch(f"{KERNEL}<{traits} >", grid, THREADS, _SMEM[call.head_dim]),
+        KernelLaunch(main, grid, THREADS, _SMEM[call.head_dim]),
         KernelLaunch(combine, combine_grid, COMBINE_THREADS),
     )
 
 
 def _fp8_launches(call: AttentionCall, rows: int, plan: Plan) -> tuple[KernelLaunch, ...]:
-    traits = "Flash_fwd_kernel_traits_mla<576, 64, 64, 8, cutlass::float_e4m3_t, cutlass::bfloat16_t, 512>"
-    causal = "true" if call.causal and call.seqlen_q > 1 else "false"
+    main, combine = names("fp8", 576, plan.num_sm_parts, causal=call.causal and call.seqlen_q > 1)
     grid = (ceil_div(rows, BLOCK_M), call.num_heads_k, plan.num_sm_parts)
-    room = combine_room(plan.num_sm_parts)
     return (
         KernelLaunch(FP8_METADATA, (1, 1, 1), (32, 1, 1)),
-        KernelLaunch(
-            f"{FP8_KERNEL}<{traits}, {causal}, flash::SharedStorageMLA<{traits} > >",
-            grid,
-            THREADS,
-            _FP8_SMEM,
-        ),
-        KernelLaunch(
-            f"{FP8_COMBINE}<cutlass::bfloat16_t, float, long, 512, {room}>",
-            (call.batch * call.num_heads_k * rows, 1, 1),
-            FP8_COMBINE_THREADS,
-        ),
+        KernelLaunch(main, grid, THREADS, _FP8_SMEM),
+        KernelLaunch(combine, (call.batch * call.num_heads_k * rows, 1, 1), FP8_COMBINE_THREADS),
     )
 
 

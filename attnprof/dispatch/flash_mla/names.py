@@ -42,14 +42,14 @@ Fields = tuple[tuple[str, object], ...]
 # Sparse decode on Blackwell over 64 heads, which a call of 128 heads launches twice.
 # Source: deepseek-ai/FlashMLA csrc/api/sparse_decode.cpp, as vllm 0.33.0 builds it.
 _HALF = bounded(r"sm100::decode::(sparse::)?head64::flash_fwd_splitkv_mla_fp8_sparse_kernel")
-_SPLIT = "true}"  # that of NVFP4's cache, in a namespace of its own, always is
+_SPLIT = bounded(r"(?:true|\(bool\)1|, 1)}")  # that of NVFP4's cache, in a namespace of its own, always is
 
 
 def halves(name: str) -> Halves:
     """Whether a call may launch a kernel twice, each for half its heads."""
     if not (half := _HALF.search(name)):
         return Halves.NONE
-    return Halves.WHOLE if half.group(1) and _SPLIT not in name else Halves.SPLIT
+    return Halves.WHOLE if half.group(1) and not _SPLIT.search(name) else Halves.SPLIT
 
 
 def template_fields(name: str) -> Fields | None:

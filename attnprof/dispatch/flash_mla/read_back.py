@@ -5,16 +5,17 @@ Each thread block works off one share of all keys, so the grid is the same whate
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_mla import dense
 from attnprof.dispatch.flash_mla.names import halves
 from attnprof.dispatch.flash_mla.read_sparse import SPARSE, read_sparse
-from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, combine_room, sm_parts
+from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, sm_parts
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval
-from attnprof.dispatch.names.arguments import template_arguments
+from attnprof.dispatch.names.spelling import spelling_difference
 
 LIBRARY = "flash_mla"
 UNSEEN = 0  # split counts are each request's own: no size shows them
@@ -49,7 +50,7 @@ def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:
     threads = dense.FP8_COMBINE_THREADS if fp8 else dense.COMBINE_THREADS
     if name not in combine.kernel or combine.block != threads:
         return ReadBack(nearest="kernel after it")
-    if unlike := _combine_unlike(seen.main.kernel, combine.kernel, parts, fp8=fp8):
+    if unlike := _named_otherwise(seen, parts, fp8=fp8):
         return ReadBack(nearest=unlike)
     if fp8:
         fits = list(_fp8_rows(combine.grid, blocks, heads_k))
@@ -62,14 +63,18 @@ def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:
     return ReadBack((_explained(heads_k, longest, fp8=fp8),))
 
 
-def _combine_unlike(main: str, combine: str, parts: int, *, fp8: bool) -> str:
-    """What of the combine's template does not belong to the main kernel; "" where it is not spelled."""
-    arguments = template_arguments(combine)
-    if arguments is None or main.startswith("_Z"):
-        return ""
-    if arguments[4 if fp8 else 3 :][:1] != [str(combine_room(parts))]:
-        return "parts that the kernel after it is built for"
-    return "" if fp8 or arguments[0] in main else "element of the kernel after it"
+def _named_otherwise(seen: Observed, parts: int, *, fp8: bool) -> str:
+    """Of which kernel the name is none that goes with the other's; "" where both do, or cannot be read."""
+    told = "template"
+    for dtype, head_dim, causal in itertools.product(
+        ("fp8",) if fp8 else dense.ELEMENTS, dense.HEAD_DIMS, (False, True)
+    ):
+        main, combine = dense.names(dtype, head_dim, parts, causal=causal)
+        if not spelling_difference(main, seen.main.kernel):
+            if seen.combine is None or not spelling_difference(combine, seen.combine.kernel):
+                return ""
+            told = "template of the kernel after it"
+    return told
 
 
 def _queries(grid: tuple[int, int, int], blocks: int, heads_k: int) -> Iterator[int]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
+
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_mla.dense import COMBINE_THREADS
 from attnprof.dispatch.flash_mla.names import halves
-from attnprof.dispatch.flash_mla.rules import DEFAULT_VERSION, combine_room
-from attnprof.dispatch.flash_mla.sparse import COMBINE
+from attnprof.dispatch.flash_mla.rules import DEFAULT_VERSION
+from attnprof.dispatch.flash_mla.sparse import COMBINE, Kernel, combine_name, decode_kernels, prefill_kernels
 from attnprof.dispatch.intervals import Interval
-from attnprof.dispatch.names.arguments import template_arguments
 from attnprof.dispatch.names.family import bounded
-from attnprof.model import KernelLaunch
+from attnprof.dispatch.names.spelling import spelling_difference
+from attnprof.dispatch.names.symbols import own_name
+from attnprof.model import AttentionCall, KernelLaunch
 
 LIBRARY = "flash_mla"
 _DECODE = "flash_fwd_splitkv_mla_fp8_sparse_kernel"
@@ -22,67 +26,82 @@ SPARSE = bounded(
 )
 UNSEEN = 0
 _EVERY = Interval(1, None)
-_HEAD_DIM = Interval(512, 576)
-_MODELS = {"0": 576, "4": 576, "1": 512, "2": 512}  # ModelType -> head dim
-_MODEL = bounded(r"\(ModelType\)(\d)")
-_HOPPER_HEADS = bounded(r"\(ModelType\)\d, (64|128)>")
+
+
+@cache
+def _decoding() -> tuple[tuple[AttentionCall, bool, Kernel], ...]:
+    return tuple(decode_kernels())
+
+
+@cache
+def _prefilling() -> tuple[tuple[AttentionCall, Kernel], ...]:
+    return tuple(prefill_kernels())
+
+
+def _named(kernel: Kernel, name: str) -> bool:
+    """Whether a kernel has the name, as far as it can be read."""
+    return own_name(kernel.name) == own_name(name) and not spelling_difference(kernel.name, name)
 
 
 def read_sparse(seen: Observed, gpu: GpuFacts) -> ReadBack:
     """Every kind of step that launches exactly ``seen``, whose name SPARSE finds."""
     prefill = _DECODE not in seen.main.kernel
+    built = _prefilling() if prefill else [(call, kernel) for call, _, kernel in _decoding()]
+    taken = [(call, kernel) for call, kernel in built if _named(kernel, seen.main.kernel)]
+    if not taken:
+        return ReadBack(nearest="template")
     if seen.unread:
-        entry = "varlen_fwd" if prefill else "fwd_kvcache"
-        anything = _explained(seen.main.kernel, entry, None, _EVERY, UNSEEN)
-        return ReadBack((anything,), seen.unread)
+        return ReadBack((_explained((call for call, _ in taken), None, _EVERY, UNSEEN),), seen.unread)
     if min(seen.main.grid) < 1:
         return ReadBack(nearest="grid")
-    return _prefill(seen) if prefill else _decode(seen, gpu)
+    return _prefill(seen, taken) if prefill else _decode(seen, gpu)
 
 
 def _explained(
-    kernel: str, entry: str, batch: int | None, seqlen_q: Interval, num_splits: int
+    calls: Iterable[AttentionCall], batch: int | None, seqlen_q: Interval, num_splits: int
 ) -> Explanation:
-    model = _MODEL.search(kernel)
-    wide = _MODELS.get(model.group(1)) if model else None
+    """Of the kernel that these calls take, whose entry is one."""
+    calls = tuple(calls)
+    dims = [call.head_dim for call in calls]
     return Explanation(
-        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), entry, False, batch, None, None,  # type: ignore[arg-type]
-        seqlen_q, Interval(wide, wide) if wide else _HEAD_DIM, num_splits, True, (_EVERY,),
+        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), calls[0].entry, False, batch, None, None, seqlen_q,
+        Interval(min(dims), max(dims)), num_splits, True, (_EVERY,),
     )  # fmt: skip
 
 
-def _prefill(seen: Observed) -> ReadBack:
+def _prefill(seen: Observed, taken: list[tuple[AttentionCall, Kernel]]) -> ReadBack:
     """One thread block, or two, for each query of all requests."""
-    kernel, (blocks, *rest) = seen.main.kernel, seen.main.grid
-    threads = {(512, 1, 1)} if "head128" in kernel else {(384, 1, 1)}
-    each = {2} if "head128" in kernel else {1} if "head64" in kernel else {1, 2}
-    if "small_heads" in kernel:
-        each, threads = {1}, {(128, 1, 1), (256, 1, 1)}
-        if (arguments := template_arguments(kernel)) and arguments[-1] in ("16", "32"):
-            threads = {(8 * int(arguments[-1]), 1, 1)}
+    blocks, *rest = seen.main.grid
     if seen.combine is not None:
         return ReadBack(nearest="kernel after it")
-    if seen.main.block not in threads:
+    threaded = [(call, one) for call, one in taken if seen.main.block == (one.threads, 1, 1)]
+    if not threaded:
         return ReadBack(nearest="block")
-    if rest != [1, 1] or all(blocks % one for one in each):
+    fits = [(call, one.blocks) for call, one in threaded if blocks % one.blocks == 0]
+    if rest != [1, 1] or not fits:
         return ReadBack(nearest="grid")
-    queries = Interval(1, blocks // min(each))
-    return ReadBack((_explained(kernel, "varlen_fwd", None, queries, 1),))
+    queries = Interval(1, blocks // min(each for _, each in fits))
+    return ReadBack((_explained((call for call, _ in fits), None, queries, 1),))
 
 
 def _decode(seen: Observed, gpu: GpuFacts) -> ReadBack:
     """On Blackwell 128 heads of 576 are two launches of 64 in a row, and then what adds up."""
     kernel, grid, combine = seen.main.kernel, seen.main.grid, seen.combine
     hopper, wide = "sm90::" in kernel, "small_topk" in kernel
-    if seen.main.block != ((512, 1, 1) if wide else (384, 1, 1)):
+    taken = [one for one in _decoding() if _named(one[2], kernel)]
+    if seen.main.block not in [(one.threads, 1, 1) for *_, one in taken]:
         return ReadBack(nearest="block")
-    heads, queries, parts = _hopper_sizes(kernel, grid) if hopper else _blackwell_sizes(grid, wide=wide)
-    if not heads or not queries:
+    heads, queries, parts = _hopper_sizes(grid) if hopper else _blackwell_sizes(grid, wide=wide)
+    if halves(kernel) and combine is not None:
+        heads = (64,) if seen.again is None else (128,)
+    taken = [one for one in taken if one[0].num_heads in heads]
+    if not taken or not queries:
         return ReadBack(nearest="grid")
-    if not hopper and _unsplit(kernel, wide=wide):
+    calls = [call for call, *_ in taken]
+    if not any(split for _, split, _ in taken):
         if combine is not None:
             return ReadBack(nearest="kernel after it")
-        return ReadBack((_explained(kernel, "fwd_kvcache", parts, Interval(queries, queries), 1),))
+        return ReadBack((_explained(calls, parts, Interval(queries, queries), 1),))
     a_query = heads[0] // 64 if hopper else 2 if wide else 1
     major = 9 if hopper else 10
     counts = {one.num_sms for one in gpu.candidates() if one.sm_major == major}
@@ -90,21 +109,15 @@ def _decode(seen: Observed, gpu: GpuFacts) -> ReadBack:
         return ReadBack(nearest="number of shares of the SMs")
     if combine is None:
         return ReadBack(nearest="kernel after it", cut=True)
-    if halves(kernel):
-        heads = (64,) if seen.again is None else (128,)
     if unlike := _combine_unlike(combine, queries, heads, parts):
         return ReadBack(nearest=unlike)
-    told = _explained(kernel, "fwd_kvcache", combine.grid[0], Interval(queries, queries), UNSEEN)
-    return ReadBack((told,))
+    return ReadBack((_explained(calls, combine.grid[0], Interval(queries, queries), UNSEEN),))
 
 
-def _hopper_sizes(kernel: str, grid: tuple[int, int, int]) -> tuple[tuple[int, ...], int, int]:
-    """(heads, queries a request, parts); no heads where the name states others."""
+def _hopper_sizes(grid: tuple[int, int, int]) -> tuple[tuple[int, ...], int, int]:
+    """(heads, queries a request, parts)."""
     blocks, queries, parts = grid
-    stated = _HOPPER_HEADS.search(kernel)
-    heads = 64 * blocks
-    agrees = heads in (64, 128) and (stated is None or int(stated.group(1)) == heads)
-    return ((heads,) if agrees else ()), queries, parts
+    return (64 * blocks,), queries, parts
 
 
 def _blackwell_sizes(grid: tuple[int, int, int], *, wide: bool) -> tuple[tuple[int, ...], int, int]:
@@ -114,17 +127,11 @@ def _blackwell_sizes(grid: tuple[int, int, int], *, wide: bool) -> tuple[tuple[i
     return ((128,), blocks // 2, parts) if wide else ((64, 128), blocks, parts)
 
 
-def _unsplit(kernel: str, *, wide: bool) -> bool:
-    """Whether the template says that nothing is split."""
-    return "(SparseAttnFwdMode)1" in kernel if wide else "false}" in kernel
-
-
 def _combine_unlike(combine: KernelLaunch, queries: int, heads: tuple[int, ...], parts: int) -> str:
     if COMBINE not in combine.kernel or combine.block != COMBINE_THREADS:
         return "kernel after it"
-    arguments = template_arguments(combine.kernel)
-    if arguments is not None and arguments[3:4] != [str(combine_room(parts))]:
-        return "parts that the kernel after it is built for"
+    if spelling_difference(combine_name(parts), combine.kernel):
+        return "template of the kernel after it"
     batch, of_request, eights = combine.grid
     fits = batch > 0 and of_request == queries and eights in [n // 8 for n in heads]
     return "" if fits else "grid of the kernel after it"

@@ -6,7 +6,9 @@ the older ones that vllm 0.33.0 builds beside them as ``legacy``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from attnprof.dispatch.flash_mla.dense import COMBINE_THREADS, HEAD_DIM_V, planned
 from attnprof.dispatch.flash_mla.rules import (
@@ -39,7 +41,7 @@ _SMALL_HEADS = {16: (128, 60_224, 54_080), 32: (256, 82_944, 74_752)}  # threads
 
 
 @dataclass(frozen=True, slots=True)
-class _Kernel:
+class Kernel:
     """``blocks``: thread blocks a query and part.  ``times``: launches, each of 64 heads."""
 
     name: str
@@ -72,8 +74,7 @@ def sparse_decode(call: AttentionCall, gpu: Gpu) -> Prediction:
     parts = max(gpu.num_sms // call.seqlen_q // a_query, 1)
     blocks = ceil_div(call.index_topk, BLOCK_N)
     plan = share_out([blocks] * call.batch, parts, kernel.overhead)
-    room = combine_room(parts)
-    if not room:
+    if not combine_room(parts):
         return Prediction(error="FlashMLA has no combine kernel for more than 160 parts")
     grid = (
         (call.num_heads // 64, call.seqlen_q, parts) if hopper else (kernel.blocks * call.seqlen_q, parts, 1)
@@ -83,7 +84,7 @@ def sparse_decode(call: AttentionCall, gpu: Gpu) -> Prediction:
         KernelLaunch(f"{METADATA}<{counted}, false, false>", (1, 1, 1), (32, 1, 1), 4 * (4 * call.batch + 1)),
         *(KernelLaunch(kernel.name, grid, (kernel.threads, 1, 1), kernel.smem),) * kernel.times,
         KernelLaunch(
-            f"{COMBINE}<cutlass::bfloat16_t, 512, 8, {room}, 256, false>",
+            combine_name(parts),
             (call.batch, call.seqlen_q, ceil_div(call.num_heads, 8)),
             COMBINE_THREADS,
         ),
@@ -93,6 +94,33 @@ def sparse_decode(call: AttentionCall, gpu: Gpu) -> Prediction:
     cost = f"{keys}, in blocks of 64, and {kernel.overhead} of a part for each start"
     known = not call.cache_seqlens
     return planned(launches, plan, Lengths(call), (first,), counted=cost, known=known)
+
+
+def decode_kernels() -> Iterator[tuple[AttentionCall, bool, Kernel]]:
+    """Every kernel of decoding with a call that takes it, and whether it splits."""
+    for heads, kept in itertools.product(_HEADS, _MODEL):
+        head_dim = next(one for one, formats in _OF_HEAD_DIM.items() if kept in formats)
+        call = AttentionCall("flash_mla", "fwd_kvcache", 1, 1, 1, heads, 1, head_dim)
+        if kept in _SM90_SMEM:
+            yield call, True, _hopper(call, kept)
+        for split in (True, False):
+            if split or kept != NVFP4:
+                yield call, split, _blackwell(call, kept, split=split)
+
+
+def prefill_kernels() -> Iterator[tuple[AttentionCall, Kernel]]:
+    """Every kernel of prefill with a call that takes it."""
+    for heads, head_dim, topk in itertools.product((16, 32, *_HEADS), _OF_HEAD_DIM, (512, 2048)):
+        call = AttentionCall("flash_mla", "varlen_fwd", 1, 1, 1, heads, 1, head_dim, index_topk=topk)
+        for counted in (False, True):
+            yield call, _hopper_prefill(replace(call, cache_seqlens=counted))[0]
+        if heads in _HEADS:
+            yield call, _blackwell_prefill(call)[0]
+
+
+def combine_name(parts: int) -> str:
+    """The kernel that adds up so many parts."""
+    return f"{COMBINE}<cutlass::bfloat16_t, 512, 8, {combine_room(parts)}, 256, false>"
 
 
 def _format(call: AttentionCall) -> str:
@@ -122,29 +150,29 @@ def _decode_refused(call: AttentionCall, gpu: Gpu, kept: str) -> str:
     return ""
 
 
-def _hopper(call: AttentionCall, kept: str) -> _Kernel:
+def _hopper(call: AttentionCall, kept: str) -> Kernel:
     space = "legacy::sm90::decode::sparse::"
     name = f"{space}{_DECODE}<{space}KernelTemplate<(ModelType){_MODEL[kept]}, {call.num_heads}> >"
-    return _Kernel(name, 384, _SM90_SMEM[kept])
+    return Kernel(name, 384, _SM90_SMEM[kept])
 
 
-def _blackwell(call: AttentionCall, kept: str, *, split: bool) -> _Kernel:
+def _blackwell(call: AttentionCall, kept: str, *, split: bool) -> Kernel:
     model, mode = f"(ModelType){_MODEL[kept]}", 2 if split else 1
     if kept == NVFP4:
         space = "legacy::sm100::decode::head64::"
         name = f"{space}{_DECODE}<{space}KernelTemplate<{model}> >"
-        return _Kernel(name, 384, _SM100_SMEM[kept], times=call.num_heads // 64)
+        return Kernel(name, 384, _SM100_SMEM[kept], times=call.num_heads // 64)
     old = "" if kept == V41 else "legacy::"
     if call.num_heads == 128 and kept != V32:
         space = f"{old}sm100::prefill::sparse_fwd_for_small_topk::head128::"
         width = "" if kept == V41 else "512, "
         template = f"KernelTemplate<(SparseAttnFwdMode){mode}, {width}{model}, {model}>"
         name = f"{space}{_DECODE}<{space}{template} >"
-        return _Kernel(name, 512, _SMALL_TOPK_SMEM[kept], blocks=2, overhead=OVERHEAD_128)
+        return Kernel(name, 512, _SMALL_TOPK_SMEM[kept], blocks=2, overhead=OVERHEAD_128)
     space = f"{old}sm100::decode::sparse::head64::"
     config = f"{space}Config{{{model}, {model}, {'true' if split else 'false'}}}"
     name = f"{space}{_DECODE}<{space}KernelTemplate<{config}> >"
-    return _Kernel(name, 384, _SM100_SMEM[kept], times=call.num_heads // 64)
+    return Kernel(name, 384, _SM100_SMEM[kept], times=call.num_heads // 64)
 
 
 def sparse_prefill(call: AttentionCall, gpu: Gpu) -> Prediction:
@@ -176,36 +204,36 @@ def sparse_prefill(call: AttentionCall, gpu: Gpu) -> Prediction:
     return Prediction((launch,), 1, reasons=reasons)
 
 
-def _hopper_prefill(call: AttentionCall) -> tuple[_Kernel, str]:
+def _hopper_prefill(call: AttentionCall) -> tuple[Kernel, str]:
     counted, space = "true" if call.cache_seqlens else "false", "legacy::sm90::prefill::sparse_fwd::"
     if call.num_heads <= 32:
         heads = max(call.num_heads, 16)
         threads, *smem = _SMALL_HEADS[heads]
         name = f"{space}sparse_attn_fwd_small_heads_kernel<{call.head_dim}, {counted}, {heads}>"
-        return _Kernel(name, threads, smem[call.head_dim == 512]), ""
+        return Kernel(name, threads, smem[call.head_dim == 512]), ""
     name = f"{space}sparse_attn_fwd_kernel<{space}KernelTemplate<{call.head_dim}, {counted}> >"
     unmet = "params.topk % (2*B_TOPK) == 0" if call.index_topk % 128 else ""
     smem_bytes = 230_864 if call.head_dim == 576 else 214_480
-    return _Kernel(name, 384, smem_bytes, blocks=call.num_heads // 64), unmet
+    return Kernel(name, 384, smem_bytes, blocks=call.num_heads // 64), unmet
 
 
-def _blackwell_prefill(call: AttentionCall) -> tuple[_Kernel, str]:
+def _blackwell_prefill(call: AttentionCall) -> tuple[Kernel, str]:
     new, topk = call.head_dim == 512, call.index_topk
     space = f"{'' if new else 'legacy::'}sm100::prefill::sparse_fwd::head{call.num_heads}::"
     kernel = f"{space}sparse_attn_fwd_kernel<{space}KernelTemplate"
     if call.num_heads == 64:
         unmet = "params.topk % B_TOPK == 0" if topk % 64 else ""
         if new:
-            return _Kernel(f"{kernel}>", 384, 222_480), unmet
+            return Kernel(f"{kernel}>", 384, 222_480), unmet
         unmet = unmet or ("params.topk >= 128" if topk < 128 else "")
-        return _Kernel(f"{kernel}<(SparseAttnFwdMode)0, 576> >", 384, 230_704), unmet
+        return Kernel(f"{kernel}<(SparseAttnFwdMode)0, 576> >", 384, 230_704), unmet
     if new and topk <= _SMALL_TOPK:
         space = "sm100::prefill::sparse_fwd_for_small_topk::head128::"
         template = f"{space}KernelTemplate<(SparseAttnFwdMode)0, (ModelType)2, (ModelType)2> "
         name = f"{space}sparse_attn_fwd_for_small_topk_kernel<{template}>"
         unmet = "params.topk % Kernel::B_TOPK == 0" if topk % 64 else ""
-        return _Kernel(name, 512, 223_616, blocks=2), unmet
+        return Kernel(name, 512, 223_616, blocks=2), unmet
     unmet = "params.topk % Kernel::B_TOPK == 0" if topk % 128 else ""
     if new:
-        return _Kernel(f"{kernel}>", 512, 165_120, blocks=2), unmet
-    return _Kernel(f"{kernel}<576> >", 512, 181_504, blocks=2), unmet
+        return Kernel(f"{kernel}>", 512, 165_120, blocks=2), unmet
+    return Kernel(f"{kernel}<576> >", 512, 181_504, blocks=2), unmet

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_CASTS = re.compile(r"\((?:int|bool|unsigned int|unsigned|long|char)\)")
+_CASTS = re.compile(r"\((?:int|bool|unsigned int|unsigned long|unsigned|long|char)\)")
+_SUFFIX = re.compile(r"\b(\d{1,9})u?l{0,2}\b")  # of a literal, which others spell as a cast
 _NAMESPACE = re.compile(r"\b[A-Za-z_]\w*::")
 _GUARD = re.compile(r"enable_sm\w{1,40}<")  # FlashAttention-3 renamed it after 3.0.0
 _ARGUMENTS = re.compile(r"[<>,]+")
@@ -41,7 +42,7 @@ def plain_template(name: str) -> str | None:
 
 
 def _plain(arguments: str) -> str:
-    text = _NAMESPACE.sub("", _CASTS.sub("", arguments))
+    text = _NAMESPACE.sub("", _SUFFIX.sub(r"\1", _CASTS.sub("", arguments)))
     words = re.sub(r"\b(?:true|false)\b", lambda found: _WORDS[found.group()], _GUARD.sub("guard<", text))
     return re.sub(r"\s+", "", words)
 
@@ -78,3 +79,16 @@ def argument_difference(predicted: str, observed: str) -> str:
     a, b = next(pairs, (ran[-_SHOWN:], wanted[-_SHOWN:]))
     shown = a if len(a) <= _SHOWN else f"{a[:_SHOWN]}…"
     return f"a template argument: ran {shown}, predicted {b}"
+
+
+def spelling_difference(predicted: str, observed: str) -> str:
+    """What differs in two demangled names of a kernel: a template argument, or the namespace; "" if nothing.
+
+    "" too where one of them cannot be read.
+    """
+    if found := argument_difference(predicted, observed):
+        return found
+    ours, theirs = namespace(predicted), namespace(observed)
+    if ours is None or theirs is None or ours == theirs:
+        return ""
+    return f"in namespace {theirs or '(none)'}, predicted {ours or '(none)'}"

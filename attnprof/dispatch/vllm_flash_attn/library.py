@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
@@ -37,6 +39,15 @@ class VllmFlashAttention(LibraryOfVersions):
             return ()
         others = {splits: name for name, splits in reversed(asks.items()) if splits != call.num_splits}
         return tuple((f"vLLM {name}", replace(call, num_splits=splits)) for splits, name in others.items())
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """MLA's: V wider than K, or narrower, and queries against V beside those against K."""
+        head_dim_v = record["v"][-1]
+        return {
+            "head_dim_v": None if head_dim_v == record["q"][-1] else head_dim_v,
+            "has_qv": bool(record.get("qv")),
+            "scheduler_metadata": bool(record.get("scheduler_metadata")),
+        }
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn2 import read_back as flash_attn2

@@ -77,6 +77,7 @@ def read(library: str, lengths: Lengths, given: dict[str, Any]) -> tuple[str, st
         "block_table": None if table is None else shape(table),
         "num_splits": given.get("num_splits") or 0,
         "pack_gqa": given.get("pack_gqa"),
+        "qv": any(given.get(name) is not None for name in ("q_v", "qv")),
         "scheduler_metadata": given.get("scheduler_metadata") is not None,
         "sinks": any(given.get(name) is not None for name in ("s_aux", "sinks", "learnable_sink")),
         "has_cache_seqlens": keys is not None,
