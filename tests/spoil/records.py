@@ -10,13 +10,15 @@ from attnprof.dispatch.sglang_triton.rules import MAX_KV_SPLITS
 from attnprof.dispatch.vllm_triton.rules import sequences_3d
 from attnprof.model import AttentionCall
 
-_NO_RECORD = ("batch_mla", "batch_decode", "single_prefill", "single_decode")  # entries that no record names
+_NO_RECORD = ("batch_mla", "single_prefill", "single_decode")  # entries that no record names
+_PACKED = ("varlen_fwd", "batch_paged", "batch_decode")
 _SPARSE_BYTES = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352, "v4": 584, "v4.1": 528, "": 656}  # of a token
 
 
 def is_recorded(call: AttentionCall) -> bool:
     """Whether a record says what the call was."""
-    return call.entry not in _NO_RECORD
+    turboquant = (call.library, call.entry) == ("vllm_triton", "batch_decode")
+    return call.entry not in _NO_RECORD and not turboquant
 
 
 def record_of(seq: int, call: AttentionCall, *, step: int, phase: str, layer: int) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def record_of(seq: int, call: AttentionCall, *, step: int, phase: str, layer: in
     }  # fmt: skip
     if call.seqlens_q and call.seqlens_k:
         fields |= {"seqlens_q": list(call.seqlens_q), "seqlens_k": list(call.seqlens_k)}
-    if call.entry in ("varlen_fwd", "batch_paged"):
+    if call.entry in _PACKED:
         lengths = {"max_seqlen_q": call.seqlen_q, "max_seqlen_k": call.seqlen_k}
         fields |= {"batch": call.batch, **lengths, "block_table": table}
     if call.entry == "fwd_kvcache":
@@ -51,7 +53,7 @@ def _tensors(call: AttentionCall) -> tuple[list[int], list[int], list[int] | Non
     """Shapes of q and k, and of the block table where there is one."""
     heads = [call.num_heads_k, call.head_dim]
     table = None
-    if call.entry in ("varlen_fwd", "batch_paged"):
+    if call.entry in _PACKED:
         total = sum(call.seqlens_q) or call.total_q or call.batch * call.seqlen_q
         q = [total, call.num_heads, call.head_dim]
         k = [call.batch * call.seqlen_k, *heads]
@@ -84,7 +86,10 @@ def _flash_mla(call: AttentionCall) -> dict[str, Any]:
 
 
 def _flashinfer(call: AttentionCall) -> dict[str, Any]:
-    return {
+    wrapper: dict[str, Any] = {"entry": "batch_paged"}
+    if call.entry == "batch_decode":
+        wrapper["tensor_cores"] = call.backend == "trtllm-gen"
+    return wrapper | {
         "backend": call.backend, "cuda_graph": call.cuda_graph, "fixed_split_size": call.fixed_split_size,
         "disable_split_kv": call.disable_split_kv,
     }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.library import LibraryOfVersions
 from attnprof.model import Entry
@@ -32,6 +32,12 @@ class FlashInfer(LibraryOfVersions):
     dtypes = (*LibraryOfVersions.dtypes, "nvfp4")
     packages = ("flashinfer-python",)
     modelled = "its plans of paged batches, single calls and trtllm-gen kernels are modelled"
+
+    def entry_of(self, record: Mapping[str, Any]) -> Entry:
+        """A decode wrapper, of which alone it is known, plans a paged batch for fa2's tensor cores."""
+        cores = record.get("tensor_cores")
+        own = cores is not None and (not cores or record.get("backend") == "trtllm-gen")
+        return "batch_decode" if own else "batch_paged"
 
     def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
         """Of the trtllm-gen kernels whose table was read: their names state all of it."""

@@ -101,6 +101,7 @@ def _read(
             max_seqlen_q=max(known.get("seqlens_q", ()), default=None),
             max_seqlen_k=max(known.get("seqlens_k", ()), default=None),
             backend=getattr(wrapper, "_backend", None),
+            tensor_cores=getattr(wrapper, "_use_tensor_cores", None),  # of decode alone
             cuda_graph=bool(getattr(wrapper, "is_cuda_graph_enabled", False)),
             fixed_split_size=plan.get("fixed_split_size"),
             disable_split_kv=bool(plan.get("disable_split_kv")),
