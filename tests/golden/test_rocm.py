@@ -128,12 +128,88 @@ def test_a_prompt_is_not_split_though_decodes_kernels_run_too() -> None:
 AITER = AttentionCall("aiter_paged", "fwd_kvcache", 32, 1, 40_960, 32, 8, 128, page_block_size=1)
 
 
-def test_aiters_unified_attention_launches_as_its_wheel_does() -> None:
+UNIFIED = ("0.1.7", "0.1.20.post1")  # the last package, and a tag of upstream's repository
+
+
+@pytest.mark.parametrize("version", UNIFIED)
+def test_aiters_unified_attention_launches_as_its_own_code_does(version: str) -> None:
     segments: Counter[int] = Counter()
-    for row, answer in answers("aiter_unified_0.1.7.jsonl.gz"):
+    for row, answer in answers(f"aiter_unified_{version}.jsonl.gz"):
         assert (answer["error"], ours(answer)) == (row["expect"]["error"], launched(row)), row["call"]
         segments[answer["num_splits"] or 0] += 1
     assert set(segments) == {0, 1, 8, 16, 32, 64, 128}
+
+
+def split_steps() -> list[tuple[dict, GpuFacts, Launches]]:
+    """Steps of v0.1.20.post1 whose keys are split."""
+    found = []
+    for row in golden_rows("aiter_unified_0.1.20.post1.jsonl.gz"):
+        device = row["call"]["device"]
+        made = tuple(KernelLaunch(name, tuple(grid), tuple(block)) for name, grid, block in launched(row))
+        if len(made) == 2:
+            facts = GpuFacts(device["num_sms"], (device["sm_major"], device["sm_minor"]), "amd")
+            found.append((row["call"], facts, made))
+    return found
+
+
+def test_names_that_state_constants_are_read_back_with_them_and_each_spoilt_one_is_found() -> None:
+    steps = split_steps()
+    assert len(steps) > 80
+    for call, facts, (main, reduce) in steps:
+        (one,) = libraries.explain(Observed(main, reduce), facts).explanations
+        assert (one.library, one.versions, one.batch, one.heads, one.num_splits) == (
+            "aiter_paged", ("0.1.20.post1",) * 2, call["batch"], call["num_heads"], main.grid[2],
+        )  # fmt: skip
+        assert one.has_length(max(call["seqlens_k"]))
+        assert (max(call["seqlens_q"]) in one.seqlen_q, one.head_dim.low) == (True, call["head_dim"])
+        count = main.grid[2]
+        fewer = main.kernel.replace(f"PER_SEQ_{count}_", f"PER_SEQ_{count // 2}_")
+        spoilt = (
+            (replace(main, grid=(*main.grid[:2], count // 2)), reduce),
+            (replace(main, kernel=fewer), reduce),
+            (replace(main, kernel=fewer, grid=(*main.grid[:2], count // 2)), reduce),
+            (replace(main, block=(192, 1, 1)), reduce),
+            (main, replace(reduce, grid=(reduce.grid[0], call["num_heads"] + 1, 1))),
+            (main, replace(reduce, kernel="reduce_segments")),
+            (main, None),
+        )
+        told = [libraries.explain(Observed(*each), facts) for each in spoilt]
+        assert [back.explanations for back in told] == [()] * len(spoilt)
+    assert libraries.explain(Observed(steps[0][2][1]), FACTS).cut  # what adds up without the kernel before it
+
+
+def test_a_name_states_its_constants_or_is_not_read() -> None:
+    stated = libraries.library("aiter_paged").template_fields
+    call, _, (main, reduce) = split_steps()[0]
+    fields = dict(stated(main.kernel) or ())
+    assert (fields["num_query_heads"], fields["BLOCK_SIZE"]) == (call["num_heads"], call["page_size"])
+    assert dict(stated(reduce.kernel) or ())["HEAD_SIZE"] == call["head_dim"]
+    cut = (
+        main.kernel[:-1],
+        f"{main.kernel}x",
+        main.kernel.replace("num_warps_2", "num_warps_"),
+        "reduce_segments",
+    )
+    assert [stated(name) for name in cut] == [None] * len(cut)
+
+
+def test_a_kernel_is_known_by_its_function_however_long_its_constants_are() -> None:
+    main, reduce = split_steps()[0][2]
+    assert [parse_kernel_name(one.kernel).family for one in (main, reduce)] == [
+        "triton_unified",
+        "triton_reduce",
+    ]
+    assert dict(parse_kernel_name(main.kernel).stated)["num_splits"] == main.grid[2]
+    tail = "_NUM_Q_HEADS_64_NUM_K_HEADS_8_BLOCK_M_128_BLOCK_N_64_IS_FP8_0_VARLEN_1_NUM_XCD_8_ENABLE_SINK_0"
+    for start, kernel, role in (
+        ("_attn_fwd_IS_CAUSAL_1", "_attn_fwd", "main"),
+        ("_mla_decode_fwd_kernel_num_query_heads_16", "_mla_decode_fwd_kernel", "main"),
+        ("_mla_decode_fwd_reduce_kernel_num_query_heads_16", "_mla_decode_fwd_reduce_kernel", "combine"),
+        ("bwd_kernel_causal_BLOCK_M1_32", "bwd_kernel_causal", "backward"),
+    ):
+        found = parse_kernel_name(f"{start}{tail}")
+        assert (found.kernel, found.role) == (kernel, role)
+    assert not parse_kernel_name(f"_softmax_kernel_online{tail}").is_attention
 
 
 def test_every_step_of_aiters_unified_attention_is_read_back() -> None:
@@ -147,7 +223,10 @@ def test_every_step_of_aiters_unified_attention_is_read_back() -> None:
         assert back is not None
         one, *others = back.explanations
         assert (one.library, max(call["seqlens_q"]) in one.seqlen_q) == ("aiter_paged", True)
-        assert {other.library for other in others} == ({"vllm_triton"} if "vLLM" in back.of else set())
+        newer = [other for other in others if other.library == "aiter_paged"]
+        assert bool(newer) == (made[0].kernel == "kernel_unified_attention_2d")  # called alike in both
+        rest = {other.library for other in others if other not in newer}
+        assert rest == ({"vllm_triton"} if "vLLM" in back.of else set())
         assert one.has_length(max(call["seqlens_k"]))
         assert (one.batch, one.heads) in ((None, None), (call["batch"], call["num_heads"]))
         vllms_too = made[0].block == (256, 1, 1)  # vLLM's own prompts have it
@@ -220,7 +299,8 @@ def test_a_prompt_of_aiters_long_blocks_is_in_three_at_least() -> None:
     wide = KernelLaunch("kernel_unified_attention_2d", (8, 3, 1), (256, 1, 1))
     assert libraries.library("aiter_paged").explain(Observed(wide), FACTS).explanations
     few = replace(wide, grid=(8, 2, 1))
-    assert libraries.library("aiter_paged").explain(Observed(few), FACTS).explanations == ()
+    (other,) = libraries.library("aiter_paged").explain(Observed(few), FACTS).explanations
+    assert (other.versions[0], other.head_dim.low) == ("0.1.20.post1", 512)  # a wide head's, of any step
     blocks = [
         grid[1]
         for row in golden_rows("aiter_unified_0.1.7.jsonl.gz")

@@ -193,7 +193,9 @@ def _aiter_paged(rng: Random) -> Drawn:
     call = replace(call, causal=True, page_block_size=16)
     if call.entry == "fwd_kvcache":
         call = replace(call, seqlen_q=1)
-    return call, _gpu(rng, "mi300x", "mi355x"), libraries.default_version("aiter_paged")
+        return call, _gpu(rng, "mi300x", "mi355x"), libraries.default_version("aiter_paged")
+    version = rng.choice(libraries.library("aiter_paged").known_versions())
+    return call, _gpu(rng, "mi300x", "mi355x"), version
 
 
 def _vllm_rocm(rng: Random) -> Drawn:

@@ -24,7 +24,7 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
     elif kernel == xqa.KERNEL:
         yield from _xqa(launches[0], call)
     elif call.library == "aiter_paged":
-        yield from _unified_3d(launches, call) if len(launches) == 2 else _unified_2d(launches, call)
+        yield from _unified_3d(launches, call, back) if len(launches) == 2 else _unified_2d(launches, call)
     elif call.library == "tokenspeed_mla":
         yield from _tokenspeed(launches, call, back)
     elif call.library == "flash_mla" and call.index_topk and len(launches) == 1:
@@ -85,16 +85,17 @@ def _unified_2d(launches: Launches, call: AttentionCall) -> Iterator[AttentionCa
         yield _ragged(replace(each, num_heads=16 * heads_k), blocks // 2, blocks - blocks // 2)
 
 
-def _unified_3d(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+def _unified_3d(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[AttentionCall]:
     (blocks, heads_k, _), (tokens, heads, _) = (one.grid for one in launches)
     groups = heads // heads_k
     of_block = (16 if groups <= 16 else 1 << (groups - 1).bit_length()) // max(groups, 1)
     batch = blocks - tokens // max(of_block, 1)
     if heads % heads_k == 0 and 0 < batch <= tokens:
         for page in (16, 64):
-            yield _ragged(
-                replace(call, num_heads=heads, num_heads_k=heads_k, page_block_size=page), batch, tokens
-            )
+            sizes = replace(call, num_heads=heads, num_heads_k=heads_k, page_block_size=page)
+            yield _ragged(sizes, batch, tokens)
+            for interval in (interval for one in back.explanations for interval in one.seqlen_k):
+                yield replace(_ragged(sizes, batch, tokens), seqlen_k=interval.low, seqlens_k=())
 
 
 def _ragged(call: AttentionCall, batch: int, tokens: int) -> AttentionCall:

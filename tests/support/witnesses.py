@@ -95,9 +95,12 @@ def _asked(
 
 
 def _by_own_version(calls: Iterable[AttentionCall], launches: Launches, gpu: Gpu) -> AttentionCall | None:
-    """The first of the calls that its library launches just these for, in its default version."""
-    default = libraries.default_version
-    return next((one for one in calls if _asked((one,), launches, gpu, (default(one.library),))), None)
+    """The first of the calls that its library launches just these for, in its default version or another."""
+
+    def versions(name: str) -> tuple[str, ...]:
+        return libraries.default_version(name), *libraries.library(name).known_versions()
+
+    return next((one for one in calls if _asked((one,), launches, gpu, versions(one.library))), None)
 
 
 def _split_by_flash_attn_4(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:

@@ -13,6 +13,7 @@ import pytest
 from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.dispatch.engines.outcome import ENGINES, outcome
 from attnprof.dispatch.libraries import predict
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.vllm_rocm.paged import MFMA16, REDUCE
 from attnprof.gpus import gpu_by_name
 from tests.support.command import attnprof
@@ -180,7 +181,7 @@ def test_a_step_without_images_takes_the_causal_backend_of_a_composite(
         ("trtllm_mla", "b200", QWEN, "SGLang's trtllm_mla attends over latents, which no MHA layer has"),
         ("trtllm_mha", "b200", DEEPSEEK, "SGLang's trtllm_mha has no MLA"),
         ("aiter", "mi300x", DEEPSEEK, "a plan or a split count"),
-        ("aiter", "mi300x", replace(QWEN, sinks=True), "an AITER newer than 0.1.7"),
+        ("aiter", "mi300x", replace(QWEN, sinks=True), None),
         ("aiter", "mi300x", Layer(8, 4, 256), None),
     ],
 )
@@ -203,7 +204,7 @@ def test_vllms_flex_attention_runs_one_kernel_over_all_queries() -> None:
 def test_what_is_not_modelled_is_said_in_one_sentence() -> None:
     packed = Layer(28, 4, 128, kv_dtype="turboquant_k8v4")
     for found in (
-        made("sglang", "mi300x", replace(QWEN, window=128)),
+        made("sglang", "mi300x", replace(QWEN, window=128, kv_dtype="fp8_e4m3"), Step(8, 300, 300)),
         made("vllm", "h100", packed, Step(8, 300, 4096)),
         made("vllm", "5090", SPARSE),
     ):
@@ -338,6 +339,34 @@ def test_sglangs_latents_from_the_backend_to_the_library() -> None:
     assert found["h100"].library_version == "sglang-kernel-0.4.10"
     assert made("sglang", "b200", DEEPSEEK).choice.backend == "flashinfer"
     assert "by head or as latents" in made("sglang", "h100", ours, Step(2, 300, 300)).not_predicted
+
+
+GPT_OSS = Layer(64, 8, 64, sinks=True)
+
+
+@pytest.mark.parametrize(("engine", "page"), [("vllm", 64), ("sglang", 1)])
+@pytest.mark.parametrize("gpu", ["mi300x", "mi355x"])
+def test_models_with_sinks_are_attended_by_aiters_unified_attention(engine: str, page: int, gpu: str) -> None:
+    decode, prompt = made(engine, gpu, GPT_OSS), made(engine, gpu, GPT_OSS, Step(4, 600, 600))
+    slides = made(engine, gpu, replace(GPT_OSS, window=128))
+    assert {each.library_version for each in (decode, prompt, slides)} == {"0.1.20.post1"}
+    assert note(decode, "AITER") == "0.1.20.post1"
+    names = [parse_kernel_name(one.kernel).kernel for one in decode.prediction.launches]
+    assert names == ["kernel_unified_attention_3d", "reduce_segments"]
+    assert f"_BLOCK_SIZE_{page}_" in decode.prediction.launches[0].kernel
+    for each in (prompt, slides):
+        assert [one.kernel for one in each.prediction.launches] == ["kernel_unified_attention_2d"]
+
+
+def test_vllms_unified_attention_by_aiter_leaves_encoders_to_other_kernels() -> None:
+    asked = replace(QWEN, backend="ROCM_AITER_UNIFIED_ATTN")
+    calls = {kind: made("vllm", "mi300x", replace(asked, attn_type=kind)).call for kind in (
+        "decoder", "encoder_only", "encoder_decoder")}  # fmt: skip
+    assert {kind: (call.library, call.causal) for kind, call in calls.items()} == {
+        "decoder": ("aiter_paged", True), "encoder_only": ("vllm_rocm", False),
+        "encoder_decoder": ("vllm_triton", False),
+    }  # fmt: skip
+    assert made("vllm", "mi300x", replace(asked, kv_dtype="fp8")).call.dtype == "fp8"
 
 
 def test_vllm_on_amd_gpus_takes_a_backend_and_says_what_it_runs() -> None:

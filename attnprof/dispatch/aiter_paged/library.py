@@ -22,11 +22,16 @@ class AiterPaged(LibraryOfVersions):
     folder = "attnprof.dispatch.aiter_paged"
     kernels = ("vllm-rocm", "triton")
     entries = ("fwd_kvcache", "varlen_fwd", "batch_paged")
-    dtypes = ("bf16", "fp16")
+    dtypes = ("bf16", "fp16", "fp8")
     functions = _FUNCTIONS
     packages = ("amd-aiter",)
     vendor: Literal["nvidia", "amd", "any"] = "amd"
     modelled = "its attention over a paged cache is modelled"
+
+    def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
+        from attnprof.dispatch.aiter_paged.read_unified import constants_of
+
+        return constants_of(kernel)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.aiter_paged.read_back import read_back

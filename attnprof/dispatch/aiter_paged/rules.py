@@ -1,23 +1,21 @@
-"""AITER's rules over a paged cache: paged prefill's tile; unified attention's 2D or 3D, segments and waves.
+"""AITER's versions over a paged cache, and paged prefill's tile.
 
-Source: the amd-aiter 0.1.7.post2.dev18 wheel: aiter/ops/triton/unified_attention.py ``use_2d_kernel``,
-``select_2d_config``, ``select_3d_config``; ck_tile/01_fmha/codegen/ops/fmha_batch_prefill.py;
+Source: the amd-aiter 0.1.7.post2.dev18 wheel: ck_tile/01_fmha/codegen/ops/fmha_batch_prefill.py;
 ck_tile/ops/fmha/kernel/fmha_batch_prefill_kernel.hpp ``GridSize``.
 """
 
 from __future__ import annotations
 
+from attnprof.dispatch.aiter.rules import VERSIONS as PACKAGED
 from attnprof.dispatch.heuristic import ceil_div, float32
+from attnprof.errors import UsageError
 
+TAGGED = "0.1.20.post1"  # a tag of upstream's repository, of which there is no package
+VERSIONS = (*PACKAGED, TAGGED)
+DEFAULT_VERSION = PACKAGED[0]
 PREFILL_BLOCK_M, SMALL_BLOCK_M = 128, 64
 PREFILL_HEAD_DIM = 128  # at most
 _LEAST_FILL = float32(0.8)
-BLOCKS_PER_CU = 4
-SHORT_KEYS = 512  # up to which unified attention never splits
-LONG_QUERIES = 256  # from which a block has more of them
-LONG_BLOCK_M = 128
-MOST_SEGMENTS = 128
-WAVES, LONG_WAVES = 2, 4
 
 
 def prefill_tile(batch: int, num_heads: int, seqlen_q: int, num_cus: int) -> tuple[int, str]:
@@ -29,17 +27,12 @@ def prefill_tile(batch: int, num_heads: int, seqlen_q: int, num_cus: int) -> tup
     return (SMALL_BLOCK_M if few else PREFILL_BLOCK_M), why
 
 
-def block_m(groups: int) -> int:
-    """Query rows of a block: 16, or from 17 query heads a KV head on the next power of two."""
-    return 16 if groups <= 16 else _power_of_2(groups)
-
-
-def segments(blocks: int, num_cus: int, page: int) -> tuple[int, int]:
-    """(segments of each request's keys, waves of what adds them up); blocks: of the 2D grid."""
-    least = 16 if page <= 16 else 8
-    wanted = min(_power_of_2(ceil_div(num_cus * BLOCKS_PER_CU, blocks)), MOST_SEGMENTS)
-    return (wanted, WAVES) if wanted > least else (least, 1)
-
-
-def _power_of_2(number: int) -> int:
-    return 1 << max(number - 1, 0).bit_length()
+def rules_for(version: str) -> str:
+    """The version's rules by name. Raises UsageError for a version that nobody has read."""
+    asked = version.strip().removeprefix("v")
+    if asked not in VERSIONS:
+        raise UsageError(
+            f"aiter {version} is not modelled: the rules known are those of {', '.join(VERSIONS)}",
+            hint=f"give --version {DEFAULT_VERSION} to predict with its rules",
+        )
+    return asked

@@ -17,7 +17,7 @@ from attnprof.dispatch.flash_mla import names as flash_mla
 from attnprof.dispatch.flashinfer import names as flashinfer
 from attnprof.dispatch.flex_attention import names as flex_attention
 from attnprof.dispatch.libraries import kernel_families
-from attnprof.dispatch.names import others
+from attnprof.dispatch.names import others, spelled_constants
 from attnprof.dispatch.names.family import Family, Halves
 from attnprof.dispatch.names.symbols import own_name
 from attnprof.dispatch.tokenspeed_mla import names as tokenspeed_mla
@@ -51,12 +51,16 @@ READERS: dict[str, Callable[[str], Fields]] = {
     aiter.LIBRARY: aiter.stated,
     "ck-tile": aiter.stated,
     "vllm-rocm": aiter.stated,
+    "triton": spelled_constants.stated,
 }
 HALVES: dict[str, Callable[[str], Halves]] = {flash_mla.LIBRARY: flash_mla.halves}
 _SHORT: dict[str, Callable[[str], str | None]] = {
     flash_attn4.LIBRARY: flash_attn4.short,
     "trtllm-gen": flashinfer.short,
     "cudnn": others.short,
+    "triton": spelled_constants.function_of,
+    aiter.LIBRARY: spelled_constants.function_of,
+    "aotriton": spelled_constants.function_of,
 }
 
 # The class at the end of a CuTe DSL name, else the function that it begins with.
@@ -82,7 +86,7 @@ def family_of(kernel_name: str) -> Family | None:
     if not _HINT.search(kernel_name):
         return None
     families = (*FAMILIES, *kernel_families())
-    own = own_name(kernel_name)
+    own = spelled_constants.function_of(kernel_name) or own_name(kernel_name)
     return next((family for family in families if family.matches(kernel_name, own)), None)
 
 

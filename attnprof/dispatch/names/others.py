@@ -42,7 +42,7 @@ TRITON: tuple[Family, ...] = (
         r"^_?(?:kernel_|unified_attention_\w+_)?reduce_segments\w*$|_fwd_kernel_stage2\w*$"
         r"|^_segmented_attention_reduce$|^_paged_decode_reduce\w*$|^_reduce_partitions$"
         r"|^_verify_(?:mla_)?combine_stage2$|^_(?:sparse|swa)_(?:decode|mla)_(?:combine|reduce_kernel)$"
-        r"|^_split_kv_stage2$|^_merge_(?:topk_)?attn_out_kernel$|^_rel_mha_decode_reduce\w*$"
+        r"|^_split_kv_stage2$|^_mla_decode_fwd_reduce_kernel$|^_merge_(?:topk_)?attn_out_kernel$|^_rel_mha_decode_reduce\w*$"
         r"|^_paged_attn_decode_\w*_reduce_kernel\w*$|^_gfx_sparse_decode_reduce_kernel$|^_qsa_merge_splitk_kernel$|^_combine_splitk_kernel\w*$",
         "combine",
     ),
@@ -55,12 +55,13 @@ TRITON: tuple[Family, ...] = (
     ),
     row(
         "triton", "triton_unified",
-        r"^_?kernel_(?:\w+_)?unified_attention\w*$|^unified_attention_\w*kernel$|^_segmented_attention_stage$",
+        r"^_?kernel_(?:\w+_)?unified_attention\w*$|^unified_attention_\w*kernel$|^_segmented_attention_stage$"
+        r"|^_unified_attention_gluon_kernel(?:_[23]d)?$",
     ),
     row(
         "triton", "triton_decode",
         r"paged_decode\w*_kernel$|_fwd_grouped_kernel_stage\d\w*|_fwd_kernel_stage\d|^_lean_attention_decode_kernel$"
-        r"|^_verify_(?:mla_)?prefix_stage1$|^_split_kv_stage1$|^_tq_decode_stage1$|^_(?:sparse|swa)_decode_split$"
+        r"|^_verify_(?:mla_)?prefix_stage1$|^_mla_(?:decode|prefill)_fwd_kernel(?:_non_pipelined)?$|^_split_kv_stage1$|^_tq_decode_stage1$|^_(?:sparse|swa)_decode_split$"
         r"|^_?kernel_paged_attention_\w+$|^_paged_attn_decode_\w+_kernel\w*$|^_gqa_(?:share_)?sparse_\w*kernel\w*$"
         r"|^_tiled_sparse_decode_kernel$|^_decode_score_attn_kernel$|^_rel_mha_(?:decode|extend)_\w+$"
         r"|^_qsa_sparse_paged_gqa_splitk_kernel$|^_qsa_split_kernel$|^pod_persistent$|_FlintDecodeAttention",

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from attnprof.dispatch.aiter_paged.rules import TAGGED
 from attnprof.dispatch.engines.layer import Choice, Layer, Note, Reached, RuledOut, Sm, Step, call_of
+from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Entry, Gpu
 
@@ -183,11 +185,7 @@ def _packed(library: str, layer: Layer, step: Step, **more: Any) -> AttentionCal
 def _aiter(layer: Layer, step: Step, graph: Note) -> Reached:
     """Paged attention over single tokens, or AITER's unified_attention where a model has windows."""
     if layer.window is not None or layer.sinks:
-        why_not = (
-            "SGLang has AITER's unified_attention attend in models with windows and sinks, of an AITER newer "
-            "than 0.1.7, the last whose rules are known"
-        )
-        return Reached((graph,), why_not=why_not)
+        return _aiter_unified(layer, step, graph)
     if step.seqlen_q == 1:
         kernel = Note("decode kernel", "paged_attention_ragged", "over pages of one token")
         context = Note("partitions", "of the context", "--seqlen-k stands for the server's longest")
@@ -195,6 +193,24 @@ def _aiter(layer: Layer, step: Step, graph: Note) -> Reached:
         return Reached((kernel, context, graph), call)
     kernel = Note("prefill kernel", "mha_batch_prefill_func", "Composable Kernel's, over the paged cache")
     return Reached((kernel, graph), _call("aiter_paged", "varlen_fwd", layer, step, page_block_size=1))
+
+
+def _aiter_unified(layer: Layer, step: Step, graph: Note) -> Reached:
+    """All layers of a model with windows, its prompts too; keys are counted in whole pages."""
+    page = layer.block_size or 1
+    fp8 = layer.kv_dtype.startswith("fp8") and step.seqlen_q == 1  # a prompt's queries stay as they are
+    if layer.kv_dtype.startswith("fp8") and not fp8:
+        return Reached(
+            (graph,), why_not="prompts by AITER's unified_attention over an FP8 cache are not modelled"
+        )
+    kernel = Note("kernel", "unified_attention", "a model with windows or sinks: decode and prompts alike")
+    aiter = Note("AITER", TAGGED, "the newest that was read; a server's may launch otherwise")
+    context = "of the capture: --seqlen-k stands for the server's longest context" if step.cuda_graph else ""
+    told = (Note("longest request", "of the context", context),) if context else ()
+    keys = ceil_div(step.seqlen_k, page) * page
+    more: dict[str, Any] = {"dtype": "fp8"} if fp8 else {}
+    call = _call("aiter_paged", "batch_paged", layer, step, page_block_size=page, seqlen_k=keys, **more)
+    return Reached((kernel, aiter, *told, graph), call, TAGGED)
 
 
 def _trtllm_mha(layer: Layer, step: Step, graph: Note) -> Reached:

@@ -6,6 +6,9 @@ mla/ of the wheel of 0.33.0.
 
 from __future__ import annotations
 
+from typing import Any
+
+from attnprof.dispatch.aiter_paged.rules import TAGGED
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Step
 from attnprof.dispatch.engines.vllm.calls import Rules, capture_note, graph_note, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import quantized
@@ -22,9 +25,13 @@ _OTHER_DECODE = (
     "decode with a window, sinks or a head dim below 64 goes to AITER's unified_attention, or to its paged "
     "attention over a cut page table: not modelled"
 )
+_UNIFIED_PAGE = 64  # what the backend prefers
+_AITER = Note(
+    "AITER",
+    TAGGED,
+    "the newest tag that was read; vLLM 0.33's image builds v0.1.26, which may launch otherwise",
+)
 _OTHERS = {
-    "ROCM_AITER_UNIFIED_ATTN": "AITER's unified_attention is called with shuffled_kv_cache, which 0.1.7, the "
-    "last AITER whose rules are known, does not take: a newer one's is",
     "ROCM_AITER_MLA": "MLA's decode by AITER's assembly, which vLLM gives a plan where it has made one, is",
     "ROCM_AITER_TRITON_MLA": "the launches of AITER's Triton kernels for MLA are",
     "ROCM_AITER_MLA_SPARSE": "the launches of AITER's kernels for sparse MLA are",
@@ -41,6 +48,8 @@ def reach(backend: str, layer: Layer, step: Step, rules: Rules) -> Reached:
         return _rocm_attn(layer, step, rules)
     if backend == "ROCM_AITER_FA":
         return _aiter_fa(layer, step)
+    if backend == "ROCM_AITER_UNIFIED_ATTN":
+        return _aiter_unified(layer, step, rules)
     if backend == "TRITON_MLA" and step.seqlen_q == 1:
         return reach_triton_mla(layer, step, rules)
     why_not = _OTHERS.get(backend, "MLA's prefill on AMD GPUs, by AITER or FlashAttention, is")
@@ -58,6 +67,21 @@ def _rocm_attn(layer: Layer, step: Step, rules: Rules) -> Reached:
     if layer.kv_dtype == "fp8_e5m2" and not against_hip(call, step.seqlen_k):
         return Reached((), why_not=f"{_ERROR} Unsupported KV cache dtype: {layer.kv_dtype}")
     return Reached((*capture_note(step), graph_note(step)), call, rules.version)
+
+
+def _aiter_unified(layer: Layer, step: Step, rules: Rules) -> Reached:
+    """AITER's unified_attention; over encoders without a cache ROCM_ATTN's kernel, across to one Triton's."""
+    if layer.attn_type in ("encoder", "encoder_only"):
+        return _rocm_attn(layer, step, rules)
+    page: dict[str, Any] = {"page_block_size": layer.block_size or _UNIFIED_PAGE}
+    if layer.non_causal or layer.attn_type == "encoder_decoder":
+        call = vllm_call("vllm_triton", "batch_paged", layer, step, **page, causal=False)
+        return Reached((graph_note(step),), call, rules.triton)
+    if quantized(layer.kv_dtype):
+        page["dtype"] = "fp8"  # queries are made FP8 as well
+    kernel = Note("kernel", "unified_attention", "AITER's Triton, for prompts and decode alike")
+    call = vllm_call("aiter_paged", "batch_paged", layer, step, **page)
+    return Reached((kernel, _AITER, *capture_note(step), graph_note(step)), call, TAGGED)
 
 
 def _aiter_fa(layer: Layer, step: Step) -> Reached:
