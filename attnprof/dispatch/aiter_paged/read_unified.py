@@ -1,8 +1,8 @@
 """From launches of AITER's unified attention back to the steps that make them, of each version.
 
 The 2D kernel is called alike in all, and, as is 0.1.7's 3D kernel, like vLLM's before 0.20: what is read back
-AITER's part of the union, and on NVIDIA GPUs they are vLLM's. The names of v0.1.20.post1's split launches state
-heads, page, head dim, tile and segments; with their grids, the requests and the longest one's keys.
+is AITER's part of the union, and on NVIDIA GPUs they are vLLM's. The names of v0.1.20.post1's split launches
+state heads, page, head dim, tile and segments; with their grids, the requests and the longest one's keys.
 """
 
 from __future__ import annotations
