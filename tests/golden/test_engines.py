@@ -15,7 +15,7 @@ from attnprof.dispatch.engines.sglang import engine as sglang
 from attnprof.dispatch.engines.vllm import old_selector, rocm
 from attnprof.dispatch.engines.vllm.conditions import reasons
 from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
-from attnprof.dispatch.engines.vllm.mla_calls import prefill_backend, prefill_flash_attention
+from attnprof.dispatch.engines.vllm.mla_prefill import prefill_backend, prefill_flash_attention
 from attnprof.dispatch.engines.vllm.selector import priorities
 from attnprof.dispatch.vllm_flash_attn.versions import predict
 from attnprof.gpus import make_gpu

@@ -128,12 +128,10 @@ def test_mlas_prompts_are_attended_by_head_and_few_queries_as_decode() -> None:
         "a100": ("vllm_flash_attn", 192, 192, 128, 513), "h100": ("vllm_flash_attn", 192, 128, 128, 513),
         "b200": ("flash_attn_4", 192, 128, 128, 513),
     }  # fmt: skip
-    assert (
-        "separate Q, K and V"
-        in made(
-            "vllm", "b200", Layer(64, 64, 576, mla=True, qk_nope_head_dim=192, v_head_dim=256), long
-        ).not_predicted
-    )
+    ragged = made("vllm", "b200", Layer(64, 64, 576, mla=True, qk_nope_head_dim=192, v_head_dim=256), long)
+    assert [one.kernel.partition("HQk")[0] for one in ragged.prediction.launches] == [
+        "fmhaSm100fKernel_QkvBfloat16OBfloat16H256SeparateQkvCausalVarSeqQ128Kv128PersistentContext"
+    ]
 
 
 def test_a_window_is_the_keys_to_the_left_of_a_query() -> None:

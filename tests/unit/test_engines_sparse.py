@@ -55,6 +55,18 @@ def forced(backend: str, **more: Any) -> Layer:
         (
             "h100", forced("FLASHINFER_MLA_SPARSE_SM90"), DECODE, ("flashinfer", 64, 1, 2048), [(2, 66, 1)],
         ),
+        (
+            "b200", forced("FLASHINFER_MLA_SPARSE"), DECODE, ("flashinfer", 64, 1, 2048),
+            [(2, 1, 64)],
+        ),
+        (
+            "b300", forced("FLASHINFER_MLA_SPARSE", kv_dtype="fp8", num_heads=16), Step(2, 3, 9000),
+            ("flashinfer", 6, 1, 2048), [(8, 2, 6)],
+        ),
+        (  # prompts: FlashAttention-4 takes steps of decode alone
+            "b200", replace(FEW, num_heads=8, backend="FLASH_ATTN_MLA_SPARSE_FA4"), Step(1, 3000, 3000),
+            ("flashinfer", 3000, 1, 2048), [(1, 1, 3000)],
+        ),
         ("h100", DENSE, DECODE, ("flash_mla", 64, 1, 4096), [(1, 1, 1), (2, 1, 66), (64, 1, 16)]),
         (
             "h100", replace(DENSE, kv_dtype="fp8"), DECODE, ("flash_mla", 64, 1, 4096),
@@ -72,6 +84,33 @@ def test_from_the_backend_to_the_grid(
     assert grids(found) == expected
 
 
+@pytest.mark.parametrize(
+    ("gpu", "layer", "queries", "library", "head_dims"),
+    [
+        ("b200", SPARSE, 1100, "flash_attn_4", (192, 128)),
+        ("h100", SPARSE, 300, "vllm_flash_attn", (192, 128)),
+        (
+            "b200",
+            replace(SPARSE, num_heads=64, qk_nope_head_dim=192, v_head_dim=256),
+            300,
+            "flashinfer",
+            (256, 256),
+        ),
+    ],
+)
+def test_prompts_with_no_more_keys_than_are_picked_are_attended_densely(
+    gpu: str, layer: Layer, queries: int, library: str, head_dims: tuple[int, int]
+) -> None:
+    """Of more queries than count as decode; with a cached part in a further call."""
+    found = made(gpu, layer, Step(2, queries, queries + 500))
+    assert (found.call.library, found.call.head_dim, found.call.head_dim_v) == (library, *head_dims)
+    assert (found.call.num_heads_k, found.call.causal) == (layer.num_heads, True)
+    (cached,) = found.more
+    assert (cached.call.seqlen_q, cached.call.seqlen_k, cached.call.causal) == (queries, 500, False)
+    assert cached.prediction.launches
+    assert made(gpu, layer, Step(2, 100, 600)).call.library != library or gpu == "h100"
+
+
 def test_tokenspeeds_decode_is_split_by_the_longest_request() -> None:
     layer = replace(DENSE, backend="TOKENSPEED_MLA", kv_dtype="fp8", num_heads=16)
     found = made("b200", layer, Step(4, 1, 4096))
@@ -86,10 +125,9 @@ def test_each_query_of_a_decode_step_has_at_most_the_keys_picked() -> None:
 @pytest.mark.parametrize(
     ("gpu", "layer", "step", "version", "said"),
     [
-        ("b200", forced("FLASHINFER_MLA_SPARSE"), DECODE, None, "the known table of them lacks"),
-        ("b200", FEW, DECODE, None, "over gathered keys, which were not"),
-        ("5090", forced("FLASHINFER_MLA_SPARSE_SM120"), DECODE, None, "built when first called"),
-        ("b200", SPARSE, Step(2, 900, 900), None, "are attended densely where all ranks' heads fit"),
+        ("5090", forced("FLASHINFER_MLA_SPARSE_SM120"), DECODE, None, "times its kernels"),
+        ("b200", SPARSE, Step(2, 4096, 4096), None, "under a mask of the keys picked are not modelled"),
+        ("b200", replace(SPARSE, num_heads=32), Step(2, 1100, 3000), None, "under a mask of the keys"),
         ("h100", forced("FLASHMLA_SPARSE"), DECODE, "0.20.2", "of vLLM 0.20.2 calls is not modelled"),
         ("h100", DENSE, DECODE, "0.20.2", "the FlashMLA that vLLM 0.20.2 ships was not recorded"),
         (

@@ -58,7 +58,8 @@ class Step:
     """A batch that the engine runs: lengths in tokens. ``cuda_graph``: it is replayed from a full graph.
 
     ``seqlen_q`` and ``seqlen_k`` are the longest; ``seqlens_q`` and ``seqlens_k`` each request's, () where
-    all are taken to be as long.
+    all are taken to be as long. ``drafts``: the queries of each request are a draft model's tokens, which the
+    step verifies, and no prompt.
     """
 
     batch: int
@@ -67,6 +68,17 @@ class Step:
     cuda_graph: bool = False
     seqlens_q: tuple[int, ...] = ()
     seqlens_k: tuple[int, ...] = ()
+    drafts: bool = False
+
+    @property
+    def each_q(self) -> tuple[int, ...]:
+        """Each request's queries."""
+        return self.seqlens_q or (self.seqlen_q,) * self.batch
+
+    @property
+    def each_k(self) -> tuple[int, ...]:
+        """Each request's keys, those of the cache and of its queries."""
+        return self.seqlens_k or (self.seqlen_k,) * self.batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +111,24 @@ class Note:
 class Reached:
     """The call that a backend makes, and the version of its library; "" for the library's default.
 
-    ``call`` is None where no modelled library stands for the backend; ``why_not`` says why.
+    ``call`` is None where no modelled library stands for the backend; ``why_not`` says why. ``more``: the
+    further calls of the layer in the same step, in their order, of the same library and version.
     """
 
     notes: tuple[Note, ...]
     call: AttentionCall | None = None
     version: str = ""
     why_not: str = ""
+    more: tuple[AttentionCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """A further call of a layer in a step, and its library's prediction; None as in :class:`Outcome`."""
+
+    call: AttentionCall
+    prediction: Prediction | None = None
+    not_predicted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +137,7 @@ class Outcome:
 
     ``call`` and ``version``: what reaches the attention library, None where no library of ours stands for
     it. ``prediction`` is that library's, None where its launches are not predicted, and ``not_predicted``
-    says why in one sentence.
+    says why in one sentence. ``more``: the layer's further calls in the step, in their order.
     """
 
     engine: str
@@ -128,6 +151,7 @@ class Outcome:
     library_version: str | None = None
     prediction: Prediction | None = None
     not_predicted: str = ""
+    more: tuple[Further, ...] = ()
 
     @property
     def num_splits(self) -> int | None:

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Any
 
 from attnprof.dispatch.engines import ENGINES as ENGINES
-from attnprof.dispatch.engines.layer import Layer, Outcome, Step
+from attnprof.dispatch.engines.layer import Further, Layer, Outcome, Step
 from attnprof.dispatch.libraries import LIBRARIES, library, predict
 from attnprof.errors import UsageError
-from attnprof.model import Gpu
+from attnprof.model import AttentionCall, Gpu
 
 
 def engine(name: str) -> Any:
@@ -34,9 +34,17 @@ def outcome(name: str, version: str | None, layer: Layer, step: Step, gpu: Gpu) 
         why_not = f"the launches of {reached.call.library} are not modelled"
         return replace(made, not_predicted=why_not)
     library_version = reached.version or library(reached.call.library).default_version
-    reach = {"call": reached.call, "library_version": library_version}
+    further = tuple(_further(call, gpu, library_version) for call in reached.more)
+    reach = {"call": reached.call, "library_version": library_version, "more": further}
     try:
         prediction = predict(reached.call, gpu, library_version, explain=True)
     except UsageError as error:
         return replace(made, **reach, not_predicted=error.message)
     return replace(made, **reach, prediction=prediction)
+
+
+def _further(call: AttentionCall, gpu: Gpu, version: str) -> Further:
+    try:
+        return Further(call, predict(call, gpu, version, explain=True))
+    except UsageError as error:
+        return Further(call, not_predicted=error.message)

@@ -1,10 +1,8 @@
-"""From vLLM's backend for latent attention to the call that reaches a library: decode absorbed, prefill not.
+"""From vLLM's backend for latent attention to the call that reaches a library: decode absorbed.
 
-Decode attends over the cache's latents as one KV head of head dim 576, or 64 beside ``q_v`` of 512; prefill
-makes keys and values of every head again. Source: vllm/v1/attention/backends/mla of the wheels, with
-prefill/, model_executor/layers/attention/mla_attention.py and platforms/interface.py
-get_mla_prefill_backend_cls. What each passes is read;
-the prefill backend of 0.33 and its FlashAttention agree with the wheel (tests/data/golden, vllm_mla_prefill).
+Decode attends over the cache's latents as one KV head of head dim 576, or 64 beside ``q_v`` of 512; prompts
+are in mla_prefill.py. Source: vllm/v1/attention/backends/mla of the wheels and
+model_executor/layers/attention/mla_attention.py (``MLACommonMetadataBuilder``, ``QueryLenSupport``).
 """
 
 from __future__ import annotations
@@ -14,29 +12,23 @@ from typing import Any
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm.calls import Rules, capture_note, graph_note, splits, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import quantized
-from attnprof.dispatch.engines.vllm.flash_attention import Asked, Version, choose
+from attnprof.dispatch.engines.vllm.mla_prefill import reach_prefill
 from attnprof.dispatch.engines.vllm.sparse_calls import reach_sparse
 
 _LATENT, _ROTATED = 512, 64
 _ROW = _LATENT + _ROTATED
 _THRESHOLD = {"FLASH_ATTN_MLA": 512, "FLASHMLA": 128}  # queries a request up to which prompts go with decode
+_ONE_QUERY = ("CUTLASS_MLA",)  # whose drafts are prompts; the others take them for decode
 _PAGES = {"FLASHINFER_MLA": (32, 64), "CUTLASS_MLA": (128,), "FLASHMLA": (64,)}
-_AUTOMATIC_FA4 = -1
-_NO_RAGGED = "TensorRT-LLM's kernels for separate Q, K and V, which the known table lacks, are not modelled"
-_DIMS = {  # (rotated not, rotated, V) -> backends of prefill that have it, best first; on Blackwell
-    (128, 64, 128): ("FLASH_ATTN", "TRTLLM_RAGGED"),
-    (192, 64, 256): ("TRTLLM_RAGGED", "FLASH_ATTN"),
-    (64, 64, 128): ("FLASH_ATTN",),
-    (256, 0, 256): ("FLASH_ATTN",),
-}
 
 
 def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     """What a backend for MLA calls for a step."""
     if layer.sparse:
         return reach_sparse(backend, layer, step, sm, rules)
-    if step.seqlen_q > _THRESHOLD.get(backend, 1):
-        return _prefill(layer, step, sm, rules)
+    drafted = step.drafts and backend not in _ONE_QUERY
+    if step.seqlen_q > _THRESHOLD.get(backend, 1) and not drafted:
+        return reach_prefill(layer, step, sm, rules)
     if backend == "TRITON_MLA":
         return reach_triton_mla(layer, step, rules)
     if backend == "FLASH_ATTN_MLA":
@@ -83,9 +75,12 @@ def _absorbed(kernel: str) -> Note:
 
 
 def reach_triton_mla(layer: Layer, step: Step, rules: Rules) -> Reached:
-    """TRITON_MLA's decode."""
+    """TRITON_MLA's decode; each query of a draft is a row of its own."""
+    rows = step
+    if step.seqlen_q > 1:
+        rows = Step(step.batch * step.seqlen_q, 1, step.seqlen_k, step.cuda_graph)
     call = vllm_call(
-        "vllm_triton", "batch_mla", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
+        "vllm_triton", "batch_mla", layer, rows, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
         disable_split_kv=layer.batch_invariant,
     )  # fmt: skip
     return Reached(
@@ -143,65 +138,3 @@ def _flashinfer(layer: Layer, step: Step, rules: Rules) -> Reached:
         backend="trtllm-gen", page_block_size=page, **dtype,
     )  # fmt: skip
     return Reached(notes, call, rules.flashinfer_package)
-
-
-def prefill_backend(layer: Layer, sm: Sm) -> str:
-    """The backend of MLA's prefill that 0.33 takes, "" where none has the layer's dims."""
-    dims = (layer.qk_nope_head_dim, layer.qk_rope_head_dim, layer.v_head_dim or 128)
-    known = _DIMS.get(dims, ())
-    if layer.dtype == "fp32":
-        return ""
-    return next((name for name in known if sm[0] == 10 or name == "FLASH_ATTN"), "")
-
-
-def prefill_flash_attention(layer: Layer, sm: Sm) -> Version:
-    """The FlashAttention that 0.33's FLASH_ATTN prefill takes for the heads made of the latents."""
-    wide = layer.qk_nope_head_dim + layer.qk_rope_head_dim
-    return choose(layer, sm, Asked(wide, layer.v_head_dim or 128), newest=True)
-
-
-def _prefill(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
-    chunks = Note(
-        "keys of the cache", "in further calls", "new keys are attended causally first, cached ones in chunks"
-    )
-    if rules.version != "0.33.0":
-        why_not = f"the prefill of MLA of vLLM {rules.version} is not modelled"
-        return Reached((chunks, graph_note(step)), why_not=why_not)
-    taken = prefill_backend(layer, sm)
-    if not taken:
-        dims = (layer.qk_nope_head_dim, layer.qk_rope_head_dim, layer.v_head_dim or 128)
-        return Reached((chunks,), why_not=f"vLLM ends with an error: no prefill backend has head dims {dims}")
-    backend = Note("prefill backend", taken, "the first of vLLM's list for MLA's prefill that has the dims")
-    if taken != "FLASH_ATTN":
-        notes = (backend, chunks, graph_note(step))
-        return Reached(notes, why_not=_NO_RAGGED)
-    return _prefill_flash_attention(layer, step, sm, rules, (backend, chunks, graph_note(step)))
-
-
-def _prefill_flash_attention(
-    layer: Layer, step: Step, sm: Sm, rules: Rules, notes: tuple[Note, ...]
-) -> Reached:
-    """New queries over their own keys: as many KV heads as heads, without pages."""
-    chosen = prefill_flash_attention(layer, sm)
-    if chosen.version is None:
-        return Reached(notes, why_not=f"vLLM ends with an error: {chosen.why}")
-    wide, narrow = layer.qk_nope_head_dim + layer.qk_rope_head_dim, layer.v_head_dim or 128
-    padded = chosen.version == 2 and wide != narrow
-    asked = 1 if layer.batch_invariant else 0
-    why = "padded: FA2 has one head dim" if padded else "as it is"
-    v = Note("head dim of V", str(wide if padded else narrow), why)
-    told = (
-        notes[0],
-        Note("FlashAttention", str(chosen.version), chosen.why),
-        v,
-        *notes[1:],
-    )
-    more: dict[str, Any] = {
-        "num_heads_k": layer.num_heads, "head_dim": wide, "head_dim_v": wide if padded else narrow,
-        "page_block_size": None, "seqlen_k": step.seqlen_q, "seqlens_k": step.seqlens_q,
-    }  # fmt: skip
-    if chosen.version == 4:
-        call = vllm_call("flash_attn_4", "varlen_fwd", layer, step, asked or _AUTOMATIC_FA4, **more)
-        return Reached(told, call, rules.fork)
-    call = vllm_call("vllm_flash_attn", "varlen_fwd", layer, step, asked, **more)
-    return Reached(told, call, f"fa{chosen.version}{rules.wheel}")
