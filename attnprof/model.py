@@ -70,8 +70,10 @@ class AttentionCall:
 
     ``seqlens_q`` and ``seqlens_k`` are each sequence's own lengths, () where only the maxima above are known.
     ``cuda_graph``: the call is made for a CUDA graph. flashinfer only: ``backend``, "" for its own choice,
-    ``fixed_split_size`` in pages and ``disable_split_kv``. ``index_topk``: keys that an indexer picks for
-    each query of sparse MLA, 0 where all are attended; flash_mla's ``backend`` is then the cache's format.
+    ``fixed_split_size`` in pages, ``disable_split_kv``; ``uniform_q_len``: queries that the planner is told
+    each sequence has, 0 for none, and with ``fixed_uniform_q_len`` in all plans of the graph.
+    ``index_topk``: keys that an indexer picks for each query of sparse MLA, 0 where all are attended;
+    flash_mla's ``backend`` is then the cache's format.
     """
 
     library: Library
@@ -107,6 +109,8 @@ class AttentionCall:
     backend: str = ""
     fixed_split_size: int | None = None
     disable_split_kv: bool = False
+    uniform_q_len: int = 0
+    fixed_uniform_q_len: bool = False
     index_topk: int = 0
 
 

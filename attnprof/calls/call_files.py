@@ -19,7 +19,8 @@ _SHAPE = {
     "seqlen_knew": int, "head_dim_v": int, "pack_gqa": (bool, int), "causal": (bool, int),
     "alibi": (bool, int), "return_softmax": (bool, int), "cache_batch_idx": (bool, int),
     "scheduler_metadata": (bool, int), "seqlens_k": [int], "cuda_graph": (bool, int), "backend": str,
-    "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int, "has_qv": (bool, int),
+    "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int,
+    "fixed_uniform_q_len": (bool, int), "has_qv": (bool, int),
 }  # fmt: skip
 ENTRIES = get_args(Entry)
 _LONGEST = 1 << 24  # bytes of a line
@@ -27,9 +28,10 @@ _LONGEST = 1 << 24  # bytes of a line
 _USUAL: dict[type, str] = {
     str: "library entry dtype version backend",
     bool: "causal alibi return_softmax cache_batch_idx pack_gqa scheduler_metadata cuda_graph "
-    "disable_split_kv has_qv",
+    "disable_split_kv has_qv fixed_uniform_q_len",
     int: "batch seqlen_q seqlen_k num_heads num_heads_k head_dim window_left window_right num_splits_arg "
-    "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size index_topk",
+    "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size index_topk "
+    "uniform_q_len",
     float: "softcap dropout_p",
     list: "seqlens_q seqlens_k",
 }
@@ -145,6 +147,8 @@ def parse_call(
         backend=fields.get("backend") or "",
         fixed_split_size=fields.get("fixed_split_size"),
         disable_split_kv=bool(fields.get("disable_split_kv", False)),
+        uniform_q_len=_integer(fields, "uniform_q_len", 0),
+        fixed_uniform_q_len=bool(fields.get("fixed_uniform_q_len", False)),
         index_topk=_integer(fields, "index_topk", 0),
     )
     return call, _gpu(fields.get("device"), default_gpu), fields.get("version")

@@ -203,6 +203,8 @@ def _from_paged(fields: dict[str, Any], library: Library) -> AttentionCall | Not
         "backend": fields.get("backend") or "",
         "fixed_split_size": fields.get("fixed_split_size"),
         "disable_split_kv": bool(fields.get("disable_split_kv")),
+        "uniform_q_len": fields.get("uniform_q_len") or 0,
+        "fixed_uniform_q_len": bool(fields.get("fixed_uniform_q_len")),
         "head_dim_v": fields["v"][-1] if fields["v"] and fields["v"][-1] != q[2] else None,
         **lengths,
         **_common(fields),  # with what the library alone takes, or spells otherwise

@@ -9,7 +9,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NEW, OLD, OLDEST = "0.7.2.post1", "0.6.13", "0.6.8.post1"
-CUBINS = {NEW: OLD, OLD: OLD, OLDEST: OLDEST}  # the kernel table that each is asked over
+BEFORE, NEWEST = "0.7.2", "0.7.4"  # whose trtllm-gen differs from NEW's, of NEWEST also the plans
+CUBINS = {
+    NEW: OLD,
+    BEFORE: OLD,
+    NEWEST: OLD,
+    OLD: OLD,
+    OLDEST: OLDEST,
+}  # the kernel table that each is asked over
 ARCHITECTURES = ("80", "86", "89", "90a", "100a", "120a")
 HEAD_DIMS = (64, 128, 256)
 _FLAGS = ("-std=c++17", "-O1", "-w", "-use_fast_math", "--expt-relaxed-constexpr", "-cudart", "none")
@@ -35,6 +42,7 @@ def build(work: Path) -> None:
     log = _launchers(work, data / "include", emptied)
     (work / "registers.txt").write_text(registers(log))
     _oldest_launchers(work)
+    _launcher(work, "PLANS", 128, work / NEWEST / "flashinfer" / "data" / "include", ("80",), NEWEST)
     for version in CUBINS:
         _trtllm_gen(work, version)
 
@@ -69,8 +77,8 @@ def _launcher(
     work: Path, part: str, dim: int, include: Path, architectures: tuple[str, ...], version: str = NEW
 ) -> str:
     codes = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in architectures]
-    older = [] if version == NEW else ["-DBEFORE_0_7"]
-    given = (f"-D{part}", *older, f"-DRECORDED_DIM={dim}", f"-I{include}", *_cccl(work), f"-I{HERE}")
+    since = {OLDEST: ["-DBEFORE_0_7"], NEWEST: ["-DSINCE_0_7_4"]}.get(version, [])
+    given = (f"-D{part}", *since, f"-DRECORDED_DIM={dim}", f"-I{include}", *_cccl(work), f"-I{HERE}")
     sources = (str(HERE / "launches.cu"), str(HERE / "runtime.cpp"))
     program = f"{part}_{dim}".lower() + ("" if version == NEW else f"-{version}")
     return _nvcc(*codes, "-Xptxas", "-v", *given, *sources, "-o", str(work / program))
@@ -82,7 +90,7 @@ def _trtllm_gen(work: Path, version: str) -> None:
     include = work / f"table-{version}"
     include.mkdir(exist_ok=True)
     text = table.read_text()
-    if version == NEW:
+    if version not in (OLD, OLDEST):
         end = "    const char* sha256;\n"
         text = text.replace(end, end + _SINCE, 1)
     (include / table.name).write_text(text)
@@ -91,7 +99,8 @@ def _trtllm_gen(work: Path, version: str) -> None:
     given = (
         "-arch=sm_100a", '-DTLLM_GEN_FMHA_CUBIN_PATH="x"', '-DTLLM_GEN_FMHA_METAINFO_HASH="x"',
         f"-I{include}", *_cccl(work), f"-I{data / 'include'}",
-        f"-I{data / 'cutlass' / 'include'}", f"-I{HERE}", *(["-DONE_KV_DTYPE"] if version == OLDEST else []),
+        f"-I{data / 'cutlass' / 'include'}", f"-I{HERE}",
+        *{OLDEST: ["-DONE_KV_DTYPE"], NEWEST: ["-DSINCE_0_7_4"]}.get(version, []),
     )  # fmt: skip
     sources = (HERE / "trtllm_gen.cu", data / "csrc" / "fmhaReduction.cu", HERE / "runtime.cpp")
     _nvcc(*given, *map(str, sources), "-o", str(work / f"trtllm_gen-{version}"))

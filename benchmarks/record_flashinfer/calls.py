@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from benchmarks.record_flashinfer.build import NEWEST
+
 DEVICES = {  # name -> major, minor, SMs, shared memory per SM and per block, threads per SM
     "a100": (8, 0, 108, 167936, 166912, 2048), "a10": (8, 6, 72, 102400, 101376, 1536),
     "l40s": (8, 9, 142, 102400, 101376, 1536), "h100": (9, 0, 132, 233472, 232448, 2048),
@@ -175,6 +177,44 @@ class Calls:
                 )
             )  # fmt: skip
         return found
+
+
+def uniform_plans(version: str, count: int) -> list[Call]:
+    """Plans of paged batches whose caller promises every sequence as many queries, mostly for CUDA graphs.
+
+    From 0.7.4 on the caller can promise it of all plans of the graph too, as the decode wrapper does.
+    """
+    calls, found = Calls(version), []
+    random = calls.random
+    for _ in range(count):
+        heads, dim, batch = (
+            calls._heads(_OTHER_GROUPS),
+            random.choice((64, 128, 256)),
+            random.choice(_BATCHES),
+        )
+        queries, page, device = (
+            random.choice((1, 1, 1, 2, 3, 4, 8, 40)),
+            random.choice((1, 16, 64)),
+            calls._device(),
+        )
+        graph, uniform = random.random() < 0.8, queries if random.random() < 0.8 else 0
+        always = version == NEWEST and random.random() < 0.7
+        window, disabled = random.choice((-1, -1, -1, 127, 1023)), random.random() < 0.1
+        fixed = random.choice((1, 4, 64)) if random.random() < 0.1 else None
+        keys = [one + queries for one in calls._lengths(batch)]
+        sizes = (
+            *heads, dim, page, int(graph), window, fixed or -1, int(disabled), uniform, int(always), batch,
+            *[queries] * batch, *keys,
+        )  # fmt: skip
+        found.append(
+            calls._made(
+                "batch_plan", "batch_paged", "fa2", device, dim, heads, sizes, page_size=page,
+                cuda_graph=graph, window_left=window, fixed_split_size=fixed, disable_split_kv=disabled,
+                uniform_q_len=uniform, fixed_uniform_q_len=always, seqlens_q=[queries] * batch,
+                seqlens_k=keys,
+            )
+        )  # fmt: skip
+    return found
 
 
 def trtllm_gen_calls(version: str, count: int = 2500) -> list[Call]:

@@ -1,6 +1,7 @@
 // What FlashInfer's planners answer and its launchers launch: a call per line of stdin, JSON on stdout.
 // A line begins: kind sm_major sm_minor num_sms smem_per_sm smem_per_block threads_per_sm. Compiled once for each
-// -DRECORDED_DIM and each of -DDECODE, -DPREFILL, -DBATCH_PREFILL (its kernels' bodies emptied) and -DPLANS.
+// -DRECORDED_DIM and each of -DDECODE, -DPREFILL, -DBATCH_PREFILL (its kernels' bodies emptied) and -DPLANS;
+// with -DSINCE_0_7_4 for packages from there on.
 #include <flashinfer/attention/scheduler.cuh>
 #ifdef DECODE
 #include <flashinfer/attention/decode.cuh>
@@ -21,6 +22,16 @@ using namespace flashinfer;
 using Element = nv_bfloat16;
 using Variant = DefaultAttention<false, false, false, false>;
 constexpr auto NO_ENCODING = PosEncodingMode::kNone;
+#ifdef SINCE_0_7_4
+#define UNIFORM(queries, fixed) queries, bool(fixed),
+#define SCALES false,
+#elif defined(BEFORE_0_7)
+#define UNIFORM(queries, fixed)
+#define SCALES
+#else
+#define UNIFORM(queries, fixed) queries,
+#define SCALES
+#endif
 
 static std::vector<char> whole(1 << 29), staged(1 << 27);
 static std::ostringstream plan;
@@ -56,6 +67,29 @@ static void sm90(std::istream& in) {
        << ",\"room\":" << (info.qo_indptr_offset - info.qo_tile_indices_offset) / 4 << ",";
   loads(reinterpret_cast<int*>(staged.data() + info.work_indptr_offset), recorder::device.num_sms);
 }
+#ifndef BEFORE_0_7
+// heads heads_k head_dim page cuda_graph window fixed_split disable_split uniform always batch, queries, keys
+static void batch_plan(std::istream& in) {
+  int heads, heads_k, dim, page, graph, window, fixed, disabled, uniform, always, batch;
+  in >> heads >> heads_k >> dim >> page >> graph >> window >> fixed >> disabled >> uniform >> always >> batch;
+  auto queries = indptr(in, batch), keys = indptr(in, batch), pages = std::vector<int>{0};
+  for (int i = 0; i < batch; ++i) pages.push_back(pages.back() + (keys[i + 1] - keys[i] + page - 1) / page);
+  int const most = 2 * recorder::device.num_sms / heads_k;  // as PrefillPlanImpl has it
+  auto const found = PrefillSplitQOKVIndptr<int>(queries.data(), pages.data(), queries.back(), batch, heads, heads_k, dim,
+                                                 page, most, graph, window, fixed, disabled, UNIFORM(uniform, always) dim, 2);
+  PrefillPlanInfo info;  // which says again what it can
+  PrefillPlan<int>(whole.data(), ROOM, whole.data(), staged.data(), staged.size(), info, queries.data(), pages.data(),
+                   queries.back(), batch, heads, heads_k, dim, dim, page, graph, 2, window, fixed, disabled, 0,
+                   UNIFORM(uniform, always) nullptr);
+  if (info.padded_batch_size != std::get<2>(found) || info.cta_tile_q != std::get<3>(found) ||
+      info.split_kv != std::get<0>(found))
+    throw std::runtime_error("the planner differs from its part");
+  plan << "\"split_kv\":" << std::get<0>(found) << ",\"num_work_items\":" << std::get<1>(found)
+       << ",\"padded_batch_size\":" << info.padded_batch_size << ",\"cta_tile_q\":" << info.cta_tile_q
+       << ",\"kv_chunk_size\":" << std::get<4>(found) << ",\"grid\":[" << info.padded_batch_size << ",1," << heads_k
+       << "]";
+}
+#endif
 // heads head_dim_v causal batch, queries, keys
 static void mla(std::istream& in) {
   int heads, dim_v, causal, batch;
@@ -133,9 +167,11 @@ static void single_prefill(std::istream& in) {
   params.qo_len = queries, params.kv_len = keys;
   auto* tmp = reinterpret_cast<Element*>(whole.data());
   if (causal)
-    SinglePrefillWithKVCacheDispatched<RECORDED_DIM, RECORDED_DIM, NO_ENCODING, false, MaskMode::kCausal, Variant>(params, tmp, nullptr);
+    SinglePrefillWithKVCacheDispatched<RECORDED_DIM, RECORDED_DIM, NO_ENCODING, false, MaskMode::kCausal, SCALES Variant>(
+        params, tmp, nullptr);
   else
-    SinglePrefillWithKVCacheDispatched<RECORDED_DIM, RECORDED_DIM, NO_ENCODING, false, MaskMode::kNone, Variant>(params, tmp, nullptr);
+    SinglePrefillWithKVCacheDispatched<RECORDED_DIM, RECORDED_DIM, NO_ENCODING, false, MaskMode::kNone, SCALES Variant>(
+        params, tmp, nullptr);
 }
 #endif
 
@@ -153,11 +189,7 @@ static void batch_prefill(std::istream& in) {
   PrefillPlanInfo info;
   PrefillPlan<int>(whole.data(), ROOM, whole.data(), staged.data(), staged.size(), info, queries.data(),
                    pages.data(), queries.back(), batch, heads, heads_k, RECORDED_DIM, RECORDED_DIM, page, graph, 2, -1, -1,
-                   false, 0,
-#ifndef BEFORE_0_7
-                   0,
-#endif
-                   nullptr);
+                   false, 0, UNIFORM(0, false) nullptr);
   using Params = BatchPrefillPagedParams<Element, Element, Element, int>;
   Params params{};
   params.num_qo_heads = heads;
@@ -168,7 +200,8 @@ static void batch_prefill(std::istream& in) {
   plan << "\"split_kv\":" << info.split_kv << ",\"padded_batch_size\":" << info.padded_batch_size;
   DISPATCH_CTA_TILE_Q(info.cta_tile_q, CTA_TILE_Q, {
     BatchPrefillWithPagedKVCacheDispatched<FIRST CTA_TILE_Q, RECORDED_DIM, RECORDED_DIM, NO_ENCODING, false,
-                                           MaskMode::kCausal, Variant, Params>(params, tmp, nullptr, false, nullptr);
+                                           MaskMode::kCausal, SCALES Variant, Params>(params, tmp, nullptr, false,
+                                                                                      nullptr);
   });
 }
 #endif
@@ -193,6 +226,9 @@ int main(int argc, char** argv) {
 #ifdef PLANS
       if (kind == "sm90") sm90(in);
       if (kind == "mla") mla(in);
+#ifndef BEFORE_0_7
+      if (kind == "batch_plan") batch_plan(in);
+#endif
 #endif
 #ifdef DECODE
       if (kind == "single_decode") single_decode(in);

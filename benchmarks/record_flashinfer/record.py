@@ -11,8 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record_flashinfer.build import CUBINS, HEAD_DIMS, NEW, OLD, OLDEST, table_of
-from benchmarks.record_flashinfer.calls import Call, Calls, trtllm_gen_calls, trtllm_gen_mla_calls
+from benchmarks.record_flashinfer.build import CUBINS, HEAD_DIMS, NEW, NEWEST, OLD, OLDEST, table_of
+from benchmarks.record_flashinfer.calls import (
+    Call,
+    Calls,
+    trtllm_gen_calls,
+    trtllm_gen_mla_calls,
+    uniform_plans,
+)
 
 _ERROR = re.compile(r"^Error in function '\w+' at \S+: ")
 _SYMBOL = re.compile(r"_ZN10flashinfer(\d+)")
@@ -28,13 +34,16 @@ def record(work: Path, folder: Path) -> None:
     rows = [row for part in _parts(work) for row in part]
     _write(folder / f"flashinfer_host_{NEW}.jsonl.gz", map(json.dumps, rows))
     _write(folder / f"flashinfer_host_{OLDEST}.jsonl.gz", map(json.dumps, oldest_rows(work)))
+    for version, program in ((NEW, "plans_128"), (NEWEST, f"plans_128-{NEWEST}")):
+        plans = _asked(work / program, uniform_plans(version, 500))
+        _write(folder / f"flashinfer_uniform_{version}.jsonl.gz", map(json.dumps, map(_planned, plans)))
     for version in CUBINS:
         kinds = {"": trtllm_gen_calls(version)}
-        if version != OLDEST:
+        if version in (NEW, OLD):  # 0.7.2 and 0.7.4 gave NEW's rows
             kinds["_mla"] = trtllm_gen_mla_calls(version)
         for kind, calls in kinds.items():
             answers = list(_asked(work / f"trtllm_gen-{version}", calls))
-            if version == NEW:  # whose own table may hold what the older lacks
+            if version not in (OLD, OLDEST):  # whose own table may hold what the older lacks
                 answers = [row for row in answers if row["expect"]["error"] is None]
             _write(folder / f"flashinfer_trtllm_gen{kind}_{version}.jsonl.gz", map(json.dumps, answers))
     for version in (OLD, OLDEST):
@@ -62,6 +71,11 @@ def oldest_rows(work: Path) -> Iterable[dict[str, Any]]:
     yield from _asked(work / f"plans_128-{OLDEST}", calls.mla(300), table)
     for dim in HEAD_DIMS[:2]:
         yield from _asked(work / f"batch_prefill_{dim}-{OLDEST}", calls.batch_prefill(dim, 200), table)
+
+
+def _planned(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of which the plan alone was asked."""
+    return row | {"expect": {name: row["expect"][name] for name in ("error", "plan")}}
 
 
 def _asked(program: Path, calls: list[Call], table: Path | None = None) -> Iterable[dict[str, Any]]:

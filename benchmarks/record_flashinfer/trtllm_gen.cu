@@ -51,8 +51,13 @@ int main() {
       p.kStrideHeads = p.vStrideHeads = page * dim;
       p.kStrideBatch = p.vStrideBatch = heads_k * page * dim;
       p.mNumPagesInMemPool = 2 * batch * p.mMaxNumPagesPerSeqKv;
+#ifdef SINCE_0_7_4
+      p.mChunkedAttentionSize = 0;
+      p.mLeftSlidingWindow = window, p.mRightSlidingWindow = window == -1 ? -1 : 0;
+#else
       p.mChunkedAttentionSize = INT_MAX;
       p.mAttentionWindowSize = window == -1 ? INT_MAX : window + 1;
+#endif
       p.mSumOfSeqLensQ = batch * max_q, p.mSumOfSeqLensKv = batch * max_k;
       if (separate) {
         p.kvPageIdxPtr = nullptr;
@@ -81,6 +86,10 @@ int main() {
 #endif
       p.mMaskType = context ? (causal ? TrtllmGenAttentionMaskType::Causal : TrtllmGenAttentionMaskType::Dense)
                             : (mla ? TrtllmGenAttentionMaskType::Dense : TrtllmGenAttentionMaskType::Causal);
+#ifdef SINCE_0_7_4  // the launcher itself tells whether a window binds
+      if (!mla && (!context || causal) && window >= 0 && max_k > window + 1)
+        p.mMaskType = TrtllmGenAttentionMaskType::SlidingOrChunkedCausal;
+#endif
       p.mKernelType = context ? FmhaKernelType::Context : FmhaKernelType::Generation;
       p.mTileScheduler = context ? TileScheduler::Persistent : TileScheduler::Static;
       p.mMultiCtasKvMode = !context;

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attnprof.dispatch import libraries
-from attnprof.dispatch.flashinfer.rules import TOO_MANY, Batch, plan_batch
+from attnprof.dispatch.flashinfer.backends import choose
+from attnprof.dispatch.flashinfer.rules import TOO_MANY, Batch, plan_batch, rules_for
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name
@@ -35,6 +37,64 @@ def test_every_plan_of_the_wheel_is_predicted_through_the_command() -> None:
         or answer["launches"][0]["grid"] != row["expect"]["plan"]["grid"]
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("version", ["0.7.2.post1", "0.7.4"])
+def test_every_plan_whose_queries_are_promised_to_be_alike(version: str) -> None:
+    path = f"flashinfer_uniform_{version}.jsonl.gz"
+    done = attnprof("predict", "--calls", str(GOLDEN / path), "--version", version)
+    assert done.code == 0, done.err
+    answers, rows = [json.loads(line) for line in done.out.splitlines()], golden_rows(path)
+    told = [(row["expect"]["error"], row["expect"]["plan"] or None) for row in rows]
+    assert [(answer["error"], answer.get("plan")) for answer in answers] == told
+    assert len(rows) == 500
+    merged = [len(answer["launches"]) == 2 for answer in answers if answer.get("plan")]
+    assert merged == [plan["split_kv"] for _, plan in told if plan]
+
+
+def test_a_promise_that_a_sequence_breaks_is_refused_in_upstreams_words() -> None:
+    call = replace(CALL, batch=2, seqlens_q=(1, 2), seqlens_k=(9, 9), cuda_graph=True, uniform_q_len=1)
+    told = "qo_indptr gives request 1 a packed qo length of 14, but uniform_q_len=1 promises 7"
+    assert libraries.predict(call, gpu_by_name("a100")).error == told
+
+
+def test_one_sequence_more_than_a_graph_has_room_for_and_no_merge_kernel_follows() -> None:
+    """0.7.4 leaves it away where the decode wrapper promised as many tiles as are never split."""
+    call = replace(CALL, batch=54, num_heads_k=4, cuda_graph=True, uniform_q_len=1, fixed_uniform_q_len=True)
+    for batch, launches in ((54, 2), (55, 1)):
+        made = replace(call, batch=batch, seqlens_q=(1,) * batch, seqlens_k=(4096,) * batch)
+        assert len(libraries.predict(made, gpu_by_name("a100"), "0.7.4").launches) == launches
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "gpu", "taken"),
+    [
+        ("0.7.2.post1", {}, "h100", "fa3"),
+        ("0.7.4", {}, "h100", "fa2"),
+        ("0.7.4", {"seqlen_q": 65}, "h100", "fa3"),
+        ("0.7.4", {"uniform_q_len": 1, "fixed_uniform_q_len": True}, "h100", "fa3"),
+        ("0.7.4", {"dtype": "fp8"}, "h100", "fa3"),
+    ],
+)
+def test_what_auto_takes_by_version(version: str, changes: dict[str, Any], gpu: str, taken: str) -> None:
+    assert choose(replace(CALL, **changes), gpu_by_name(gpu), rules_for(version)).name == taken
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "why"),
+    [
+        ("0.7.4", {"seqlen_q": 64, "batch": 4, "num_heads": 64, "causal": True}, "for such prompts"),
+        ("0.7.4", {"seqlen_q": 63, "batch": 4, "num_heads": 64}, ""),
+        ("0.7.4", {"head_dim": 256, "num_heads": 16, "batch": 24}, "for such a step"),
+        ("0.7.4", {"head_dim": 256, "num_heads": 16, "batch": 23}, ""),
+        ("0.7.4", {"head_dim": 256, "num_heads": 16, "batch": 65}, ""),
+        ("0.7.2.post1", {"head_dim": 256, "num_heads": 16, "batch": 24}, ""),
+        ("0.7.2.post1", {"seqlen_q": 4, "num_heads": 32, "batch": 16}, "for such drafts"),
+    ],
+)
+def test_what_cudnn_would_take_is_said(version: str, changes: dict[str, Any], why: str) -> None:
+    others = dict(choose(replace(CALL, **changes), gpu_by_name("b200"), rules_for(version)).others)
+    assert why in others.get("cudnn", "") if why else "cudnn" not in others
 
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9000)), min_size=1, max_size=40)

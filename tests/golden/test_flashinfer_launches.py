@@ -10,6 +10,7 @@ import pytest
 from attnprof.calls.call_files import parse_call
 from attnprof.dispatch import libraries
 from attnprof.dispatch.flashinfer.backends import choose
+from attnprof.dispatch.flashinfer.rules import rules_for
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Prediction
@@ -129,7 +130,7 @@ def test_its_kernels_are_told_by_name() -> None:
 def test_the_backend_that_is_taken(changes: dict[str, Any], gpu: str, taken: str) -> None:
     """Resting on reading: utils.py and decode.py ask a GPU."""
     call = replace(CALL, **changes)
-    choice = choose(call, gpu_by_name(gpu))
+    choice = choose(call, gpu_by_name(gpu), rules_for("0.7.2.post1"))
     assert choice.name == taken
     assert taken not in [name for name, _ in choice.others]
     assert call.backend or choice.others

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attnprof.dispatch import libraries
+from attnprof.dispatch.flashinfer.rules import rules_for
 from attnprof.dispatch.flashinfer.trtllm_gen import stated
 from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Sparse, Traits, exists
@@ -17,7 +18,7 @@ from attnprof.model import AttentionCall
 from tests.conftest import GOLDEN, golden_rows
 from tests.support.command import attnprof
 
-VERSIONS = ("0.6.8.post1", "0.6.13", "0.7.2.post1")
+VERSIONS = ("0.6.8.post1", "0.6.13", "0.7.2", "0.7.2.post1", "0.7.4")
 CRASHED = "the program ended"  # 0.6.8 reads a kernel's row before it asks whether there is one
 _TILES = {Kind.CONTEXT: (64, 128), Kind.SWAPS: (8, 16, 32, 64), Kind.KEEPS: (32, 64, 128)}
 _DIMS = ((64, 64), (80, 80), (128, 128), (256, 256), (512, 512), (576, 512), (320, 256), (192, 128), (96, 96))
@@ -27,11 +28,11 @@ def _ask(call: dict[str, Any]) -> Ask:
     gpu = gpu_by_name(call["device"])
     window = None if call["window_left"] < 0 else call["window_left"] + 1
     sizes = (call[name] for name in ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k"))
-    dims = (call["head_dim"], call["head_dim_v"], call.get("page_size", 0))
+    dims, rules = (call["head_dim"], call["head_dim_v"], call.get("page_size", 0)), rules_for(call["version"])
     return Ask(
         call["dtype"], call["entry"] in ("batch_paged", "varlen_fwd"), *sizes, *dims, window, call["causal"],
-        gpu.num_sms, gpu.sm_minor == 3, call["active_clusters"], call["version"] == "0.7.2.post1",
-        call["version"] == "0.6.8.post1", call["entry"] == "varlen_fwd", call.get("index_topk", 0),
+        gpu.num_sms, gpu.sm_minor == 3, call["active_clusters"], rules.newer, rules.oldest,
+        call["entry"] == "varlen_fwd", call.get("index_topk", 0), rules.clamps, rules.window_first,
     )  # fmt: skip
 
 

@@ -2,14 +2,16 @@
 
 Source: flashinfer/utils.py ``determine_attention_backend``, ``is_fa3_backend_supported``,
 ``is_fa3_prefill_head_dim_supported``, ``determine_mla_backend``; decode.py ``_auto_decode_prefers_cudnn`` and
-``resolved_backend``; prefill.py. Read, not run: they ask a GPU. What a call does not state here (a position
-encoding, FP16 reduction, a custom mask) leads to fa2 as well.
+``resolved_backend``; prefill.py ``_determine_auto_backend``, ``_blackwell_paged_auto_cudnn``. Read, not run:
+they ask a GPU. What a call does not state here (a position encoding, FP16 reduction, a custom mask) leads to
+fa2 as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from attnprof.dispatch.flashinfer.rules import Rules
 from attnprof.model import AttentionCall, Entry, Gpu, Reason
 
 TRTLLM_GEN, XQA = "trtllm-gen", "xqa"
@@ -25,6 +27,9 @@ _FA3_HEAD_DIMS = ((64, 64), (128, 128), (256, 256), (192, 128))
 _FROST_DRAFTS = (2, 4)  # queries a sequence
 _FROST_ROWS = (32, 128)  # of a thread block
 _FROST_UNITS = 64
+_SHORT = 64  # queries a sequence
+_FROST_WIDE_UNITS = (96, 256)  # batch x KV heads, at head dim 256
+_FROST_WIDE_GROUPS = (4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,18 @@ class Choice:
         return (Reason("backend", self.name, self.why), *others)
 
 
-def choose(call: AttentionCall, gpu: Gpu) -> Choice:
+def choose(call: AttentionCall, gpu: Gpu, rules: Rules) -> Choice:
     """The backend that is asked for, or that ``auto`` takes."""
     if call.backend and call.backend != "auto":
         return Choice(call.backend, "the caller asks for it")
     if call.entry == "varlen_fwd":
         return Choice(TRTLLM_GEN, "trtllm_ragged_attention_deepseek's, unless it is asked for cute-dsl")
+    taken = _automatic(call, gpu, rules)
+    cudnn = _prefers_cudnn(call, gpu, rules) if taken.name == "fa2" else ""
+    return replace(taken, others=(*taken.others, ("cudnn", cudnn))) if cudnn else taken
+
+
+def _automatic(call: AttentionCall, gpu: Gpu, rules: Rules) -> Choice:
     if call.entry in ("batch_decode", "single_decode"):
         return _decode(call, gpu)
     asked = (
@@ -61,6 +72,10 @@ def choose(call: AttentionCall, gpu: Gpu) -> Choice:
     if call.entry != "batch_mla" and dims not in _FA3_HEAD_DIMS:
         known = "its head dims are 64, 128, 256 and 192/128"
         return Choice("fa2", "what auto takes for other head dims than fa3 has", (("fa3", known), asked))
+    short = max((call.seqlen_q, *call.seqlens_q)) <= _SHORT and call.dtype != "fp8"
+    if rules.short_on_fa2 and short and call.entry == "batch_paged" and not call.fixed_uniform_q_len:
+        why = f"the prefill wrapper keeps batches of at most {_SHORT} queries a sequence off it"
+        return Choice("fa2", "what auto takes for few queries on SM 9.0", (("fa3", why), asked))
     return Choice("fa3", "what auto takes on SM 9.0", (("fa2", "fa3 serves the call"), asked))
 
 
@@ -85,28 +100,57 @@ def _decode(call: AttentionCall, gpu: Gpu) -> Choice:
     return Choice("fa2", "cudnn serves drafts on SM 10.0 and 10.3 alone", (tensor_cores,))
 
 
-def prefers_cudnn(call: AttentionCall, gpu: Gpu) -> bool:
-    """Whether ``auto`` of a decode wrapper with tensor cores leaves fa2 for cuDNN, where that is installed.
+def _prefers_cudnn(call: AttentionCall, gpu: Gpu, rules: Rules) -> str:
+    """Why ``auto`` would leave fa2 for cuDNN where that is installed; "" where it would not.
 
-    call: a batch_paged of drafts.  Source: ``_auto_decode_prefers_cudnn``.
+    Source: ``_auto_decode_prefers_cudnn``, of a decode wrapper; of prompts ``_blackwell_paged_auto_cudnn``.
     """
-    group = call.num_heads // call.num_heads_k
-    page = call.page_block_size or 0
-    least, most = _FROST_ROWS
-    return (
-        gpu.sm_major == 10
-        and gpu.sm_minor in (0, 3)
-        and call.dtype in ("bf16", "fp16")
-        and call.head_dim == 128
-        and call.softcap <= 0
-        and call.window[0] < 0
+    if call.entry not in ("batch_paged", "batch_decode"):
+        return ""
+    if (gpu.sm_major, gpu.sm_minor) not in ((10, 0), (10, 3)) or call.softcap > 0 or call.window[0] >= 0:
+        return ""
+    if call.dtype not in ("bf16", "fp16") or call.fixed_split_size or call.disable_split_kv:
+        return ""
+    if rules.more_on_cudnn and _prompts_on_cudnn(call, gpu):
+        return (
+            "the prefill wrapper would take it for such prompts, where keys are laid out HND and "
+            "cudnn-frontend 1.32 and cuDNN 9.27 or newer are installed"
+        )
+    group, page = call.num_heads // call.num_heads_k, call.page_block_size or 0
+    units, frontend = call.batch * call.num_heads_k, "where cudnn-frontend 1.30 or newer is installed"
+    if page <= 0 or page % 8 or not (128 % page == 0 or page % 128 == 0):
+        return ""
+    if rules.more_on_cudnn and call.head_dim == 256:
+        least, most = _FROST_WIDE_UNITS
+        wide = call.seqlen_q == 1 and group in _FROST_WIDE_GROUPS and least <= units <= most
+        return f"a decode wrapper would take it for such a step, {frontend}" if wide else ""
+    drafts = (
+        call.head_dim == 128
         and not call.cuda_graph
-        and not (call.fixed_split_size or call.disable_split_kv)
         and 128 % group == 0
-        and page > 0
-        and page % 8 == 0
-        and (128 % page == 0 or page % 128 == 0)
         and _FROST_DRAFTS[0] <= call.seqlen_q <= _FROST_DRAFTS[1]
-        and least <= call.seqlen_q * group <= most
-        and call.batch * call.num_heads_k >= _FROST_UNITS
+        and _FROST_ROWS[0] <= call.seqlen_q * group <= _FROST_ROWS[1]
+        and units >= _FROST_UNITS
+    )
+    return f"a decode wrapper with tensor cores would take it for such drafts, {frontend}" if drafts else ""
+
+
+def _prompts_on_cudnn(call: AttentionCall, gpu: Gpu) -> bool:
+    queries = call.seqlens_q or (call.seqlen_q,) * call.batch
+    keys = call.seqlens_k or (call.seqlen_k,) * call.batch
+    most_q, most_k = max(queries), max(keys)
+    behind = 64 <= most_q <= 1024 and 2048 <= most_k <= 32768 and most_k >= 4 * most_q
+    whole = 1024 <= most_q <= 8192 and queries == keys and min(queries) > 0
+    return (
+        (behind or whole)
+        and gpu.sm_minor == 0
+        and call.entry == "batch_paged"
+        and call.dtype == "bf16"
+        and call.head_dim == 128
+        and call.head_dim_v in (None, 128)
+        and 1 <= call.batch <= 4
+        and 8 <= call.num_heads <= 64
+        and call.num_heads // call.num_heads_k in (1, 2, 4, 8, 16)
+        and call.page_block_size == 16
+        and call.num_heads * sum(q * k for q, k in zip(queries, keys, strict=True)) >= 8 << 20
     )

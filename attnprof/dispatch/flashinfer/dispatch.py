@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from attnprof.dispatch.flashinfer import launch_rules
-from attnprof.dispatch.flashinfer.backends import BACKENDS, TRTLLM_GEN, XQA, Choice, choose, prefers_cudnn
+from attnprof.dispatch.flashinfer.backends import BACKENDS, TRTLLM_GEN, XQA, Choice, choose
 from attnprof.dispatch.flashinfer.mla_rules import plan_mla
 from attnprof.dispatch.flashinfer.registers import UnknownBlocksError
-from attnprof.dispatch.flashinfer.rules import (
-    BLOCKS_PER_SM,
-    DEFAULT_VERSION,
-    OLDEST,
-    Batch,
-    Plan,
-    plan_batch,
-    plan_sm90,
-)
+from attnprof.dispatch.flashinfer.rules import BLOCKS_PER_SM, Batch, Plan, Rules, plan_batch, plan_sm90
 from attnprof.dispatch.flashinfer.trtllm_gen_call import predict_trtllm_gen
 from attnprof.dispatch.flashinfer.xqa import predict_xqa
 from attnprof.dispatch.heuristic import ceil_div
@@ -34,8 +26,8 @@ _NO_DRAFTS = (
 _COMPILED = "as nvcc 13.0 compiles it for bf16"
 
 
-def predict_call(call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION) -> Prediction:
-    """The plan and the launches of a version that is known.
+def predict_call(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
+    """The plan and the launches.
 
     Raises UsageError for other entries and backends, and where the occupancy of a kernel is not known.
     """
@@ -44,11 +36,11 @@ def predict_call(call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION) 
             f"{call.entry} of flashinfer is not modelled: known are {', '.join(BACKENDS)}",
             hint="give --entry batch_paged",
         )
-    choice = choose(call, gpu)
     if call.batch == 0:
         return Prediction(error="a batch without sequences is not planned")
     if call.num_heads % call.num_heads_k:
         return Prediction(error=_indivisible(call))
+    choice = choose(call, gpu, rules)
     if choice.name == "cudnn":
         taken = Reason("backend", "cudnn", f"what {_WRAPPER} takes")
         return Prediction(
@@ -63,7 +55,7 @@ def predict_call(call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION) 
     if call.dtype == "nvfp4" and choice.name != XQA:
         raise UsageError(f"flashinfer's backend {choice.name} over an NVFP4 cache is not modelled")
     if choice.name == TRTLLM_GEN:
-        return predict_trtllm_gen(call, gpu, version, choice)
+        return predict_trtllm_gen(call, gpu, rules, choice)
     if call.index_topk:
         raise UsageError(
             f"keys that are picked are not modelled for flashinfer's backend {choice.name}",
@@ -74,7 +66,7 @@ def predict_call(call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION) 
     if choice.name == "fa3" and (gpu.sm_major, gpu.sm_minor) != (9, 0):
         return Prediction(error="backend fa3 needs SM 9.0")
     if call.entry == "batch_paged":
-        return _paged(call, gpu, choice, oldest=version == OLDEST)
+        return _paged(call, gpu, choice, oldest=rules.oldest)
     by_entry = {
         "batch_decode": _decode, "batch_mla": _mla, "single_prefill": _single,
         "single_decode": _single,
@@ -99,7 +91,8 @@ def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, *, oldest: bool) -> Pr
     batch = Batch(
         seqlens_q, seqlens_k, call.num_heads, call.num_heads_k, call.head_dim,
         call.head_dim_v or call.head_dim, call.page_block_size or _PAGE_SIZE, call.window[0],
-        call.cuda_graph, call.fixed_split_size, call.disable_split_kv,
+        call.cuda_graph, call.fixed_split_size, call.disable_split_kv, call.uniform_q_len,
+        call.fixed_uniform_q_len,
     )  # fmt: skip
     sm90 = choice.name == "fa3"
     plan = (
@@ -117,19 +110,8 @@ def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, *, oldest: bool) -> Pr
         return Prediction((main,), 1, reasons=(*choice.reasons, *_reasons_sm90(plan, gpu)), plan=fields)
     main = KernelLaunch(KERNEL, plan.grid, block(plan.cta_tile_q), _smem(call, plan.cta_tile_q, gpu))
     merge, told = _merge(plan, sum(seqlens_q), call, gpu, oldest=oldest)
-    reasons = (*_of_paged(call, gpu, choice), *_reasons(batch, plan, gpu), told)
+    reasons = (*choice.reasons, *_reasons(batch, plan, gpu), told)
     return Prediction((main, *merge), plan.most_chunks, reasons=reasons, plan=fields)
-
-
-def _of_paged(call: AttentionCall, gpu: Gpu, choice: Choice) -> tuple[Reason, ...]:
-    automatic = call.backend in ("", "auto")
-    if not (automatic and prefers_cudnn(call, gpu)):
-        return choice.reasons
-    why = (
-        "a decode wrapper with tensor cores would take it for such drafts, "
-        "where cudnn-frontend 1.30 or newer is installed"
-    )
-    return (*choice.reasons, Reason("not cudnn", "", why))
 
 
 def _smem(call: AttentionCall, cta_tile_q: int, gpu: Gpu) -> int:

@@ -14,10 +14,39 @@ from dataclasses import dataclass
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 
-DEFAULT_VERSION = "0.7.2.post1"
+DEFAULT_VERSION = "0.7.2.post1"  # what vLLM 0.33.0 asks for
 OLDER = "0.6.13"  # the last whose trtllm-gen kernels were published as a package
 OLDEST = "0.6.8.post1"  # what vLLM 0.20 and 0.21 require; its kernels are a package too
-VERSIONS = (DEFAULT_VERSION, OLDER, OLDEST)
+BEFORE, NEWEST = "0.7.2", "0.7.4"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a version does otherwise.
+
+    ``newer``: trtllm-gen's selection of 0.7.  ``oldest``: that of 0.6.8.  ``planned``: the entries that were
+    read beside trtllm-gen, None for all.  ``clamps``: no more than 16 thread blocks share keys that are few.
+    ``window_first``: whether a window binds is known when tiles are weighed.  ``more_on_cudnn``: on Blackwell
+    ``auto`` leaves more to it.  ``short_on_fa2``: on Hopper ``auto`` keeps batches of 64 queries a sequence
+    and less on fa2.
+    """
+
+    newer: bool = True
+    oldest: bool = False
+    planned: tuple[str, ...] | None = None
+    clamps: bool = True
+    window_first: bool = False
+    more_on_cudnn: bool = False
+    short_on_fa2: bool = False
+
+
+VERSIONS = {
+    DEFAULT_VERSION: Rules(),
+    NEWEST: Rules(window_first=True, more_on_cudnn=True, short_on_fa2=True),
+    BEFORE: Rules(clamps=False),
+    OLDER: Rules(newer=False, planned=()),
+    OLDEST: Rules(newer=False, oldest=True, planned=("batch_paged", "batch_mla")),
+}
 BLOCKS_PER_SM = 2
 _LEAST_KEYS = 128  # in a chunk
 _INT64_MAX = (1 << 63) - 1
@@ -27,13 +56,15 @@ TOO_MANY = (
 )
 
 
-def rules_for(version: str) -> None:
+def rules_for(version: str) -> Rules:
     """Raises UsageError for a version whose header nobody has read."""
-    if version.strip() not in VERSIONS:
+    found = VERSIONS.get(version.strip())
+    if found is None:
         raise UsageError(
             f"flashinfer {version} is not modelled: the rules known are those of {', '.join(VERSIONS)}",
             hint=f"give --version {DEFAULT_VERSION} to predict with its rules",
         )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +151,13 @@ class Batch:
     cuda_graph: bool = False
     fixed_split_size: int | None = None
     disable_split_kv: bool = False
+    uniform_q_len: int = 0
+    fixed_uniform_q_len: bool = False
+
+    @property
+    def promised(self) -> int:
+        """Queries that every sequence has in every plan of the graph, 0 where nobody says so."""
+        return self.uniform_q_len if self.cuda_graph else 0
 
 
 def plan_batch(batch: Batch, num_sms: int, smem_per_block: int, sm_major: int) -> Plan | str:
@@ -129,9 +167,14 @@ def plan_batch(batch: Batch, num_sms: int, smem_per_block: int, sm_major: int) -
     groups = batch.num_heads // batch.num_heads_k
     size = len(batch.seqlens_q)
     packed = [queries * groups for queries in batch.seqlens_q]
-    rows = sum(batch.seqlens_q)
+    rows, promised = sum(batch.seqlens_q), batch.promised
+    if (
+        promised
+        and (other := next((i for i, one in enumerate(packed) if one != promised * groups), None)) is not None
+    ):
+        return _not_uniform(other, packed[other], promised, groups)
     # A graph keeps its grid for any lengths with as many queries in all.
-    longest = (rows - size + 1) * groups if batch.cuda_graph else sum(packed) // size
+    longest = (promised or rows - size + 1) * groups if batch.cuda_graph else sum(packed) // size
     tile = cta_tile_q(longest, batch.head_dim_v, batch.head_dim, smem_per_block, sm_major)
     pages = [ceil_div(keys, batch.page_size) for keys in batch.seqlens_k]
     if batch.window_left >= 0:
@@ -153,7 +196,10 @@ def plan_batch(batch: Batch, num_sms: int, smem_per_block: int, sm_major: int) -
     items = sum(tiles * chunks[tiles, one] * times for (tiles, one), times in work.items())
     padded = items
     if batch.cuda_graph:
-        padded = max(most_items, ceil_div(rows * groups, tile) + size - 1)
+        tiles = size * ceil_div(longest, tile) if promised else ceil_div(rows * groups, tile) + size - 1
+        padded = max(most_items, tiles)
+        if batch.fixed_uniform_q_len and promised and tiles > most_items and not fixed:
+            split = False
     if items > padded:
         return TOO_MANY
     keys = (chunk * batch.page_size + (1 << 63)) % (1 << 64) - (1 << 63)
@@ -161,6 +207,13 @@ def plan_batch(batch: Batch, num_sms: int, smem_per_block: int, sm_major: int) -
         split, items, padded, tile, keys, (padded, 1, batch.num_heads_k),
         min(chunks.values()), max(chunks.values()),
     )  # fmt: skip
+
+
+def _not_uniform(sequence: int, packed: int, promised: int, groups: int) -> str:
+    return (
+        f"qo_indptr gives request {sequence} a packed qo length of {packed}, "
+        f"but uniform_q_len={promised} promises {promised * groups}"
+    )
 
 
 _SAME_SCHEDULE_ABOVE = 4096  # query tiles of a head

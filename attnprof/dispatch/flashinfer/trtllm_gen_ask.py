@@ -34,6 +34,8 @@ class Ask:
     oldest: bool = False  # those of 0.6.8, which has no pages but its kernels' and no latents of 320
     separate: bool = False
     topk: int = 0
+    clamps: bool = True  # those from 0.7.2.post1 on: no more than a cluster shares keys that are few
+    window_first: bool = False  # those of 0.7.4: a window that binds is known when tiles are weighed
 
     @property
     def sparse(self) -> Sparse:
@@ -62,6 +64,11 @@ class Ask:
     def lacks(self, traits: Traits) -> bool:
         """Whether the version's table is known to have no such kernel."""
         return not self.newer and not exists(traits, oldest=self.oldest)
+
+    @property
+    def slides(self) -> bool:
+        """Whether some key lies outside of the window."""
+        return self.window is not None and self.seqlen_k > self.window and not self.topk
 
     @property
     def least_latency(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attnprof.dispatch.flashinfer.backends import Choice
-from attnprof.dispatch.flashinfer.rules import OLDER, OLDEST
+from attnprof.dispatch.flashinfer.rules import OLDER, OLDEST, Rules
 from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Sparse
 from attnprof.dispatch.flashinfer.trtllm_gen_select import Selected, select
@@ -25,14 +25,14 @@ _MEETS = {
 }
 
 
-def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, version: str, choice: Choice) -> Prediction:
+def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, rules: Rules, choice: Choice) -> Prediction:
     """What the launcher of decode (batch_decode, batch_mla) or prefill launches.
 
     Prefill is batch_paged over pages, varlen_fwd over Q, K and V of their own.
     """
-    if version == OLDEST and call.entry == "batch_paged" and not call.causal:
+    if rules.oldest and call.entry == "batch_paged" and not call.causal:
         raise UsageError(f"trtllm-gen of flashinfer {OLDEST} has no prompts without a causal mask")
-    if version == OLDEST and (call.index_topk or call.entry == "varlen_fwd"):
+    if rules.oldest and (call.index_topk or call.entry == "varlen_fwd"):
         raise UsageError(f"trtllm-gen of flashinfer {OLDEST} is known over pages and all keys alone")
     if call.dtype not in DTYPES:
         known = ", ".join(DTYPES)
@@ -43,11 +43,17 @@ def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, version: str, choice: Choi
         call.dtype, call.entry in ("batch_paged", "varlen_fwd"), call.batch, call.seqlen_q, call.seqlen_k,
         call.num_heads, call.num_heads_k, call.head_dim, call.head_dim_v or call.head_dim,
         call.page_block_size or _PAGE_SIZE, None if call.window[0] < 0 else call.window[0] + 1,
-        call.causal, gpu.num_sms, gpu.sm_minor == 3, newer=version not in (OLDER, OLDEST),
-        oldest=version == OLDEST, separate=call.entry == "varlen_fwd", topk=call.index_topk,
+        call.causal, gpu.num_sms, gpu.sm_minor == 3, newer=rules.newer, oldest=rules.oldest,
+        separate=call.entry == "varlen_fwd", topk=call.index_topk, clamps=rules.clamps,
+        window_first=rules.window_first,
     )  # fmt: skip
     if ask.topk and not ask.mla:
         raise UsageError("trtllm-gen picks keys for latent attention alone: head dim 576/512 or 512/512")
+    if rules.window_first and _two_queries(call, gpu):
+        raise UsageError(
+            "flashinfer 0.7.4 gives prompts of two queries and at most 32 keys to a decode kernel on SM "
+            "10.3, which is not modelled"
+        )
     if ask.head_dim % 8 or not 32 <= ask.head_dim_v <= ask.head_dim <= 1024:
         raise UsageError(f"trtllm-gen has no kernels of head dim {ask.head_dim}/{ask.head_dim_v}")
     if not call.seqlen_q:
@@ -63,6 +69,15 @@ def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, version: str, choice: Choi
     )  # fmt: skip
     reasons = (*choice.reasons, *_reasons(ask, found))
     return Prediction(found.launches, found.grid.blocks_kv, reasons=reasons, plan=plan)
+
+
+def _two_queries(call: AttentionCall, gpu: Gpu) -> bool:
+    """``use_tiny_gqa_generation``, as far as a call says; only read."""
+    sizes = (call.num_heads, call.num_heads_k, call.head_dim, call.head_dim_v or call.head_dim)
+    queries = set(call.seqlens_q) | {call.seqlen_q} == {2} and 4 <= call.batch <= 256
+    alike = call.entry == "batch_paged" and sizes == (16, 1, 128, 128) and call.page_block_size == 128
+    plain = call.dtype == "bf16" and call.causal and call.window[0] < 0
+    return gpu.sm_minor == 3 and queries and 1 <= call.seqlen_k <= 32 and alike and plain
 
 
 def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
@@ -84,7 +99,7 @@ def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
         shared = f"{others} thread blocks of {ask.num_sms} SMs leave none over, or the keys are few"
     if ask.context:
         shared = "prefill never shares keys out"
-    elif ask.newer and grid.blocks_kv == 16 and traits.mode is Mode.CLUSTER:
+    elif ask.newer and ask.clamps and grid.blocks_kv == 16 and traits.mode is Mode.CLUSTER:
         shared += "; no more than a cluster's 16, where each gets 4,096 keys or fewer"
     meets = _MEETS[traits.mode]
     if found.unless_clusters is not None:

@@ -2,8 +2,8 @@
 
 Source: include/flashinfer/trtllm/fmha/fmhaKernels.cuh ``selectKernel``, ``computeCtaAndClusterConfig`` and
 ``run``; csrc/fmhaReduction.cu; csrc/trtllm_fmha_kernel_launcher.cu for what they are asked. Versions
-0.6.8.post1, 0.6.13 and 0.7.2.post1; the latter fetches its kernel table from elsewhere when it first runs, so
-what it lacks is not known here.
+0.6.8.post1, 0.6.13 and 0.7.2 to 0.7.4; the latter fetch their kernel table from elsewhere when they first
+run, so what it lacks is not known here.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ def _described(ask: Ask, traits: Traits) -> str:
 
 def _start(ask: Ask) -> Traits:
     mask = (CAUSAL if ask.causal else DENSE) if ask.context else DENSE if ask.latent else CAUSAL
+    if ask.window_first and ask.slides and mask == CAUSAL:
+        mask = SLIDING
     return Traits(
         ask.dtype, ask.head_dim, ask.head_dim_v, ask.head_dim_v, Kind.CONTEXT if ask.context else Kind.SWAPS,
         Mode.NONE if ask.context else Mode.GLOBAL, mask, 0 if ask.separate else 1 if ask.topk else ask.page,
@@ -138,8 +140,7 @@ def _with_kernel(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
     wide = ask.head_dim_v > 256 and not ask.mla and not ask.oldest
     if wide and traits.kind is not Kind.SWAPS:
         traits = replace(traits, head_dim_per_cta_v=256)
-    slides = ask.window is not None and ask.seqlen_k > ask.window and not ask.topk
-    if slides and (traits.mask == CAUSAL or not ask.context):
+    if ask.slides and (traits.mask == CAUSAL or not ask.context):
         traits = replace(traits, mask=SLIDING)
     return traits
 
@@ -243,6 +244,7 @@ def _blocks_kv(ask: Ask, traits: Traits, others: int, *, forced: bool) -> int:
     blocks = min(most, max(1, ask.num_sms // others)) if others else most
     clamped = (
         ask.newer
+        and ask.clamps
         and blocks > CLUSTER_MOST
         and (ask.seqlen_q == 1 or ask.head_dim_v != 256)
         and ask.head_dim_v < 512

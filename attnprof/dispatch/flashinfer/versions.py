@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attnprof.dispatch.flashinfer.backends import TRTLLM_GEN
 from attnprof.dispatch.flashinfer.dispatch import predict_call
-from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDEST, rules_for
+from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, rules_for
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction
 
@@ -17,13 +17,11 @@ def predict(
 ) -> Prediction:
     """What flashinfer ``version`` plans and launches for ``call`` on ``gpu``; its reasons come with it."""
     del explain
-    rules_for(version)
-    version = version.strip()
-    planned = version == OLDEST and call.entry in _PLANNED
-    if version != DEFAULT_VERSION and call.backend != TRTLLM_GEN and not planned:
-        also = " and its plans of paged batches are" if version == OLDEST else " is"
+    rules = rules_for(version)
+    if rules.planned is not None and call.backend != TRTLLM_GEN and call.entry not in rules.planned:
+        also = " and its plans of paged batches are" if rules.planned else " is"
         raise UsageError(
-            f"of flashinfer {version} only backend {TRTLLM_GEN}{also} modelled",
+            f"of flashinfer {version.strip()} only backend {TRTLLM_GEN}{also} modelled",
             hint=f"give --version {DEFAULT_VERSION}, or --backend {TRTLLM_GEN}",
         )
-    return predict_call(call, gpu, version)
+    return predict_call(call, gpu, rules)

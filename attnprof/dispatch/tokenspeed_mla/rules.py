@@ -12,7 +12,7 @@ from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 
 DEFAULT_VERSION = "2.0.3"
-VERSIONS = (DEFAULT_VERSION,)
+VERSIONS = (DEFAULT_VERSION, "2.0.4")  # whose Python files are the same
 KEYS = 128  # of a tile
 _SMALL, _LARGE = 64, 128  # query rows of a tile
 _MOST_SMALL, _MOST_LARGE = 64, 32  # splits
@@ -23,7 +23,7 @@ def rules_for(version: str) -> None:
     """Raises UsageError for a version that nobody has run."""
     if version.strip().partition("+")[0] not in VERSIONS:
         raise UsageError(
-            f"tokenspeed_mla {version} is not modelled: the version run was {', '.join(VERSIONS)}",
+            f"tokenspeed_mla {version} is not modelled: the versions known are {', '.join(VERSIONS)}",
             hint=f"give --version {DEFAULT_VERSION} to predict with its rules",
         )
 

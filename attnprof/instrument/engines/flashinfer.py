@@ -7,6 +7,8 @@ under a CUDA graph plans for every step, and runs in Python only where the graph
 from __future__ import annotations
 
 import functools
+import re
+import sys
 import weakref
 from collections.abc import Callable
 from itertools import pairwise
@@ -105,10 +107,27 @@ def _read(
             cuda_graph=bool(getattr(wrapper, "is_cuda_graph_enabled", False)),
             fixed_split_size=plan.get("fixed_split_size"),
             disable_split_kv=bool(plan.get("disable_split_kv")),
+            **_promised(plan, known, wrapper),
             sinks=given.get("sinks") is not None,
             **known,
         ),
     )
+
+
+def _promised(plan: _Plan, known: dict[str, list[int]], wrapper: Any) -> dict[str, Any]:
+    """What the planner is told of how many queries every sequence has: the decode wrapper says it by itself.
+
+    Source: flashinfer 0.7.2 and 0.7.4, decode.py ``plan``, prefill.py ``_resolve_uniform_q_len``.
+    """
+    if "qo_indptr" in plan:
+        told = plan.get("uniform_q_len") or 0
+        return {"uniform_q_len": told if set(known.get("seqlens_q", ())) == {told} else 0}
+    package = sys.modules.get(type(wrapper).__module__.partition(".")[0])
+    found = re.findall(r"\d{1,6}", str(getattr(package, "__version__", ""))[:40])
+    always = [int(part) for part in found[:3]] >= [0, 7, 4]
+    queries = plan.get("q_len_per_req") or 1
+    told = queries if always or queries > 1 else 0
+    return {"uniform_q_len": told, "fixed_uniform_q_len": always}
 
 
 def _known(plan: _Plan, pages: Any, last: Any, page: int, batch: int) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ without speculative decoding; DeepSeek's own and what is passed are read.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from attnprof.dispatch.aiter_paged.rules import TAGGED
@@ -104,6 +105,12 @@ def _first(chain: tuple[tuple[str, tuple[str, ...]], ...]) -> Choice:
 
 def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: str) -> Reached:
     """The call that the backend taken makes."""
+    reached = _reached(choice, layer, step, gpu, version)
+    planned = reached.call is not None and reached.call.library == "flashinfer"
+    return replace(reached, version=_FLASHINFER) if planned else reached
+
+
+def _reached(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: str) -> Reached:
     asked = 1 if layer.batch_invariant else 0
     why = "deterministic inference: never split" if asked else "0 leaves it to the library"
     note = Note("num_splits passed", str(asked), why)
@@ -138,6 +145,7 @@ _OTHERS_OF_MLA = {
     "aiter": "SGLang hands AITER's MLA decode a plan or a split count, by heads and cache: not modelled",
     "fa4": "what SGLang passes to FlashAttention-4 for latents was not read",
 }
+_FLASHINFER = "0.7.2"  # what SGLang 0.5.23 asks for
 _COPY = Note("library", _FA3, "sglang-kernel's own copy of FlashAttention-3, as it was recorded")
 
 
