@@ -14,7 +14,9 @@ A row: the inputs, ``backend`` (empty: none is valid, or a forced one is not), `
 FlashAttentionImpl settles on, ``decode`` and ``prefill`` what FlashInfer's backend launches for each phase.
 
 With --mla-prefill, a row is a GPU, a dtype and a model's head dims, and the answers are MLA's backend of
-prefill ("" where none is valid) and the FlashAttention that FLASH_ATTN takes there.
+prefill ("" where none is valid) and the FlashAttention that FLASH_ATTN takes there; before there was a list
+of them, also whether V is padded to K's head dim. With --mla-pages, of 0.10, a row is a GPU, a backend and a
+block size that the user gives ("" for none), and the answers are what an MLA layer runs with.
 """
 
 from __future__ import annotations
@@ -319,6 +321,70 @@ def mla_prefill(upstream: Upstream) -> list[dict[str, Any]]:
     return found
 
 
+def mla_prefill_before_a_list(upstream: Upstream) -> list[dict[str, Any]]:
+    """The same by MLACommonImpl's own constructor, as it was before 0.33's list of backends."""
+    place = "model_executor.layers.attention.mla_attention"
+    if upstream.old:
+        place = "v1.attention.backends.mla.common"
+    module, found = importlib.import_module(f"vllm.{place}"), []
+    module.flashinfer_available = True  # 0.10's word of it
+    made = type("Impl", (module.MLACommonImpl,), {})
+    made.__abstractmethods__ = frozenset()
+    plain = rows(1)[0] | {"softcap": 0, "topk": 0, "fa_asked": 0, "mm_prefix": 0, "kv_dtype": "auto"}
+    plain |= {"block_size": None, "non_causal": 0, "mla": 1, "head_dim": 576}
+    os.environ.pop("VLLM_FLASH_ATTN_VERSION", None)
+    for sm, dtype, invariant, dims in product(GPUS, ("bf16",), (0, 1), dict.fromkeys(MLA_SHAPES)):
+        if upstream.old and invariant:
+            continue
+        row = plain | {"sm": sm, "dtype": dtype, "batch_invariant": invariant}
+        row |= dict(zip(("nope", "rope", "v_dim"), dims, strict=True))
+        config = upstream.configure(row)
+        asked = config.attention_config
+        asked.use_cudnn_prefill = asked.use_trtllm_ragged_deepseek_prefill = False
+        asked.disable_flashinfer_prefill = True  # the default of 0.20
+        config.parallel_config.cp_kv_cache_interleave_size = 1
+        for name, function in vars(module).items():
+            if name.startswith("use_") and hasattr(function, "cache_clear"):
+                function.cache_clear()
+        sizes = (512, *dims[:2], sum(dims[:2]), dims[2])
+        impl = made(16, 576, 1.0, 1, None, None, "auto", None, "decoder", None, None, *sizes, None)
+        ends = impl._run_prefill_new_tokens.__name__.rpartition("_")[2]
+        taken = {"fa": "FLASH_ATTN", "fi": "FLASHINFER", "ragged": "TRTLLM_RAGGED", "cudnn": "CUDNN"}[ends]
+        answers = {"backend": taken, "fa": getattr(impl, "vllm_flash_attn_version", None) or ""}
+        answers["padded"] = int(impl._pad_v)
+        found.append({name: row[name] for name in PREFILL_COLUMNS} | answers)
+    return found
+
+
+def mla_pages(upstream: Upstream) -> list[dict[str, Any]]:
+    """What a layer of MLA runs with for every GPU, backend and block size that is asked for."""
+    names = ("", "CUTLASS_MLA", "FLASHINFER_MLA", "FLASHMLA", "FLASH_ATTN_MLA", "TRITON_MLA")
+    zero = ("softcap", "topk", "fa_asked", "mm_prefix", "non_causal", "batch_invariant")
+    plain = rows(1)[0] | dict.fromkeys(zero, 0) | {"kv_dtype": "auto", "mla": 1, "head_dim": 576}
+    plain |= {"nope": 128, "rope": 64, "v_dim": 128, "dtype": "bf16"}
+    envs, found = importlib.import_module("vllm.envs"), []
+    flash_mla = importlib.import_module("vllm.attention.ops.flashmla")
+    enum = importlib.import_module("vllm.platforms.interface")._Backend
+    for sm, asked, given in product(GPUS, names, (None, 16, 32, 64, 128)):
+        config = upstream.configure(plain | {"sm": sm, "block_size": given})
+        config.model_config.use_mla = True
+        config.parallel_config.data_parallel_size, config.parallel_config.worker_cls = 1, "any"
+        os.environ.pop("VLLM_ATTENTION_BACKEND", None)
+        vars(envs).pop("VLLM_ATTENTION_BACKEND", None)  # which upstream sets as a default
+        if asked:
+            os.environ["VLLM_ATTENTION_BACKEND"] = asked
+        flash_mla.is_flashmla_supported = lambda major=upstream.now.major: (major == 9, None)
+        upstream.platform.check_and_update_config(config)
+        page = config.cache_config.block_size
+        named = envs.VLLM_ATTENTION_BACKEND
+        wanted = enum[named] if named else None
+        choose, given_dtype = upstream.platform.get_attn_backend_cls, upstream.dtype("bf16")
+        path = choose(wanted, 576, given_dtype, "auto", page, True, True, False)
+        taken = path.rpartition(".")[2].removesuffix("Backend")
+        found.append({"sm": sm, "asked": asked, "given": given, "backend": taken, "page": page})
+    return found
+
+
 def nvfp4_fa2(builder: Any, row: dict[str, Any]) -> bool:
     return bool(row["kv_dtype"].startswith("nvfp4") and builder._nvfp4_kv_on_fa2())
 
@@ -380,8 +446,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=6000)
     parser.add_argument("--mla-prefill", action="store_true")
+    parser.add_argument("--mla-pages", action="store_true")
     options = parser.parse_args()
     upstream = Upstream(options.wheel)
+    if options.mla_pages:
+        write(options.out, ("sm", "asked", "given", "backend", "page"), mla_pages(upstream))
+        return
+    if options.mla_prefill and not (options.wheel / "vllm/v1/attention/backends/mla/prefill").exists():
+        found = mla_prefill_before_a_list(upstream)
+        write(options.out, (*PREFILL_COLUMNS, "backend", "fa", "padded"), found)
+        return
     if options.mla_prefill:
         write(options.out, (*PREFILL_COLUMNS, "backend", "fa"), mla_prefill(upstream))
         return

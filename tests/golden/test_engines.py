@@ -12,7 +12,7 @@ import pytest
 
 from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.dispatch.engines.sglang import engine as sglang
-from attnprof.dispatch.engines.vllm import old_selector, rocm
+from attnprof.dispatch.engines.vllm import old_mla, old_selector, rocm
 from attnprof.dispatch.engines.vllm.conditions import reasons
 from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
 from attnprof.dispatch.engines.vllm.mla_prefill import prefill_backend, prefill_flash_attention
@@ -120,6 +120,39 @@ def test_the_chain_of_0_10_ends_where_upstreams_does() -> None:
         taken[backend] += 1
     assert len(recorded) == 4264
     assert len(taken) == len(old_selector.CLASSES)
+
+
+def test_the_pages_and_the_backend_that_0_10_sets_for_mla_are_upstreams() -> None:
+    recorded = rows("vllm_mla_pages_0.10.2.csv.gz")
+    for row in recorded:
+        layer = Layer(
+            128, 1, 576, mla=True, block_size=int(row["given"] or 0) or None, backend=row["asked"] or None
+        )
+        layer = old_mla.configured(layer, sm_of(row))
+        taken = old_selector.choose(layer, sm_of(row)).backend
+        assert taken is not None
+        assert old_selector.CLASSES[taken] == row["backend"], row
+        assert (layer.block_size or old_selector.DEFAULT_BLOCK) == int(row["page"]), row
+    assert len(recorded) == 300
+
+
+@pytest.mark.parametrize(("version", "count"), [("0.20.2", 100), ("0.10.2", 50)])
+def test_mlas_prefill_before_there_was_a_list_is_upstreams(version: str, count: int) -> None:
+    recorded, seen = rows(f"vllm_mla_prefill_{version}.csv.gz"), set()
+    for row in recorded:
+        sizes = {"qk_nope_head_dim": int(row["nope"]), "qk_rope_head_dim": int(row["rope"])}
+        layer = Layer(
+            16, 16, 576, row["dtype"], mla=True, batch_invariant=row["batch_invariant"] == "1",
+            v_head_dim=int(row["v_dim"]), **sizes,
+        )  # fmt: skip
+        taken, chosen = old_mla.prefill(layer, sm_of(row), version_of(version).rules)
+        assert (taken, str(chosen.version or "")) == (row["backend"], row["fa"]), row
+        if chosen.version is not None:
+            padded = old_mla.head_dim_v(layer, chosen.version, sm_of(row)) == sum(sizes.values())
+            assert padded == (row["padded"] == "1") or sum(sizes.values()) == layer.v_head_dim, row
+        seen.add((taken, chosen.version))
+    assert len(recorded) == count
+    assert len(seen) >= 3, seen
 
 
 def test_sglangs_default_and_deterministic_backends_are_upstreams() -> None:

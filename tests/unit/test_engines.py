@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from attnprof.dispatch.engines.layer import Layer, Step
+from attnprof.dispatch.engines.vllm.old_mla import context_chunks
 from attnprof.dispatch.engines.outcome import ENGINES, outcome
 from attnprof.dispatch.libraries import predict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
@@ -87,6 +88,28 @@ def test_vllm_0_20_on_blackwell_takes_kernels_of_the_flashinfer_that_it_requires
     assert "DenseP32" in latent.prediction.launches[0].kernel  # the least page that its backend has
     native = made("vllm", "h100", replace(QWEN, backend="FLASHINFER"), version="0.20.2")
     assert native.call.backend == "fa2"
+
+
+def test_mlas_pages_of_vllm_0_10_are_set_by_itself_and_its_prompts_follow_the_flash_attention() -> None:
+    taken = {
+        gpu: made("vllm", gpu, DEEPSEEK, version="0.10.2").choice.backend for gpu in ("a100", "h100", "b200")
+    }
+    assert taken == {"a100": "TRITON_MLA", "h100": "FLASHMLA", "b200": "CUTLASS_MLA"}
+    assert note(made("vllm", "h100", DEEPSEEK, version="0.10.2"), "pages") == "of 64"
+    long = Step(2, 700, 700)
+    hopper, ampere = (made("vllm", gpu, DEEPSEEK, long, "0.20.2") for gpu in ("h100", "a100"))
+    assert (hopper.call.head_dim, hopper.call.head_dim_v, hopper.library_version) == (192, 128, "fa3-0.20.2")
+    assert (ampere.call.head_dim, ampere.call.head_dim_v, ampere.library_version) == (192, 192, "fa2-0.20.2")
+    assert "backend cutlass" in made("vllm", "b200", DEEPSEEK, long, "0.10.2").not_predicted
+
+
+def test_cached_keys_before_0_33_are_shared_out_equally_among_the_requests_that_have_some() -> None:
+    shared = context_chunks((100_000, 10, 0), 64, 65_536)
+    assert shared == ((32_768, 10, 0), (32_768, 0, 0), (32_768, 0, 0), (1_696, 0, 0))
+    step = Step(2, 600, 3000, seqlens_q=(600, 600), seqlens_k=(3000, 600))
+    found = made("vllm", "h100", DEEPSEEK, step, "0.20.2")
+    assert [(one.call.seqlens_k, one.call.causal) for one in found.more] == [((2400, 0), False)]
+    assert (found.call.seqlens_k, found.call.causal) == ((600, 600), True)
 
 
 def deepseek(gpu: str, *arguments: str) -> Any:

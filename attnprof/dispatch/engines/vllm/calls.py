@@ -36,7 +36,7 @@ class Rules:
     and FA3 among ours. ``fork``, ``cutlass`` and ``triton``: the versions of its FA4 and CUTLASS MLA, "" for
     ones that were not recorded, and of its Triton kernels; ``flashinfer_package`` is what its wheel requires.
     ``cascade``: what it says of cascade attention. ``flash_refusal``: what FLASH_ATTN ends in once taken.
-    ``flashinfer``: its (decode, prefill) kernels.
+    ``flashinfer``: its (decode, prefill) kernels. ``chain``: its selector is 0.10's.
     """
 
     version: str
@@ -50,6 +50,7 @@ class Rules:
     flash_version: Callable[[Layer, Sm], Version]
     flash_refusal: Callable[[Layer, Sm], str]
     flashinfer: Callable[[Layer, Step, Sm], tuple[str, str]]
+    chain: bool = False
 
 
 def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
@@ -133,7 +134,7 @@ def _turboquant(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     if chosen.version is None:
         return Reached((note, graph), why_not=f"vLLM ends with an error: {chosen.why}")
     if chosen.version == 4 and not rules.fork:
-        return Reached((note, graph), why_not=_fork_not_recorded(rules))
+        return Reached((note, graph), why_not=fork_not_recorded(rules))
     return Reached((note, graph), *_unpaged(layer, step, chosen.version, rules))
 
 
@@ -153,7 +154,7 @@ def _quantized(layer: Layer, version: int, rules: Rules) -> str:
     return f"FA{version}'s launches over a {layer.kv_dtype} KV cache were not recorded"
 
 
-def _fork_not_recorded(rules: Rules) -> str:
+def fork_not_recorded(rules: Rules) -> str:
     return f"the FlashAttention-4 that vLLM {rules.version} ships was not recorded"
 
 
@@ -176,7 +177,7 @@ def _flash_attention(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
         graph_note(step),
     )
     if chosen.version == 4 and not rules.fork:
-        return Reached(notes, why_not=_fork_not_recorded(rules))
+        return Reached(notes, why_not=fork_not_recorded(rules))
     if layer.kv_dtype != AUTO and chosen.version != 3:
         return Reached(notes, why_not=_quantized(layer, chosen.version, rules))
     page: dict[str, Any] = {"page_block_size": HD256_PAGE} if own_kernel and layer.block_size is None else {}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from attnprof.dispatch.engines.layer import Choice, Layer, Reached, Sm, Step
+from attnprof.dispatch.engines.layer import Choice, Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm import (
     amd_calls,
     calls,
     flash_attention,
     mla_calls,
+    old_mla,
     old_selector,
     rocm,
     selector,
@@ -28,14 +29,17 @@ _BY_ITSELF = "taken for a prefix of 256 tokens that at least 8 requests share; o
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of vLLM whose wheel was read and recorded; ``selector`` is "list" or "chain"."""
+    """A version of vLLM whose wheel was read and recorded."""
 
     rules: calls.Rules
     newest: bool = False
-    chain: bool = False
+
+    def configured(self, layer: Layer, sm: Sm) -> Layer:
+        """The layer as the engine is configured before it asks for a backend."""
+        return old_mla.configured(layer, sm) if self.rules.chain else layer
 
     def choose(self, layer: Layer, sm: Sm) -> Choice:
-        if self.chain:
+        if self.rules.chain:
             return old_selector.choose(layer, sm)
         return selector.choose(layer, sm, newest=self.newest)
 
@@ -82,9 +86,8 @@ VERSIONS = {
     "0.10.2": Version(
         calls.Rules(
             "0.10.2", "0.10.2", "0.3.0", 16, "-0.10.2", "", "", _BY_ITSELF, old_selector.flash_attn_version,
-            _takes_all, calls.flashinfer_kernels_0_10,
+            _takes_all, calls.flashinfer_kernels_0_10, chain=True,
         ),
-        chain=True,
     ),
 }  # fmt: skip
 
@@ -119,7 +122,7 @@ def choose(layer: Layer, gpu: Gpu, version: Version) -> Choice:
         raise UsageError(
             f"vLLM refuses bf16 on {gpu.name}: it needs compute capability 8.0", hint="give --dtype fp16"
         )
-    return version.choose(layer, sm)
+    return version.choose(version.configured(layer, sm), sm)
 
 
 def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) -> Reached:
@@ -129,4 +132,12 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) 
     if gpu.vendor != "nvidia":
         return amd_calls.reach(choice.backend, layer, step, version.rules)
     make = mla_calls.reach_mla if layer.mla else calls.reach
-    return make(choice.backend, layer, step, (gpu.sm_major, gpu.sm_minor), version.rules)
+    sm = (gpu.sm_major, gpu.sm_minor)
+    configured = version.configured(layer, sm)
+    reached = make(choice.backend, configured, step, sm, version.rules)
+    if configured.block_size == layer.block_size:
+        return reached
+    pages = Note(
+        "pages", f"of {configured.block_size}", "vLLM sets them for the backend, whatever is asked for"
+    )
+    return replace(reached, notes=(pages, *reached.notes))

@@ -26,8 +26,9 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
     """What a backend for MLA calls for a step."""
     if layer.sparse:
         return reach_sparse(backend, layer, step, sm, rules)
+    most = 1 if (rules.chain and backend == "FLASHMLA") else _THRESHOLD.get(backend, 1)
     drafted = step.drafts and backend not in _ONE_QUERY
-    if step.seqlen_q > _THRESHOLD.get(backend, 1) and not drafted:
+    if step.seqlen_q > most and not drafted:
         return reach_prefill(layer, step, sm, rules)
     if backend == "TRITON_MLA":
         return reach_triton_mla(layer, step, rules)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.vllm import old_mla
 from attnprof.dispatch.engines.vllm.calls import Rules, graph_note, vllm_call
 from attnprof.dispatch.engines.vllm.flash_attention import Asked, Version, choose
 from attnprof.model import AttentionCall
@@ -77,8 +78,7 @@ def context_chunks(contexts: tuple[int, ...], page: int, room: int = ROOM) -> tu
 def reach_prefill(layer: Layer, step: Step, sm: Sm, rules: Rules, *told: Note) -> Reached:
     """New keys attended causally, then each chunk of cached ones whole; ``told``: what was decided before."""
     if rules.version != _KNOWN:
-        why_not = f"the prefill of MLA of vLLM {rules.version} is not modelled"
-        return Reached((*told, graph_note(step)), why_not=why_not)
+        return old_mla.reach_prefill(layer, step, sm, rules, (*told, graph_note(step)))
     taken = prefill_backend(layer, sm)
     if not taken:
         why_not = f"vLLM ends with an error: no prefill backend has head dims {_dims(layer)}"

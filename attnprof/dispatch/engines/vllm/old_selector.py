@@ -36,6 +36,9 @@ def choose(layer: Layer, sm: Sm) -> Choice:
                 f"vLLM 0.10.2's backend {layer.backend} is not modelled",
                 hint=f"known are {', '.join(CLASSES)}",
             )
+        if layer.backend == "FLASHMLA" and layer.mla and layer.block_size != 64:
+            why = "FLASHMLA, which the user asks for, needs pages of 64: the chain goes on without MLA"
+            return Choice("FLEX_ATTENTION", why, (RuledOut("FLASHMLA", ("block_size not supported",)),))
         return Choice(layer.backend, "the user asks for it: this version checks nothing more", ())
     return _mla(layer, sm) if layer.mla else _plain(layer, sm)
 
