@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from attnprof.dispatch.engines.layer import Layer, Step
-from attnprof.dispatch.engines.vllm.old_mla import context_chunks
 from attnprof.dispatch.engines.outcome import ENGINES, outcome
+from attnprof.dispatch.engines.vllm.old_mla import context_chunks
 from attnprof.dispatch.libraries import predict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.vllm_rocm.paged import MFMA16, REDUCE
