@@ -8,7 +8,8 @@ from typing import Literal
 Library = str  # a name in attnprof.dispatch.libraries
 Entry = Literal[
     "fwd", "varlen_fwd", "fwd_kvcache",
-    "batch_paged", "batch_decode", "batch_mla", "single_prefill", "single_decode",  # of flashinfer
+    # flashinfer's
+    "batch_paged", "batch_ragged", "batch_decode", "batch_mla", "single_prefill", "single_decode",
 ]  # fmt: skip
 Dtype = Literal["bf16", "fp16", "fp32", "fp8", "nvfp4"]
 # By their code in a timeline. "other" is outside every step, "unknown" where it could not be told.

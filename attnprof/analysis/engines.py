@@ -20,18 +20,25 @@ _KEYS_PER_BLOCK = 16  # no tile, page or chunk of a paged batch is narrower, but
 
 @dataclass(frozen=True, slots=True)
 class EngineAnswer:
-    """An engine's outcome, and the explanation of its call where its launches are predicted."""
+    """An engine's outcome, and the explanation of its call where its launches are predicted.
+
+    ``more``: of its further calls of the step, None where a call's launches are not predicted.
+    """
 
     outcome: Outcome
     explanation: Explanation | None
+    more: tuple[Explanation | None, ...] = ()
 
 
 def explain_engine(name: str, version: str | None, layer: Layer, step: Step, gpu: Gpu) -> EngineAnswer:
     """From the engine to the grid. Raises UsageError for what the engine does not know."""
     found = outcome(name, version, layer, step, gpu)
-    if found.prediction is None or found.call is None or found.library_version is None:
+    known = found.library_version
+    if found.call is None or known is None:
         return EngineAnswer(found, None)
-    return EngineAnswer(found, explain(found.call, gpu, found.library_version))
+    first = None if found.prediction is None else explain(found.call, gpu, known)
+    more = tuple(None if each.prediction is None else explain(each.call, gpu, known) for each in found.more)
+    return EngineAnswer(found, first, more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,9 @@ def _answer(question: EngineQuestion, along: str, value: int) -> Told:
         return made.choice.backend, kernel_in_words(made), None, made.not_predicted
     if made.prediction.error is not None:
         return made.choice.backend, "", None, made.prediction.error
-    return made.choice.backend, launched(made.prediction.launches), made.num_splits, ""
+    predicted = [made.prediction, *(each.prediction for each in made.more if each.prediction is not None)]
+    launches = tuple(launch for each in predicted for launch in each.launches)
+    return made.choice.backend, launched(launches), made.num_splits, ""
 
 
 def kernel_in_words(made: Outcome) -> str:

@@ -15,6 +15,7 @@ from attnprof.commands.engine_question import (
     BackendOption,
     BatchInvariantOption,
     CudaGraphOption,
+    DraftTokensOption,
     EngineOption,
     EngineVersionOption,
     FlashVersionOption,
@@ -50,7 +51,8 @@ def _flags(
         str,
         typer.Option(
             help="fwd (flash_attn_func), varlen_fwd or fwd_kvcache; of flashinfer batch_paged (prefill, and "
-            "decode with tensor cores), batch_decode, batch_mla, single_prefill or single_decode."
+            "decode with tensor cores), batch_ragged, batch_decode, batch_mla, single_prefill or "
+            "single_decode."
         ),
     ] = "fwd",
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
@@ -121,6 +123,7 @@ def _flags(
     attention_backend: BackendOption = None,
     tensor_parallel: TensorParallelOption = 1,
     aiter: AiterOption = False,
+    draft_tokens: DraftTokensOption = None,
 ) -> None:
     """The flags themselves: what ``call_flags`` adds to a command."""
 

@@ -59,6 +59,12 @@ BackendOption = Annotated[
 AiterOption = Annotated[
     bool, typer.Option("--aiter", help="On AMD GPUs: vLLM is told to use AITER (VLLM_ROCM_USE_AITER=1).")
 ]
+DraftTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--draft-tokens", min=2, metavar="N", help="The step verifies N tokens of a draft model a request."
+    ),
+]
 TensorParallelOption = Annotated[
     int,
     typer.Option("--tensor-parallel", min=1, metavar="N", help="GPUs that share out the engine's heads."),
@@ -66,7 +72,7 @@ TensorParallelOption = Annotated[
 _TOPK = 2048
 _ENGINE_ONLY = (
     "engine_version", "batch_invariant", "sinks", "mla", "sparse", "mm_prefix", "flash_attn_version",
-    "attention_backend", "aiter",
+    "attention_backend", "aiter", "draft_tokens",
 )  # fmt: skip
 _AN_ENGINES_OWN = {  # with their defaults
     "library": None, "version": None, "backend": "", "entry": "fwd", "num_splits": 0, "dropout_p": 0.0,
@@ -155,7 +161,13 @@ def engine_question(
         v_head_dim=flags["head_dim_v"], backend=backend, deepseek=flags.get("deepseek", False),
         aiter=flags.get("aiter", False),
     )  # fmt: skip
+    drafts, queries = flags["draft_tokens"], flags["seqlen_q"]
+    if drafts is not None and (queries != 1 or lengths[0]):
+        raise UsageError(
+            "--draft-tokens and queries are two answers", hint="leave out --seqlen-q, --seqlens-q"
+        )
     step = Step(
-        flags["batch"], flags["seqlen_q"], flags["seqlen_k"], flags["cuda_graph"], *lengths,
+        flags["batch"], drafts or queries, flags["seqlen_k"], flags["cuda_graph"], *lengths,
+        drafts is not None,
     )  # fmt: skip
     return flags["engine"], flags["engine_version"], layer, step

@@ -8,11 +8,12 @@ from typing import Any
 
 from attnprof.analysis.engines import EngineAnswer, EngineStretch, kernel_in_words
 from attnprof.analysis.explain import in_words
+from attnprof.analysis.sum_order import launched
 from attnprof.analysis.sweep import Stretch
 from attnprof.dispatch.engines.layer import Outcome
 from attnprof.dispatch.intervals import Interval
 from attnprof.report.console import BOLD, make_console
-from attnprof.report.explain import as_object, markdown, print_explanation
+from attnprof.report.explain import as_object, call_in_words, markdown, print_explanation
 from attnprof.report.sweep import short_kernels, staircases
 from attnprof.report.tables import Column, Table, print_table, to_markdown
 from attnprof.report.text import labelled
@@ -34,6 +35,7 @@ def question_in_words(made: Outcome) -> str:
         (layer.window is not None, f"window {layer.window}"), (layer.alibi, "ALiBi"),
         (layer.softcap > 0, f"softcap {layer.softcap:g}"), (layer.non_causal, "not causal"),
         (layer.batch_invariant, "batch-invariant"), (step.cuda_graph, "CUDA graph"),
+        (step.drafts, "drafts"),
     ):  # fmt: skip
         if given:
             parts.append(words)
@@ -54,6 +56,23 @@ def decisions_table(made: Outcome) -> Table:
     rows = [(note.rule, note.value, note.why) for note in made.notes]
     columns = (Column("rule"), Column("value", "gives", right=True), Column("why", wraps=True))
     return Table("decisions", columns, rows, title="What the engine decides")
+
+
+def further_table(made: Outcome) -> Table:
+    """The layer's further calls in the same step, and what each launches."""
+    rows = []
+    for each in made.more:
+        told = each.prediction
+        launches = each.not_predicted if told is None else told.error or launched(told.launches)
+        splits = "" if told is None or told.num_splits is None else str(told.num_splits)
+        rows.append((call_in_words(each.call, made.library_version or ""), splits, launches))
+    columns = (Column("call", wraps=True), Column("splits", right=True), Column("launches", wraps=True))
+    return Table("further", columns, rows, title="Further calls of the layer in this step")
+
+
+def _tables(made: Outcome) -> list[Table]:
+    found = (backends_table(made), decisions_table(made), further_table(made))
+    return [table for table in found if table.rows]
 
 
 def sentences(answer: EngineAnswer) -> list[str]:
@@ -84,11 +103,10 @@ def print_engine(answer: EngineAnswer) -> None:
     else:
         console.print()
         labelled(console, "backend", sentences(answer)[0])
-    for table in (backends_table(made), decisions_table(made)):
-        if table.rows:
-            console.print()
-            console.print(table.title, BOLD)
-            print_table(table, console)
+    for table in _tables(made):
+        console.print()
+        console.print(table.title, BOLD)
+        print_table(table, console)
     if answer.explanation is not None:
         console.print()
         print_explanation(answer.explanation)
@@ -98,8 +116,7 @@ def engine_markdown(answer: EngineAnswer) -> str:
     """The same as Markdown."""
     made = answer.outcome
     parts = [f"# {markdown_words(question_in_words(made))}", markdown_words(sentences(answer)[0])]
-    tables = [table for table in (backends_table(made), decisions_table(made)) if table.rows]
-    parts += [f"## {table.title}\n\n{to_markdown(table).rstrip()}" for table in tables]
+    parts += [f"## {table.title}\n\n{to_markdown(table).rstrip()}" for table in _tables(made)]
     if answer.explanation is None:
         return "\n\n".join([*parts, markdown_words(sentences(answer)[-1])]) + "\n"
     return "\n\n".join(parts) + "\n\n" + markdown(answer.explanation)
@@ -124,6 +141,7 @@ def engine_object(answer: EngineAnswer) -> dict[str, Any]:
         "library": made.call.library if made.call else None,
         "library_version": made.library_version,
         "explanation": as_object(answer.explanation) if answer.explanation else None,
+        "further": [as_object(each) if each else None for each in answer.more],
     }
 
 

@@ -89,9 +89,8 @@ def _flash_attn_4(rng: Random) -> Drawn:
 
 
 def _flashinfer(rng: Random) -> Drawn:
-    entry: Entry = rng.choice(
-        ("batch_paged", "batch_decode", "batch_mla", "single_prefill", "single_decode", "varlen_fwd")
-    )
+    entries: tuple[Entry, ...] = ("batch_paged", "batch_ragged", "batch_decode", "batch_mla", "varlen_fwd")
+    entry = rng.choice((*entries, "single_prefill", "single_decode"))
     call = replace(_call(rng, "flashinfer", entry), page_block_size=rng.choice((1, 16, 64)), dtype="bf16")
     gpu = _gpu(rng, "a100", "h100", "l40s", "b200")
     if entry == "batch_decode" and rng.random() < 0.3:
@@ -119,7 +118,7 @@ def _flashinfer(rng: Random) -> Drawn:
             num_heads_k=call.num_heads, total_q=call.batch * call.seqlen_q,
         )  # fmt: skip
         gpu = _gpu(rng, "b200", "b300")
-    elif entry in ("batch_paged", "single_prefill"):
+    elif entry in ("batch_paged", "batch_ragged", "single_prefill"):
         call = replace(call, backend="fa2" if gpu.sm_major != 9 else rng.choice(("fa2", "fa3")))
     batch = not entry.startswith("single") and call.backend != "trtllm-gen"
     if batch:

@@ -199,8 +199,6 @@ def test_a_step_without_images_takes_the_causal_backend_of_a_composite(
 @pytest.mark.parametrize(
     ("backend", "gpu", "layer", "why"),
     [
-        ("trtllm_mla", "b200", QWEN, "SGLang's trtllm_mla attends over latents, which no MHA layer has"),
-        ("trtllm_mha", "b200", DEEPSEEK, "SGLang's trtllm_mha has no MLA"),
         ("aiter", "mi300x", DEEPSEEK, "a plan or a split count"),
         ("aiter", "mi300x", replace(QWEN, sinks=True), None),
         ("aiter", "mi300x", Layer(8, 4, 256), None),
@@ -359,7 +357,6 @@ def test_sglangs_latents_from_the_backend_to_the_library() -> None:
     assert all(each.prediction.launches for each in found.values())
     assert found["h100"].library_version == "sglang-kernel-0.4.10"
     assert made("sglang", "b200", DEEPSEEK).choice.backend == "flashinfer"
-    assert "by head or as latents" in made("sglang", "h100", ours, Step(2, 300, 300)).not_predicted
 
 
 GPT_OSS = Layer(64, 8, 64, sinks=True)

@@ -17,6 +17,7 @@ from attnprof.model import AttentionCall, Entry, Gpu, Reason
 TRTLLM_GEN, XQA = "trtllm-gen", "xqa"
 BACKENDS: dict[Entry, tuple[str, ...]] = {  # what is modelled of each entry
     "batch_paged": ("fa2", "fa3", TRTLLM_GEN),
+    "batch_ragged": ("fa2", "fa3"),
     "batch_decode": ("fa2", TRTLLM_GEN, XQA),
     "batch_mla": ("fa2", "fa3", TRTLLM_GEN, XQA),
     "varlen_fwd": (TRTLLM_GEN,),

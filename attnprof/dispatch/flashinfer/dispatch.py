@@ -14,6 +14,7 @@ from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
 KERNEL = "flashinfer::BatchPrefillWithPagedKVCacheKernel"  # a template that is compiled on demand
+KERNEL_RAGGED = "flashinfer::BatchPrefillWithRaggedKVCacheKernel"
 KERNEL_SM90 = "flashinfer::PrefillWithKVCacheKernel"
 KERNEL_MLA = "flashinfer::mla::BatchMLAPagedAttentionKernel"
 KERNEL_MLA_SM90 = "flashinfer::BatchMLAPageAttentionHopperKernel"
@@ -65,7 +66,7 @@ def predict_call(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
         return predict_xqa(call, gpu, choice)
     if choice.name == "fa3" and (gpu.sm_major, gpu.sm_minor) != (9, 0):
         return Prediction(error="backend fa3 needs SM 9.0")
-    if call.entry == "batch_paged":
+    if call.entry in ("batch_paged", "batch_ragged"):
         return _paged(call, gpu, choice, oldest=rules.oldest)
     by_entry = {
         "batch_decode": _decode, "batch_mla": _mla, "single_prefill": _single,
@@ -86,11 +87,12 @@ def _lengths(call: AttentionCall) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, *, oldest: bool) -> Prediction:
-    """Paged batches: prefill, and decode with tensor cores, which asks for fa2 by default."""
+    """Prefill over pages or packed keys, and decode with tensor cores, which asks for fa2 by default."""
     seqlens_q, seqlens_k = _lengths(call)
+    ragged = call.entry == "batch_ragged"
     batch = Batch(
         seqlens_q, seqlens_k, call.num_heads, call.num_heads_k, call.head_dim,
-        call.head_dim_v or call.head_dim, call.page_block_size or _PAGE_SIZE, call.window[0],
+        call.head_dim_v or call.head_dim, 1 if ragged else call.page_block_size or _PAGE_SIZE, call.window[0],
         call.cuda_graph, call.fixed_split_size, call.disable_split_kv, call.uniform_q_len,
         call.fixed_uniform_q_len,
     )  # fmt: skip
@@ -108,7 +110,8 @@ def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, *, oldest: bool) -> Pr
     if sm90:
         main = KernelLaunch(KERNEL_SM90, plan.grid, ((plan.cta_tile_q // 64 + 1) * 128, 1, 1))
         return Prediction((main,), 1, reasons=(*choice.reasons, *_reasons_sm90(plan, gpu)), plan=fields)
-    main = KernelLaunch(KERNEL, plan.grid, block(plan.cta_tile_q), _smem(call, plan.cta_tile_q, gpu))
+    name = KERNEL_RAGGED if ragged else KERNEL
+    main = KernelLaunch(name, plan.grid, block(plan.cta_tile_q), _smem(call, plan.cta_tile_q, gpu))
     merge, told = _merge(plan, sum(seqlens_q), call, gpu, oldest=oldest)
     reasons = (*choice.reasons, *_reasons(batch, plan, gpu), told)
     return Prediction((main, *merge), plan.most_chunks, reasons=reasons, plan=fields)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _FUNCTIONS: Mapping[Entry, str] = {
     "batch_paged": "BatchPrefillWithPagedKVCacheWrapper",
+    "batch_ragged": "BatchPrefillWithRaggedKVCacheWrapper",
     "batch_decode": "BatchDecodeWithPagedKVCacheWrapper",
     "batch_mla": "BatchMLAPagedAttentionWrapper",
     "varlen_fwd": "trtllm_ragged_attention_deepseek",

@@ -53,6 +53,7 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     reader = _Reader(seen, gpu)
     for name, read in (
         ("BatchPrefillWithPagedKVCacheKernel", reader.paged),
+        ("BatchPrefillWithRaggedKVCacheKernel", reader.ragged),
         ("BatchDecodeWithPagedKVCacheKernel", reader.batch_decode),
         ("SingleDecodeWithKVCacheKernel", reader.single_decode),
         ("SinglePrefillWithKVCacheKernel", reader.single_prefill),
@@ -79,7 +80,11 @@ class _Reader:
         self.wrong = ""
         self.before = seen.before
 
-    def paged(self) -> Iterator[Explanation]:
+    def ragged(self) -> Iterator[Explanation]:
+        """The same plan over packed keys."""
+        return self.paged("batch_ragged")
+
+    def paged(self, entry: Entry = "batch_paged") -> Iterator[Explanation]:
         """fa2: work items along x, KV heads along z."""
         tiles = (int(str(self.told["block_m"])),) if "block_m" in self.told else _TILES
         if (
@@ -88,7 +93,7 @@ class _Reader:
             and self._merges_lengths(self._head_dims("head_dim_v"))
             and self._is(self.main.grid, "number of work items", self._items_fit())
         ):
-            yield self._explained("batch_paged", self.main.grid[2], split=self.merge is not None)
+            yield self._explained(entry, self.main.grid[2], split=self.merge is not None)
 
     def _items_fit(self) -> bool:
         """Whether so many work items of such a tile have the rows that the merge kernel adds up."""
@@ -219,7 +224,8 @@ class _Reader:
         ):
             return
         if self.num_sms in (None, across) or not across:
-            yield self._explained("batch_paged", heads if heads > 1 else None, splits=1, dims=(64, 128, 256))
+            for entry in ("batch_paged", "batch_ragged"):
+                yield self._explained(entry, heads if heads > 1 else None, splits=1, dims=(64, 128, 192, 256))
         yield self._explained("single_prefill", heads, splits=1, dims=(64, 128, 256))
 
     def _is(self, size: Size, what: str, fits: bool) -> bool:
