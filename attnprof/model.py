@@ -74,7 +74,8 @@ class AttentionCall:
     ``fixed_split_size`` in pages, ``disable_split_kv``; ``uniform_q_len``: queries that the planner is told
     each sequence has, 0 for none, and with ``fixed_uniform_q_len`` in all plans of the graph.
     ``index_topk``: keys that an indexer picks for each query of sparse MLA, 0 where all are attended;
-    flash_mla's ``backend`` is then the cache's format.
+    flash_mla's ``backend`` is then the cache's format, ``extra_topk`` the keys of a second cache;
+    ``extra_counted``: each request's number of these is passed.
     """
 
     library: Library
@@ -113,6 +114,8 @@ class AttentionCall:
     uniform_q_len: int = 0
     fixed_uniform_q_len: bool = False
     index_topk: int = 0
+    extra_topk: int = 0
+    extra_counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

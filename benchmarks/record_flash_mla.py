@@ -1,12 +1,13 @@
-"""Records what FlashMLA's extensions of a vllm wheel launch, without a GPU.
+"""Records what FlashMLA's extensions of a wheel launch, without a GPU.
 
-    python benchmarks/record_flash_mla.py PACKAGE RECORDER tests/data/golden/flash_mla_vllm-0.33.0.jsonl.gz
+    python benchmarks/record_flash_mla.py PACKAGE RECORDER tests/data/golden/flash_mla_VERSION.jsonl.gz
 
-PACKAGE holds ``_flashmla_C.abi3.so`` and ``_flashmla_extension_C.abi3.so`` of the wheel; RECORDER as in
-record_vllm_launches.py. Each GPU is a process of its own. A row: the call, its GPU, and the launches as
-[kernel, grid, block, shared memory], of a message the text behind function, file and line. Names go without
-their parameters, and of a template whose further arguments are tensor maps the first alone. Of the metadata
-kernel, ``block``, ``overhead`` and ``parts`` are what the host hands it.
+PACKAGE holds ``_flashmla_C.abi3.so`` and ``_flashmla_extension_C.abi3.so`` of vllm's wheel, or
+``flashmla_ops.abi3.so`` of sglang-kernel's; RECORDER as in record_vllm_launches.py. Each GPU is a process of
+its own. A row: the call, its GPU, and the launches as [kernel, grid, block, shared memory], of a message the
+text behind function, file and line. Names go without their parameters, and of a template whose further
+arguments are tensor maps the first alone. Of the metadata kernel, ``block``, ``overhead`` and ``parts`` are
+what the host hands it.
 """
 
 from __future__ import annotations
@@ -26,20 +27,35 @@ from typing import Any
 GPUS = {  # compute capability, SMs
     "h100": (9, 0, 132), "h20": (9, 0, 78), "b200": (10, 0, 148), "b300": (10, 3, 160), "5090": (12, 0, 170),
 }  # fmt: skip
-COUNTS = {"dense": 60, "dense_fp8": 30, "sparse": 90, "sparse_prefill": 70, "prefill": 60}
-_MADE_FOR = {"dense": (9,), "dense_fp8": (9,), "sparse": (9, 10), "sparse_prefill": (9, 10), "prefill": (10,)}
+COUNTS = {
+    "dense": 60, "dense_fp8": 30, "sparse": 90, "sparse_prefill": 70, "prefill": 60, "sparse_extra": 60,
+}  # fmt: skip
+_MADE_FOR = {
+    "dense": (9,), "dense_fp8": (9,), "sparse": (9, 10), "sparse_prefill": (9, 10), "prefill": (10,),
+    "sparse_extra": (9, 10),
+}  # fmt: skip
+_SGL, _PLAN_APART = "flashmla_ops.abi3.so", 30
 BYTES = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352, "v4": 584, "v4.1": 528}  # of a token in the cache
 _PAGE, _V4_STRIDE = 64, 576
 _WHERE = re.compile(r"^(?:[\w:]+, /\S+?:\d+, |Assertion error \(\S+?\): )")
-_NO_MEMORY = "aten::new_empty"  # of the recorded device
+_NO_MEMORY = ("aten::new_empty", "CUDACachingAllocator")  # of the recorded device
 _BATCHES = (1, 2, 3, 4, 7, 16, 31, 64, 129, 256, 511)
 
 
-def calls(gpu: str) -> list[dict[str, Any]]:
+def calls(gpu: str, *, sgl: bool = False) -> list[dict[str, Any]]:
+    """Of sglang-kernel also dense decode whose plan is made apart, as SGLang does."""
+    drawn = _calls(gpu)
+    if sgl and GPUS[gpu][0] == 9:
+        draw = random.Random(f"flash_mla plan apart {gpu}")
+        drawn += [{"kind": "dense_apart", **_dense(draw)} for _ in range(_PLAN_APART)]
+    return drawn
+
+
+def _calls(gpu: str) -> list[dict[str, Any]]:
     draw = random.Random(f"flash_mla {gpu}")
     makers = {
         "dense": _dense, "dense_fp8": _dense, "sparse": _sparse, "sparse_prefill": _sparse_prefill,
-        "prefill": _prefill,
+        "prefill": _prefill, "sparse_extra": _sparse_extra,
     }  # fmt: skip
     major = GPUS[gpu][0]
     return [
@@ -67,6 +83,17 @@ def _sparse(draw: random.Random) -> dict[str, Any]:
         "topk": draw.choice((2048, 2048, 2048, 1024, 704, 640, 576, 512, 128, 64, 64, 100)),
         "topk_length": draw.random() < 0.25, "sinks": draw.random() < 0.2,
         "batch_invariant": draw.random() < 0.1,
+    }  # fmt: skip
+
+
+def _sparse_extra(draw: random.Random) -> dict[str, Any]:
+    """DeepSeek V4's: a cache of compressed keys beside the window's."""
+    kept = draw.choice(("v4", "v4", "v4.1", "fp8_ds_mla"))
+    return _sparse(draw) | {
+        "cache": kept, "num_heads": draw.choice((64, 128)),
+        "topk": draw.choice((64, 128, 128, 512, 640, 100)),
+        "extra_topk": draw.choice((64, 128, 512, 512, 576, 1024, 2048, 100)),
+        "extra_length": draw.random() < 0.5,
     }  # fmt: skip
 
 
@@ -122,10 +149,12 @@ class Recorder:
         import torch
 
         torch.cuda.init()
-        for extension in ("_flashmla_C", "_flashmla_extension_C"):
-            torch.ops.load_library(str(package / f"{extension}.abi3.so"))
-        self.torch, self.ops = torch, torch.ops._flashmla_C
-        self.extension = torch.ops._flashmla_extension_C
+        self.torch, self.sgl = torch, (package / _SGL).exists()
+        for extension in (_SGL,) if self.sgl else ("_flashmla_C.abi3.so", "_flashmla_extension_C.abi3.so"):
+            torch.ops.load_library(str(package / extension))
+        self.ops = self.extension = torch.ops.sgl_kernel
+        if not self.sgl:
+            self.ops, self.extension = torch.ops._flashmla_C, torch.ops._flashmla_extension_C
         self.library = ctypes.CDLL(str(recorder.resolve() / "cuda_recorder.so"))
         self.library.recorder_name.restype = ctypes.c_char_p
         self.demangle = getattr(ctypes.CDLL("libstdc++.so.6"), "__cxa_demangle")
@@ -159,7 +188,7 @@ class Recorder:
             found["launches"].append([shortened(name), list(sizes[:3]), list(sizes[3:6]), sizes[6]])
             if "metadata" in name:
                 self.library.recorder_argument(number, given)
-                found |= _given(name, list(given))
+                found |= _given(name, list(given), sgl=self.sgl)
         return found
 
     def _dense(self, batch: int, seqlen_q: int, num_heads: int, num_heads_k: int, head_dim: int, dtype: str,
@@ -168,7 +197,19 @@ class Recorder:
         self.ops.dense_decode_fwd(
             self.empty(batch, seqlen_q, num_heads, head_dim, dtype=kind),
             self.empty(4, _PAGE, num_heads_k, head_dim, dtype=kind), 512, self.ints(batch),
-            self.ints(batch, 4), 0.1, causal, None, None, None,
+            self.ints(batch, 4), 0.1, causal, None, None, *(() if self.sgl else (None,)),
+        )  # fmt: skip
+
+    def _dense_apart(self, batch: int, seqlen_q: int, num_heads: int, num_heads_k: int, head_dim: int,
+                     dtype: str, causal: bool) -> None:  # fmt: skip
+        kind = {"bf16": "bfloat16", "fp16": "float16"}[dtype]
+        plan = self.ops.get_mla_decoding_metadata(
+            self.ints(batch), seqlen_q * num_heads // num_heads_k, num_heads_k, num_heads, False, None
+        )
+        self.ops.fwd_kvcache_mla(
+            self.empty(batch, seqlen_q, num_heads, head_dim, dtype=kind),
+            self.empty(4, _PAGE, num_heads_k, head_dim, dtype=kind), 512, self.ints(batch),
+            self.ints(batch, 4), 0.1, causal, *plan, False, None, None, None, None, None, None,
         )  # fmt: skip
 
     def _dense_fp8(self, batch: int, seqlen_q: int, num_heads: int, num_heads_k: int, head_dim: int,
@@ -184,27 +225,42 @@ class Recorder:
         )  # fmt: skip
 
     def _sparse(self, batch: int, seqlen_q: int, num_heads: int, cache: str, topk: int, topk_length: bool,
-                sinks: bool, batch_invariant: bool) -> None:  # fmt: skip
-        width = BYTES[cache]
-        pages = self.empty(4, _PAGE, 1, width, dtype="uint8")
-        if cache == "v4":  # a page is rounded up to whole strides of the tensor map
-            stride = -(-_PAGE * width // _V4_STRIDE) * _V4_STRIDE
-            pages = self.empty(4 * stride, dtype="uint8").as_strided(
-                (4, _PAGE, 1, width), (stride, width, width, 1)
+                sinks: bool, batch_invariant: bool, extra_topk: int = 0, extra_length: bool = False,
+                ) -> None:  # fmt: skip
+        extra = (
+            (
+                self._pages(cache),
+                self.ints(batch, seqlen_q, extra_topk),
+                self.ints(batch) if extra_length else None,
             )
+            if extra_topk
+            else (None, None, None)
+        )
+        last = ({"v4.1": "V41"}.get(cache),) if self.sgl else (None, batch_invariant)
         self.ops.sparse_decode_fwd(
-            self.empty(batch, seqlen_q, num_heads, 576 if "mla" in cache else 512), pages,
+            self.empty(batch, seqlen_q, num_heads, 576 if "mla" in cache else 512), self._pages(cache),
             self.ints(batch, seqlen_q, topk), self.ints(batch) if topk_length else None,
-            self.empty(num_heads, dtype="float32") if sinks else None, None, None, None, None, None, 512, 0.1,
-            None, batch_invariant,
+            self.empty(num_heads, dtype="float32") if sinks else None, None, None, *extra, 512, 0.1, *last,
         )  # fmt: skip
+
+    _sparse_extra = _sparse
+
+    def _pages(self, cache: str) -> Any:
+        width = BYTES[cache]
+        if cache != "v4":
+            return self.empty(4, _PAGE, 1, width, dtype="uint8")
+        # A page is rounded up to whole strides of the tensor map.
+        stride = -(-_PAGE * width // _V4_STRIDE) * _V4_STRIDE
+        return self.empty(4 * stride, dtype="uint8").as_strided(
+            (4, _PAGE, 1, width), (stride, width, width, 1)
+        )
 
     def _sparse_prefill(self, tokens: int, num_heads: int, head_dim: int, topk: int, topk_length: bool,
                         sinks: bool) -> None:  # fmt: skip
         self.ops.sparse_prefill_fwd(
             self.empty(tokens, num_heads, head_dim), self.empty(1024, 1, head_dim),
             self.ints(tokens, 1, topk), 0.1, 512, self.empty(num_heads, dtype="float32") if sinks else None,
-            self.ints(tokens) if topk_length else None, None,
+            self.ints(tokens) if topk_length else None, *(() if self.sgl else (None,)),
         )  # fmt: skip
 
     def _prefill(self, batch: int, seqlen_q: int, seqlen_k: int, num_heads: int, num_heads_k: int,
@@ -224,18 +280,19 @@ def _said(message: str) -> str:
     return said.partition(" failed")[0] if said.startswith("Assertion") else said
 
 
-def _given(name: str, first: list[int]) -> dict[str, int]:
+def _given(name: str, first: list[int], *, sgl: bool) -> dict[str, int]:
     """What the host hands the metadata kernel: keys of a block, blocks a start costs, parts."""
     # Before them the FP8 extension's has three pointers and the batch, the others' the batch and the queries.
     at = 7 if name.startswith("get_mla") else 2
-    return dict(zip(("block", "overhead", "parts"), first[at : at + 3], strict=True))
+    parts = 16 if sgl and at == 2 else at + 2  # behind both counts of keys and five pointers
+    return {"block": first[at], "overhead": first[at + 1], "parts": first[parts]}
 
 
 def one_gpu(options: argparse.Namespace) -> None:
     recorder = Recorder(options.package, options.recorder)
-    for call in calls(options.gpu):
+    for call in calls(options.gpu, sgl=recorder.sgl):
         expect = recorder.run(call)
-        if _NO_MEMORY not in expect.get("error", ""):
+        if not any(one in expect.get("error", "") for one in _NO_MEMORY):
             print("ROW " + json.dumps({"gpu": options.gpu, "call": call, "expect": expect}), flush=True)
 
 

@@ -31,7 +31,7 @@ _USUAL: dict[type, str] = {
     "disable_split_kv has_qv fixed_uniform_q_len",
     int: "batch seqlen_q seqlen_k num_heads num_heads_k head_dim window_left window_right num_splits_arg "
     "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size index_topk "
-    "uniform_q_len",
+    "uniform_q_len extra_topk",
     float: "softcap dropout_p",
     list: "seqlens_q seqlens_k",
 }
@@ -150,6 +150,8 @@ def parse_call(
         uniform_q_len=_integer(fields, "uniform_q_len", 0),
         fixed_uniform_q_len=bool(fields.get("fixed_uniform_q_len", False)),
         index_topk=_integer(fields, "index_topk", 0),
+        extra_topk=_integer(fields, "extra_topk", 0),
+        extra_counted=bool(fields.get("extra_counted", False)),
     )
     return call, _gpu(fields.get("device"), default_gpu), fields.get("version")
 

@@ -1,7 +1,7 @@
-"""FlashMLA against what the extensions of vllm 0.33.0 launched (benchmarks/record_flash_mla.py).
+"""FlashMLA against what the extensions of vllm 0.33.0 and sglang-kernel 0.4.10 launched.
 
-Resting on reading alone: how the metadata kernel deals blocks out to the parts, on the device. The parts, the
-keys of a block and the cost of a start that it is handed are recorded.
+Recorded by benchmarks/record_flash_mla.py. Resting on reading alone: how the metadata kernel deals blocks out to
+the parts, on the device. The parts, the keys of a block and the cost of a start that it is handed are recorded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 from attnprof.dispatch import libraries
 from attnprof.dispatch.explanation import GpuFacts, Observed
 from attnprof.dispatch.flash_mla.read_back import UNSEEN
-from attnprof.dispatch.flash_mla.rules import BLOCK_N, OVERHEAD, OVERHEAD_128
+from attnprof.dispatch.flash_mla.rules import (
+    BLOCK_N,
+    DEFAULT_VERSION,
+    OVERHEAD,
+    OVERHEAD_128,
+    SGLANG,
+    VERSIONS,
+)
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.template import template_difference
 from attnprof.errors import UsageError
@@ -32,7 +39,14 @@ from tests.conftest import GOLDEN
 GPUS = {
     "h100": (9, 0, 132), "h20": (9, 0, 78), "b200": (10, 0, 148), "b300": (10, 3, 160), "5090": (12, 0, 170),
 }  # fmt: skip
-LAUNCHED = {"dense": 100, "dense_fp8": 35, "sparse": 170, "sparse_prefill": 130, "prefill": 90}
+LAUNCHED = {
+    "dense": 100,
+    "dense_fp8": 35,
+    "sparse": 170,
+    "sparse_prefill": 130,
+    "prefill": 90,
+    "sparse_extra": 110,
+}
 DENSE: dict[str, Any] = {"batch": 4, "seqlen_q": 1, "num_heads": 16, "head_dim": 576}
 SPARSE = AttentionCall(
     "flash_mla", "fwd_kvcache", 4, 1, 4096, 64, 1, 576, head_dim_v=512, index_topk=2048
@@ -43,19 +57,22 @@ PREFILL = AttentionCall(
 
 
 @cache
-def rows() -> list[dict[str, Any]]:
-    with gzip.open(GOLDEN / "flash_mla_vllm-0.33.0.jsonl.gz", "rt") as lines:
+def rows(version: str = DEFAULT_VERSION) -> list[dict[str, Any]]:
+    with gzip.open(GOLDEN / f"flash_mla_{version}.jsonl.gz", "rt") as lines:
         return [json.loads(line) for line in lines]
 
 
 def call_of(kind: str, **said: Any) -> AttentionCall:
     made: Any = {"head_dim_v": 512, "num_heads_k": 1}
-    if kind in ("dense", "dense_fp8"):
+    if kind in ("dense", "dense_fp8", "dense_apart"):
         fp8 = {"dtype": "fp8"} if kind == "dense_fp8" else {}
         return AttentionCall("flash_mla", "fwd_kvcache", seqlen_k=4096, **(made | said | fp8))
-    counted = {"cache_seqlens": said.pop("topk_length", False), "index_topk": said.pop("topk", 0)}
+    counted = {
+        "cache_seqlens": said.pop("topk_length", False), "index_topk": said.pop("topk", 0),
+        "extra_topk": said.pop("extra_topk", 0), "extra_counted": said.pop("extra_length", False),
+    }  # fmt: skip
     said.pop("sinks", None)
-    if kind == "sparse":
+    if kind in ("sparse", "sparse_extra"):
         kept = said.pop("cache")
         made |= {"head_dim": 576 if "mla" in kept else 512, "backend": kept, "seqlen_k": 4096}
         made |= {"disable_split_kv": said.pop("batch_invariant")}
@@ -73,11 +90,12 @@ def gpu_of(row: dict[str, Any]) -> Gpu:
     return make_gpu(row["gpu"], *GPUS[row["gpu"]])
 
 
-def test_every_recorded_call_is_predicted() -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_recorded_call_is_predicted(version: str) -> None:
     kinds: Counter[str] = Counter()
-    for row in rows():
+    for row in rows(version):
         call = call_of(**row["call"])
-        made, wanted = libraries.predict(call, gpu_of(row)), row["expect"]
+        made, wanted = libraries.predict(call, gpu_of(row), version), row["expect"]
         if wanted == {"launches": []}:  # of other head dims it prints that there is no kernel, and returns
             assert str(made.error).startswith("No kernel instantiated"), row
         else:
@@ -96,7 +114,8 @@ def test_every_recorded_call_is_predicted() -> None:
             assert wanted["overhead"] == (OVERHEAD_128 if small else OVERHEAD)
         kinds[row["call"]["kind"] if launches else "none"] += 1
     assert kinds.pop("none") > 250
-    assert all(kinds[kind] >= least for kind, least in LAUNCHED.items())
+    least = LAUNCHED | ({"dense_apart": 57, "sparse_prefill": 90} if version == SGLANG else {})
+    assert all(kinds[kind] >= count for kind, count in least.items())
 
 
 def observed(launches: tuple[KernelLaunch, ...]) -> Observed:
@@ -107,11 +126,12 @@ def observed(launches: tuple[KernelLaunch, ...]) -> Observed:
     return Observed(main, combine, None, again[0] if again else None)
 
 
-def test_the_set_read_back_contains_every_recorded_call() -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_set_read_back_contains_every_recorded_call(version: str) -> None:
     told = 0
-    for row in rows():
+    for row in rows(version):
         call, gpu = call_of(**row["call"]), gpu_of(row)
-        made = libraries.predict(call, gpu)
+        made = libraries.predict(call, gpu, version)
         if not made.launches or row["call"]["kind"] == "prefill":
             continue
         for facts in (GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor)), GpuFacts(gpu.num_sms)):
@@ -120,6 +140,7 @@ def test_the_set_read_back_contains_every_recorded_call() -> None:
             splits = 1 if made.num_splits == 1 and not made.plan else UNSEEN
             assert any(
                 one.library == "flash_mla" and one.entry == call.entry and one.num_splits == splits
+                and one.versions == (version, version)
                 and one.batch in (None, call.batch) and call.seqlen_q in one.seqlen_q
                 and call.head_dim in one.head_dim and one.has_length(call.seqlen_k)
                 for one in back.explanations
@@ -132,9 +153,10 @@ def test_the_set_read_back_contains_every_recorded_call() -> None:
 @settings(max_examples=60, deadline=None)
 def test_a_spoiled_launch_is_explained_by_no_call(data: st.DataObject) -> None:
     """One size of a recorded call changed to what no batch, heads or GPU of that kind give."""
-    row = data.draw(st.sampled_from([one for one in rows() if one["expect"].get("parts")]))
+    version = data.draw(st.sampled_from(list(VERSIONS)))
+    row = data.draw(st.sampled_from([one for one in rows(version) if one["expect"].get("parts")]))
     gpu = gpu_of(row)
-    seen = observed(libraries.predict(call_of(**row["call"]), gpu).launches)
+    seen = observed(libraries.predict(call_of(**row["call"]), gpu, version).launches)
     assert seen.combine is not None
     main, combine = seen.main, seen.combine
     x, y, z = main.grid

@@ -6,7 +6,7 @@ csrc/extension/sm90/dense_fp8.
 
 from __future__ import annotations
 
-from attnprof.dispatch.flash_mla.rules import BLOCK_M, Plan, combine_room, plan_decode
+from attnprof.dispatch.flash_mla.rules import BLOCK_M, Build, Plan, combine_room, plan_decode
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.errors import UsageError
@@ -15,9 +15,9 @@ from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 PAGE = 64
 HEAD_DIM_V = 512
 ELEMENTS = {"bf16": "cutlass::bfloat16_t", "fp16": "cutlass::half_t"}
-KERNEL = "legacy::sm90::decode::dense::flash_fwd_splitkv_mla_kernel"
-COMBINE = "legacy::smxx::decode::flash_fwd_mla_combine_kernel"
-METADATA = "legacy::smxx::decode::get_mla_metadata_kernel"
+KERNEL = "sm90::decode::dense::flash_fwd_splitkv_mla_kernel"  # behind the build's namespace of old sources
+COMBINE = "smxx::decode::flash_fwd_mla_combine_kernel"
+METADATA = "smxx::decode::get_mla_metadata_kernel"
 FP8_KERNEL, FP8_COMBINE = "flash::flash_fwd_splitkv_mla_kernel", "flash::flash_fwd_splitkv_mla_combine_kernel"
 FP8_METADATA = "get_mla_metadata_kernel"
 HEAD_DIMS = (576, 512)
@@ -30,7 +30,7 @@ _PREFILL_THREADS = (512, 1, 1)
 _PREFILL_SMEM = {_MLA_DIMS: 180_448, _PLAIN_DIMS: 164_080}
 
 
-def decode(call: AttentionCall, gpu: Gpu) -> Prediction:
+def decode(call: AttentionCall, gpu: Gpu, build: Build) -> Prediction:
     """Metadata, main kernel and combine of a dense decode; in FP8 those of vLLM's extension."""
     fp8 = call.dtype == "fp8"
     if (gpu.sm_major, gpu.sm_minor) != (9, 0):
@@ -48,7 +48,7 @@ def decode(call: AttentionCall, gpu: Gpu) -> Prediction:
     plan = plan_decode(lengths.seqlens_k, gpu.num_sms, call.num_heads_k, rows)
     if not combine_room(plan.num_sm_parts):
         return Prediction(error="FlashMLA has no combine kernel for more than 160 parts")
-    main = _fp8_launches(call, rows, plan) if fp8 else _launches(call, rows, plan)
+    main = _fp8_launches(call, rows, plan) if fp8 else _launches(call, rows, plan, build.old)
     blocks = (
         f"{gpu.num_sms} SMs / {call.num_heads_k} KV heads / {main[1].grid[0]} blocks of {BLOCK_M} query rows"
     )
@@ -101,8 +101,11 @@ def _refused(call: AttentionCall, *, fp8: bool) -> str:
     return ""
 
 
-def names(dtype: str, head_dim: int, parts: int, *, causal: bool) -> tuple[str, str]:
-    """The names of the main kernel and of what adds up so many parts; ``causal`` is told in FP8 alone."""
+def names(dtype: str, head_dim: int, parts: int, old: str, *, causal: bool) -> tuple[str, str]:
+    """The names of the main kernel and of what adds up so many parts; ``causal`` is told in FP8 alone.
+
+    old: the build's namespace of old sources.
+    """
     room = combine_room(parts)
     if dtype == "fp8":
         traits = (
@@ -111,23 +114,23 @@ def names(dtype: str, head_dim: int, parts: int, *, causal: bool) -> tuple[str, 
         told = f"{traits}, {'true' if causal else 'false'}, flash::SharedStorageMLA<{traits} >"
         return f"{FP8_KERNEL}<{told} >", f"{FP8_COMBINE}<cutlass::bfloat16_t, float, long, 512, {room}>"
     element = ELEMENTS[dtype]
-    traits = f"legacy::sm90::decode::dense::Traits<{element}, {head_dim}>"
-    return f"{KERNEL}<{traits} >", f"{COMBINE}<{element}, 512, 8, {room}, 256>"
+    traits = f"{old}sm90::decode::dense::Traits<{element}, {head_dim}>"
+    return f"{old}{KERNEL}<{traits} >", f"{old}{COMBINE}<{element}, 512, 8, {room}, 256>"
 
 
-def _launches(call: AttentionCall, rows: int, plan: Plan) -> tuple[KernelLaunch, ...]:
-    main, combine = names(call.dtype, call.head_dim, plan.num_sm_parts, causal=False)
+def _launches(call: AttentionCall, rows: int, plan: Plan, old: str) -> tuple[KernelLaunch, ...]:
+    main, combine = names(call.dtype, call.head_dim, plan.num_sm_parts, old, causal=False)
     grid = (ceil_div(rows, BLOCK_M), call.num_heads_k, plan.num_sm_parts)
     combine_grid = (call.batch * call.seqlen_q, 1, ceil_div(call.num_heads, _COMBINE_HEADS))
     return (
-        KernelLaunch(METADATA, (1, 1, 1), (32, 1, 1), 4 * (5 * call.batch + 1)),
+        KernelLaunch(f"{old}{METADATA}", (1, 1, 1), (32, 1, 1), 4 * (5 * call.batch + 1)),
         KernelLaunch(main, grid, THREADS, _SMEM[call.head_dim]),
         KernelLaunch(combine, combine_grid, COMBINE_THREADS),
     )
 
 
 def _fp8_launches(call: AttentionCall, rows: int, plan: Plan) -> tuple[KernelLaunch, ...]:
-    main, combine = names("fp8", 576, plan.num_sm_parts, causal=call.causal and call.seqlen_q > 1)
+    main, combine = names("fp8", 576, plan.num_sm_parts, "", causal=call.causal and call.seqlen_q > 1)
     grid = (ceil_div(rows, BLOCK_M), call.num_heads_k, plan.num_sm_parts)
     return (
         KernelLaunch(FP8_METADATA, (1, 1, 1), (32, 1, 1)),

@@ -12,7 +12,7 @@ from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadB
 from attnprof.dispatch.flash_mla import dense
 from attnprof.dispatch.flash_mla.names import halves
 from attnprof.dispatch.flash_mla.read_sparse import SPARSE, read_sparse
-from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, sm_parts
+from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, SGLANG, VERSIONS, Build, sm_parts
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval
 from attnprof.dispatch.names.spelling import spelling_difference
@@ -35,8 +35,10 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
 def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:
     blocks, heads_k, parts = seen.main.grid
     rows = Interval(1, blocks * BLOCK_M or None)
+    # Over FP8 the extension of both packages is the same.
+    builds = tuple(VERSIONS.values()) if fp8 else (_of_dense(seen.main.kernel),)
     if seen.unread:
-        return ReadBack((_explained(heads_k or None, rows, fp8=fp8),), seen.unread)
+        return ReadBack(tuple(_explained(heads_k or None, rows, fp8, one) for one in builds), seen.unread)
     if seen.main.block != dense.THREADS:
         return ReadBack(nearest="block")
     if min(seen.main.grid) < 1 or not any(
@@ -46,11 +48,11 @@ def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:
     combine = seen.combine
     if combine is None:
         return ReadBack(nearest="kernel after it", cut=True)
-    name = dense.FP8_COMBINE if fp8 else dense.COMBINE
+    name = dense.FP8_COMBINE if fp8 else f"{builds[0].old}{dense.COMBINE}"
     threads = dense.FP8_COMBINE_THREADS if fp8 else dense.COMBINE_THREADS
     if name not in combine.kernel or combine.block != threads:
         return ReadBack(nearest="kernel after it")
-    if unlike := _named_otherwise(seen, parts, fp8=fp8):
+    if unlike := _named_otherwise(seen, parts, builds[0], fp8=fp8):
         return ReadBack(nearest=unlike)
     if fp8:
         fits = list(_fp8_rows(combine.grid, blocks, heads_k))
@@ -60,16 +62,16 @@ def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:
         longest = Interval(min(queries), max(queries)) if queries else None
     if longest is None:
         return ReadBack(nearest="grid of the kernel after it")
-    return ReadBack((_explained(heads_k, longest, fp8=fp8),))
+    return ReadBack(tuple(_explained(heads_k, longest, fp8, one) for one in builds))
 
 
-def _named_otherwise(seen: Observed, parts: int, *, fp8: bool) -> str:
+def _named_otherwise(seen: Observed, parts: int, build: Build, *, fp8: bool) -> str:
     """Of which kernel the name is none that goes with the other's; "" where both do, or cannot be read."""
     told = "template"
     for dtype, head_dim, causal in itertools.product(
         ("fp8",) if fp8 else dense.ELEMENTS, dense.HEAD_DIMS, (False, True)
     ):
-        main, combine = dense.names(dtype, head_dim, parts, causal=causal)
+        main, combine = dense.names(dtype, head_dim, parts, build.old, causal=causal)
         if not spelling_difference(main, seen.main.kernel):
             if seen.combine is None or not spelling_difference(combine, seen.combine.kernel):
                 return ""
@@ -105,9 +107,13 @@ def _sms(gpu: GpuFacts) -> set[int]:
     return {one.num_sms for one in gpu.candidates() if one.sm_major == 9}
 
 
-def _explained(heads_k: int | None, seqlen_q: Interval, *, fp8: bool) -> Explanation:
+def _of_dense(kernel: str) -> Build:
+    return VERSIONS[DEFAULT_VERSION if "legacy::" in kernel else SGLANG]
+
+
+def _explained(heads_k: int | None, seqlen_q: Interval, fp8: bool, build: Build) -> Explanation:
     head_dim = Interval(576, 576) if fp8 else Interval(512, 576)
     return Explanation(
-        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), "fwd_kvcache", False, None, heads_k, None, seqlen_q,
+        LIBRARY, (build.version, build.version), "fwd_kvcache", False, None, heads_k, None, seqlen_q,
         head_dim, UNSEEN, True, (Interval(1, None),),
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """FlashMLA's plan of a decode batch: parts of the GPU, payload of each, splits of each request.
 
 Source: deepseek-ai/FlashMLA csrc/api/dense_decode.cpp, csrc/api/sparse_decode.cpp and the two
-get_decoding_sched_meta.cu, and vllm-project/FlashMLA's extension for FP8, as vllm 0.33.0 builds them. What
-the host decides is recorded (tests/data/golden, flash_mla); the metadata kernel itself was read.
+get_decoding_sched_meta.cu, and vllm-project/FlashMLA's extension for FP8, as vllm 0.33.0 and sglang-kernel
+0.4.10 build them. What the host decides is recorded (tests/data/golden); the metadata kernel was read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 
-DEFAULT_VERSION = "vllm-0.33.0"
-VERSIONS = (DEFAULT_VERSION,)
+DEFAULT_VERSION, SGLANG = "vllm-0.33.0", "sglang-kernel-0.4.10"
 BLOCK_M, BLOCK_N = 64, 64
 OVERHEAD = 5  # key blocks that starting on a request costs
 OVERHEAD_128 = 3  # of the kernel for 128 heads of 512 on Blackwell
@@ -22,13 +21,35 @@ UNSPLIT_TOPK = 640  # keys of a query up to which sparse decode on Blackwell nev
 _ROOMS = (32, 64, 96, 128, 160)  # parts that a combine kernel is built for
 
 
-def rules_for(version: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How a package builds FlashMLA.
+
+    ``old``: the namespace of what it builds from older sources.  ``vllms``: vLLM's fork, whose newer metadata
+    and combine kernels are others, which has NVFP4's cache, prefill of few heads, and batch invariance.
+    ``smem_v41``: bytes of shared memory over V4.1's cache, of 64 heads and of 128.
+    """
+
+    version: str
+    old: str
+    vllms: bool
+    smem_v41: tuple[int, int]
+
+
+VERSIONS = {
+    DEFAULT_VERSION: Build(DEFAULT_VERSION, "legacy::", True, (223_232, 228_736)),
+    SGLANG: Build(SGLANG, "", False, (221_184, 225_664)),
+}
+
+
+def rules_for(version: str) -> Build:
     """Raises UsageError for a version that nobody has recorded."""
-    if version.strip() not in VERSIONS:
+    if (build := VERSIONS.get(version.strip())) is None:
         raise UsageError(
-            f"flash_mla {version} is not modelled: recorded was that of {', '.join(VERSIONS)}",
+            f"flash_mla {version} is not modelled: recorded were {' and '.join(VERSIONS)}",
             hint=f"give --version {DEFAULT_VERSION} to predict with its rules",
         )
+    return build
 
 
 @dataclass(frozen=True, slots=True)
