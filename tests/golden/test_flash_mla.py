@@ -1,7 +1,8 @@
 """FlashMLA against what the extensions of vllm 0.33.0 and sglang-kernel 0.4.10 launched.
 
-Recorded by benchmarks/record_flash_mla.py. Resting on reading alone: how the metadata kernel deals blocks out to
-the parts, on the device. The parts, the keys of a block and the cost of a start that it is handed are recorded.
+Recorded by benchmarks/record_flash_mla.py. Resting on reading alone: how the metadata kernel deals blocks out
+to the parts, on the device. The parts, the keys of a block and the cost of a start that it is handed are
+recorded.
 """
 
 from __future__ import annotations
@@ -132,21 +133,46 @@ def test_the_set_read_back_contains_every_recorded_call(version: str) -> None:
     for row in rows(version):
         call, gpu = call_of(**row["call"]), gpu_of(row)
         made = libraries.predict(call, gpu, version)
-        if not made.launches or row["call"]["kind"] == "prefill":
+        if not made.launches:
             continue
+        prompt = row["call"]["kind"] == "prefill"
         for facts in (GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor)), GpuFacts(gpu.num_sms)):
             back = libraries.explain(observed(made.launches), facts)
             assert back is not None
+            assert ("CUTLASS's own" in back.shared) == prompt
             splits = 1 if made.num_splits == 1 and not made.plan else UNSEEN
             assert any(
                 one.library == "flash_mla" and one.entry == call.entry and one.num_splits == splits
                 and one.versions == (version, version)
                 and one.batch in (None, call.batch) and call.seqlen_q in one.seqlen_q
                 and call.head_dim in one.head_dim and one.has_length(call.seqlen_k)
+                and (not prompt or one.heads == call.num_heads)
                 for one in back.explanations
             ), (row, back)  # fmt: skip
         told += 1
     assert told > 400
+
+
+@pytest.mark.parametrize(
+    ("changed", "sm"),
+    [
+        ({"block": (384, 1, 1)}, (10, 0)),
+        ({"grid": (0, 2, 3)}, (10, 0)),
+        ({}, (9, 0)),
+        ({"kernel": ("CausalMask<false>", "NoMask")}, (10, 0)),
+        ({"kernel": ("CausalIndividual", "Persistent")}, (10, 0)),
+    ],
+)
+def test_a_prefill_that_flash_mla_does_not_launch_is_left_to_others(
+    changed: dict[str, Any], sm: tuple[int, int]
+) -> None:
+    call = replace(PREFILL, dtype="bf16", causal=True)
+    (launch,) = libraries.predict(call, gpu_by_name("b200")).launches
+    assert libraries.explain(Observed(launch), GpuFacts(148, (10, 0))) is not None
+    if spelled := changed.pop("kernel", None):
+        changed["kernel"] = launch.kernel.replace(*spelled)
+    back = libraries.explain(Observed(replace(launch, **changed)), GpuFacts(148, sm))
+    assert back is None or "flash_mla" not in {one.library for one in back.explanations}
 
 
 @given(st.data())

@@ -133,7 +133,7 @@ def test_sglangs_triton(wheels):
 
 @pytest.mark.parametrize("case", ["flash_mla", "vllm_flash_mla"])
 def test_flash_mla_dense_and_sparse(case, wheels):
-    dense, sparse = records(case, wheels)
+    dense, sparse, prompt = records(case, wheels)
     for record in (dense, sparse):
         assert "raised" not in record
         expect(record, library="flash_mla", entry="fwd_kvcache", q=[3, 1, 128, 576], head_dim_v=512)
@@ -141,10 +141,14 @@ def test_flash_mla_dense_and_sparse(case, wheels):
            sparse=False, causal=True, block_table=[3, 20], kv_dtype="bfloat16")  # fmt: skip
     expect(sparse, k=[100, 64, 1, 656], sparse=True, causal=False, block_table=None, kv_dtype="uint8",
            lengths_of="step", has_cache_seqlens=False, index_topk=2048, **STEP)  # fmt: skip
+    expect(prompt, entry="varlen_fwd", q=[8, 128, 576], k=[900, 1, 576], v=[900, 1, 512], sparse=True,
+           index_topk=2048, batch=1, counted=False, max_seqlen_q=8)  # fmt: skip
     if case == "flash_mla":  # SGLang's build, which launches otherwise
         assert "another package" in call_of(dense).why
         assert isinstance(call_of(sparse), NotModelled)
+        assert isinstance(call_of(prompt), NotModelled)
     else:
+        assert (call_of(prompt).index_topk, call_of(prompt).seqlens_q) == (2048, (8,))
         assert call_of(dense).batch == 3
         assert (call_of(sparse).index_topk, call_of(sparse).backend) == (2048, "fp8_ds_mla")
 

@@ -190,7 +190,8 @@ def vllm_flash_mla(recorder: Recorder, folder: str) -> None:
 def _mla(module: Any, **more: Any) -> None:
     answer = (on(3, 1, 128, 512), on(3, 128, 1), None, None)
     binary = types.SimpleNamespace(
-        dense_decode_fwd=lambda *a: answer, sparse_decode_fwd=lambda *a, **k: answer
+        dense_decode_fwd=lambda *a: answer, sparse_decode_fwd=lambda *a, **k: answer,
+        sparse_prefill_fwd=lambda *a, **k: answer,
     )  # fmt: skip
     module.get_ops, module.flash_mla_cuda = lambda legacy: binary, binary
     q, meta = on(3, 1, 128, 576), module.FlashMLASchedMeta
@@ -202,6 +203,8 @@ def _mla(module: Any, **more: Any) -> None:
         q, on(100, 64, 1, 656, dtype=torch.uint8), None, None, 512, meta(), is_fp8_kvcache=True,
         indices=on(3, 1, 2048, dtype=torch.int32), **more,
     )  # fmt: skip
+    prompt = on(8, 1, 2048, dtype=torch.int32)
+    module.flash_mla_sparse_fwd(on(8, 128, 576), on(900, 1, 576), prompt, 0.1, **more)
 
 
 def flashinfer(recorder: Recorder) -> None:

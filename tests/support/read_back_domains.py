@@ -148,17 +148,23 @@ def _latent(rng: Random, library: str, entry: Entry = "fwd_kvcache") -> Attentio
 
 
 def _flash_mla(rng: Random) -> Drawn:
-    if rng.random() < 0.4:  # over keys that an indexer picks
+    version = rng.choice(("vllm-0.33.0", "sglang-kernel-0.4.10"))
+    drawn = rng.random()
+    if drawn < 0.3:  # over keys that an indexer picks, of one cache or two
+        head_dim = rng.choice((576, 576, 512))
         call = replace(
             _latent(rng, "flash_mla"), seqlen_q=rng.choice((1, 1, 2)), num_heads=rng.choice((64, 128)),
-            index_topk=rng.choice((512, 2048)),
+            index_topk=rng.choice((512, 2048)), head_dim=head_dim,
         )  # fmt: skip
-        return call, _gpu(rng, "h100", "h20", "b200"), libraries.default_version("flash_mla")
-    return (
-        replace(_latent(rng, "flash_mla"), seqlen_q=rng.choice((1, 1, 2))),
-        _gpu(rng, "h100", "h20"),
-        libraries.default_version("flash_mla"),
-    )
+        if head_dim == 512:
+            call = replace(call, extra_topk=rng.choice((0, 128, 512)), backend="v4")
+        return call, _gpu(rng, "h100", "h20", "b200"), version
+    if drawn < 0.5:
+        dims = rng.choice(((192, 128), (128, 128)))
+        call = replace(_call(rng, "flash_mla", "varlen_fwd"), head_dim=dims[0], head_dim_v=dims[1])
+        return replace(call, dtype="bf16"), _gpu(rng, "b200", "b300"), version
+    call = replace(_latent(rng, "flash_mla"), seqlen_q=rng.choice((1, 1, 2)))
+    return call, _gpu(rng, "h100", "h20"), version
 
 
 def _cutlass_mla(rng: Random) -> Drawn:
@@ -244,7 +250,6 @@ DOMAINS: dict[str, Domain] = {
     "sglang_triton": Domain(_sglang_triton, counts=False),  # what there is room for
 }  # fmt: skip
 NOT_READ_BACK: dict[str, str] = {  # a library, or an entry of one, without read-back, and why it has none
-    "flash_mla varlen_fwd": "CUTLASS's example has the same kernel, and only the longest prompt shows",
     "flex_attention batch_paged": "of any grid, as prompts by its main kernel are, and read back as these",
     "aiter_paged varlen_fwd": "its name is predicted without the tile, by which alone a grid tells queries",
     "vllm_rocm varlen_fwd": "its kernel is _fwd_kernel, as other programs' are",

@@ -9,6 +9,7 @@ import pytest
 from attnprof.calls.record_fields import require_record
 from attnprof.calls.records import CallRecord, NotModelled, attention_call
 from attnprof.dispatch import libraries
+from attnprof.dispatch.library import Evidence
 from attnprof.gpus import gpu_by_name
 
 RECORD: dict[str, Any] = {
@@ -37,11 +38,46 @@ def test_a_sparse_call_is_predicted_from_its_record() -> None:
     assert call_of(has_cache_seqlens=True).cache_seqlens  # a count of keys per request
 
 
+def test_a_second_cache_is_predicted_from_its_record() -> None:
+    call = call_of(
+        extra_cache=True, extra_topk=512, extra_counted=True, q=[3, 1, 64, 512], k=[100, 64, 1, 584],
+        index_topk=128,
+    )  # fmt: skip
+    assert (call.backend, call.extra_topk, call.extra_counted) == ("v4", 512, True)
+    metadata, *_ = libraries.predict(call, gpu_by_name("h100")).launches
+    assert metadata.kernel.endswith("<false, true, true>")
+    assert len(libraries.predict(call, gpu_by_name("b200")).launches) == 1  # 640 keys in both are not split
+
+
+def test_a_sparse_prefill_is_predicted_from_its_record() -> None:
+    fields = {
+        "entry": "varlen_fwd", "q": [300, 64, 576], "k": [900, 1, 576], "v": [900, 1, 512], "batch": 1,
+        "max_seqlen_q": 300, "max_seqlen_k": 900, "counted": True,
+    }  # fmt: skip
+    call = call_of(**fields)
+    assert (call.index_topk, call.cache_seqlens) == (2048, True)
+    (launch,) = libraries.predict(call, gpu_by_name("h100")).launches
+    assert launch.grid == (300, 1, 1)
+    assert "576, true" in launch.kernel
+    told = call_of(**fields, index_topk=None)
+    assert isinstance(told, NotModelled)
+    assert "does not tell" in told.why
+
+
+def test_sglang_kernels_build_is_told_by_its_package() -> None:
+    found = libraries.library("flash_mla").installed(Evidence({"sglang-kernel": ("0.4.10",)}))
+    assert found is not None
+    libraries.library("flash_mla").check_version(found.version)
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"function": "flash_mla.flash_mla_interface.flash_mla_with_kvcache"}, "another package than vllm"),
-        ({"extra_cache": True}, "a cache beside the first"),
+        (
+            {"function": "flash_mla.flash_mla_interface.flash_mla_with_kvcache"},
+            "another package than vllm or sglang",
+        ),
+        ({"extra_cache": True}, "the keys of its second cache"),
         ({"index_topk": None}, "does not tell"),
         ({"k": [100, 64, 1, 576]}, "does not tell"),
         ({"sparse": False, "index_topk": None, "kv_dtype": "float8_e4m3fn"}, "a KV cache of float8_e4m3fn"),

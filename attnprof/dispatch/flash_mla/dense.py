@@ -25,8 +25,8 @@ _SMEM = {576: 230_816, 512: 214_416}
 _FP8_SMEM = 148_480
 _COMBINE_HEADS = 8
 THREADS, COMBINE_THREADS, FP8_COMBINE_THREADS = (256, 1, 1), (256, 1, 1), (128, 1, 1)
-_TILE, _MLA_DIMS, _PLAIN_DIMS = 256, (192, 128), (128, 128)
-_PREFILL_THREADS = (512, 1, 1)
+PREFILL_TILE, _MLA_DIMS, _PLAIN_DIMS = 256, (192, 128), (128, 128)
+PREFILL_THREADS, PREFILL_DIMS = (512, 1, 1), (_MLA_DIMS, _PLAIN_DIMS)
 _PREFILL_SMEM = {_MLA_DIMS: 180_448, _PLAIN_DIMS: 164_080}
 
 
@@ -153,11 +153,11 @@ def prefill(call: AttentionCall, gpu: Gpu) -> Prediction:
         raise UsageError(f"packed prefill of flash_mla in {call.dtype} is not modelled: known is bf16")
     if not call.batch:
         return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
-    tiles = ceil_div(call.seqlen_q, _TILE)
+    tiles = ceil_div(call.seqlen_q, PREFILL_TILE)
     each = (call.num_heads, tiles, call.batch) if call.causal else (tiles, call.num_heads, call.batch)
-    launch = KernelLaunch(prefill_name(dims, causal=call.causal), each, _PREFILL_THREADS, _PREFILL_SMEM[dims])
+    launch = KernelLaunch(prefill_name(dims, causal=call.causal), each, PREFILL_THREADS, _PREFILL_SMEM[dims])
     order = "heads, tiles" if call.causal else "tiles, heads"
-    why = f"{order} and requests, tiles of {_TILE} queries of the longest"
+    why = f"{order} and requests, tiles of {PREFILL_TILE} queries of the longest"
     reasons = (Reason("grid", "one tile each", why), Reason("num_splits", "1", "prefill never splits"))
     return Prediction((launch,), 1, reasons=reasons)
 

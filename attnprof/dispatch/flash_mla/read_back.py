@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.flash_mla import dense
 from attnprof.dispatch.flash_mla.names import halves
+from attnprof.dispatch.flash_mla.read_prefill import KERNEL, read_prefill
 from attnprof.dispatch.flash_mla.read_sparse import SPARSE, read_sparse
 from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, SGLANG, VERSIONS, Build, sm_parts
 from attnprof.dispatch.heuristic import ceil_div
@@ -24,6 +25,8 @@ _FP8 = "float_e4m3_t"
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of step that launches exactly ``seen``; None of other kernels than FlashMLA's own."""
+    if KERNEL in seen.main.kernel:
+        return read_prefill(seen, gpu)
     kernel, sparse = seen.main.kernel, SPARSE.search(seen.main.kernel) is not None
     if not sparse and dense.KERNEL not in kernel and not (dense.FP8_KERNEL in kernel and _FP8 in kernel):
         return None

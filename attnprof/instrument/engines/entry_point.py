@@ -184,7 +184,8 @@ _MORE = (  # what flash_attn's own records do not have
     "seqlens_q", "seqlens_k", "lengths_of", "stage", "cuda_graph", "backend", "head_dim_v", "layout", "mask",
     "enable_gqa", "fixed_split_size", "disable_split_kv", "fa_version", "pack_gqa", "scheduler_metadata",
     "sinks", "kv_dtype", "segments", "threshold", "max_kv_splits", "sparse", "mask_kind", "score_mod",
-    "build", "index_topk", "extra_cache", "qv", "tensor_cores", "uniform_q_len", "fixed_uniform_q_len",
+    "build", "index_topk", "extra_cache", "extra_topk", "extra_counted", "counted", "qv", "tensor_cores",
+    "uniform_q_len", "fixed_uniform_q_len",
 )  # fmt: skip
 
 

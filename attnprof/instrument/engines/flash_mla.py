@@ -1,4 +1,4 @@
-"""Records FlashMLA's dense and sparse decoding, as the package, vLLM and sgl_kernel bring it."""
+"""Records FlashMLA's decoding and its sparse prefill, as the package, vLLM and sgl_kernel bring them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from attnprof.instrument.recorder import Recorder, shape
 
 
 def patch(recorder: Recorder, module: Any) -> Callable[[], None]:
-    """Returns what puts ``flash_mla_with_kvcache`` back."""
-    return entry_point.patch(recorder, module, "flash_mla_with_kvcache", "flash_mla", _read)
+    """Returns what puts the functions back; older builds lack ``flash_mla_sparse_fwd``."""
+    undo = [entry_point.patch(recorder, module, "flash_mla_with_kvcache", "flash_mla", _read)]
+    if hasattr(module, "flash_mla_sparse_fwd"):
+        undo.append(entry_point.patch(recorder, module, "flash_mla_sparse_fwd", "flash_mla", _read_sparse))
+    return entry_point.patch_all(undo)
 
 
 def _read(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -23,6 +26,7 @@ def _read(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, 
     q, cache, table = given["q"], given["k_cache"], given.get("block_table")
     batch, keys = q.shape[0], given.get("cache_seqlens")
     known, indices = lengths.of(keys), given.get("indices")
+    extra = given.get("extra_indices_in_kvcache")
     counted = keys if indices is None else given.get("topk_length")
     more = {"seqlens_q": [q.shape[1]] * batch, "seqlens_k": known} if known else lengths.steps_of(batch)
     return (
@@ -41,7 +45,33 @@ def _read(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, 
             sparse=indices is not None,
             index_topk=None if indices is None else indices.shape[-1],
             extra_cache=given.get("extra_k_cache") is not None,
+            extra_topk=None if extra is None else extra.shape[-1],
+            extra_counted=given.get("extra_topk_length") is not None,
             disable_split_kv=bool(given.get("enable_batch_invariant")),
             **more,
+        ),
+    )
+
+
+def _read_sparse(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Queries of all requests in a row, each over its own keys: one call as long as all of them."""
+    q, kv, head_dim_v = given["q"], given["kv"], given["d_v"]
+    return (
+        "flash_mla",
+        "varlen_fwd",
+        taken(
+            q,
+            kv,
+            (*kv.shape[:2], head_dim_v),
+            scale=given.get("sm_scale"),
+            head_dim_v=head_dim_v,
+            batch=1,
+            max_seqlen_q=q.shape[0],
+            max_seqlen_k=kv.shape[0],
+            sparse=True,
+            index_topk=given["indices"].shape[-1],
+            counted=given.get("topk_length") is not None,
+            seqlens_q=[q.shape[0]],
+            seqlens_k=[kv.shape[0]],
         ),
     )
