@@ -12,6 +12,7 @@ import pytest
 
 from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.dispatch.engines.sglang import engine as sglang
+from attnprof.dispatch.engines.sglang.selector import deterministic as deterministic_fallback
 from attnprof.dispatch.engines.vllm import old_mla, old_selector, rocm
 from attnprof.dispatch.engines.vllm.conditions import reasons
 from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
@@ -166,7 +167,8 @@ def test_sglangs_default_and_deterministic_backends_are_upstreams() -> None:
             128, int(row["num_heads_k"]), 128, sinks=row["sinks"] == "1", mla=row["mla"] == "1",
             batch_invariant=deterministic, v_head_dim=64 if row["asymmetric_kv"] == "1" else None,
         )  # fmt: skip
-        assert sglang.choose(layer, gpu, "0.5.23").backend == row["backend"], row
+        known = deterministic_fallback(layer, gpu) if deterministic else sglang.choose(layer, gpu, "0.5.23")
+        assert known.backend == row["backend"], row
     assert len(recorded) == 432
     assert {row["backend"] for row in recorded} == {
         "fa3",

@@ -20,6 +20,8 @@ DETERMINISTIC = ("fa3", "fa4", "flashinfer", "triton")
 _AITER_HEADS = (16, 128)
 _RADIX = ("fa3", "fa4", "triton")
 _TRTLLM_MHA_PAGES, _MLA_PAGES = (16, 32, 64, 128), (32, 64)
+_WITH_SINKS = ("triton", "trtllm_mha", "fa3", "fa4")  # of those modelled
+_DSA_DTYPES = ("auto", "bf16", "bfloat16", "fp8_e4m3")
 _FP8 = ("fp8_e4m3", "fp8_e5m2", "fp8")
 
 
@@ -38,9 +40,9 @@ def choose(layer: Layer, gpu: Gpu) -> Choice:
     if layer.mla and layer.sparse:
         why = "what SGLang sets for models with an indexer: DeepSeek V3.2, GLM 5"
         return Choice("dsa", why, (RuledOut("fa3", ("not asked: the model has an indexer",)),))
-    chosen = _deepseek(layer, gpu)
+    chosen = _deepseek(layer, gpu) or _gpt_oss(layer, gpu)
     if chosen is None and layer.batch_invariant:
-        chosen = _deterministic(layer, gpu)
+        chosen = deterministic(layer, gpu)
     chosen = chosen or (_mla(layer, gpu, sm) if layer.mla else _mha(layer, gpu, sm))
     if chosen.backend == "fa3" and layer.kv_dtype == "fp8_e5m2":
         return Choice("triton", "fa3's only FP8 is e4m3", (RuledOut("fa3", ("its only FP8 is e4m3",)),))
@@ -55,7 +57,16 @@ def _deepseek(layer: Layer, gpu: Gpu) -> Choice | None:
     return Choice("trtllm_mla", "what SGLang sets for DeepSeek V3, R1 and V3.1 on SM 10.x", others)
 
 
-def _deterministic(layer: Layer, gpu: Gpu) -> Choice:
+def _gpt_oss(layer: Layer, gpu: Gpu) -> Choice | None:
+    """The same of models with sinks, which are OpenAI's here; the defaults agree but when deterministic."""
+    if not layer.sinks or layer.mla or not layer.batch_invariant or gpu.vendor != "nvidia":
+        return None
+    taken = {9: "fa3", 10: "trtllm_mha"}.get(gpu.sm_major, "triton")
+    return Choice(taken, "what SGLang sets for gpt-oss, deterministic or not", ())
+
+
+def deterministic(layer: Layer, gpu: Gpu) -> Choice:
+    """What deterministic inference falls back to where no model set a backend."""
     blackwell = gpu.vendor == "nvidia" and gpu.sm_major in (10, 12)
     fa3 = RuledOut("fa3", ("taken when deterministic where the GPU is no Blackwell",))
     if not blackwell:
@@ -105,11 +116,15 @@ def refusal(backend: str, layer: Layer, gpu: Gpu) -> str:
     """Why a server does not start with the backend, "" where it does."""
     if gpu.vendor != "nvidia":
         return ""
-    return _refused_arguments(backend, layer, gpu.sm_major) or _refused_backend(backend, layer, gpu.sm_major)
+    return refused_arguments(backend, layer, gpu.sm_major) or _refused_backend(backend, layer, gpu.sm_major)
 
 
-def _refused_arguments(backend: str, layer: Layer, major: int) -> str:
+def refused_arguments(backend: str, layer: Layer, major: int) -> str:
     """As the resolution says it."""
+    if layer.mla and layer.sparse and layer.kv_dtype not in _DSA_DTYPES:
+        return f"dsa has no KV cache in {layer.kv_dtype}"
+    if layer.sinks and backend not in _WITH_SINKS:
+        return f"gpt-oss takes {', '.join(_WITH_SINKS)}, not {backend}"
     if layer.batch_invariant and backend not in (*DETERMINISTIC, "dsa"):
         return f"deterministic inference takes {', '.join(DETERMINISTIC)}, not {backend}"
     if layer.batch_invariant and backend == "dsa":
@@ -146,8 +161,8 @@ def _refused_backend(backend: str, layer: Layer, major: int) -> str:
 
 def page_size(backend: str, layer: Layer, gpu_major: int) -> int:
     """Tokens of a page of the KV cache that the server settles on."""
-    asked = layer.block_size or 1
-    if backend in ("flashmla", "dsa"):
+    asked = 64 if layer.mla and layer.sparse else layer.block_size or 1
+    if backend == "flashmla":
         return 64
     if backend in ("trtllm_mla", "cutedsl_mla"):
         return asked if asked in _MLA_PAGES else 64

@@ -46,8 +46,6 @@ def kinds(layer: Layer, gpu: Gpu) -> tuple[str, str, str]:
 def reach_sparse(layer: Layer, step: Step, gpu: Gpu) -> Reached:
     """What backend dsa calls for a step."""
     prefill, decode, dtype = kinds(layer, gpu)
-    if dtype not in ("bfloat16", "fp8_e4m3"):
-        return Reached((), why_not=f"SGLang ends with an error: dsa has no KV cache in {dtype}")
     is_decode = step.seqlen_q == 1 or step.drafts
     kind, option = (decode, "decode") if is_decode else (prefill, "prefill")
     topk = layer.index_topk
