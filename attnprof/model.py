@@ -75,7 +75,8 @@ class AttentionCall:
     each sequence has, 0 for none, and with ``fixed_uniform_q_len`` in all plans of the graph.
     ``index_topk``: keys that an indexer picks for each query of sparse MLA, 0 where all are attended;
     flash_mla's ``backend`` is then the cache's format, ``extra_topk`` the keys of a second cache;
-    ``extra_counted``: each request's number of these is passed.
+    ``extra_counted``: each request's number of these is passed. aiter only: ``plan_batch``, requests that the
+    plan passed has room for, None where it is of just these.
     """
 
     library: Library
@@ -116,6 +117,7 @@ class AttentionCall:
     index_topk: int = 0
     extra_topk: int = 0
     extra_counted: bool = False
+    plan_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from attnprof.dispatch import libraries
+from attnprof.dispatch.aiter.planned_mla import parts_of_requests, reduction
 from attnprof.dispatch.aiter.read_back import template_fields
+from attnprof.dispatch.explanation import GpuFacts, Observed
 from attnprof.dispatch.names.symbols import own_name
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name, make_gpu
-from attnprof.model import AttentionCall
+from attnprof.model import AttentionCall, Gpu, Prediction
 from tests.conftest import golden_rows
 
 FWD = AttentionCall("aiter", "fwd", 2, 1000, 1000, 32, 8, 128)
@@ -87,3 +90,101 @@ def test_grids_and_refusals() -> None:
         libraries.predict(FWD, make_gpu("AMD", 9, 4, 100))
     with pytest.raises(UsageError, match="over pages"):
         libraries.predict(replace(FWD, entry="varlen_fwd", page_block_size=128), mi300x)
+
+
+TAG = (
+    "0.1.20.post1"  # of upstream's repository; what its Python asks for is recorded, names and grids are read
+)
+
+
+def recorded_mla() -> list[tuple[AttentionCall, Gpu, dict]]:
+    """Steps of the tag's ``mla_decode_fwd``, and what it asked its kernels for."""
+    found = []
+    for row in golden_rows(f"aiter_mla_{TAG}.jsonl.gz"):
+        told = row["call"]
+        call = replace(
+            MLA, batch=told["batch"], seqlen_q=told["seqlen_q"], seqlen_k=max(told["seqlens_k"]),
+            seqlens_k=tuple(told["seqlens_k"]), num_heads=told["num_heads"], dtype=told["dtype"],
+            num_splits=told["num_splits_arg"] or 0, scheduler_metadata=told["plan"],
+            plan_batch=told["plan_batch"], causal=True,
+        )  # fmt: skip
+        found.append((call, gpu_by_name(told["device"]["name"]), row["expect"]))
+    return found
+
+
+def test_what_the_tags_mla_asks_its_kernels_for_is_what_is_predicted() -> None:
+    """Without a C++ kernel for it the Python asks all the same: "cannot get heuristic kernel", as read."""
+    kinds: Counter[str] = Counter()
+    for call, gpu, expect in recorded_mla():
+        why, told = "", Prediction()
+        try:
+            told = libraries.predict(call, gpu, TAG)
+        except UsageError as error:
+            why = error.message
+        if why or told.error:
+            theirs = "query rows" in why or "not supported" in (told.error or "")
+            assert bool(expect["error"]) == theirs
+            assert theirs or "two kernels fit" in why or "cannot get heuristic kernel" in (told.error or "")
+            kinds["refused"] += 1
+            continue
+        assert expect["error"] is None
+        first, *rest = expect["asked"]
+        main, *after = told.launches
+        if first["planned"]:
+            (sums,) = rest
+            assert (main.grid, dict(told.plan)) == (
+                (gpu.num_sms, 1, 1), {"reduce_tiles": sums["tiles"], "heads": sums["heads"]},
+            )  # fmt: skip
+            assert after == [reduction(sums["heads"], sums["tiles"], gpu.num_sms)]
+        else:
+            assert main.grid[1:] == (call.batch, first["splits"])
+            assert [(one.kernel, list(one.grid), one.block[0]) for one in after] == [
+                (one["kernel"], one["grid"], 64 * one["num_warps"]) for one in expect["launches"]
+            ]
+        kinds["plan" if first["planned"] else f"{len(after)} after"] += 1
+    assert kinds["plan"] > 200
+    assert min(kinds.values()) > 10
+
+
+def test_the_tags_mla_is_read_back_and_each_spoilt_size_is_found() -> None:
+    seen = 0
+    for call, gpu, _ in recorded_mla()[::5]:
+        try:
+            made = libraries.predict(call, gpu, TAG).launches
+        except UsageError:
+            continue
+        if not made:
+            continue
+        seen += 1
+        facts = GpuFacts(gpu.num_sms, (gpu.sm_major, gpu.sm_minor), "amd")
+        back = libraries.explain(Observed(*made), facts)
+        assert any(
+            one.versions == (TAG, TAG) and call.seqlen_q in one.seqlen_q
+            and one.batch in (None, call.batch) and one.heads in (None, call.num_heads)
+            for one in back.explanations
+        ), (call, made, back)  # fmt: skip
+        main, *after = made
+        wrong = [
+            (replace(main, block=(128, 1, 1)), *after),
+            (replace(main, grid=(*main.grid[:2], 0)), *after),
+        ]
+        if after:
+            x, y, z = after[0].grid
+            wrong += [
+                (main, replace(after[0], grid=(x + 1, y, z))),
+                (main, replace(after[0], block=(32, 1, 1))),
+            ]
+        for each in wrong:
+            assert libraries.explain(Observed(*each), facts).explanations == (), each
+    assert seen > 60
+
+
+def test_a_plan_deals_keys_out_to_the_cus() -> None:
+    """By the device code as read: 304 parts of 1,000 blocks; a request of few keys beside it is not cut."""
+    assert parts_of_requests([16 * 1000 * 304], 1, 304) == (304,)
+    assert parts_of_requests([16, 16], 1, 304) == (1, 1)
+    assert parts_of_requests([160_000, 16], 1, 304)[1] == 1
+    many = parts_of_requests([4096] * 64, 1, 304)
+    assert 300 < sum(many) <= 304 + 64
+    folded = parts_of_requests([4096] * 8, 8, 304)  # 128 heads as 16, eight times
+    assert len(folded) == 8

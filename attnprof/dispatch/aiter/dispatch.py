@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from attnprof.dispatch.aiter import assembly
-from attnprof.dispatch.aiter.rules import BLOCK_M, MOST_HEAD_DIM, ck_splits, ck_threads, mla_splits
+from attnprof.dispatch.aiter.planned_mla import predict_mla
+from attnprof.dispatch.aiter.rules import (
+    BLOCK_M,
+    DEFAULT_VERSION,
+    MOST_HEAD_DIM,
+    TAGGED,
+    ck_splits,
+    ck_threads,
+    mla_splits,
+)
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
@@ -12,13 +21,19 @@ KERNEL = "void ck_tile::kentry<2, ck_tile::FmhaFwdKernel"  # its template is not
 MLA_HEAD_DIMS = (576, 512)
 
 
-def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
+def predict_call(call: AttentionCall, gpu: Gpu, *, tagged: bool = False) -> Prediction:
     """The assembly's or Composable Kernel's forward kernel, or MLA decode (fwd_kvcache).
 
-    Raises UsageError for a paged batch, which Composable Kernel's split kernel takes.
+    ``tagged``: of v0.1.20.post1. Raises UsageError for a paged batch, which Composable Kernel's split kernel
+    takes, and for what is not known of that tag.
     """
     if call.entry == "fwd_kvcache":
-        return _mla(call, gpu)
+        return _mla(call, gpu, tagged=tagged)
+    if tagged:
+        raise UsageError(
+            f"AITER {TAGGED} is known for MLA's decode alone",
+            hint=f"give --version {DEFAULT_VERSION} for the rules of that package",
+        )
     if call.num_heads % call.num_heads_k:
         return Prediction(error="Number of heads in key/value must divide number of heads in query")
     if max(call.head_dim, call.head_dim_v or 0) > MOST_HEAD_DIM:
@@ -78,14 +93,18 @@ def _why_not_assembly(call: AttentionCall) -> str:
     return "AITER's assembly takes bf16 of head dim 128, or 192 on gfx950, without window, ALiBi and dropout"
 
 
-def _mla(call: AttentionCall, gpu: Gpu) -> Prediction:
+def _mla(call: AttentionCall, gpu: Gpu, *, tagged: bool) -> Prediction:
     dims = (call.head_dim, call.head_dim_v or MLA_HEAD_DIMS[1])
     if dims != MLA_HEAD_DIMS:
         return Prediction(error=f"AITER's MLA decode takes head dims {MLA_HEAD_DIMS}, not {dims}")
-    if call.num_heads not in assembly.MLA_HEADS:
-        return Prediction(error=f"nhead={call.num_heads} not supported")
     if call.batch * call.seqlen_q == 0:
         return Prediction(reasons=(Reason("launches", "none", "there are no queries"),))
+    if tagged:
+        return predict_mla(call, gpu)
+    if call.scheduler_metadata:
+        raise UsageError(f"AITER {DEFAULT_VERSION}'s MLA decode with a plan is not modelled")
+    if call.num_heads not in assembly.MLA_HEADS:
+        return Prediction(error=f"nhead={call.num_heads} not supported")
     kernel = assembly.mla_kernel(call.num_heads, call.seqlen_q, call.dtype)
     if isinstance(kernel, str):
         return Prediction(error=kernel)

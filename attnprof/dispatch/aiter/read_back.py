@@ -1,8 +1,8 @@
 """From AITER's launches back to the call: heads, sequences, blocks of queries, and MLA's split count.
 
 Neither Composable Kernel's forward nor the assembly's ever splits, so no kernel adds up after them. MLA's
-first stage states queries, sequences and splits, its second sequences and heads. Persistent MLA's and paged
-attention's kernels are named only: who plans them decides their grids.
+first stage states queries, sequences and splits, its second sequences and heads. The assembly's paged
+attention is named only.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from functools import cache
 
 from attnprof.dispatch.aiter import assembly
+from attnprof.dispatch.aiter.planned_mla import REDUCE, REDUCE_PERSISTENT
+from attnprof.dispatch.aiter.read_planned import planned_names, read_planned, read_split, split_names
 from attnprof.dispatch.aiter.rules import BLOCK_M, DEFAULT_VERSION, THREADS, WAVE
-from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
+from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack, merged
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
@@ -28,7 +30,7 @@ _QUERIES = range(1, 17)  # of a decode step; from 9 on nothing else is told
 
 def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:
     """What the name of an assembly kernel that is predicted states; how it rounds is the caller's choice."""
-    if own_name(kernel) not in (*_forward_names(), *_mla_steps()):
+    if own_name(kernel) not in (*_forward_names(), *_mla_steps(), *split_names(), *planned_names()):
         return None
     return tuple(field for field in parse_kernel_name(kernel).stated if field[0] != "rounding")
 
@@ -38,13 +40,16 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     if _CK in seen.main.kernel:
         return _composable_kernel(seen, gpu)
     name = own_name(seen.main.kernel)
-    if name == assembly.STAGE2:
+    if name in (assembly.STAGE2, REDUCE, REDUCE_PERSISTENT):
         return ReadBack(nearest="kernel before it", cut=True)
     if name in _forward_names():
         return _forward(seen, gpu, name)
-    if name in _mla_steps():
-        return _mla(seen, name)
-    return None
+    told = [_mla(seen, name)] if name in _mla_steps() else []
+    if name in split_names():
+        told.append(read_split(seen, gpu, name))
+    if name in planned_names():
+        told.append(read_planned(seen, gpu, name))
+    return merged(told)
 
 
 def _composable_kernel(seen: Observed, gpu: GpuFacts) -> ReadBack:

@@ -13,6 +13,7 @@ from attnprof.model import AttentionCall, Gpu
 
 DEFAULT_VERSION = "0.1.7"
 VERSIONS = (DEFAULT_VERSION, "0.1.7.post2.dev18")
+TAGGED = "0.1.20.post1"  # a tag of upstream's repository, of which there is no package
 BLOCK_M = 128  # queries of a tile, as the library itself takes it to be
 THREADS = 256
 WAVE = 64  # all threads of a tile of 16 or 32 queries
@@ -24,16 +25,18 @@ MAX_SPLITS = 128
 _SLOTS_PER_CU = 2
 _MLA_SPLITS = range(1, 17)
 _OVERHEAD = 84.1  # keys that a split costs
-_FP8_KEYS = {16: 128, 32: 128, 48: 64, 64: 64, 128: 32, 256: 32, 384: 32, 512: 32}
+FP8_KEYS = {16: 128, 32: 128, 48: 64, 64: 64, 128: 32, 256: 32, 384: 32, 512: 32}
 
 
-def rules_for(version: str) -> None:
-    """Raises UsageError for a version that nobody has read."""
-    if version.strip() not in VERSIONS:
+def rules_for(version: str) -> str:
+    """The version as it is known here. Raises UsageError for a version that nobody has read."""
+    asked = version.strip().removeprefix("v")
+    if asked not in (*VERSIONS, TAGGED):
         raise UsageError(
-            f"aiter {version} is not modelled: the rules known are those of {', '.join(VERSIONS)}",
+            f"aiter {version} is not modelled: the rules known are those of {', '.join((*VERSIONS, TAGGED))}",
             hint=f"give --version {DEFAULT_VERSION} to predict with its rules",
         )
+    return asked
 
 
 def ck_splits(batch: int, num_heads: int, seqlen_q: int, head_dim_v: int, num_cus: int) -> int:
@@ -55,23 +58,29 @@ def ck_threads(call: AttentionCall, queries: int, gpu: Gpu) -> int:
     return WAVE if loads and plain and queries <= _SMALL_TILE else THREADS
 
 
-def mla_splits(
-    num_cus: int, batch: int, total_kv: int, num_heads: int, seqlen_q: int, fp8: bool, asked: int = 0
-) -> int:
-    """The count from 1 to 16 that fills the CUs best, less what each split costs; FP8: no more than blocks.
-
-    total_kv: keys of all sequences.  asked: the caller's, 0 for none.  Float64, as in Python.
-    """
+def best_splits(num_cus: int, batch: int, total_kv: int) -> int:
+    """The count from 1 to 16 that fills the CUs best, less what each split costs.  Float64, as in Python."""
     keys = total_kv / batch
 
     def worth(splits: int) -> float:
         waves = ceil_div(batch * splits, num_cus) * num_cus
         return batch * splits / waves * keys / (keys + _OVERHEAD * splits)
 
-    best = asked or max(_MLA_SPLITS, key=worth)  # the first of equals
+    return max(_MLA_SPLITS, key=worth)  # the first of equals
+
+
+def mla_splits(
+    num_cus: int, batch: int, total_kv: int, num_heads: int, seqlen_q: int, fp8: bool, asked: int = 0
+) -> int:
+    """The best count, or the caller's; of FP8 no more than a sequence has blocks of keys.
+
+    total_kv: keys of all sequences.  asked: the caller's, 0 for none.
+    """
+    keys = total_kv / batch
+    best = asked or best_splits(num_cus, batch, total_kv)
     if not fp8:
         return best
-    block = _FP8_KEYS.get(num_heads * seqlen_q)
+    block = FP8_KEYS.get(num_heads * seqlen_q)
     if block is None:
         raise UsageError(f"AITER's FP8 MLA takes no {num_heads * seqlen_q} query rows")
     return min(best, int(keys + block - 1) // block)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from attnprof.dispatch.aiter.dispatch import predict_call
-from attnprof.dispatch.aiter.rules import DEFAULT_VERSION, rules_for
-from attnprof.dispatch.versions import same_in_all
+from attnprof.dispatch.aiter.rules import DEFAULT_VERSION, TAGGED, rules_for
+from attnprof.model import AttentionCall, Gpu, Prediction
 
-__all__ = ["DEFAULT_VERSION", "predict", "rules_for"]
+__all__ = ["DEFAULT_VERSION", "KNOWN", "predict", "rules_for"]
+KNOWN = (DEFAULT_VERSION, TAGGED)
 
-predict = same_in_all(rules_for, predict_call, DEFAULT_VERSION)
+
+def predict(
+    call: AttentionCall, gpu: Gpu, version: str = DEFAULT_VERSION, *, explain: bool = False
+) -> Prediction:
+    """What AITER ``version`` launches for ``call`` on ``gpu``; its reasons come with it."""
+    del explain
+    return predict_call(call, gpu, tagged=rules_for(version) == TAGGED)

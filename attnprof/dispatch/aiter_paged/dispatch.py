@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from attnprof.dispatch.aiter_paged.rules import (
-    DEFAULT_VERSION,
-    PREFILL_HEAD_DIM,
-    TAGGED,
-    prefill_tile,
-)
+from attnprof.dispatch.aiter.rules import DEFAULT_VERSION, TAGGED
+from attnprof.dispatch.aiter_paged.rules import PREFILL_HEAD_DIM, prefill_tile
 from attnprof.dispatch.aiter_paged.unified import predict_unified
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.requests import Lengths, split_range

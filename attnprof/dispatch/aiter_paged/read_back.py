@@ -5,8 +5,8 @@ Paged decode's kernels are read as vLLM's, whose copies they are.
 
 from __future__ import annotations
 
+from attnprof.dispatch.aiter.rules import DEFAULT_VERSION
 from attnprof.dispatch.aiter_paged.read_unified import LIBRARY, constants_of, read_unified
-from attnprof.dispatch.aiter_paged.rules import DEFAULT_VERSION
 from attnprof.dispatch.aiter_paged.unified import UNIFIED_2D
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.names.spelled_constants import REDUCE, UNIFIED_3D

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnprof.dispatch.aiter_paged.rules import DEFAULT_VERSION, TAGGED
+from attnprof.dispatch.aiter.rules import DEFAULT_VERSION, TAGGED
 from attnprof.dispatch.aiter_paged.unified import (
     BLOCKS_PER_CU,
     LONG_BLOCK_M,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from attnprof.dispatch.aiter.rules import DEFAULT_VERSION, TAGGED, rules_for
 from attnprof.dispatch.aiter_paged.dispatch import predict_call
-from attnprof.dispatch.aiter_paged.rules import DEFAULT_VERSION, TAGGED, rules_for
 from attnprof.model import AttentionCall, Gpu, Prediction
 
 __all__ = ["DEFAULT_VERSION", "KNOWN", "predict", "rules_for"]

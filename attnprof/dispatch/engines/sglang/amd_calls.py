@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnprof.dispatch.aiter_paged.rules import TAGGED
+from attnprof.dispatch.aiter.rules import TAGGED
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Step
 from attnprof.dispatch.engines.sglang.calls import graph_note, sglang_call
 from attnprof.dispatch.heuristic import ceil_div

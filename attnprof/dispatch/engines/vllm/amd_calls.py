@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnprof.dispatch.aiter_paged.rules import TAGGED
+from attnprof.dispatch.aiter.rules import TAGGED
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Step
 from attnprof.dispatch.engines.vllm.calls import Rules, capture_note, graph_note, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import quantized
