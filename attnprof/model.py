@@ -72,7 +72,8 @@ class AttentionCall:
     ``seqlens_q`` and ``seqlens_k`` are each sequence's own lengths, () where only the maxima above are known.
     ``cuda_graph``: the call is made for a CUDA graph. flashinfer only: ``backend``, "" for its own choice,
     ``fixed_split_size`` in pages, ``disable_split_kv``; ``uniform_q_len``: queries that the planner is told
-    each sequence has, 0 for none, and with ``fixed_uniform_q_len`` in all plans of the graph.
+    each sequence has, 0 for none, and with ``fixed_uniform_q_len`` in all plans of the graph, or of
+    vllm_triton those of a draft that room is kept for.
     ``index_topk``: keys that an indexer picks for each query of sparse MLA, 0 where all are attended;
     flash_mla's ``backend`` is then the cache's format, ``extra_topk`` the keys of a second cache;
     ``extra_counted``: each request's number of these is passed. aiter only: ``plan_batch``, requests that the

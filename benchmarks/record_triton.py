@@ -6,6 +6,7 @@ kernel runs in Triton's interpreter (TRITON_INTERPRET=1, set here).
 
     pip download --no-deps vllm==0.33.0 && unzip vllm-*.whl 'vllm/*.py' -d vllm-0.33.0
     python -m benchmarks.record_triton vllm vllm-0.33.0 0.33.0 tests/data/golden
+    python -m benchmarks.record_triton vllm_drafts vllm-0.33.0 0.33.0 tests/data/golden
     python -m benchmarks.record_triton vllm_mla vllm-0.33.0 0.33.0 tests/data/golden
     python -m benchmarks.record_triton sglang sglang-0.5.23 0.5.23 tests/data/golden
 """
@@ -18,13 +19,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
-ROWS, MLA_ROWS = 800, 300
+ROWS, MLA_ROWS, DRAFT_ROWS = 800, 300, 400
 _GPUS = (  # name, sm, SMs
     ("A100", 8, 0, 108), ("L40S", 8, 9, 142), ("H100", 9, 0, 132), ("H20", 9, 0, 78), ("B200", 10, 0, 148),
     ("RTX PRO 6000", 12, 0, 188), ("RTX 5060 Ti", 12, 0, 36), ("RTX 5070", 12, 0, 48), ("A10", 8, 6, 72),
@@ -161,8 +163,11 @@ def _lengths(rng: Random, most_queries: int) -> tuple[list[int], list[int]]:
 # vLLM
 
 
-def record_vllm(folder: Path, version: str) -> Iterator[dict[str, Any]]:
-    """Calls of the Triton backend: its metadata builder and unified_attention, one after the other."""
+def record_vllm(folder: Path, version: str, drafts: bool = False) -> Iterator[dict[str, Any]]:
+    """Calls of the Triton backend: its metadata builder and unified_attention, one after the other.
+
+    drafts: each request verifies as many queries as speculative decoding is configured for.
+    """
     import torch
 
     launches = Launches()
@@ -206,9 +211,13 @@ def record_vllm(folder: Path, version: str) -> Iterator[dict[str, Any]]:
         attn = _load(
             "vllm.v1.attention.backends.triton_attn", package / "v1/attention/backends/triton_attn.py"
         )
-    rng = Random(f"vllm {version}")
-    for _ in range(ROWS):
+    rng = Random(f"vllm {'drafts ' * drafts}{version}")
+    for _ in range(DRAFT_ROWS if drafts else ROWS):
         call = _vllm_call(rng, version)
+        if drafts:
+            queries = rng.choice((2, 3, 4, 6, 8, 9, 12))
+            lengths = {"seqlens_q": [queries] * call["batch"], "uniform_q_len": queries}
+            call |= lengths | {"seqlens_k": [max(queries, each) for each in call["seqlens_k"]]}
         yield {"call": call, "expect": _vllm_launches(call, ops, attn, platform, launches)}
 
 
@@ -288,7 +297,10 @@ def _vllm_metadata(call: dict[str, Any], attn: ModuleType, tensors: tuple[Any, .
         cudagraph_mode=1 if call["cuda_graph"] else 0, cudagraph_capture_sizes=list(_CAPTURED)
     )
     config = SimpleNamespace(
-        model_config=model, compilation_config=compilation, parallel_config=None, speculative_config=None,
+        model_config=model, compilation_config=compilation, parallel_config=None,
+        speculative_config=SimpleNamespace(
+            num_speculative_tokens=call["uniform_q_len"] - 1, parallel_drafting=False
+        ) if call.get("uniform_q_len") else None,
         scheduler_config=SimpleNamespace(max_num_seqs=256),
     )  # fmt: skip
     spec = SimpleNamespace(block_size=call["page_size"], kv_quant_mode=0)
@@ -511,7 +523,10 @@ def write_golden(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def main() -> int:
     library, folder, version, out = sys.argv[1:5]
-    record = {"vllm": record_vllm, "vllm_mla": record_vllm_mla, "sglang": record_sglang}[library]
+    record = {
+        "vllm": record_vllm, "vllm_drafts": partial(record_vllm, drafts=True), "vllm_mla": record_vllm_mla,
+        "sglang": record_sglang,
+    }[library]  # fmt: skip
     path = Path(out) / f"{library}_triton_{version}.jsonl.gz"
     write_golden(path, record(Path(folder), version))
     return 0

@@ -28,6 +28,7 @@ VLLM = (
     "vllm_triton_0.20.0.jsonl.gz",
     "vllm_triton_0.33.0.jsonl.gz",
 )
+VLLM_DRAFTS = "vllm_drafts_triton_0.33.0.jsonl.gz"
 VLLM_MLA = tuple(name.replace("vllm_", "vllm_mla_") for name in VLLM)
 SGLANG = "sglang_triton_0.5.23.jsonl.gz"
 
@@ -37,7 +38,7 @@ def predicted(name: str) -> list[tuple[dict, dict]]:
     done = attnprof("predict", "--calls", str(GOLDEN / name))
     assert done.code == 0, done.err
     answers, rows = [json.loads(line) for line in done.out.splitlines()], golden_rows(name)
-    assert len(answers) == len(rows) == (300 if name in VLLM_MLA else 800)
+    assert len(answers) == len(rows) == (300 if name in VLLM_MLA else 400 if name == VLLM_DRAFTS else 800)
     return list(zip(rows, answers, strict=True))
 
 
@@ -53,7 +54,7 @@ def ours(answer: dict) -> list[tuple[str, list[int], list[int]]]:
     return [(one["kernel"], one["grid"], one["block"]) for one in answer["launches"]]
 
 
-@pytest.mark.parametrize("name", VLLM)
+@pytest.mark.parametrize("name", [*VLLM, VLLM_DRAFTS])
 def test_vllms_launches_tiles_and_threshold_are_upstreams(name: str) -> None:
     wrong = []
     for row, answer in predicted(name):

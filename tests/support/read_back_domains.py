@@ -214,6 +214,9 @@ def _vllm_triton(rng: Random) -> Drawn:
     if rng.random() < 0.3:
         call = replace(_latent(rng, "vllm_triton", "batch_mla"), page_block_size=16)
     version = rng.choice(("0.10.2", "0.20.0", "0.33.0"))
+    if version == "0.33.0" and call.entry == "batch_paged" and rng.random() < 0.3:
+        drafts = rng.randint(2, 9)
+        call = replace(call, seqlen_q=drafts, seqlen_k=call.seqlen_k + drafts, uniform_q_len=drafts)
     if rng.random() < 0.2:
         decode = replace(call, entry="batch_decode", seqlen_q=1, num_splits=rng.choice((0, 7)))
         return decode, _gpu(rng, "a100", "h100", "b200"), rng.choice(("0.20.0", "0.33.0"))

@@ -408,3 +408,35 @@ def test_vllm_on_amd_gpus_takes_a_backend_and_says_what_it_runs() -> None:
         "explain", *MODEL, "--gpu", "mi300x", "--attention-backend", "TRITON_ATTN", "--format", "json"
     )
     assert json.loads(told.out)["library"] == "vllm_triton"
+
+
+def test_drafts_are_decode_where_its_kernel_takes_several_queries() -> None:
+    drafts = Step(16, 4, 5000, drafts=True)
+    expected = {
+        ("b200", "FLASHINFER"): ("batch_decode", "trtllm-gen"),
+        ("h100", "FLASHINFER"): ("batch_decode", "xqa"),
+        ("a100", "FLASHINFER"): ("batch_paged", "fa2"), ("a100", "TRITON_ATTN"): ("batch_paged", ""),
+    }  # fmt: skip
+    for (gpu, backend), (entry, kernel) in expected.items():
+        found = made("vllm", gpu, replace(QWEN, backend=backend), drafts)
+        assert (found.call.entry, found.call.backend, found.call.seqlen_q) == (entry, kernel, 4)
+        assert found.prediction.launches
+        assert found.call.uniform_q_len == (4 if backend == "TRITON_ATTN" else 0)
+    old = made("vllm", "b200", replace(QWEN, backend="FLASHINFER"), drafts, "0.20.2")
+    assert "drafts of vLLM 0.20.2" in old.not_predicted
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend", "library", "entry"),
+    [
+        ("b200", "FLASHINFER_MLA", "flashinfer", "batch_mla"),
+        ("a100", "TRITON_MLA", "vllm_triton", "batch_mla"),
+        ("h100", "FLASHMLA", "flash_mla", "fwd_kvcache"),
+        ("b200", "CUTLASS_MLA", "flash_attn_4", "varlen_fwd"),  # whose decode has one query
+    ],
+)  # fmt: skip
+def test_drafts_over_a_latent_cache(gpu: str, backend: str, library: str, entry: str) -> None:
+    found = made("vllm", gpu, replace(DEEPSEEK, backend=backend), Step(8, 3, 5000, drafts=True))
+    assert (found.call.library, found.call.entry, found.call.seqlen_q) == (library, entry, 3)
+    assert found.prediction.launches
+    assert bool(found.more) == (library == "flash_attn_4")

@@ -133,7 +133,7 @@ def _segments(
     threshold = sequences_3d(call.num_heads_k, call.cuda_graph)
     segments, rows = segments_and_rows(
         rules, threshold, call.batch, lengths.tokens, call.num_heads_k, gpu.num_sms,
-        gpu.vendor == "nvidia" and (gpu.sm_major, gpu.sm_minor) == (12, 0),
+        gpu.vendor == "nvidia" and (gpu.sm_major, gpu.sm_minor) == (12, 0), call.uniform_q_len,
     )  # fmt: skip
     several = lengths.max_q > 1
     longest = MOST_QUERIES_3D if rules.threshold == "query blocks" else 1

@@ -96,17 +96,20 @@ def sequences_3d(num_heads_k: int, cuda_graph: bool) -> int:
 
 
 def segments_and_rows(
-    rules: Rules, threshold: int, batch: int, tokens: int, num_heads_k: int, num_sms: int, is_sm120: bool
-) -> tuple[int, int]:
+    rules: Rules, threshold: int, batch: int, tokens: int, num_heads_k: int, num_sms: int, is_sm120: bool,
+    drafted: int = 1,
+) -> tuple[int, int]:  # fmt: skip
     """Segments of each sequence's keys, and the queries for whose partial results there is room.
 
-    Room is kept without speculative decoding, for ``max_num_seqs`` of at least ``threshold``.
+    Room is kept for ``max_num_seqs`` of at least ``threshold``.  drafted: queries of a request that
+    speculative decoding verifies; up to MOST_QUERIES_3D have room, where the version counts query blocks.
     """
+    each = min(max(drafted, 1), MOST_QUERIES_3D) if rules.threshold == "query blocks" else 1
     most = (num_sms - 1) // (SEGMENTS * num_heads_k) if rules.on_sm120 and is_sm120 else 0
     if not most:
-        return SEGMENTS, threshold
+        return SEGMENTS, threshold * each
     share = SEGMENTS_SM120 // SEGMENTS
-    rows = max(min(most, threshold), ceil_div(threshold, share))
+    rows = max(min(most, threshold) * each, ceil_div(threshold * each, share))
     return (SEGMENTS, rows * share) if most < batch or rows < tokens else (SEGMENTS_SM120, rows)
 
 

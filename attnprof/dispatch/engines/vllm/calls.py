@@ -19,6 +19,8 @@ from attnprof.model import AttentionCall, Dtype, Entry
 DEFAULT_BLOCK = 16
 _AUTOMATIC_FA4 = -1
 _FLASHINFER_ROUTE_PAGE = 64  # which both backends of the composite have
+_KNOWN_DRAFTS = "0.33.0"
+_HOPPER = (9, 0)
 _FEW_TOKENS, _LONG = 256, 131_072  # 0.10: what TensorRT-LLM's kernels were taken for
 _CONTINUED = (
     "TURBOQUANT attends prompts with packed keys request by request, up to 128 queries by decode's kernels, "
@@ -60,7 +62,8 @@ def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reach
     if backend == "FLASHINFER":
         return _flashinfer(layer, step, sm, rules)
     if backend == "TRITON_ATTN":
-        call = vllm_call("vllm_triton", "batch_paged", layer, step)
+        room: dict[str, Any] = {"uniform_q_len": step.seqlen_q} if step.drafts else {}
+        call = vllm_call("vllm_triton", "batch_paged", layer, step, **room)
         return Reached((graph_note(step),), call, rules.triton)
     if backend == "FLEX_ATTENTION":
         return _flex_attention(layer, step, rules)
@@ -212,7 +215,12 @@ def _metadata(layer: Layer, version: int) -> str:
 
 def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     decode, prefill = rules.flashinfer(layer, step, sm)
-    phase, kernel = ("decode", decode) if step.seqlen_q == 1 else ("prefill", prefill)
+    if step.drafts and rules.version != _KNOWN_DRAFTS:
+        why_not = f"the drafts of vLLM {rules.version}'s FlashInfer backend are not modelled"
+        return Reached((graph_note(step),), why_not=why_not)
+    # Drafts are decode where its kernel takes several queries: Hopper's own and Blackwell's do not.
+    drafted = step.drafts and (decode != "native" or sm < _HOPPER)
+    phase, kernel = ("decode", decode) if step.seqlen_q == 1 or drafted else ("prefill", prefill)
     other = {
         "trtllm-gen": "TensorRT-LLM's generated kernels",
         "xqa": "XQA's decode kernel",

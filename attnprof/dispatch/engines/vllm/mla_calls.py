@@ -19,6 +19,7 @@ _LATENT, _ROTATED = 512, 64
 _ROW = _LATENT + _ROTATED
 _THRESHOLD = {"FLASH_ATTN_MLA": 512, "FLASHMLA": 128}  # queries a request up to which prompts go with decode
 _ONE_QUERY = ("CUTLASS_MLA",)  # whose drafts are prompts; the others take them for decode
+_KNOWN = "0.33.0"
 _PAGES = {"FLASHINFER_MLA": (32, 64), "CUTLASS_MLA": (128,), "FLASHMLA": (64,)}
 
 
@@ -27,7 +28,7 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
     if layer.sparse:
         return reach_sparse(backend, layer, step, sm, rules)
     most = 1 if (rules.chain and backend == "FLASHMLA") else _THRESHOLD.get(backend, 1)
-    drafted = step.drafts and backend not in _ONE_QUERY
+    drafted = step.drafts and backend not in _ONE_QUERY and rules.version == _KNOWN
     if step.seqlen_q > most and not drafted:
         return reach_prefill(layer, step, sm, rules)
     if backend == "TRITON_MLA":
@@ -76,12 +77,9 @@ def _absorbed(kernel: str) -> Note:
 
 
 def reach_triton_mla(layer: Layer, step: Step, rules: Rules) -> Reached:
-    """TRITON_MLA's decode; each query of a draft is a row of its own."""
-    rows = step
-    if step.seqlen_q > 1:
-        rows = Step(step.batch * step.seqlen_q, 1, step.seqlen_k, step.cuda_graph)
+    """TRITON_MLA's decode."""
     call = vllm_call(
-        "vllm_triton", "batch_mla", layer, rows, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
+        "vllm_triton", "batch_mla", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
         disable_split_kv=layer.batch_invariant,
     )  # fmt: skip
     return Reached(
