@@ -29,33 +29,41 @@ _SINCE = (  # fields of the kernel table that newer host code asks for, true of 
 
 
 def build(work: Path) -> None:
-    """Programs and ``registers.txt`` in ``work``, which holds the unpacked packages."""
-    data = work / NEW / "flashinfer" / "data"
-    emptied = work / "emptied"
-    shutil.copytree(data / "include", emptied, dirs_exist_ok=True)
+    """Programs and registers of each version in ``work``, which holds the unpacked packages."""
+    for version in (NEW, NEWEST):
+        registers_of(work, version).write_text(registers(_launchers(work, version)))
+    _oldest_launchers(work)
+    for version in CUBINS:
+        _trtllm_gen(work, version)
+
+
+def registers_of(work: Path, version: str) -> Path:
+    """What ptxas printed of a version's kernels."""
+    return work / f"registers-{version}.txt"
+
+
+def program_of(work: Path, part: str, version: str) -> Path:
+    """The program of a part of launches.cu."""
+    return work / f"{part.lower()}-{version}"
+
+
+def _launchers(work: Path, version: str) -> str:
+    """The programs of launches.cu; returns what ptxas printed of those whose occupancy is asked."""
+    headers, log = work / version / "flashinfer" / "data" / "include", ""
+    emptied = work / f"emptied-{version}"
+    shutil.copytree(headers, emptied, dirs_exist_ok=True)
     prefill = emptied / "flashinfer" / "attention" / "prefill.cuh"
     call = "  BatchPrefillWithPagedKVCacheDevice<KTraits, SAME_KV_STRIDES>(params, smem_storage);\n"
     text = prefill.read_text()
     if text.count(call) != 1:
         raise SystemExit(f"{prefill} is not the one that was read")
     prefill.write_text(text.replace(call, ""))
-    log = _launchers(work, data / "include", emptied)
-    (work / "registers.txt").write_text(registers(log))
-    _oldest_launchers(work)
-    _launcher(work, "PLANS", 128, work / NEWEST / "flashinfer" / "data" / "include", ("80",), NEWEST)
-    for version in CUBINS:
-        _trtllm_gen(work, version)
-
-
-def _launchers(work: Path, headers: Path, emptied: Path) -> str:
-    """The programs of launches.cu; returns what ptxas printed of those whose occupancy is asked."""
-    log = ""
-    plain = (("PLANS", 128, emptied), *(("BATCH_PREFILL", dim, emptied) for dim in HEAD_DIMS[:2]))
-    for part, dim, include in plain:
-        _launcher(work, part, dim, include, ("80",))
+    plain = (("PLANS", 128), *(("BATCH_PREFILL", dim) for dim in HEAD_DIMS[:2]))
+    for part, dim in plain:
+        _launcher(work, part, dim, emptied, ("80",), version)
     for part, dims in (("DECODE", HEAD_DIMS), ("PREFILL", (128,))):
         for dim in dims:
-            log += _launcher(work, part, dim, headers, ARCHITECTURES)
+            log += _launcher(work, part, dim, headers, ARCHITECTURES, version)
     return log
 
 
@@ -70,18 +78,18 @@ def _oldest_launchers(work: Path) -> None:
     log = ""
     for dim in HEAD_DIMS[:2]:
         log += _launcher(work, "BATCH_PREFILL", dim, emptied, ARCHITECTURES, OLDEST)
-    (work / f"registers-{OLDEST}.txt").write_text(registers(log))
+    registers_of(work, OLDEST).write_text(registers(log))
 
 
 def _launcher(
-    work: Path, part: str, dim: int, include: Path, architectures: tuple[str, ...], version: str = NEW
+    work: Path, part: str, dim: int, include: Path, architectures: tuple[str, ...], version: str
 ) -> str:
     codes = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in architectures]
     since = {OLDEST: ["-DBEFORE_0_7"], NEWEST: ["-DSINCE_0_7_4"]}.get(version, [])
     given = (f"-D{part}", *since, f"-DRECORDED_DIM={dim}", f"-I{include}", *_cccl(work), f"-I{HERE}")
     sources = (str(HERE / "launches.cu"), str(HERE / "runtime.cpp"))
-    program = f"{part}_{dim}".lower() + ("" if version == NEW else f"-{version}")
-    return _nvcc(*codes, "-Xptxas", "-v", *given, *sources, "-o", str(work / program))
+    program = program_of(work, f"{part}_{dim}", version)
+    return _nvcc(*codes, "-Xptxas", "-v", *given, *sources, "-o", str(program))
 
 
 def _trtllm_gen(work: Path, version: str) -> None:

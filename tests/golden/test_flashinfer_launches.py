@@ -18,6 +18,7 @@ from tests.conftest import golden_rows
 from tests.support.command import attnprof
 
 LAUNCHES, OLDEST = "flashinfer_host_0.7.2.post1.jsonl.gz", "flashinfer_host_0.6.8.post1.jsonl.gz"
+NEWEST = "flashinfer_host_0.7.4.jsonl.gz"
 ENTRIES = ("batch_decode", "batch_mla", "batch_paged", "single_decode", "single_prefill")
 CALL = AttentionCall("flashinfer", "batch_decode", 8, 1, 4096, 32, 8, 128, page_block_size=16)
 
@@ -32,7 +33,8 @@ def _launches(prediction: Prediction) -> list[tuple[str, list[int], list[int]]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "entry"), [*((LAUNCHES, entry) for entry in ENTRIES), (OLDEST, "batch_paged")]
+    ("name", "entry"),
+    [*((name, entry) for name in (LAUNCHES, NEWEST) for entry in ENTRIES), (OLDEST, "batch_paged")],
 )
 def test_every_launch_of_the_wheel_is_predicted(name: str, entry: str) -> None:
     """The planner that deals out tiles on Hopper and the one of MLA are held to in the tests below."""
@@ -48,20 +50,25 @@ def test_every_launch_of_the_wheel_is_predicted(name: str, entry: str) -> None:
 
 
 def test_shared_memory_is_that_of_the_launch_where_it_is_told() -> None:
-    rows = [row for name in (LAUNCHES, OLDEST) for row in golden_rows(name) if row["expect"]["launches"]]
+    rows = [
+        row for name in (LAUNCHES, NEWEST, OLDEST) for row in golden_rows(name) if row["expect"]["launches"]
+    ]
     assert {row["call"]["entry"] for row in rows} == {*ENTRIES} - {"batch_mla"}
     told = [[one.dynamic_smem for one in _predicted(row).launches] for row in rows]
     assert told == [[one["dynamic_smem"] for one in row["expect"]["launches"]] for row in rows]
 
 
 def test_every_refusal_is_upstreams() -> None:
-    refused = [row for name in (LAUNCHES, OLDEST) for row in golden_rows(name) if row["expect"]["error"]]
+    refused = [
+        row for name in (LAUNCHES, NEWEST, OLDEST) for row in golden_rows(name) if row["expect"]["error"]
+    ]
     assert len(refused) > 50
     assert [_predicted(row).error for row in refused] == [row["expect"]["error"] for row in refused]
 
 
 def test_every_plan_of_decode_on_cuda_cores() -> None:
-    rows = [row for row in golden_rows(LAUNCHES) if row["call"]["entry"] == "batch_decode"]
+    rows = [row for name in (LAUNCHES, NEWEST) for row in golden_rows(name)]
+    rows = [row for row in rows if row["call"]["entry"] == "batch_decode"]
     for row in rows:
         plan = dict(_predicted(row).plan)
         grid = plan.pop("grid")
@@ -69,7 +76,7 @@ def test_every_plan_of_decode_on_cuda_cores() -> None:
         assert grid == [plan["padded_batch_size"], row["call"]["num_heads_k"], 1]
 
 
-@pytest.mark.parametrize("name", [LAUNCHES, OLDEST])
+@pytest.mark.parametrize("name", [LAUNCHES, NEWEST, OLDEST])
 def test_every_plan_of_hoppers_backend(name: str) -> None:
     rows = [row for row in golden_rows(name) if row["call"]["backend"] == "fa3"]
     shared = 0
@@ -84,7 +91,7 @@ def test_every_plan_of_hoppers_backend(name: str) -> None:
     assert 0 < shared < len(rows)
 
 
-@pytest.mark.parametrize("name", [LAUNCHES, OLDEST])
+@pytest.mark.parametrize("name", [LAUNCHES, NEWEST, OLDEST])
 def test_every_plan_of_mla(name: str) -> None:
     rows = [row for row in golden_rows(name) if row["call"]["entry"] == "batch_mla"]
     split = 0

@@ -66,13 +66,13 @@ def predict_call(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
         return predict_xqa(call, gpu, choice)
     if choice.name == "fa3" and (gpu.sm_major, gpu.sm_minor) != (9, 0):
         return Prediction(error="backend fa3 needs SM 9.0")
-    if call.entry in ("batch_paged", "batch_ragged"):
-        return _paged(call, gpu, choice, oldest=rules.oldest)
+    if call.entry == "batch_mla":
+        return _mla(call, gpu, choice)
     by_entry = {
-        "batch_decode": _decode, "batch_mla": _mla, "single_prefill": _single,
+        "batch_paged": _paged, "batch_ragged": _paged, "batch_decode": _decode, "single_prefill": _single,
         "single_decode": _single,
     }  # fmt: skip
-    return by_entry[call.entry](call, gpu, choice)
+    return by_entry[call.entry](call, gpu, choice, rules.build)
 
 
 def _indivisible(call: AttentionCall) -> str:
@@ -86,7 +86,7 @@ def _lengths(call: AttentionCall) -> tuple[tuple[int, ...], tuple[int, ...]]:
     )
 
 
-def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, *, oldest: bool) -> Prediction:
+def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, build: str) -> Prediction:
     """Prefill over pages or packed keys, and decode with tensor cores, which asks for fa2 by default."""
     seqlens_q, seqlens_k = _lengths(call)
     ragged = call.entry == "batch_ragged"
@@ -112,7 +112,7 @@ def _paged(call: AttentionCall, gpu: Gpu, choice: Choice, *, oldest: bool) -> Pr
         return Prediction((main,), 1, reasons=(*choice.reasons, *_reasons_sm90(plan, gpu)), plan=fields)
     name = KERNEL_RAGGED if ragged else KERNEL
     main = KernelLaunch(name, plan.grid, block(plan.cta_tile_q), _smem(call, plan.cta_tile_q, gpu))
-    merge, told = _merge(plan, sum(seqlens_q), call, gpu, oldest=oldest)
+    merge, told = _merge(plan, sum(seqlens_q), call, gpu, build=build)
     reasons = (*choice.reasons, *_reasons(batch, plan, gpu), told)
     return Prediction((main, *merge), plan.most_chunks, reasons=reasons, plan=fields)
 
@@ -136,14 +136,14 @@ def block(cta_tile_q: int) -> tuple[int, int, int]:
 
 
 def _merge(
-    plan: Plan, rows: int, call: AttentionCall, gpu: Gpu, *, oldest: bool
+    plan: Plan, rows: int, call: AttentionCall, gpu: Gpu, *, build: str
 ) -> tuple[tuple[KernelLaunch, ...], Reason]:
     """The kernel that adds up the chunks, where there are any."""
     if not plan.split_kv:
         return (), Reason("merge", "none", "no keys are split")
     try:
         dim = call.head_dim_v or call.head_dim
-        launch = launch_rules.merge_lengths(rows, call.num_heads, dim, gpu, oldest=oldest)
+        launch = launch_rules.merge_lengths(rows, call.num_heads, dim, gpu, build)
     except UnknownBlocksError:
         why = "it adds up the chunks; its grid is SMs x the blocks that an SM admits, not known of this GPU"
         return (), Reason("merge", "follows", why)
@@ -190,16 +190,16 @@ def _reasons_sm90(plan: Plan, gpu: Gpu) -> tuple[Reason, ...]:
     )
 
 
-def _decode(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
+def _decode(call: AttentionCall, gpu: Gpu, choice: Choice, build: str) -> Prediction:
     """Decode on CUDA cores: one query a sequence."""
     if call.seqlen_q > 1:
         return Prediction(error=_NO_DRAFTS)
     page = call.page_block_size or _PAGE_SIZE
     heads = (call.num_heads, call.num_heads_k, call.head_dim)
-    plan = launch_rules.batch_decode_plan(_lengths(call)[1], *heads, page, call.cuda_graph, gpu)
+    plan = launch_rules.batch_decode_plan(_lengths(call)[1], *heads, page, call.cuda_graph, gpu, build)
     if isinstance(plan, str):
         return Prediction(error=plan)
-    launches = launch_rules.batch_decode_launches(plan, call.batch, *heads, gpu)
+    launches = launch_rules.batch_decode_launches(plan, call.batch, *heads, gpu, build)
     room = f"{plan.blocks_per_sm} blocks x {gpu.num_sms} SMs / {call.num_heads_k} KV heads"
     if plan.split_kv or call.batch * call.num_heads_k < plan.blocks_per_sm * gpu.num_sms:
         why = f"the smallest whose work items fit {room}"
@@ -254,17 +254,17 @@ def _mla(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
     return Prediction((main,), plan.most_chunks, reasons=reasons, plan=tuple(plan.fields().items()))
 
 
-def _single(call: AttentionCall, gpu: Gpu, choice: Choice) -> Prediction:
+def _single(call: AttentionCall, gpu: Gpu, choice: Choice, build: str) -> Prediction:
     """One sequence, unpaged."""
     if call.batch != 1:
         return Prediction(error=f"{call.entry} takes one sequence, not {call.batch}")
     heads = (call.num_heads, call.num_heads_k, call.head_dim)
     if call.entry == "single_decode":
-        found = launch_rules.single_decode(*heads, call.seqlen_k, gpu)
+        found = launch_rules.single_decode(*heads, call.seqlen_k, gpu, build)
     elif choice.name == "fa3":
         return _single_sm90(call, choice)
     else:
-        found = launch_rules.single_prefill(*heads, call.seqlen_q, call.seqlen_k, call.causal, gpu)
+        found = launch_rules.single_prefill(*heads, call.seqlen_q, call.seqlen_k, call.causal, gpu, build)
     if isinstance(found, str):
         return Prediction(error=found)
     splits = found.num_chunks

@@ -66,13 +66,13 @@ def decode_lanes(head_dim: int, group: int, single: bool) -> Lanes:
 
 def batch_decode_plan(
     seqlens_k: Sequence[int], num_heads: int, num_heads_k: int, head_dim: int, page: int, cuda_graph: bool,
-    gpu: Gpu,
+    gpu: Gpu, build: str = "",
 ) -> DecodePlan | str:  # fmt: skip
     """The plan, or upstream's words. Raises UnknownBlocksError where nobody compiled such a kernel."""
     group = num_heads // num_heads_k
     if group not in GROUPS:
         return f"Unsupported group_size: {group}"
-    blocks = batch_decode_blocks(head_dim, group, gpu)
+    blocks = batch_decode_blocks(head_dim, group, gpu, build)
     pages = [ceil_div(length, page) for length in seqlens_k]
     most_grid = blocks * gpu.num_sms
     if len(pages) * num_heads_k >= most_grid:
@@ -86,12 +86,12 @@ def batch_decode_plan(
     return DecodePlan(split, sum(items), padded, chunk * page, blocks, max(items))
 
 
-def batch_decode_blocks(head_dim: int, group: int, gpu: Gpu) -> int:
+def batch_decode_blocks(head_dim: int, group: int, gpu: Gpu, build: str = "") -> int:
     """Thread blocks of the decode kernel of a batch that an SM admits. Raises UnknownBlocksError."""
     lanes = decode_lanes(head_dim, group, single=False)
     keys = 4 * lanes.tile * lanes.bdy * lanes.bdz * head_dim * 2
     smem = keys + max(lanes.tile * lanes.threads * 8, 2 * lanes.bdy * lanes.bdz * 4)
-    return resident_blocks("batch_decode", head_dim, group, lanes.threads, smem, gpu)
+    return resident_blocks("batch_decode", head_dim, group, lanes.threads, smem, gpu, build)
 
 
 def _fewest_pages(pages: Sequence[int], num_heads_k: int, most_grid: int, least: int) -> int:
@@ -107,7 +107,7 @@ def _fewest_pages(pages: Sequence[int], num_heads_k: int, most_grid: int, least:
 
 
 def batch_decode_launches(
-    plan: DecodePlan, batch: int, num_heads: int, num_heads_k: int, head_dim: int, gpu: Gpu
+    plan: DecodePlan, batch: int, num_heads: int, num_heads_k: int, head_dim: int, gpu: Gpu, build: str = ""
 ) -> tuple[KernelLaunch, ...]:
     """The decode kernel and, where keys are split, the merge kernel."""
     lanes = decode_lanes(head_dim, num_heads // num_heads_k, single=False)
@@ -115,18 +115,15 @@ def batch_decode_launches(
     keys = max(4 * lanes.tile * rows * head_dim * 2, rows * head_dim * 4)
     smem = keys + max(lanes.tile * lanes.threads * 8, 2 * rows * 4)
     main = KernelLaunch(BATCH_DECODE, (plan.padded_batch_size, num_heads_k, 1), lanes.block, smem)
-    return (main, merge_lengths(batch, num_heads, head_dim, gpu)) if plan.split_kv else (main,)
+    return (main, merge_lengths(batch, num_heads, head_dim, gpu, build)) if plan.split_kv else (main,)
 
 
-def merge_lengths(
-    rows: int, num_heads: int, head_dim: int, gpu: Gpu, *, oldest: bool = False
-) -> KernelLaunch:
+def merge_lengths(rows: int, num_heads: int, head_dim: int, gpu: Gpu, build: str = "") -> KernelLaunch:
     """The kernel that adds up the chunks of sequences of any lengths. Raises UnknownBlocksError."""
     bdx = head_dim // max(8, head_dim // 32)
     bdy = _THREADS // bdx
     smem = _MERGE_STAGES * bdy * head_dim * 2 + _THREADS * 4
-    kernel = "merge_of_0.6.8" if oldest else "merge"
-    resident = resident_blocks(kernel, head_dim, 0, _THREADS, smem, gpu)
+    resident = resident_blocks("merge", head_dim, 0, _THREADS, smem, gpu, build)
     blocks = min(resident, ceil_div(rows * num_heads, gpu.num_sms))
     return KernelLaunch(MERGE_LENGTHS, (gpu.num_sms * blocks, 1, 1), (bdx, bdy, 1), smem)
 
@@ -156,7 +153,7 @@ class SingleCall:
 
 
 def single_decode(
-    num_heads: int, num_heads_k: int, head_dim: int, seqlen_k: int, gpu: Gpu
+    num_heads: int, num_heads_k: int, head_dim: int, seqlen_k: int, gpu: Gpu, build: str = ""
 ) -> SingleCall | str:
     """``single_decode_with_kv_cache`` without tensor cores. Raises UnknownBlocksError."""
     group = num_heads // num_heads_k
@@ -168,7 +165,7 @@ def single_decode(
     if seqlen_k <= _LEAST_CHUNK:
         main = KernelLaunch(SINGLE_DECODE, (1, num_heads_k, 1), lanes.block, smem)
         return SingleCall((main,), 1, seqlen_k, None)
-    blocks = resident_blocks("single_decode", head_dim, group, lanes.threads, smem, gpu)
+    blocks = resident_blocks("single_decode", head_dim, group, lanes.threads, smem, gpu, build)
     most = blocks * gpu.num_sms // num_heads_k
     if most == 0:
         raise UnknownBlocksError(f"{num_heads_k} KV heads are more than the GPU holds thread blocks")
@@ -179,7 +176,14 @@ def single_decode(
 
 
 def single_prefill(
-    num_heads: int, num_heads_k: int, head_dim: int, seqlen_q: int, seqlen_k: int, causal: bool, gpu: Gpu
+    num_heads: int,
+    num_heads_k: int,
+    head_dim: int,
+    seqlen_q: int,
+    seqlen_k: int,
+    causal: bool,
+    gpu: Gpu,
+    build: str = "",
 ) -> SingleCall | str:
     """``single_prefill_with_kv_cache``, backend fa2. Raises UnknownBlocksError."""
     if causal and seqlen_k < seqlen_q:
@@ -191,7 +195,7 @@ def single_prefill(
     tile = cta_tile_q(rows, head_dim, head_dim, gpu.smem_per_block_optin, gpu.sm_major)
     warps_q = 4 if tile > 16 else 1
     warps_kv = 4 // warps_q
-    blocks = single_prefill_blocks(tile, head_dim, causal, gpu)
+    blocks = single_prefill_blocks(tile, head_dim, causal, gpu, build)
     smem = key_steps(tile, head_dim, gpu)[1]
     tiles = ceil_div(rows, tile)
     most = blocks * gpu.num_sms // (num_heads_k * tiles)
@@ -203,10 +207,10 @@ def single_prefill(
     return SingleCall(launches, chunks, chunk, blocks, tile)
 
 
-def single_prefill_blocks(tile: int, head_dim: int, causal: bool, gpu: Gpu) -> int:
+def single_prefill_blocks(tile: int, head_dim: int, causal: bool, gpu: Gpu, build: str = "") -> int:
     """Thread blocks of such a prefill kernel that an SM admits. Raises UnknownBlocksError."""
     steps, smem = key_steps(tile, head_dim, gpu)
-    return resident_blocks("single_prefill", head_dim, (tile, steps, causal), _THREADS, smem, gpu)
+    return resident_blocks("single_prefill", head_dim, (tile, steps, causal), _THREADS, smem, gpu, build)
 
 
 def key_steps(tile: int, head_dim: int, gpu: Gpu) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from attnprof.dispatch.flashinfer.read_back_sizes import (
 )
 from attnprof.dispatch.flashinfer.read_back_trtllm_gen import read_back_trtllm_gen
 from attnprof.dispatch.flashinfer.read_back_xqa import read_back_xqa
-from attnprof.dispatch.flashinfer.registers import UnknownBlocksError, resident_blocks
+from attnprof.dispatch.flashinfer.registers import BUILDS, UnknownBlocksError, resident_blocks
 from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION
 from attnprof.dispatch.flashinfer.xqa import KERNEL as XQA_KERNEL
 from attnprof.dispatch.intervals import Interval, Intervals
@@ -155,7 +155,8 @@ class _Reader:
                 lengths = (Interval(1, LEAST_CHUNK),)
             else:
                 most = self._most_chunks("single_decode", dims, heads_k)
-                lengths = lengths if most is None else keys_of(chunks, most)
+                if most:
+                    lengths = tuple(span for one in most for span in keys_of(chunks, one))
         if lengths:
             yield self._explained("single_decode", heads_k, lengths=lengths, splits=max(chunks, 1), dims=dims)
         else:
@@ -294,20 +295,22 @@ class _Reader:
         grid = self._is(merge.grid, "merge kernel's grid", merge.grid[1:] == (1, 1))
         return grid and self._is(merge.block, "merge kernel's block", fits)
 
-    def _most_chunks(self, kernel: str, dims: tuple[int, ...], heads_k: int) -> int | None:
-        """Into how many chunks one sequence may be split; None where that is not known."""
+    def _most_chunks(self, kernel: str, dims: tuple[int, ...], heads_k: int) -> tuple[int, ...]:
+        """Into how many chunks each build splits one sequence at most; () where that is not known."""
         if self.gpu is None or len(dims) != 1 or not any(self.main.block):
-            return None
+            return ()
         (dim,) = dims
         group = self.main.block[1]
         lanes = launch_rules.decode_lanes(dim, group, single=True)
         rows = lanes.bdy * lanes.bdz
         smem = max(4 * rows * lanes.tile * dim * 2, rows * dim * 4) + 2 * rows * 4
+        ask = (kernel, dim, group, lanes.threads, smem, self.gpu)
         try:
-            blocks = resident_blocks(kernel, dim, group, lanes.threads, smem, self.gpu)
+            blocks = {resident_blocks(*ask, build) for build in BUILDS}
         except UnknownBlocksError:
-            return None
-        return blocks * self.gpu.num_sms // max(heads_k, 1) or None
+            return ()
+        most = (one * self.gpu.num_sms // max(heads_k, 1) for one in sorted(blocks))
+        return tuple(one for one in most if one)
 
     def _explained(
         self, entry: Entry, heads: int | None, *, split: bool = False, lengths: Intervals = ANY,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from attnprof.dispatch.flashinfer import launch_rules
-from attnprof.dispatch.flashinfer.registers import UnknownBlocksError
+from attnprof.dispatch.flashinfer.registers import BUILDS, UnknownBlocksError
 from attnprof.dispatch.flashinfer.rules import BLOCKS_PER_SM, cta_tile_q
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval, Intervals
@@ -38,13 +38,14 @@ def _rows_of(merge: KernelLaunch, heads_k: int, dim: int, gpu: Gpu) -> Interval 
         return None
     per_sm, left = divmod(merge.grid[0], gpu.num_sms)
     try:
-        most = launch_rules.merge_lengths(_LARGE_MERGE, 64, dim, gpu).grid[0] // gpu.num_sms
+        large = [launch_rules.merge_lengths(_LARGE_MERGE, 64, dim, gpu, build) for build in BUILDS]
+        most = {launch.grid[0] // gpu.num_sms for launch in large}
     except UnknownBlocksError:
-        most = per_sm
-    if left or not 1 <= per_sm <= most:
+        most = {per_sm}
+    if left or not 1 <= per_sm <= max(most):
         return None
     low = (per_sm - 1) * gpu.num_sms // heads_k + 1
-    high = None if per_sm == most else per_sm * gpu.num_sms // heads_k
+    high = None if per_sm in most else per_sm * gpu.num_sms // heads_k
     return Interval(low, high) if high is None or low <= high else None
 
 
@@ -102,9 +103,14 @@ def decode_fits(items: int, heads_k: int, dim: int, group: int, rows: Interval |
     if rows.high is not None and batch * group > rows.high:
         return False
     try:
-        most = launch_rules.batch_decode_blocks(dim, group, gpu) * gpu.num_sms
+        blocks = {launch_rules.batch_decode_blocks(dim, group, gpu, build) for build in BUILDS}
     except UnknownBlocksError:
         return items > batch
+    return any(_fits(items, batch, heads_k, group, rows, one * gpu.num_sms) for one in blocks)
+
+
+def _fits(items: int, batch: int, heads_k: int, group: int, rows: Interval, most: int) -> bool:
+    """The same where the GPU holds ``most`` thread blocks of the kernel."""
     if batch * heads_k >= most:
         return False  # the batch alone fills the GPU
     sequences = (most - 1) // heads_k if rows.high is None else min(rows.high // group, (most - 1) // heads_k)
@@ -158,10 +164,11 @@ def _keys_of_tiles(chunks: int, query_tiles: int, heads_k: int, tile: int, dim: 
     found: list[Interval] = []
     for causal in (False, True):
         try:
-            blocks = launch_rules.single_prefill_blocks(tile, dim, causal, gpu)
+            blocks = {launch_rules.single_prefill_blocks(tile, dim, causal, gpu, build) for build in BUILDS}
         except UnknownBlocksError:
             return (Interval(1, None),)
-        found += keys_of(chunks, blocks * gpu.num_sms // (heads_k * query_tiles))
+        for one in sorted(blocks):
+            found += keys_of(chunks, one * gpu.num_sms // (heads_k * query_tiles))
     return tuple(found)
 
 

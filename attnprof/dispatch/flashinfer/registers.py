@@ -8,8 +8,11 @@ window or soft cap. They have no static shared memory.
 from __future__ import annotations
 
 from attnprof.dispatch import occupancy
+from attnprof.dispatch.flashinfer import newer_registers
 from attnprof.errors import UsageError
 from attnprof.model import Gpu
+
+Key = int | tuple[int, int, bool]
 
 _DECODE = {  # (kernel, head dim, SM) -> for 1, 2, 3, 4, 6, 8 and 16 query heads per KV head
     ("batch_decode", 64, 80): (68, 56, 65, 56, 67, 64, 71),
@@ -89,7 +92,9 @@ _MERGE_OLDEST = {  # the same of 0.6.8.post1
     256: {80: 40, 86: 40, 89: 40, 90: 40, 100: 40, 120: 40},
     512: {80: 55, 86: 56, 89: 56, 90: 48, 100: 48, 120: 48},
 }
-_MERGES = {"merge": _MERGE, "merge_of_0.6.8": _MERGE_OLDEST}
+# By build: "" is 0.7.2's. Of 0.6.8.post1 the merge kernel alone was compiled.
+_MERGES = {"": _MERGE, "0.6.8": _MERGE_OLDEST, "0.7.4": newer_registers.MERGE}
+BUILDS = ("", "0.7.4")
 
 
 class UnknownBlocksError(UsageError):
@@ -97,24 +102,27 @@ class UnknownBlocksError(UsageError):
 
 
 def resident_blocks(
-    kernel: str, head_dim: int, key: int | tuple[int, int, bool], threads: int, smem: int, gpu: Gpu
+    kernel: str, head_dim: int, key: Key, threads: int, smem: int, gpu: Gpu, build: str = ""
 ) -> int:
     """What cudaOccupancyMaxActiveBlocksPerMultiprocessor answers for ``kernel``.
 
     key: query heads per KV head, or (query tile, key steps, causal).  Raises UnknownBlocksError.
     """
-    return occupancy.resident_blocks(_registers(kernel, head_dim, key, gpu), threads, smem, gpu)
+    return occupancy.resident_blocks(_registers(kernel, head_dim, key, gpu, build), threads, smem, gpu)
 
 
-def _registers(kernel: str, head_dim: int, key: int | tuple[int, int, bool], gpu: Gpu) -> int:
+def _registers(kernel: str, head_dim: int, key: Key, gpu: Gpu, build: str) -> int:
     sm = gpu.sm_major * 10 + gpu.sm_minor
     found: int | None = None
-    if kernel in _MERGES:
-        found = _MERGES[kernel].get(head_dim, {}).get(sm)
+    newer = build == "0.7.4"
+    if kernel == "merge":
+        found = _MERGES[build].get(head_dim, {}).get(sm)
     elif kernel == "single_prefill" and isinstance(key, tuple):
-        found = _SINGLE_PREFILL.get(head_dim, {}).get(key, {}).get(sm)
+        other = newer_registers.SINGLE_PREFILL.get(head_dim, {}).get(key) if newer else None
+        found = (other or _SINGLE_PREFILL.get(head_dim, {}).get(key, {})).get(sm)
     elif isinstance(key, int):
-        of_groups = _DECODE.get((kernel, head_dim, sm))
+        of_kernel = (kernel, head_dim, sm)
+        of_groups = (newer_registers.DECODE.get(of_kernel) if newer else None) or _DECODE.get(of_kernel)
         found = None if of_groups is None else of_groups[(1, 2, 3, 4, 6, 8, 16).index(key)]
     if found is None:
         raise UnknownBlocksError(
@@ -126,6 +134,6 @@ def _registers(kernel: str, head_dim: int, key: int | tuple[int, int, bool], gpu
 
 
 def _known(kernel: str) -> str:
-    dims = _MERGES.get(kernel, _SINGLE_PREFILL)
+    dims = _MERGE if kernel == "merge" else _SINGLE_PREFILL
     found = sorted({dim for name, dim, _ in _DECODE if name == kernel} or dims)
     return ", ".join(str(dim) for dim in found)

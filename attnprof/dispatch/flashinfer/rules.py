@@ -28,7 +28,7 @@ class Rules:
     read beside trtllm-gen, None for all.  ``clamps``: no more than 16 thread blocks share keys that are few.
     ``window_first``: whether a window binds is known when tiles are weighed.  ``more_on_cudnn``: on Blackwell
     ``auto`` leaves more to it.  ``short_on_fa2``: on Hopper ``auto`` keeps batches of 64 queries a sequence
-    and less on fa2.
+    and less on fa2.  ``build``: whose kernels' registers are asked for, "" for 0.7.2's.
     """
 
     newer: bool = True
@@ -38,14 +38,15 @@ class Rules:
     window_first: bool = False
     more_on_cudnn: bool = False
     short_on_fa2: bool = False
+    build: str = ""
 
 
 VERSIONS = {
     DEFAULT_VERSION: Rules(),
-    NEWEST: Rules(window_first=True, more_on_cudnn=True, short_on_fa2=True),
+    NEWEST: Rules(window_first=True, more_on_cudnn=True, short_on_fa2=True, build="0.7.4"),
     BEFORE: Rules(clamps=False),
     OLDER: Rules(newer=False, planned=()),
-    OLDEST: Rules(newer=False, oldest=True, planned=("batch_paged", "batch_mla")),
+    OLDEST: Rules(newer=False, oldest=True, planned=("batch_paged", "batch_mla"), build="0.6.8"),
 }
 BLOCKS_PER_SM = 2
 _LEAST_KEYS = 128  # in a chunk
