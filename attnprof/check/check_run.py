@@ -17,14 +17,16 @@ from attnprof.calls.records import CallRecord, NotModelled
 from attnprof.check.compare import compare
 from attnprof.check.coverage import Coverage
 from attnprof.check.observed_calls import ObservedCalls, first_unrecorded, operators_between_launches
+from attnprof.check.observed_shape import ObservedShape, joined
 from attnprof.check.recording import Recording
 from attnprof.check.target import Target, choose_target
 from attnprof.check.unrecorded import check_unrecorded
 from attnprof.check.verdicts import FAILED, CheckedCall, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.explanation import GpuFacts, strength
+from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK
 from attnprof.gpus import make_gpu
-from attnprof.model import Gpu, Library
+from attnprof.model import Gpu, Library, Prediction
 from attnprof.trace.tables import Device
 
 
@@ -141,7 +143,7 @@ def check_recorded(
     checked, predicted = [], {}
     for record in records:
         mine = by_seq.pop(record.seq, [])
-        index, again = (mine[0], mine[1:]) if mine else (None, [])
+        index, own = (mine[0], mine[:1]) if mine else (None, [])
         call, prediction = None, None
         answer = target.predict(record)
         if isinstance(answer, NotModelled):
@@ -149,7 +151,7 @@ def check_recorded(
         else:
             call, prediction = answer
             predicted[record.seq] = prediction
-            shape = None if index is None else observed.shapes[observed.shape[index]]
+            own = mine if _several_calls(prediction) else own
             inside = complete or (first is not None and first < record.seq < last) or record.seq in surely
             inside = inside or record.seq in observed.strangers  # the GPU was recorded while it was made
             if not has_kernels or not record.on_cuda or (index is None and not inside):
@@ -157,8 +159,8 @@ def check_recorded(
             elif index is None and captures and prediction.launches:
                 verdict, detail = Verdict.NOT_OBSERVED, "captured into a CUDA graph, if it is not missing"
             else:
-                verdict, detail = compare(prediction, shape)
-                more = _beside(observed, record.seq, again)
+                verdict, detail = compare(prediction, _shape(observed, own) if own else None)
+                more = _beside(observed, record.seq, mine[len(own) :])
                 if more and verdict is Verdict.MISSING:
                     verdict, detail = more[0], f"{detail}; {more[1]}"
                 elif more and not verdict.failed:
@@ -170,7 +172,7 @@ def check_recorded(
             verdict, detail, record.seq, record.step, record.phase, record.layer,
             call=call, predicted=prediction, process=record.process,
         )  # fmt: skip
-        checked.append(base if index is None else replace(base, **_seen(observed, index)))
+        checked.append(replace(base, **_seen(observed, own)) if own else base)
     unknown = np.flatnonzero((observed.seq < 0) & ~observed.replayed).tolist()
     left = [
         *unknown,
@@ -189,6 +191,12 @@ def check_recorded(
     return (*checked, *(unrecorded[index] for index in left))
 
 
+def _several_calls(prediction: Prediction) -> bool:
+    """Whether one recorded call launches what a trace shows as several: prompts, then those that decode."""
+    mains = [one.kernel for one in prediction.launches if parse_kernel_name(one.kernel).role == "main"]
+    return len(set(mains)) > 1
+
+
 def _beside(observed: ObservedCalls, seq: int, again: Sequence[int]) -> tuple[Verdict, str] | None:
     """The verdict on a call that launched what was predicted and more; None where it launched no more."""
     more = [observed.shapes[observed.shape[index]].main.kernel for index in again]
@@ -200,12 +208,16 @@ def _beside(observed: ObservedCalls, seq: int, again: Sequence[int]) -> tuple[Ve
     return None
 
 
-def _seen(observed: ObservedCalls, index: int) -> dict[str, Any]:
+def _shape(observed: ObservedCalls, rows: Sequence[int]) -> ObservedShape:
+    return joined([observed.shapes[observed.shape[row]] for row in rows])
+
+
+def _seen(observed: ObservedCalls, rows: Sequence[int]) -> dict[str, Any]:
     """What was observed of a call, as fields of CheckedCall."""
     return {
-        "observed": observed.shapes[observed.shape[index]],
-        "duration_ns": int(observed.duration[index]),
-        "num_kernels": int(observed.num_kernels[index]),
+        "observed": _shape(observed, rows),
+        "duration_ns": sum(int(observed.duration[row]) for row in rows),
+        "num_kernels": sum(int(observed.num_kernels[row]) for row in rows),
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,14 @@ class ObservedShape:
         if self.main.family == "fwd" or self.main.flag("Split") is False:
             return 1
         return (self.launches[0].grid[1] or None) if self.main.flag("Split") else None
+
+
+def joined(shapes: Sequence[ObservedShape]) -> ObservedShape:
+    """What one call launched that a trace shows as several, in their order."""
+    first, *others = shapes
+    if not others:
+        return first
+    return replace(first, beside=(*first.beside, *(launch for one in others for launch in one.ran)))
 
 
 def second_halves(names: Narrow, recorded: Bool, same: Bool, halves: npt.NDArray[np.int8]) -> Bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attnprof.model import Library
-from tests.spoil import cute_scenes, flashinfer_scenes, mla_scenes, triton_scenes
+from tests.spoil import amd_scenes, cute_scenes, flashinfer_scenes, mla_scenes, triton_scenes
 from tests.spoil.served import Family
 
 SERVED: dict[Library, Family] = {
@@ -16,5 +16,8 @@ SERVED: dict[Library, Family] = {
     "vllm_flash_attn": Family(("fa2", "fa3"), mla_scenes.vllm_flash_attn),
     "flash_attn_4": Family(cute_scenes.VERSIONS["flash_attn_4"], cute_scenes.flash_attn_4),
     "flex_attention": Family(cute_scenes.VERSIONS["flex_attention"], cute_scenes.flex_attention),
+    "aiter": Family(("0.1.7",), amd_scenes.aiter),
+    "aiter_paged": Family(("0.1.7",), amd_scenes.aiter_paged),
+    "vllm_rocm": Family(("0.33.0",), amd_scenes.vllm_rocm),
 }
 NO_SCENES: dict[Library, str] = {}  # a library of the registry without, and why it has none

@@ -13,6 +13,8 @@ from attnprof.dispatch.libraries import explain
 from attnprof.dispatch.names.families import halves_of
 from attnprof.dispatch.names.family import Halves
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.vllm_rocm.dispatch import PREFILL, TRITON_DECODE
+from attnprof.dispatch.vllm_rocm.paged import is_paged
 from attnprof.model import AttentionCall, Dtype, Gpu, KernelLaunch
 from tests.spoil import flashinfer_scenes, triton_scenes
 from tests.spoil.libraries import SERVED
@@ -51,7 +53,7 @@ def units(launches: Launches) -> list[Launches]:
     found: list[list[KernelLaunch]] = []
     for launch in launches:
         begins = not combines(launch)
-        planned = bool(found) and plans(found[-1][-1])
+        planned = bool(found) and (plans(found[-1][-1]) or _after_prompts(found[-1][-1], launch))
         second = len(found[-1]) == 1 and found[-1][0] == launch and _halves(launch) if found else False
         if not found or (begins and not planned and not second) or plans(launch):
             found.append([])
@@ -63,6 +65,11 @@ def _halves(launch: KernelLaunch) -> bool:
     """Whether a call may launch it twice, each for half its heads, as its name alone tells."""
     signature = parse_kernel_name(launch.kernel)
     return halves_of(signature.library, launch.kernel) is Halves.SPLIT
+
+
+def _after_prompts(before: KernelLaunch, launch: KernelLaunch) -> bool:
+    """Whether it decodes the requests of one query of a ROCM_ATTN step, whose prompts come first."""
+    return before.kernel == PREFILL and (is_paged(launch.kernel) or launch.kernel == TRITON_DECODE)
 
 
 def witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> AttentionCall | None:

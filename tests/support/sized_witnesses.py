@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from attnprof.dispatch.explanation import ReadBack
 from attnprof.dispatch.flashinfer import xqa
+from attnprof.dispatch.vllm_rocm.dispatch import PREFILL, TRITON_DECODE
 from attnprof.dispatch.vllm_rocm.paged import MFMA4, MFMA16
+from attnprof.dispatch.vllm_rocm.rules import BLOCK_M, WAVE, WAVES
 from attnprof.model import AttentionCall, KernelLaunch
 
 Launches = tuple[KernelLaunch, ...]
@@ -19,6 +21,8 @@ _LONGER = 4096  # keys than what is never split
 def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[AttentionCall]:
     """Calls that may launch just these; none of libraries whose sizes are not turned around here."""
     kernel = launches[0].kernel
+    if call.library == "vllm_rocm":
+        yield from _rocm_attn(launches, call)
     if kernel in (MFMA4, MFMA16) and len(launches) == 2:
         yield from _paged(launches, call)
     elif kernel == xqa.KERNEL:
@@ -71,6 +75,29 @@ def _paged(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
     if heads % heads_k == 0:
         yield replace(sizes, library="vllm_rocm", entry="batch_paged", seqlen_q=1)
         yield replace(sizes, library="aiter_paged", entry="fwd_kvcache", seqlen_q=queries)
+
+
+def _rocm_attn(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+    """A step of prompts and what decodes beside them; decode by Triton; an encoder."""
+    before, rest = (launches[:1], launches[1:]) if launches[0].kernel == PREFILL else ((), launches)
+    queries = before[0].grid[2] * BLOCK_M if before else 1
+    if before and not rest:
+        (batch, heads, _), few = before[0].grid, before[0].block[0] == WAVES * WAVE
+        yield replace(
+            call, entry="varlen_fwd", batch=batch, seqlen_q=queries, seqlen_k=queries, num_heads=heads,
+            num_heads_k=heads, head_dim=64 if few else 128, seqlens_q=(), seqlens_k=(), total_q=None,
+        )  # fmt: skip
+    elif rest[0].kernel == TRITON_DECODE:
+        batch, heads_k, _ = rest[0].grid
+        heads = before[0].grid[1] if before else heads_k
+        yield replace(
+            call, batch=batch, seqlen_q=queries, seqlen_k=max(call.seqlen_k, queries), num_heads=heads,
+            num_heads_k=heads_k, head_dim=256, seqlens_q=(), seqlens_k=(),
+        )  # fmt: skip
+    elif len(rest) == 2 and before:
+        for one in _paged(rest, call):
+            if one.library == call.library:
+                yield replace(one, seqlen_q=queries)
 
 
 def _unified_2d(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:

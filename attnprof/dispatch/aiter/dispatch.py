@@ -17,7 +17,7 @@ from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
-KERNEL = "void ck_tile::kentry<2, ck_tile::FmhaFwdKernel"  # its template is not predicted
+KERNEL = "ck_tile::FmhaFwdKernel"  # what wraps it, and its template, are not predicted
 MLA_HEAD_DIMS = (576, 512)
 
 

@@ -12,7 +12,7 @@ from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 
 PREFILL = "FmhaBatchPrefillWithPagedKVCacheKernel"
-_PREFILL_THREADS = 256
+PREFILL_THREADS = 256
 
 
 def predict_call(call: AttentionCall, gpu: Gpu, version: str) -> Prediction:
@@ -52,7 +52,7 @@ def _prefill(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
     grid = (call.num_heads, call.batch, ceil_div(lengths.max_q, rows))
     blocks = f"of the longest request, {lengths.max_q} queries, for each; read, not recorded"
     return Prediction(
-        (KernelLaunch(PREFILL, grid, (_PREFILL_THREADS, 1, 1)),),
+        (KernelLaunch(PREFILL, grid, (PREFILL_THREADS, 1, 1)),),
         1,
         reasons=(
             Reason("tile", str(rows), why),

@@ -20,7 +20,7 @@ class AiterPaged(LibraryOfVersions):
     """What SGLang's backend aiter calls over its cache, and the Triton attention of vLLM's, of amd-aiter."""
 
     folder = "attnprof.dispatch.aiter_paged"
-    kernels = ("vllm-rocm", "triton")
+    kernels = ("vllm-rocm", "triton", "ck-tile")
     entries = ("fwd_kvcache", "varlen_fwd", "batch_paged")
     dtypes = ("bf16", "fp16", "fp8")
     functions = _FUNCTIONS

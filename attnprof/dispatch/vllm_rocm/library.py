@@ -19,7 +19,7 @@ class VllmRocm(LibraryOfVersions):
     """``ROCM_ATTN`` of the vllm package, which is its first choice on AMD's Instinct GPUs."""
 
     folder = "attnprof.dispatch.vllm_rocm"
-    kernels = ("vllm-rocm",)
+    kernels = ("vllm-rocm", "triton")
     entries = ("batch_paged", "varlen_fwd")
     functions = _FUNCTIONS
     packages = ("vllm",)

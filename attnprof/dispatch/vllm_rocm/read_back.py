@@ -1,16 +1,18 @@
-"""From launches of HIP's paged attention back to the steps that make them, vLLM's and AITER's alike.
+"""From ROCM_ATTN's launches back to the steps that make them; of HIP's paged attention AITER's are alike.
 
-Both kernels state requests, heads, and the partitions that the longest request may need. Triton's kernels are
-called as other programs' are, and are not read back.
+HIP's two kernels state requests, heads, and the partitions that the longest request may need. Triton's decode
+states requests and KV heads. Its prompts are called as other programs' kernels are: read back, not claimed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.intervals import Interval
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.vllm_rocm.dispatch import ALIBI, PREFILL, TRITON_DECODE
 from attnprof.dispatch.vllm_rocm.paged import (
     MFMA4,
     MFMA4_GROUPS,
@@ -21,7 +23,15 @@ from attnprof.dispatch.vllm_rocm.paged import (
     is_paged,
     stated,
 )
-from attnprof.dispatch.vllm_rocm.rules import DEFAULT_VERSION, HEAD_DIMS
+from attnprof.dispatch.vllm_rocm.rules import (
+    BLOCK_M,
+    DEFAULT_VERSION,
+    HEAD_DIMS,
+    WAVE,
+    WAVES,
+    alibi_block,
+    encoder_tile,
+)
 from attnprof.model import Entry, Library
 
 
@@ -75,10 +85,63 @@ class Maker:
         return ReadBack((self._explanation(paged),))
 
 
-_VLLM = Maker("vllm_rocm", DEFAULT_VERSION, "batch_paged", vllms=True)
+LIBRARY = "vllm_rocm"
+_VLLM = Maker(LIBRARY, DEFAULT_VERSION, "batch_paged", vllms=True)
+_ANY_KEYS = (Interval(1, None),)
+_FEW, _MANY = (WAVES * WAVE, 1, 1), (2 * WAVES * WAVE, 1, 1)
+_SMALL_HEAD_DIM = 64  # up to which an encoder has the fewer waves
 
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
-    """Every kind of step of ROCM_ATTN that launches exactly ``seen``; None of other kernels."""
-    del gpu  # what it launches is alike on gfx90a, gfx942 and gfx950
-    return _VLLM.read_back(seen)
+    """Every kind of step of ROCM_ATTN that launches exactly ``seen``; None of other kernels.
+
+    What it launches is alike on gfx90a, gfx942 and gfx950.
+    """
+    name = seen.main.kernel
+    if name not in (PREFILL, ALIBI, TRITON_DECODE):
+        return _VLLM.read_back(seen)
+    if gpu.vendor != "amd":
+        return None
+    if name == TRITON_DECODE:
+        return _triton_decode(seen)
+    found = () if seen.unread or seen.combine is not None else tuple(_prompts(seen))
+    said = f"triton {name}, launched as vLLM's prompts are; other programs' kernels are called so too"
+    return ReadBack(found, shared=said) if found else None
+
+
+def _triton_decode(seen: Observed) -> ReadBack:
+    """Every step launches it, prompts' too: a request with more queries ends at once."""
+    batch, heads_k, depth = seen.main.grid
+    if seen.unread:
+        return ReadBack((_explanation("batch_paged", None, None, Interval(1, None)),), seen.unread)
+    if seen.combine is not None:
+        return ReadBack(nearest="kernel after it")
+    if depth != 1 or min(batch, heads_k) < 1 or seen.main.block != _FEW:
+        return ReadBack(nearest="grid or block")
+    return ReadBack((_explanation("batch_paged", batch, heads_k, Interval(1, None)),))
+
+
+def _prompts(seen: Observed) -> Iterator[Explanation]:
+    """Requests with several queries over the cache, and encoders without one."""
+    batch, heads, blocks = seen.main.grid
+    if min(seen.main.grid) < 1 or seen.main.block not in (_FEW, _MANY):
+        return
+    few = seen.main.block == _FEW
+    if few:
+        least = alibi_block("fp32") if seen.main.kernel == ALIBI else BLOCK_M
+        queries = Interval(max((blocks - 1) * least + 1, 2), blocks * BLOCK_M)
+        yield _explanation("batch_paged", batch, heads, queries)
+    if seen.main.kernel == PREFILL:
+        rows = [encoder_tile(1, dtype)[0] for dtype in ("fp32", "bf16")]
+        queries = Interval((blocks - 1) * min(rows) + 1, blocks * max(rows))
+        dims = Interval(1, _SMALL_HEAD_DIM) if few else Interval(_SMALL_HEAD_DIM + 1, None)
+        yield _explanation("varlen_fwd", batch, heads, queries, dims)
+
+
+def _explanation(
+    entry: Entry, batch: int | None, heads: int | None, seqlen_q: Interval, head_dim: Interval | None = None
+) -> Explanation:
+    return Explanation(
+        LIBRARY, (DEFAULT_VERSION, DEFAULT_VERSION), entry, False, batch, heads, None, seqlen_q,
+        head_dim or Interval(1, None), 1, True, _ANY_KEYS,
+    )  # fmt: skip
