@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 
 from attnprof.arrays import distinct_rows
-from attnprof.check import odd_calls
+from attnprof.check import odd_calls, told_sizes
 from attnprof.check.growth import Sequences, find_ungrown
 from attnprof.check.missing_layers import find_missing
 from attnprof.check.observed_calls import Bool, Int64, ObservedCalls
 from attnprof.check.traits import Fixed, Traits
 from attnprof.dispatch.explanation import ReadBack
-from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
+from attnprof.dispatch.intervals import Intervals, intersect
 from attnprof.trace.range_names import DECODE
 
 _ABSENT = -1
@@ -38,7 +38,8 @@ class LayerTable:
         traits: Sequence[Traits],
         told: Sequence[ReadBack | None],
     ) -> None:
-        self.observed, self.rows, self.traits, self.told = observed, rows, traits, told
+        self.observed, self.rows, self.told = observed, rows, told
+        self.traits = [told_sizes.settled(one, back) for one, back in zip(traits, told, strict=True)]
         self.steps, step = np.unique(observed.step[rows], return_inverse=True)
         self.layers, layer = np.unique(observed.layer[rows], return_inverse=True)
         self.fits = len(self.steps) * len(self.layers) <= _MOST_CELLS
@@ -186,6 +187,8 @@ class LayerTable:
                 for step in np.flatnonzero(differ).tolist():
                     if self._differ_in_phase(step, differ, agree) or self._may_part(step, differ, a, b):
                         continue
+                    if self._layer_cells.parted_by_window(step, a, b):
+                        continue
                     odd, usual = self._odd_one(step, one, other)
                     if not self._comparable(step, odd[0], usual[0], a[agree]):
                         continue
@@ -304,7 +307,7 @@ class LayerTable:
         if left == _ABSENT or right == _ABSENT or len(self.shapes_of[left] + self.shapes_of[right]) != 2:
             return None
         a, b = self.traits[self.shapes_of[left][0]], self.traits[self.shapes_of[right][0]]
-        if not (a.shows and b.shows) or not b.batch_heads:
+        if not (a.shows and b.shows) or not a.batch_heads or not b.batch_heads:
             return None
         rows = a.form == b.form and a.grid[0] != b.grid[0]
         queries = [self._queries[self.shapes_of[cell][0]] for cell in (left, right)]
@@ -314,16 +317,12 @@ class LayerTable:
     @cached_property
     def _queries(self) -> list[Intervals]:
         """The queries per sequence that each shape's launches allow; () where they are not told."""
-        return [
-            union((Interval(1, 1) if one.folded else one.seqlen_q,) for one in back.explanations)
-            if back
-            else ()
-            for back in self.told
-        ]
+        return [told_sizes.queries(back) for back in self.told]
 
     @cached_property
     def _layer_cells(self) -> odd_calls.LayerCells:
-        return odd_calls.LayerCells(self.cells, self.phase, self.shapes_of, self.traits)
+        windowed = [back is not None and back.windowed for back in self.told]
+        return odd_calls.LayerCells(self.cells, self.phase, self.shapes_of, self.traits, windowed)
 
     def _lone(self) -> Iterator[tuple[int, int, str]]:
         """One step of a layer is no other call than that of the layers it goes with in every other step."""
@@ -334,13 +333,13 @@ class LayerTable:
                 yield step, layer, f"{beside}: the two launch the same in every other step"
 
     def _other_queries(self) -> Iterator[tuple[int, int, str]]:
-        """Layers of one step share their queries."""
-        for step, layer, usual in odd_calls.find_other_queries(
-            self._layer_cells, self._columns, self._queries
-        ):
-            ran, ours = self._words(step, layer), self._words(step, usual)
-            beside = f"layer {self.layers[layer]} ran {ran}, layer {self.layers[usual]} {ours}"
-            yield step, layer, f"{beside}: no number of queries gives both, as one does in every other step"
+        """Layers of one step share their queries, and their requests."""
+        requests = [told_sizes.requests(back) for back in self.told]
+        for what, numbers in (("queries", self._queries), ("requests", requests)):
+            for step, layer, usual in odd_calls.find_other_numbers(self._layer_cells, self._columns, numbers):
+                ran, ours = self._words(step, layer), self._words(step, usual)
+                beside = f"layer {self.layers[layer]} ran {ran}, layer {self.layers[usual]} {ours}: no number"
+                yield step, layer, f"{beside} of {what} gives both, as one does in every other step"
 
     def _beside(self) -> Iterator[tuple[int, int, str]]:
         """Steps in which all other layers launch the very same differ in no layer's heads or kind."""

@@ -24,12 +24,27 @@ _FEWEST = 3  # steps in which layers launch the same, and layers that do
 
 @dataclass(frozen=True, slots=True)
 class LayerCells:
-    """What layers launched by step, as places: ``cells`` index ``shapes_of``, -1 for none."""
+    """What layers launched by step, as places: ``cells`` index ``shapes_of``, -1 for none.
+
+    ``windowed``, per shape: a window of the layer may be why this kernel ran and not another.
+    """
 
     cells: Int64
     phase: Int64
     shapes_of: Sequence[tuple[int, ...]]
     traits: Sequence[Traits]
+    windowed: Sequence[bool]
+
+    def parted_by_window(self, step: int, a: Int64, b: Int64) -> bool:
+        """Whether one of two layers' cells alone is a windowed kernel's, as all of that layer are."""
+        sides = [self._windowed(int(column[step])) for column in (a, b)]
+        if sides[0] == sides[1]:
+            return False
+        column = a if sides[0] else b
+        return all(self._windowed(int(cell)) for cell in np.unique(column[column >= 0]))
+
+    def _windowed(self, cell: int) -> bool:
+        return cell >= 0 and all(self.windowed[shape] for shape in self.shapes_of[cell])
 
     def trait(self, cell: int) -> Traits | None:
         """The traits of a cell's one call; None where it has none or several."""
@@ -47,6 +62,8 @@ def find_lone(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[in
             if len(differ) != 1 or np.count_nonzero(both) <= _FEWEST:
                 continue
             step = int(differ[0])
+            if of.parted_by_window(step, a, b):
+                continue
             row = of.cells[step]
             odd, usual = (one, other) if np.sum(row == a[step]) <= np.sum(row == b[step]) else (other, one)
             left, right = of.trait(int(row[odd[0]])), of.trait(int(row[usual[0]]))
@@ -105,24 +122,26 @@ def _differ(one: Traits, other: Traits, others: Sequence[Traits | None]) -> bool
     ]:
         return True
     known = [each for each in others if each is not None]
+    if not (one.batch_heads and other.batch_heads):
+        return False
     if one.form != other.form or one.batch_heads == other.batch_heads or not any(e.shows for e in known):
         return False
     fewer, more = sorted((one.batch_heads, other.batch_heads))
     several = any(not each.folds for each in known)  # a causal kernel beside it: there are several queries
-    return several or not fewer or more % fewer != 0
+    return several or more % fewer != 0
 
 
-def find_other_queries(
-    of: LayerCells, columns: Sequence[list[int]], queries: Sequence[Intervals]
+def find_other_numbers(
+    of: LayerCells, columns: Sequence[list[int]], numbers: Sequence[Intervals]
 ) -> Iterator[tuple[int, int, int]]:
-    """(step, the odd layer, another) where one layer alone cannot have the queries that the others may have.
+    """(step, the odd layer, another) where one layer alone cannot have a number that the others may have.
 
-    ``queries`` are per shape, () where they are not told.
+    ``numbers``, of queries or of requests, are per shape, () where they are not told.
     """
 
     def told(cell: int) -> Intervals:
         shapes = of.shapes_of[cell] if cell >= 0 else ()
-        return queries[shapes[0]] if len(shapes) == 1 else ()
+        return numbers[shapes[0]] if len(shapes) == 1 else ()
 
     rows, inverse, counts = np.unique(of.cells, axis=0, return_inverse=True, return_counts=True)
     if not 1 < len(columns) <= _MOST_COLUMNS or len(rows) > _MOST_ROWS:

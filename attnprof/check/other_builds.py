@@ -31,9 +31,17 @@ def find_other_builds(
         build, most = votes.most_common(1)[0]
         if most == total:
             continue
+        its = {
+            observed.shapes[shape].main.kernel
+            for shape in shapes
+            if (back := told[shape]) and build in back.builds
+        }
         for shape in shapes:
             back = told[shape]
-            if back is not None and build not in back.builds:
+            if back is None or build in back.builds:
+                continue
+            # Of a kernel that the other library does not have, it is no other build.
+            if observed.shapes[shape].main.kernel in its or build[0] in {name for name, _ in back.builds}:
                 rows = mine[observed.shape[mine] == shape]
                 others = _build(next(iter(sorted(back.builds))))
                 detail = (

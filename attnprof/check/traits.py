@@ -56,7 +56,8 @@ class Traits:
         kind = (*kind, (_PLANNED, bool(shape.before)))
         local = bool(fields.get("Is_local"))
         split = bool(fields.get("Split"))
-        form = (main.library, main.family, split, local, fields.get("Is_causal"), fields.get("block_m"))
+        adds = not fields and len(shape.launches) > 1  # of a kernel whose name does not say that it splits
+        form = (main.library, main.family, split or adds, local, *map(fields.get, ("Is_causal", "block_m")))
         heads = launch.grid[2] if split else launch.grid[1] * launch.grid[2]
         combined = len(shape.launches) > 1 and shape.launches[1].grid[0] > 1
         shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1 or combined

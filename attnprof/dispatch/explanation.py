@@ -125,6 +125,7 @@ class ReadBack:
     fields in which they differ from the nearest launches that a library makes, in words.  ``cut``: what is
     launched is a part of a call, whose rest may lie outside the trace.  ``shared``: in words, that other
     programs' kernels have the name too, so that its library is not claimed; "" where the name is its own.
+    ``windowed``: a window of the layer, which no name states, may be why this kernel ran and not another.
     ``of``: whose the kernel is, as a possessive, where several known libraries have one of that name.
     """
 
@@ -134,6 +135,7 @@ class ReadBack:
     cut: bool = False
     shared: str = ""
     of: str = ""
+    windowed: bool = False
 
     @property
     def builds(self) -> frozenset[tuple[Library, tuple[str, str]]]:
@@ -195,4 +197,5 @@ def merged(answers: Sequence[ReadBack]) -> ReadBack | None:
     cut = not found and any(answer.cut for answer in answers)
     shared = next((answer.shared for answer in answers if answer.explanations), "")
     of = " or ".join(dict.fromkeys(answer.of for answer in answers if answer.of and answer.explanations))
-    return ReadBack(found, answers[0].unread, nearest, cut, shared, of)
+    windowed = any(answer.windowed for answer in answers)
+    return ReadBack(found, answers[0].unread, nearest, cut, shared, of, windowed)

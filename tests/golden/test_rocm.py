@@ -97,6 +97,54 @@ def test_every_decode_of_upstreams_hip_kernels_is_read_back_and_each_spoilt_size
     assert seen > 50
 
 
+def test_every_launch_of_upstreams_triton_kernels_is_read_back_and_each_spoilt_size_is_found() -> None:
+    """Prompts' kernel is not claimed: whatever launches it otherwise may be another program's."""
+    seen: Counter[str] = Counter()
+    for row in golden_rows("vllm_rocm_0.33.0.jsonl.gz"):
+        call = row["call"]
+        for name, grid, block in launched(row):
+            if "ll4mi" in name:
+                continue
+            seen[name] += 1
+            made = KernelLaunch(name, tuple(grid), tuple(block))
+            back = libraries.explain(Observed(made), FACTS)
+            claimed = name == "kernel_paged_attention_2d"
+            assert bool(back.shared) != claimed
+            heads = call["num_heads_k"] if claimed else call["num_heads"]
+            assert any(
+                (one.library, one.batch, one.heads, one.num_splits) == ("vllm_rocm", call["batch"], heads, 1)
+                and (one.entry, max(call["seqlens_q"]) in one.seqlen_q) == (call["entry"], True)
+                and call["head_dim"] in one.head_dim
+                for one in back.explanations
+            ), row
+            x, y, _ = grid
+            spoilt = (replace(made, block=(192, 1, 1)), replace(made, block=(block[0], 2, 1)))
+            spoilt += (replace(made, grid=(x, y, 2)),) if claimed else ()
+            for broken in spoilt:
+                back = libraries.explain(Observed(broken), FACTS)
+                assert back.explanations == () if claimed else back is None
+    assert min(seen[name] for name in ("_fwd_kernel", "_fwd_kernel_alibi", "kernel_paged_attention_2d")) > 10
+
+
+@pytest.mark.parametrize(("blocks", "tile"), [(16, 128), (7, 64), (8, None)])
+def test_the_tile_that_a_paged_prefills_name_states_is_one_for_so_many_blocks(
+    blocks: int, tile: int | None
+) -> None:
+    """Of 8 blocks either may be: 1,000 queries, or 500."""
+    prefill = replace(AITER, entry="varlen_fwd", batch=1, seqlen_q=1000, seqlen_k=1000)
+    (launch,) = libraries.predict(prefill, MI300X).launches
+    made = replace(launch, grid=(32, 1, blocks))
+    shape = "ck_tile::TileFmhaShape<ck_tile::sequence<{}, 128, 32, 128, 32, 128> >"
+    for stated in (128, 64):
+        name = f"void ck_tile::kentry<2, ck_tile::{made.kernel}<{shape.format(stated)}> >(Args)"
+        found = libraries.explain(Observed(replace(made, kernel=name)), FACTS).explanations
+        assert [one.seqlen_q.high for one in found] == [blocks * stated] * (tile in (None, stated))
+    whole = libraries.explain(Observed(made), FACTS).explanations
+    assert {(one.batch, one.heads) for one in whole} == {(1, 32)}
+    added = KernelLaunch("ck_tile::FmhaFwdSplitKVCombineKernel", (1, 1, 1), (256, 1, 1))
+    assert libraries.explain(Observed(made, added), FACTS).explanations == ()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -1,4 +1,4 @@
-"""Scenes of servers on AMD GPUs: AITER's and Composable Kernel's forward and MLA, paged attention, ROCM_ATTN."""
+"""Scenes of servers on AMD GPUs: AITER's forward and MLA, its attention over pages, ROCM_ATTN."""
 
 from __future__ import annotations
 
@@ -40,22 +40,17 @@ def aiter(rng: Random) -> Drawn:
         )  # fmt: skip
         return _drawn(rng, "aiter", draw_steps(rng, base, drafts=rng.choice(((1,), (1,), (2,), (1, 2, 4)))))
     entry: Entry = rng.choice(("fwd", "varlen_fwd"))
+    packed = entry == "varlen_fwd"
     base = _base(
-        rng, "aiter", entry, head_dim=rng.choice((64, 128, 128, 256)), dtype=rng.choice(("bf16", "bf16", "fp16")),
-        cuda_graph=False,
+        rng, "aiter", entry, head_dim=rng.choice((64, 128, 128, 256)),
+        dtype=rng.choice(("bf16", "bf16", "fp16")), cuda_graph=False,
     )  # fmt: skip
     steps: list[Step] = []
     for number in range(rng.randint(4, 9)):
         batch, queries = rng.choice((base.batch, base.batch + 1)), rng.randint(2, 3000)
         total = batch * queries - (rng.randint(0, queries - 1) if batch > 1 else 0)
-        keys = queries if entry == "varlen_fwd" else queries + rng.choice((0, rng.randint(1, 5000)))
-        call = replace(
-            base,
-            batch=batch,
-            seqlen_q=queries,
-            seqlen_k=keys,
-            total_q=total if entry == "varlen_fwd" else None,
-        )
+        keys = queries if packed else queries + rng.choice((0, rng.randint(1, 5000)))
+        call = replace(base, batch=batch, seqlen_q=queries, seqlen_k=keys, total_q=total if packed else None)
         steps.append((0, number, "prefill", call))
     return _drawn(rng, "aiter", steps)
 

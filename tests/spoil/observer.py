@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from attnprof.dispatch.vllm_rocm.dispatch import PREFILL
+from attnprof.model import AttentionCall
+from tests.spoil.libraries import SERVED
 from tests.spoil.scenes import VERSIONS, Launches, Scene, SceneCall, launches_of
 from tests.spoil.spoils import Spoil
 from tests.spoil.witness import combines, lengths, plans, units, witness
@@ -75,6 +78,10 @@ def _marked(whole: Scene, spoilt: Spoil) -> str:
         return window
     if window := _windows_of_all_others(whole, spoilt, at):
         return window
+    if spoilt.kind.startswith("layer of") and all(whole.replays(one) for one in whole.calls):
+        return "all steps replay a graph: no eager one shows that another layer attends"
+    if scene.library in SERVED and _step_of_other_lengths(scene, at):
+        return "requests come and go: all the step launches is what some lengths give each of its layers"
     for step, layer in touched:
         likes = [
             one
@@ -96,6 +103,31 @@ def _marked(whole: Scene, spoilt: Spoil) -> str:
         if all(_lengths_fit(scene, series, version) for series in _series(scene)):
             return f"{scene.library} {version} launches just this for growing keys"
     return ""
+
+
+def _step_of_other_lengths(scene: Scene, at: set[int]) -> bool:
+    """Whether of each touched step one layer's witness has lengths that give what all its layers launch."""
+    for step in {scene.calls[one].step for one in at}:
+        whole = [one for one in scene.calls if one.step == step]
+        kinds = {(one.call, one.launches): one for one in whole if one.launches}
+        found = (witness(call, launches, scene, scene.version) for call, launches in kinds)
+        if not any(_gives_all(one, whole, scene) for one in found if one is not None):
+            return False
+    return bool(at)
+
+
+def _gives_all(found: AttentionCall, step: list[SceneCall], scene: Scene) -> bool:
+    """Whether a step of this call's lengths launches just what the step shows."""
+    return all(
+        launches_of(
+            replace(
+                one.call, batch=found.batch, seqlen_q=found.seqlen_q, seqlen_k=found.seqlen_k,
+                seqlens_q=found.seqlens_q, seqlens_k=found.seqlens_k, total_q=found.total_q,
+            ),
+            scene.gpu, scene.version,
+        ) == one.launches
+        for one in step
+    )  # fmt: skip
 
 
 def _window_at_the_end(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
@@ -194,11 +226,20 @@ def _each_by_itself(whole: Scene, spoilt: Spoil) -> str:
     groups = {(scene.calls[at].call, _with_what_is_before(whole, scene, at)) for at in spoilt.at}
     made = {one.launches for one in whole.calls}
     made |= {one.launches[:1] for one in whole.calls if one.launches and plans(one.launches[0])}
-    asked = [(call, unit) for call, launches in groups for unit in units(launches)]
+    asked = [(call, unit) for call, launches in groups for unit in _units(launches, scene)]
     for version in versions:
         if all(unit in made or witness(call, unit, scene, version) for call, unit in asked):
             return version
     return ""
+
+
+def _units(launches: Launches, scene: Scene) -> list[Launches]:
+    """As calls; unmarked, prompts may be another program's, with nothing after them."""
+    found = units(launches)
+    if scene.marks != "none":
+        return found
+    split = [(one[:1], one[1:]) if len(one) > 1 and one[0].kernel == PREFILL else (one,) for one in found]
+    return [part for parts in split for part in parts]
 
 
 def _with_what_is_before(whole: Scene, scene: Scene, at: int) -> Launches:

@@ -29,7 +29,8 @@ def draw(rng: Random) -> tuple[Library, str, Gpu, list[Step]]:
         causal=True, page_block_size=16, cuda_graph=rng.random() < 0.3,
     )  # fmt: skip
     steps = [_step(rng, base, number) for number in range(rng.randint(4, 9))]
-    return library, rng.choice(VERSIONS[library]), gpu_by_name(rng.choice(_GPUS)), steps
+    gpus = (*_GPUS, "mi300x", "mi355x") if library == "vllm_triton" else _GPUS
+    return library, rng.choice(VERSIONS[library]), gpu_by_name(rng.choice(gpus)), steps
 
 
 def _step(rng: Random, base: AttentionCall, number: int) -> Step:

@@ -29,6 +29,10 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
         yield from _xqa(launches[0], call)
     elif call.library == "aiter_paged":
         yield from _unified_3d(launches, call, back) if len(launches) == 2 else _unified_2d(launches, call)
+    elif call.library == "aiter":
+        yield from _aiter_mla(launches[0], call)
+        if len(launches) == 1:
+            yield from _aiter_forward(launches[0], call)
     elif call.library == "tokenspeed_mla":
         yield from _tokenspeed(launches, call, back)
     elif call.library == "flash_mla" and call.index_topk and len(launches) == 1:
@@ -98,6 +102,34 @@ def _rocm_attn(launches: Launches, call: AttentionCall) -> Iterator[AttentionCal
         for one in _paged(rest, call):
             if one.library == call.library:
                 yield replace(one, seqlen_q=queries)
+
+
+def _aiter_mla(launch: KernelLaunch, call: AttentionCall) -> Iterator[AttentionCall]:
+    """Decode over latents in either dtype, with as many splits as were asked for."""
+    _, batch, splits = launch.grid
+    for heads, dtype, queries in itertools.product((16, 128), ("bf16", "fp8"), range(1, 9)):
+        yield replace(
+            call, entry="fwd_kvcache", batch=batch, num_heads=heads, num_heads_k=1, head_dim=576,
+            head_dim_v=512, seqlen_q=queries, seqlen_k=max(call.seqlen_k, queries), dtype=dtype,
+            num_splits=splits, seqlens_q=(), seqlens_k=(), total_q=None,
+        )  # fmt: skip
+
+
+def _aiter_forward(launch: KernelLaunch, call: AttentionCall) -> Iterator[AttentionCall]:
+    """Calls of whichever entry, dtype, mask and head dim, by Composable Kernel and by the assembly."""
+    x, y, z = launch.grid
+    sizes = ((z, x, y * 128), (z, x, 1), (y, x, z), (z, y, x))  # requests, heads, queries or their blocks
+    for (batch, heads, blocks), entry, dtype, head_dim, causal in itertools.product(
+        sizes, ("fwd", "varlen_fwd"), ("bf16", "fp16"), (128, 64), (False, True)
+    ):
+        for rows in (1, 128, 256, 512):
+            queries = blocks * rows
+            yield replace(
+                call, entry=entry, batch=batch, num_heads=heads, num_heads_k=heads, seqlen_q=queries,
+                seqlen_k=max(queries, 2), dtype=dtype, head_dim=head_dim, causal=causal, window=(-1, -1),
+                total_q=batch * queries if entry == "varlen_fwd" else None, seqlens_q=(), seqlens_k=(),
+                page_block_size=None, head_dim_v=None, alibi=False, dropout_p=0.0, num_splits=0,
+            )  # fmt: skip
 
 
 def _unified_2d(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:

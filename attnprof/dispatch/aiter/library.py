@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
-from attnprof.dispatch.library import LibraryOfVersions
+from attnprof.dispatch.library import FP8, LibraryOfVersions
 
 
 class Aiter(LibraryOfVersions):
@@ -14,9 +15,14 @@ class Aiter(LibraryOfVersions):
     folder = "attnprof.dispatch.aiter"
     kernels = ("aiter", "ck-tile")
     entries = ("fwd", "varlen_fwd", "fwd_kvcache")
+    dtypes = ("bf16", "fp16", "fp8")
     packages = ("amd-aiter",)
     vendor: Literal["nvidia", "amd", "any"] = "amd"
     modelled = "its forward kernels and MLA decode are modelled"
+
+    def not_modelled(self, record: Mapping[str, Any]) -> str:
+        fp8 = record["dtype"] == FP8 and record["entry"] != "fwd_kvcache"
+        return "dtype fp8, of which MLA's decode alone is known" if fp8 else ""
 
     def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
         from attnprof.dispatch.aiter.read_back import template_fields

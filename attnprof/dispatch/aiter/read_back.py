@@ -24,6 +24,7 @@ from attnprof.model import Entry
 LIBRARY = "aiter"
 _CK = "ck_tile::FmhaFwdKernel"
 _ANY: Intervals = (Interval(1, None),)
+_FP8_BITS = 8  # of a query's number
 _MOST_SEARCHED = 16  # splits of MLA that AITER takes itself
 _QUERIES = range(1, 17)  # of a decode step; from 9 on nothing else is told
 
@@ -32,7 +33,9 @@ def template_fields(kernel: str) -> tuple[tuple[str, object], ...] | None:
     """What the name of an assembly kernel that is predicted states; how it rounds is the caller's choice."""
     if own_name(kernel) not in (*_forward_names(), *_mla_steps(), *split_names(), *planned_names()):
         return None
-    return tuple(field for field in parse_kernel_name(kernel).stated if field[0] != "rounding")
+    fields = tuple(field for field in parse_kernel_name(kernel).stated if field[0] != "rounding")
+    bits = dict(fields).get("q_bits")
+    return fields if bits is None else (*fields, ("dtype", "fp8" if bits == _FP8_BITS else "bf16"))
 
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:

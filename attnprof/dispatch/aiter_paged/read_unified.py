@@ -38,6 +38,7 @@ _FEW, _MANY = (WAVES * WAVE, 1, 1), (LONG_WAVES * WAVE, 1, 1)
 _ANY_QUERIES, _ANY_DIM, _ANY_KEYS = Interval(1, None), Interval(1, None), (Interval(1, None),)
 _LONGER = (Interval(SHORT_KEYS + 1, None),)
 _OF = "AITER's"
+_NONE_KNOWN = f"grid or block, of AITER {DEFAULT_VERSION} and {TAGGED} and of vLLM's before 0.20"
 
 
 def read_unified(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
@@ -53,8 +54,8 @@ def read_unified(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return ReadBack((_explanation(DEFAULT_VERSION),), seen.unread, of=_OF)
     found = tuple(_in_2d(seen) if name == UNIFIED_2D else _in_3d(seen, gpu))
     if found:
-        return ReadBack(found, of=_OF)
-    return ReadBack(nearest="grid or block", cut=name == UNIFIED_3D and seen.combine is None)
+        return ReadBack(found, of=_OF, windowed=name == UNIFIED_2D)
+    return ReadBack(nearest=_NONE_KNOWN, cut=name == UNIFIED_3D and seen.combine is None)
 
 
 def constants_of(kernel: str) -> tuple[tuple[str, object], ...] | None:
