@@ -160,12 +160,12 @@ def test_drafts_are_verified_by_the_call_that_each_backend_makes() -> None:
         assert found.call.seqlen_q == 4
 
 
-def test_drafts_are_asked_for_by_a_flag_and_vllm_says_that_it_has_none() -> None:
+def test_drafts_are_asked_for_by_a_flag_of_vllm_too() -> None:
     step = ("--model", "qwen2.5-7b", "--gpu", "h100", "--batch", "16", "--seqlen-k", "4096")
     done = attnprof("explain", "--engine", "sglang", *step, "--draft-tokens", "4", "--format", "json")
     assert json.loads(done.out)["step"]["drafts"] is True
     vllm = attnprof("explain", "--engine", "vllm", *step, "--draft-tokens", "4")
-    assert "draft model is not modelled" in " ".join(vllm.out.split())
+    assert "seqlen_q 4, seqlen_k 4096, 28/4 heads x 128, bf16, drafts" in " ".join(vllm.out.split())
     twice = attnprof("explain", "--engine", "sglang", *step, "--draft-tokens", "4", "--seqlen-q", "2")
     assert (twice.code, "two answers" in twice.err) == (2, True)
 

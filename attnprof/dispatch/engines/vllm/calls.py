@@ -19,7 +19,6 @@ from attnprof.model import AttentionCall, Dtype, Entry
 DEFAULT_BLOCK = 16
 _AUTOMATIC_FA4 = -1
 _FLASHINFER_ROUTE_PAGE = 64  # which both backends of the composite have
-_KNOWN_DRAFTS = "0.33.0"
 _HOPPER = (9, 0)
 _FEW_TOKENS, _LONG = 256, 131_072  # 0.10: what TensorRT-LLM's kernels were taken for
 _CONTINUED = (
@@ -215,9 +214,6 @@ def _metadata(layer: Layer, version: int) -> str:
 
 def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     decode, prefill = rules.flashinfer(layer, step, sm)
-    if step.drafts and rules.version != _KNOWN_DRAFTS:
-        why_not = f"the drafts of vLLM {rules.version}'s FlashInfer backend are not modelled"
-        return Reached((graph_note(step),), why_not=why_not)
     # Drafts are decode where its kernel takes several queries: Hopper's own and Blackwell's do not.
     drafted = step.drafts and (decode != "native" or sm < _HOPPER)
     phase, kernel = ("decode", decode) if step.seqlen_q == 1 or drafted else ("prefill", prefill)

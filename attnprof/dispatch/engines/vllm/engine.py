@@ -129,8 +129,9 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) 
     """The call that the backend taken makes."""
     if choice.backend is None:
         return Reached((), why_not="vLLM ends with an error: no backend is valid")
-    if step.drafts:
-        return Reached((), why_not="what vLLM calls for the tokens of a draft model is not modelled")
+    if step.drafts and (gpu.vendor != "nvidia" or not version.newest):
+        where = f"vLLM {version.rules.version} on {gpu.name}"
+        return Reached((), why_not=f"what {where} calls for the tokens of a draft model is not modelled")
     if gpu.vendor != "nvidia":
         return amd_calls.reach(choice.backend, layer, step, version.rules)
     make = mla_calls.reach_mla if layer.mla else calls.reach

@@ -19,7 +19,6 @@ _LATENT, _ROTATED = 512, 64
 _ROW = _LATENT + _ROTATED
 _THRESHOLD = {"FLASH_ATTN_MLA": 512, "FLASHMLA": 128}  # queries a request up to which prompts go with decode
 _ONE_QUERY = ("CUTLASS_MLA",)  # whose drafts are prompts; the others take them for decode
-_KNOWN = "0.33.0"
 _PAGES = {"FLASHINFER_MLA": (32, 64), "CUTLASS_MLA": (128,), "FLASHMLA": (64,)}
 
 
@@ -28,7 +27,7 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
     if layer.sparse:
         return reach_sparse(backend, layer, step, sm, rules)
     most = 1 if (rules.chain and backend == "FLASHMLA") else _THRESHOLD.get(backend, 1)
-    drafted = step.drafts and backend not in _ONE_QUERY and rules.version == _KNOWN
+    drafted = step.drafts and backend not in _ONE_QUERY
     if step.seqlen_q > most and not drafted:
         return reach_prefill(layer, step, sm, rules)
     if backend == "TRITON_MLA":
