@@ -3,11 +3,11 @@
     python benchmarks/record_flash_mla.py PACKAGE RECORDER tests/data/golden/flash_mla_VERSION.jsonl.gz
 
 PACKAGE holds ``_flashmla_C.abi3.so`` and ``_flashmla_extension_C.abi3.so`` of vllm's wheel, or
-``flashmla_ops.abi3.so`` of sglang-kernel's; RECORDER as in record_vllm_launches.py. Each GPU is a process of
-its own. A row: the call, its GPU, and the launches as [kernel, grid, block, shared memory], of a message the
-text behind function, file and line. Names go without their parameters, and of a template whose further
-arguments are tensor maps the first alone. Of the metadata kernel, ``block``, ``overhead`` and ``parts`` are
-what the host hands it.
+``flashmla_ops.abi3.so`` of sglang-kernel's, or ``_C_legacy.abi3.so`` of sgl-flash-mla's; RECORDER as in
+record_vllm_launches.py. Each GPU is a process of its own. A row: the call, its GPU, and the launches as
+[kernel, grid, block, shared memory], of a message the text behind function, file and line. Names go without
+their parameters, and of a template whose further arguments are tensor maps the first alone. Of the metadata
+kernel, ``block``, ``overhead`` and ``parts`` are what the host hands it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MADE_FOR = {
     "dense": (9,), "dense_fp8": (9,), "sparse": (9, 10), "sparse_prefill": (9, 10), "prefill": (10,),
     "sparse_extra": (9, 10),
 }  # fmt: skip
-_SGL, _PLAN_APART = "flashmla_ops.abi3.so", 30
+_SGL, _LEGACY, _PLAN_APART = "flashmla_ops.abi3.so", "_C_legacy.abi3.so", 30
 BYTES = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352, "v4": 584, "v4.1": 528}  # of a token in the cache
 _PAGE, _V4_STRIDE = 64, 576
 _WHERE = re.compile(r"^(?:[\w:]+, /\S+?:\d+, |Assertion error \(\S+?\): )")
@@ -149,10 +149,12 @@ class Recorder:
         import torch
 
         torch.cuda.init()
-        self.torch, self.sgl = torch, (package / _SGL).exists()
-        for extension in (_SGL,) if self.sgl else ("_flashmla_C.abi3.so", "_flashmla_extension_C.abi3.so"):
+        self.legacy = (package / _LEGACY).exists()
+        self.torch, self.sgl = torch, self.legacy or (package / _SGL).exists()
+        vllms = ("_flashmla_C.abi3.so", "_flashmla_extension_C.abi3.so")
+        for extension in (_LEGACY,) if self.legacy else (_SGL,) if self.sgl else vllms:
             torch.ops.load_library(str(package / extension))
-        self.ops = self.extension = torch.ops.sgl_kernel
+        self.ops = self.extension = torch.ops.flash_mla_legacy if self.legacy else torch.ops.sgl_kernel
         if not self.sgl:
             self.ops, self.extension = torch.ops._flashmla_C, torch.ops._flashmla_extension_C
         self.library = ctypes.CDLL(str(recorder.resolve() / "cuda_recorder.so"))
@@ -291,6 +293,8 @@ def _given(name: str, first: list[int], *, sgl: bool) -> dict[str, int]:
 def one_gpu(options: argparse.Namespace) -> None:
     recorder = Recorder(options.package, options.recorder)
     for call in calls(options.gpu, sgl=recorder.sgl):
+        if recorder.legacy and call["kind"] in ("prefill", "dense_apart"):  # functions that it lacks
+            continue
         expect = recorder.run(call)
         if not any(one in expect.get("error", "") for one in _NO_MEMORY):
             print("ROW " + json.dumps({"gpu": options.gpu, "call": call, "expect": expect}), flush=True)

@@ -183,10 +183,20 @@ def test_further_calls_are_shown_in_every_format() -> None:
     assert [each.call.entry for each in answer.more if each] == ["batch_paged"]
 
 
-def test_an_indexers_models_say_which_kernels_are_not_known() -> None:
-    assert "sgl_kernel's own build" in made("h100", SPARSE, LATER).not_predicted
-    assert note(made("h100", replace(SPARSE, kv_dtype="fp8_e4m3")), "dsa_decode_backend") == "flashmla_kv"
+def test_an_indexers_models_take_flash_mlas_sparse_kernels_of_the_wheel_that_sglang_asks_for() -> None:
+    prompt = made("h100", SPARSE, LATER)
+    assert called(prompt) == ("dsa", "flash_mla", "varlen_fwd")
+    assert (prompt.library_version, prompt.call.num_heads) == ("sgl-flash-mla-1.0.0", 128)
+    assert prompt.prediction.launches[0].grid == (2 * 1024, 1, 1)
+    few = made("h100", replace(SPARSE, num_heads=16, kv_dtype="fp8_e4m3"))
+    assert called(few) == ("dsa", "flash_mla", "fwd_kvcache")
+    assert (note(few, "dsa_decode_backend"), note(few, "heads")) == ("flashmla_kv", "64")
+    assert few.prediction.launches[0].kernel.startswith("legacy::smxx")
+    dense = made("h100", replace(LATENT, backend="flashmla"))
+    assert (dense.call.page_block_size, dense.library_version) == (64, "sgl-flash-mla-1.0.0")
+    assert dense.prediction.launches
     assert note(made("b200", replace(SPARSE, kv_dtype="bf16")), "dsa_decode_backend") == "trtllm"
+    assert note(made("b200", replace(SPARSE, kv_dtype="bf16"), LATER), "heads") == "128"
 
 
 def test_each_query_of_an_indexers_prompt_is_a_request_to_tensorrt_llm() -> None:

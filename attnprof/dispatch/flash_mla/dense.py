@@ -48,7 +48,7 @@ def decode(call: AttentionCall, gpu: Gpu, build: Build) -> Prediction:
     plan = plan_decode(lengths.seqlens_k, gpu.num_sms, call.num_heads_k, rows)
     if not combine_room(plan.num_sm_parts):
         return Prediction(error="FlashMLA has no combine kernel for more than 160 parts")
-    main = _fp8_launches(call, rows, plan) if fp8 else _launches(call, rows, plan, build.old)
+    main = _fp8_launches(call, rows, plan) if fp8 else _launches(call, rows, plan, build)
     blocks = (
         f"{gpu.num_sms} SMs / {call.num_heads_k} KV heads / {main[1].grid[0]} blocks of {BLOCK_M} query rows"
     )
@@ -118,12 +118,13 @@ def names(dtype: str, head_dim: int, parts: int, old: str, *, causal: bool) -> t
     return f"{old}{KERNEL}<{traits} >", f"{old}{COMBINE}<{element}, 512, 8, {room}, 256>"
 
 
-def _launches(call: AttentionCall, rows: int, plan: Plan, old: str) -> tuple[KernelLaunch, ...]:
-    main, combine = names(call.dtype, call.head_dim, plan.num_sm_parts, old, causal=False)
+def _launches(call: AttentionCall, rows: int, plan: Plan, build: Build) -> tuple[KernelLaunch, ...]:
+    main, combine = names(call.dtype, call.head_dim, plan.num_sm_parts, build.old, causal=False)
+    smem = 4 * (build.words * call.batch + 1)
     grid = (ceil_div(rows, BLOCK_M), call.num_heads_k, plan.num_sm_parts)
     combine_grid = (call.batch * call.seqlen_q, 1, ceil_div(call.num_heads, _COMBINE_HEADS))
     return (
-        KernelLaunch(f"{old}{METADATA}", (1, 1, 1), (32, 1, 1), 4 * (5 * call.batch + 1)),
+        KernelLaunch(f"{build.old}{METADATA}", (1, 1, 1), (32, 1, 1), smem),
         KernelLaunch(main, grid, THREADS, _SMEM[call.head_dim]),
         KernelLaunch(combine, combine_grid, COMBINE_THREADS),
     )

@@ -13,7 +13,7 @@ from attnprof.dispatch.flash_mla import dense
 from attnprof.dispatch.flash_mla.names import halves
 from attnprof.dispatch.flash_mla.read_prefill import KERNEL, read_prefill
 from attnprof.dispatch.flash_mla.read_sparse import SPARSE, read_sparse
-from attnprof.dispatch.flash_mla.rules import BLOCK_M, DEFAULT_VERSION, SGLANG, VERSIONS, Build, sm_parts
+from attnprof.dispatch.flash_mla.rules import BLOCK_M, VERSIONS, Build, sm_parts
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval
 from attnprof.dispatch.names.spelling import spelling_difference
@@ -39,7 +39,7 @@ def _dense(seen: Observed, gpu: GpuFacts, *, fp8: bool) -> ReadBack:
     blocks, heads_k, parts = seen.main.grid
     rows = Interval(1, blocks * BLOCK_M or None)
     # Over FP8 the extension of both packages is the same.
-    builds = tuple(VERSIONS.values()) if fp8 else (_of_dense(seen.main.kernel),)
+    builds = tuple(VERSIONS.values()) if fp8 else _of_dense(seen.main.kernel)
     if seen.unread:
         return ReadBack(tuple(_explained(heads_k or None, rows, fp8, one) for one in builds), seen.unread)
     if seen.main.block != dense.THREADS:
@@ -110,8 +110,9 @@ def _sms(gpu: GpuFacts) -> set[int]:
     return {one.num_sms for one in gpu.candidates() if one.sm_major == 9}
 
 
-def _of_dense(kernel: str) -> Build:
-    return VERSIONS[DEFAULT_VERSION if "legacy::" in kernel else SGLANG]
+def _of_dense(kernel: str) -> tuple[Build, ...]:
+    old = "legacy::" * ("legacy::" in kernel)
+    return tuple(build for build in VERSIONS.values() if build.old == old)
 
 
 def _explained(heads_k: int | None, seqlen_q: Interval, fp8: bool, build: Build) -> Explanation:

@@ -14,6 +14,7 @@ from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 
 DEFAULT_VERSION, SGLANG = "vllm-0.33.0", "sglang-kernel-0.4.10"
+SGL_WHEEL = "sgl-flash-mla-1.0.0"  # the wheel that SGLang 0.5.23 calls: its older half, which it takes
 BLOCK_M, BLOCK_N = 64, 64
 OVERHEAD = 5  # key blocks that starting on a request costs
 OVERHEAD_128 = 3  # of the kernel for 128 heads of 512 on Blackwell
@@ -27,18 +28,23 @@ class Build:
 
     ``old``: the namespace of what it builds from older sources.  ``vllms``: vLLM's fork, whose newer metadata
     and combine kernels are others, which has NVFP4's cache, prefill of few heads, and batch invariance.
-    ``smem_v41``: bytes of shared memory over V4.1's cache, of 64 heads and of 128.
+    ``smem_v41``: bytes of shared memory over V4.1's cache, of 64 heads and of 128.  ``shared``: the namespace
+    of what is built of one source for all: metadata, combine, and kernels of few keys.  ``words``: what the
+    metadata kernel keeps of a request, in integers.
     """
 
     version: str
     old: str
     vllms: bool
     smem_v41: tuple[int, int]
+    shared: str = ""
+    words: int = 5
 
 
 VERSIONS = {
     DEFAULT_VERSION: Build(DEFAULT_VERSION, "legacy::", True, (223_232, 228_736)),
     SGLANG: Build(SGLANG, "", False, (221_184, 225_664)),
+    SGL_WHEEL: Build(SGL_WHEEL, "legacy::", False, (221_184, 225_664), "legacy::", 3),
 }
 
 

@@ -98,7 +98,8 @@ def sparse_decode(call: AttentionCall, gpu: Gpu, build: Build) -> Prediction:
 
 def _metadata(call: AttentionCall, build: Build) -> KernelLaunch:
     if not build.vllms:
-        return KernelLaunch(METADATA, (1, 1, 1), (32, 1, 1), 4 * (5 * call.batch + 1))
+        smem = 4 * (build.words * call.batch + 1)
+        return KernelLaunch(f"{build.shared}{METADATA}", (1, 1, 1), (32, 1, 1), smem)
     told = (call.cache_seqlens, call.extra_topk > 0, call.extra_counted)
     template = ", ".join(str(one).lower() for one in told)
     return KernelLaunch(f"{METADATA}<{template}>", (1, 1, 1), (32, 1, 1), 4 * (4 * call.batch + 1))
@@ -113,7 +114,8 @@ def _combine(call: AttentionCall, parts: int, build: Build) -> KernelLaunch:
 
 def combine_name(parts: int, build: Build) -> str:
     """The kernel that adds up so many parts."""
-    return f"{COMBINE}<cutlass::bfloat16_t, 512, 8, {combine_room(parts)}, 256{', false' * build.vllms}>"
+    more = ", false" * build.vllms
+    return f"{build.shared}{COMBINE}<cutlass::bfloat16_t, 512, 8, {combine_room(parts)}, 256{more}>"
 
 
 def decode_kernels(build: Build) -> Iterator[tuple[AttentionCall, bool, Kernel]]:
@@ -187,7 +189,7 @@ def _blackwell(call: AttentionCall, kept: str, build: Build, *, split: bool) -> 
         space = "legacy::sm100::decode::head64::"
         name = f"{space}{_DECODE}<{space}KernelTemplate<{model}> >"
         return Kernel(name, 384, _SM100_SMEM[kept], times=call.num_heads // 64)
-    old = "" if kept == V41 else build.old
+    old = build.shared if kept == V41 else build.old
     if call.num_heads == 128 and kept != V32:
         space = f"{old}sm100::prefill::sparse_fwd_for_small_topk::head128::"
         width = "" if kept == V41 and build.vllms else "512, "
@@ -257,7 +259,7 @@ def _blackwell_prefill(call: AttentionCall, build: Build) -> tuple[Kernel, str]:
         smem = 222_512 if narrow else 230_704
         return Kernel(f"{kernel}<(SparseAttnFwdMode)0, {call.head_dim}> >", 384, smem), unmet
     if narrow and topk <= _SMALL_TOPK:
-        space = "sm100::prefill::sparse_fwd_for_small_topk::head128::"
+        space = f"{build.shared}sm100::prefill::sparse_fwd_for_small_topk::head128::"
         model = "(ModelType)2, (ModelType)2" if new else "512, (ModelType)1, (ModelType)1"
         template = f"{space}KernelTemplate<(SparseAttnFwdMode)0, {model}> "
         name = f"{space}sparse_attn_fwd_for_small_topk_kernel<{template}>"

@@ -25,6 +25,7 @@ from attnprof.dispatch.engines.sglang.calls import (
 )
 from attnprof.dispatch.engines.sglang.methods import ABSORBED, ONE_SHOT, chunks, method_of
 from attnprof.dispatch.engines.sglang.selector import page_size, quantized
+from attnprof.dispatch.flash_mla.rules import SGL_WHEEL
 from attnprof.model import AttentionCall, Entry
 
 _LATENT, _ROTATED = 512, 64
@@ -90,16 +91,16 @@ def _trtllm(layer: Layer, step: Step, told: tuple[Note, ...]) -> Reached:
 
 
 def _flash_mla(layer: Layer, step: Step, told: tuple[Note, ...]) -> Reached:
-    """sgl_kernel's own build of FlashMLA, dense, causal; prompts that keep to latents are FlashInfer's."""
+    """FlashMLA's dense decode, causal; prompts that keep to latents are FlashInfer's."""
     if step.seqlen_q > 1 and not step.drafts:
         call = sglang_call(
             "flashinfer", "batch_mla", layer, step, causal=True, **(_ROWS | {"page_block_size": 1})
         )
         return Reached((*told, graph_note(step)), call, FLASHINFER)
-    notes = (*told, Note("decode kernel", "FlashMLA", "sgl_kernel's own build"), graph_note(step))
-    return Reached(
-        notes, why_not="the FlashMLA that sglang-kernel 0.4.10 ships launches otherwise than vLLM's"
-    )
+    notes = (*told, Note("decode kernel", "FlashMLA", f"the older half of {SGL_WHEEL}"), graph_note(step))
+    dtype: dict[str, Any] = {"dtype": "fp8"} if quantized(layer) else {}
+    call = sglang_call("flash_mla", "fwd_kvcache", layer, step, causal=True, **_ROWS, **dtype)
+    return Reached(notes, call, SGL_WHEEL)
 
 
 def _by_head(backend: str, layer: Layer, step: Step, sm: Sm, method: str, told: Note) -> Reached:

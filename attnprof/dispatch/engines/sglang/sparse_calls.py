@@ -19,14 +19,12 @@ from attnprof.dispatch.engines.sglang.calls import (
     sglang_call,
 )
 from attnprof.dispatch.engines.sglang.methods import CHUNK_CAPACITY
+from attnprof.dispatch.flash_mla.rules import SGL_WHEEL
+from attnprof.dispatch.heuristic import ceil_div
 from attnprof.model import Gpu
 
 _LATENT, _ROTATED, _PAGE = 512, 64, 64
 _DENSE_UP_TO = 2048  # keys of a prompt that are all attended, SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD
-_KINDS = {
-    "flashmla_kv": "FlashMLA's sparse decode, of sgl_kernel's own build over an FP8 cache,",
-    "flashmla_sparse": "FlashMLA's sparse prefill, of sgl_kernel's own build,",
-}
 
 
 def kinds(layer: Layer, gpu: Gpu) -> tuple[str, str, str]:
@@ -60,9 +58,12 @@ def reach_sparse(layer: Layer, step: Step, gpu: Gpu) -> Reached:
         return _dense(layer, step, gpu, notes)
     if kind == "trtllm":
         return _trtllm(layer, step, notes, "fp8" if dtype == "fp8_e4m3" else layer.dtype)
+    if kind == "flashmla_kv":
+        return _decode(layer, step, notes)
+    if kind == "flashmla_sparse":
+        return _prefill(layer, step, gpu, notes)
     if kind != "fa3":
-        what = _KINDS.get(kind, f"what dsa calls by {kind}")
-        return Reached(notes, why_not=f"{what} is not modelled")
+        return Reached(notes, why_not=f"what dsa calls by {kind} is not modelled")
     tokens = sum(step.each_q)
     keys: tuple[int, ...] = ()
     if step.seqlen_q == 1:
@@ -90,6 +91,34 @@ def _dense(layer: Layer, step: Step, gpu: Gpu, notes: tuple[Note, ...]) -> Reach
         return Reached((*told, kernel), call, FLASHINFER)
     call = sglang_call("flash_attn_3", "varlen_fwd", layer, step, **sizes)
     return Reached((*told, COPY), call, FA3)
+
+
+def _padded(layer: Layer, width: int) -> Note:
+    heads = ceil_div(layer.num_heads, width) * width
+    return Note("heads", str(heads), "as they are" if heads == layer.num_heads else "padded for the kernels")
+
+
+def _decode(layer: Layer, step: Step, notes: tuple[Note, ...]) -> Reached:
+    """FlashMLA's sparse decode over FP8, prompts' queries each a request too."""
+    heads = _padded(layer, 64 if layer.num_heads <= 64 else 128)
+    rows = Step(sum(step.each_q), 1, max(step.each_k), step.cuda_graph)
+    call = sglang_call(
+        "flash_mla", "fwd_kvcache", layer, rows, num_heads=int(heads.value), num_heads_k=1, causal=False,
+        head_dim=_LATENT + _ROTATED, head_dim_v=_LATENT, index_topk=layer.index_topk, page_block_size=None,
+        backend="fp8_ds_mla",
+    )  # fmt: skip
+    return Reached((heads, *notes), call, SGL_WHEEL)
+
+
+def _prefill(layer: Layer, step: Step, gpu: Gpu, notes: tuple[Note, ...]) -> Reached:
+    """FlashMLA's sparse prefill over bf16, told how many keys each query has."""
+    heads = _padded(layer, 128 if gpu.sm_major >= 10 else 64)
+    call = sglang_call(
+        "flash_mla", "varlen_fwd", layer, step, num_heads=int(heads.value), num_heads_k=1, causal=False,
+        head_dim=_LATENT + _ROTATED, head_dim_v=_LATENT, index_topk=layer.index_topk, page_block_size=None,
+        total_q=sum(step.each_q), cache_seqlens=True,
+    )  # fmt: skip
+    return Reached((heads, *notes), call, SGL_WHEEL)
 
 
 def _trtllm(layer: Layer, step: Step, notes: tuple[Note, ...], dtype: str) -> Reached:
