@@ -60,6 +60,7 @@ class AttentionCall:
     Lengths are in tokens, ``window`` is (left, right) with -1 for none.
     ``seqlen_q`` and ``seqlen_k`` are the maxima of a packed batch for ``varlen_fwd``;
     ``seqlen_k`` is the cache capacity for ``fwd_kvcache``: that is what the library dispatches on.
+    ``return_softmax``: the softmax is asked for, or of AITER's functions its log-sum-exp.
     ``num_splits`` is the caller's argument, 0 for automatic. ``total_q`` is the number of packed queries,
     None where each of the ``batch`` sequences has ``seqlen_q``.
 

@@ -188,3 +188,27 @@ def test_a_plan_deals_keys_out_to_the_cus() -> None:
     assert 300 < sum(many) <= 304 + 64
     folded = parts_of_requests([4096] * 8, 8, 304)  # 128 heads as 16, eight times
     assert len(folded) == 8
+
+
+@pytest.mark.parametrize("gpu", ["mi300x", "mi355x"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lse", [False, True])
+def test_the_tags_packed_batches_of_192_are_read_back(gpu: str, causal: bool, lse: bool) -> None:
+    """Names and grids as read: a tile a thread block on a gfx942, OPUS on a gfx950 without the LSE."""
+    call = replace(
+        FWD, entry="varlen_fwd", batch=3, num_heads_k=32, head_dim=192, head_dim_v=128, causal=causal,
+        return_softmax=lse, dtype="bf16",
+    )  # fmt: skip
+    where = gpu_by_name(gpu)
+    (launch,) = libraries.predict(call, where, TAG).launches
+    opus = gpu == "mi355x" and not lse
+    pairs = causal and gpu == "mi355x" and not opus  # 384 blocks of OPUS's are too few
+    assert launch.grid == (32, 3, 4 if opus or pairs else 8)
+    assert launch.kernel.startswith("void gqa_d192" if opus else "aiter::fmha_fwd_hd192")
+    facts = GpuFacts(where.num_sms, (where.sm_major, where.sm_minor), "amd")
+    (one,) = libraries.explain(Observed(launch), facts).explanations
+    assert (one.batch, one.heads, call.seqlen_q in one.seqlen_q, one.head_dim.low) == (3, 32, True, 192)
+    wider = replace(launch, block=(64, 1, 1))
+    assert libraries.explain(Observed(wider), facts).explanations == ()
+    with pytest.raises(UsageError, match="its assembly takes"):
+        libraries.predict(replace(call, head_dim=64, head_dim_v=64), where, TAG)

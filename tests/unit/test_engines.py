@@ -14,7 +14,6 @@ from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.dispatch.engines.outcome import ENGINES, outcome
 from attnprof.dispatch.engines.vllm.old_mla import context_chunks
 from attnprof.dispatch.libraries import predict
-from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.vllm_rocm.paged import MFMA16, REDUCE
 from attnprof.gpus import gpu_by_name
 from tests.support.command import attnprof
@@ -199,7 +198,8 @@ def test_a_step_without_images_takes_the_causal_backend_of_a_composite(
 @pytest.mark.parametrize(
     ("backend", "gpu", "layer", "why"),
     [
-        ("aiter", "mi300x", DEEPSEEK, "a plan or a split count"),
+        ("aiter", "mi300x", replace(DEEPSEEK, kv_dtype="fp8_e4m3"), "over an FP8 cache"),
+        ("aiter", "mi300x", Layer(32, 32, 576, mla=True), "of 32 heads a plan"),
         ("aiter", "mi300x", replace(QWEN, sinks=True), None),
         ("aiter", "mi300x", Layer(8, 4, 256), None),
     ],
@@ -359,34 +359,6 @@ def test_sglangs_latents_from_the_backend_to_the_library() -> None:
     assert made("sglang", "b200", DEEPSEEK).choice.backend == "flashinfer"
 
 
-GPT_OSS = Layer(64, 8, 64, sinks=True)
-
-
-@pytest.mark.parametrize(("engine", "page"), [("vllm", 64), ("sglang", 1)])
-@pytest.mark.parametrize("gpu", ["mi300x", "mi355x"])
-def test_models_with_sinks_are_attended_by_aiters_unified_attention(engine: str, page: int, gpu: str) -> None:
-    decode, prompt = made(engine, gpu, GPT_OSS), made(engine, gpu, GPT_OSS, Step(4, 600, 600))
-    slides = made(engine, gpu, replace(GPT_OSS, window=128))
-    assert {each.library_version for each in (decode, prompt, slides)} == {"0.1.20.post1"}
-    assert note(decode, "AITER") == "0.1.20.post1"
-    names = [parse_kernel_name(one.kernel).kernel for one in decode.prediction.launches]
-    assert names == ["kernel_unified_attention_3d", "reduce_segments"]
-    assert f"_BLOCK_SIZE_{page}_" in decode.prediction.launches[0].kernel
-    for each in (prompt, slides):
-        assert [one.kernel for one in each.prediction.launches] == ["kernel_unified_attention_2d"]
-
-
-def test_vllms_unified_attention_by_aiter_leaves_encoders_to_other_kernels() -> None:
-    asked = replace(QWEN, backend="ROCM_AITER_UNIFIED_ATTN")
-    calls = {kind: made("vllm", "mi300x", replace(asked, attn_type=kind)).call for kind in (
-        "decoder", "encoder_only", "encoder_decoder")}  # fmt: skip
-    assert {kind: (call.library, call.causal) for kind, call in calls.items()} == {
-        "decoder": ("aiter_paged", True), "encoder_only": ("vllm_rocm", False),
-        "encoder_decoder": ("vllm_triton", False),
-    }  # fmt: skip
-    assert made("vllm", "mi300x", replace(asked, kv_dtype="fp8")).call.dtype == "fp8"
-
-
 def test_vllm_on_amd_gpus_takes_a_backend_and_says_what_it_runs() -> None:
     found = {
         "ROCM_ATTN": made("vllm", "mi300x"),
@@ -400,7 +372,6 @@ def test_vllm_on_amd_gpus_takes_a_backend_and_says_what_it_runs() -> None:
     assert e5m2.not_predicted == "vLLM ends with an error: Unsupported KV cache dtype: fp8_e5m2"
     encoder = made("vllm", "mi300x", replace(QWEN, attn_type="encoder_only"))
     assert encoder.call.entry == "varlen_fwd"
-    assert found["ROCM_AITER_MLA"].not_predicted.startswith("MLA's decode by AITER's assembly")
     for name in ("TRITON_ATTN", "TRITON_MLA"):
         launches = found[name].prediction.launches
         assert {launch.block for launch in launches} == {(256, 1, 1)}  # four wavefronts of 64

@@ -19,6 +19,8 @@ THREADS = {128: 512, 192: 256}
 ROUNDINGS = ("rtne", "rtna", "rtz")  # how a gfx942 rounds P to bf16, by how_v3_bf16_cvt, which is 1
 _DEFAULT_ROUNDING = 1
 _GFX942_CUS = (304, 80, 64)  # of the GPUs whose code objects there are
+OPUS, OPUS_ROWS, OPUS_THREADS = "gqa_d192_v128_kernel", 256, 512  # queries of a block
+_OPUS_PAIRED = 512  # blocks from which one works off two under a causal mask
 MLA_THREADS = 256
 STAGE2 = "_fwd_kernel_stage2_asm"
 STAGE2_THREADS = 256  # four waves
@@ -27,11 +29,17 @@ _MOST_FP8_QUERIES = 4
 _SUB_Q = 128
 
 
-def takes(call: AttentionCall, gpu: Gpu) -> bool:
-    """Whether the assembly is asked for a call of ``flash_attn_func`` or ``flash_attn_varlen_func``."""
+def takes(call: AttentionCall, gpu: Gpu, *, tagged: bool = False) -> bool:
+    """Whether the assembly is asked for a call of ``flash_attn_func`` or ``flash_attn_varlen_func``.
+
+    ``tagged``: of v0.1.20.post1, which has head dims of 192 and 128 on gfx942 too.
+    """
     dims = (call.head_dim, call.head_dim_v or call.head_dim)
-    fits = dims == (128, 128) or (dims == (192, 128) and (gpu.sm_major, gpu.sm_minor) == GFX950)
+    arch = (gpu.sm_major, gpu.sm_minor)
+    fits = dims == (128, 128) or (dims == (192, 128) and (arch == GFX950 or (tagged and arch == GFX942)))
     slides = any(side > 0 for side in window_of(call))
+    reach = call.seqlen_k * call.num_heads_k * call.head_dim * 2  # bytes of a packed batch's K
+    fits = fits and (dims == (128, 128) or not tagged or reach < 1 << 32)
     long = call.entry == "varlen_fwd" or call.seqlen_q >= LEAST_QUERIES
     plain = not (call.alibi or call.dropout_p) and call.dtype == "bf16"
     return fits and plain and long and not slides
@@ -57,16 +65,46 @@ def forward(call: AttentionCall, gpu: Gpu) -> KernelLaunch | None:
     if arch == GFX942 and gpu.num_sms not in _GFX942_CUS:
         raise UsageError(f"AITER has no code objects for a gfx942 of {gpu.num_sms} CUs")
     masked, group = (left, right) == (-1, 0), call.entry == "varlen_fwd"
-    blocks = ceil_div(ceil_div(call.seqlen_q, ROWS[call.head_dim]), 2 if masked else 1)
+    pairs = masked and not _one_tile(call, gpu)
+    blocks = ceil_div(ceil_div(call.seqlen_q, ROWS[call.head_dim]), 2 if pairs else 1)
     grid = (call.num_heads, call.batch, blocks) if group else (blocks, call.num_heads, call.batch)
     rounding = ROUNDINGS[_DEFAULT_ROUNDING] if arch == GFX942 else ""
     name = forward_name(call.head_dim, causal=masked, rounding=rounding, group=group)
     return KernelLaunch(name, grid, (THREADS[call.head_dim], 1, 1))
 
 
+def opus_takes(call: AttentionCall, gpu: Gpu) -> bool:
+    """Whether v0.1.20.post1 has its OPUS kernel take a packed batch: where nobody asks for the LSE."""
+    dims, arch = (call.head_dim, call.head_dim_v), (gpu.sm_major, gpu.sm_minor)
+    plain = not (call.alibi or call.dropout_p or call.softcap or call.return_softmax)
+    slides = any(side > 0 for side in window_of(call))
+    return dims == (192, 128) and arch == GFX950 and plain and call.dtype == "bf16" and not slides
+
+
+def opus_forward(call: AttentionCall) -> KernelLaunch:
+    """The launch of a call that OPUS takes; of many blocks under a causal mask one works off two."""
+    blocks = ceil_div(call.seqlen_q, OPUS_ROWS)
+    pairs = call.causal and blocks * call.num_heads * call.batch >= _OPUS_PAIRED
+    grid = (call.num_heads, call.batch, ceil_div(blocks, 2) if pairs else blocks)
+    masked = "true" if call.causal else "false"
+    name = f"void {OPUS}<opus_gqa_d192_traits<32, 64, 8, {masked}, true"
+    return KernelLaunch(name, grid, (OPUS_THREADS, 1, 1))
+
+
+def _one_tile(call: AttentionCall, gpu: Gpu) -> bool:
+    return (gpu.sm_major, gpu.sm_minor) == GFX942 and call.head_dim == 192
+
+
+def worked_off(call: AttentionCall, gpu: Gpu) -> str:
+    """How many tiles of queries a thread block works off, in words."""
+    if _one_tile(call, gpu):
+        return "queries, a tile a thread block"
+    return "queries; under a causal mask a thread block works off two"
+
+
 def forward_name(head_dim: int, *, causal: bool, rounding: str, group: bool) -> str:
     """How a forward kernel is called. ``rounding``: of ROUNDINGS, "" on gfx950.  ``group``: packed."""
-    dims = "hd128" if head_dim == 128 else "hd192_hd128"
+    dims = "hd128" if head_dim == 128 else "hd192x128" if rounding else "hd192_hd128"
     parts = ("causal" * causal, rounding, "group" * group)
     return "_".join(["aiter::fmha_fwd", dims, "bf16", *(part for part in parts if part)])
 

@@ -29,9 +29,10 @@ def predict_call(call: AttentionCall, gpu: Gpu, *, tagged: bool = False) -> Pred
     """
     if call.entry == "fwd_kvcache":
         return _mla(call, gpu, tagged=tagged)
-    if tagged:
+    if tagged and (call.entry != "varlen_fwd" or not _known(call, gpu)):
         raise UsageError(
-            f"AITER {TAGGED} is known for MLA's decode alone",
+            f"AITER {TAGGED} is known for MLA's decode and packed batches that its assembly takes, bf16 of "
+            "head dim 128, or 192 with V of 128, without a window",
             hint=f"give --version {DEFAULT_VERSION} for the rules of that package",
         )
     if call.num_heads % call.num_heads_k:
@@ -42,7 +43,27 @@ def predict_call(call: AttentionCall, gpu: Gpu, *, tagged: bool = False) -> Pred
         raise UsageError("AITER's attention over pages, by Composable Kernel's split kernel, is not modelled")
     if call.batch * call.seqlen_q * call.seqlen_k == 0:
         return Prediction(reasons=(Reason("launches", "none", "there are no queries, or no keys"),))
-    return _assembly(call, gpu) if assembly.takes(call, gpu) else _composable_kernel(call, gpu)
+    if tagged and assembly.opus_takes(call, gpu):
+        return _opus(call)
+    taken = tagged or assembly.takes(call, gpu)
+    return _assembly(call, gpu) if taken else _composable_kernel(call, gpu)
+
+
+def _known(call: AttentionCall, gpu: Gpu) -> bool:
+    return assembly.takes(call, gpu, tagged=True) or assembly.opus_takes(call, gpu)
+
+
+def _opus(call: AttentionCall) -> Prediction:
+    launch = assembly.opus_forward(call)
+    alone = "bf16, head dim 192 with V of 128 on a gfx950, and nobody asks for the LSE"
+    reasons = (
+        Reason("kernel", "OPUS", alone),
+        Reason(
+            "tile", str(assembly.OPUS_ROWS), "queries; of 512 blocks and more under a causal mask a block two"
+        ),
+        Reason("num_splits", "1", "it never splits keys"),
+    )
+    return Prediction((launch,), 1, reasons=reasons)
 
 
 def _assembly(call: AttentionCall, gpu: Gpu) -> Prediction:
@@ -53,7 +74,7 @@ def _assembly(call: AttentionCall, gpu: Gpu) -> Prediction:
     longer = "a packed batch" if call.entry == "varlen_fwd" else f"{call.seqlen_q} queries, more than 128"
     reasons = (
         Reason("kernel", "assembly", f"bf16, head dim {call.head_dim}, no window, bias or dropout; {longer}"),
-        Reason("tile", str(rows), "queries; under a causal mask a thread block works off two"),
+        Reason("tile", str(rows), assembly.worked_off(call, gpu)),
         Reason("num_splits", "1", "the assembly never splits keys"),
     )
     return Prediction((launch,), 1, reasons=reasons)

@@ -15,6 +15,7 @@ FAMILIES: tuple[Family, ...] = (
     row("vllm-rocm", "rocm_paged_decode", r"paged_attention_ll4mi_QKV\w*"),
     row("vllm-rocm", "rocm_paged_reduce", r"paged_attention_ll4mi_reduce_kernel$", "combine"),
     row(LIBRARY, "rocm_bwd", r"(?:^|::)fmha_bwd_\w+", "backward"),
+    row(LIBRARY, "rocm_fwd", r"(?:^|::)gqa_d(?:128|192_v128)_kernel$"),
     row(LIBRARY, "rocm_fwd", r"(?:^aiter::|^)fmha_fwd_(?:hd\d|\w*bf16|\w*fp16|\w*fp8)\w*"),
     row(LIBRARY, "mla_reduce", r"(?:^|::)(?:kn_)?mla_reduce\w*|_fwd_kernel_stage2_asm$", "combine"),
     row(LIBRARY, "mla_metadata", r"(?:^|::)(?:kn_)?get_(?:ps_|mla_)metadata\w*", "metadata"),
@@ -40,7 +41,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 _DTYPES = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
 _FMHA = bounded(
-    r"fmha_(?:fwd|bwd)_hd(?P<head_dim>\d+)(?:_hd(?P<head_dim_v>\d+))?_(?P<dtype>bf16|fp16|fp8\w*?)(?=_|$)(?P<rest>\w*)"
+    r"fmha_(?:fwd|bwd)_hd(?P<head_dim>\d+)(?:(?:_hd|x)(?P<head_dim_v>\d+))?_(?P<dtype>bf16|fp16|fp8\w*?)(?=_|$)(?P<rest>\w*)"
 )
 _MLA = bounded(
     r"mla_(?:dec_stage1_|pfl_)?(?:(?P<dtype>bf16|fp16)_)?a(?P<q_bits>\d+)w(?P<kv_bits>\d+)(?P<rest>\w*)"

@@ -8,12 +8,13 @@ attention is named only.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 from attnprof.dispatch.aiter import assembly
 from attnprof.dispatch.aiter.planned_mla import REDUCE, REDUCE_PERSISTENT
 from attnprof.dispatch.aiter.read_planned import planned_names, read_planned, read_split, split_names
-from attnprof.dispatch.aiter.rules import BLOCK_M, DEFAULT_VERSION, THREADS, WAVE
+from attnprof.dispatch.aiter.rules import BLOCK_M, DEFAULT_VERSION, TAGGED, THREADS, WAVE
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack, merged
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.intervals import Interval, Intervals
@@ -47,6 +48,8 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return ReadBack(nearest="kernel before it", cut=True)
     if name in _forward_names():
         return _forward(seen, gpu, name)
+    if name == assembly.OPUS:
+        return _opus(seen, gpu)
     told = [_mla(seen, name)] if name in _mla_steps() else []
     if name in split_names():
         told.append(read_split(seen, gpu, name))
@@ -96,6 +99,7 @@ def _forward_names() -> dict[str, tuple[int, bool, bool, tuple[int, int]]]:
         for group in (False, True):
             for arch, dim, rounding in (
                 *((assembly.GFX942, 128, one) for one in assembly.ROUNDINGS),
+                *(((assembly.GFX942, 192, one) for one in assembly.ROUNDINGS) if group else ()),
                 (assembly.GFX950, 128, ""), (assembly.GFX950, 192, ""),
             ):  # fmt: skip
                 name = assembly.forward_name(dim, causal=causal, rounding=rounding, group=group)
@@ -110,15 +114,31 @@ def _forward(seen: Observed, gpu: GpuFacts, name: str) -> ReadBack:
         heads, batch, blocks = seen.main.grid
     else:
         blocks, heads, batch = seen.main.grid
-    step = assembly.ROWS[dim] * (2 if causal else 1)
+    newer = arch == assembly.GFX942 and dim == 192  # of v0.1.20.post1, a tile a thread block
+    step = assembly.ROWS[dim] * (2 if causal and not newer else 1)
     least = 1 if group else assembly.LEAST_QUERIES
     queries = Interval(max(least, (blocks - 1) * step + 1), blocks * step or None)
-    explained = (_explanation(entry, batch or None, heads or None, queries, Interval(dim, dim)),)
+    one = _explanation(entry, batch or None, heads or None, queries, Interval(dim, dim))
+    explained = (replace(one, versions=(TAGGED, TAGGED)) if newer else one,)
     if seen.unread:
         return ReadBack(explained, seen.unread)
     if gpu.vendor == "amd" and gpu.sm not in (None, arch):
         return ReadBack(nearest="kernel, of another GPU")
     return _unless(_alone(seen, {(assembly.THREADS[dim], 1, 1)}), explained)
+
+
+def _opus(seen: Observed, gpu: GpuFacts) -> ReadBack:
+    """A packed batch of head dims 192 and 128; of a mask its template tells, which is not read."""
+    heads, batch, blocks = seen.main.grid
+    rows = assembly.OPUS_ROWS
+    queries = Interval(max(1, (blocks - 1) * rows + 1), 2 * blocks * rows or None)
+    one = _explanation("varlen_fwd", batch or None, heads or None, queries, Interval(192, 192))
+    explained = (replace(one, versions=(TAGGED, TAGGED)),)
+    if seen.unread:
+        return ReadBack(explained, seen.unread)
+    if gpu.sm not in (None, assembly.GFX950):
+        return ReadBack(nearest="kernel, of another GPU")
+    return _unless(_alone(seen, {(assembly.OPUS_THREADS, 1, 1)}), explained)
 
 
 @cache

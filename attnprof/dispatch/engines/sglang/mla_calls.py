@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.sglang.amd_calls import reach_aiter_mla
 from attnprof.dispatch.engines.sglang.calls import (
     CONTEXT,
     COPY,
@@ -31,7 +32,6 @@ from attnprof.model import AttentionCall, Entry
 _LATENT, _ROTATED = 512, 64
 _ROWS: dict[str, Any] = {"num_heads_k": 1, "head_dim": _LATENT + _ROTATED, "head_dim_v": _LATENT}
 _OTHERS = {
-    "aiter": "SGLang hands AITER's MLA decode a plan or a split count, by heads and cache: not modelled",
     "fa4": "what SGLang's own state of FlashAttention-4 launches for latents was not recorded",
     "cutedsl_mla": "FlashInfer's CuTe-DSL MLA decode is not modelled",
 }
@@ -39,11 +39,11 @@ _OTHERS = {
 
 def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm) -> Reached:
     """What a backend calls for a step."""
+    if backend == "aiter":
+        return reach_aiter_mla(layer, step)
     layer = replace(layer, block_size=page_size(backend, layer, sm[0]))
     if step.seqlen_q == 1 or step.drafts:
         return _absorbed(backend, layer, step, ())
-    if backend == "aiter":
-        return Reached((graph_note(step),), why_not=_OTHERS["aiter"])
     if backend == "cutedsl_mla":  # decode alone: its server's prompts are trtllm_mla's
         backend = "trtllm_mla"
     method = method_of(backend, layer, step, sm)

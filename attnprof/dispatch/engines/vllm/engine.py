@@ -132,10 +132,10 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) 
     if step.drafts and (gpu.vendor != "nvidia" or not version.newest):
         where = f"vLLM {version.rules.version} on {gpu.name}"
         return Reached((), why_not=f"what {where} calls for the tokens of a draft model is not modelled")
-    if gpu.vendor != "nvidia":
-        return amd_calls.reach(choice.backend, layer, step, version.rules)
-    make = mla_calls.reach_mla if layer.mla else calls.reach
     sm = (gpu.sm_major, gpu.sm_minor)
+    if gpu.vendor != "nvidia":
+        return amd_calls.reach(choice.backend, layer, step, sm, version.rules)
+    make = mla_calls.reach_mla if layer.mla else calls.reach
     configured = version.configured(layer, sm)
     reached = make(choice.backend, configured, step, sm, version.rules)
     if configured.block_size == layer.block_size:

@@ -86,11 +86,11 @@ def reach_prefill(layer: Layer, step: Step, sm: Sm, rules: Rules, *told: Note) -
     backend = Note("prefill backend", taken, "the first of vLLM's list for MLA's prefill that has the dims")
     contexts = tuple(keys - queries for queries, keys in zip(step.each_q, step.each_k, strict=True))
     chunks = context_chunks(contexts, layer.block_size or 64)
-    notes = (*told, backend, *_cached(chunks), graph_note(step))
+    notes = (*told, backend, *cached_notes(chunks), graph_note(step))
     new = Step(step.batch, step.seqlen_q, step.seqlen_q, step.cuda_graph, step.seqlens_q, step.seqlens_q)
     if taken == "TRTLLM_RAGGED":
         first = _ragged(layer, new, causal=True)
-        further = tuple(_ragged(layer, _of(step, one), causal=False) for one in chunks)
+        further = tuple(_ragged(layer, step_of(step, one), causal=False) for one in chunks)
         return Reached(notes, first, rules.flashinfer_package, more=further)
     chosen = prefill_flash_attention(layer, sm)
     if chosen.version is None:
@@ -103,12 +103,13 @@ def reach_prefill(layer: Layer, step: Step, sm: Sm, rules: Rules, *told: Note) -
     )
     notes = (*notes[:-1], Note("FlashAttention", str(chosen.version), chosen.why), v, notes[-1])
     calls = [_flash(layer, new, chosen.version, causal=True)]
-    calls += [_flash(layer, _of(step, one), chosen.version, causal=False) for one in chunks]
+    calls += [_flash(layer, step_of(step, one), chosen.version, causal=False) for one in chunks]
     version = rules.fork if chosen.version == 4 else f"fa{chosen.version}{rules.wheel}"
     return Reached(notes, calls[0], version, more=tuple(calls[1:]))
 
 
-def _cached(chunks: tuple[Chunk, ...]) -> tuple[Note, ...]:
+def cached_notes(chunks: tuple[Chunk, ...]) -> tuple[Note, ...]:
+    """What is told of cached keys, and of what adds the results up."""
     if not chunks:
         return (Note("keys of the cache", "none", "no request has cached keys: new ones are attended alone"),)
     room = f"{ROOM:,} keys of the workspace, with a max_model_len of 8,192 or more"
@@ -124,7 +125,7 @@ def _cached(chunks: tuple[Chunk, ...]) -> tuple[Note, ...]:
     )
 
 
-def _of(step: Step, chunk: Chunk) -> Step:
+def step_of(step: Step, chunk: Chunk) -> Step:
     """The queries of a chunk's requests over its keys."""
     queries = step.each_q[chunk.first : chunk.first + len(chunk.keys)]
     return Step(len(queries), max(queries), max(chunk.keys), step.cuda_graph, queries, chunk.keys)
