@@ -85,8 +85,10 @@ class Recorder:
             getattr(self.torch, ours): getattr(cutlass, theirs)
             for ours, theirs in (
                 ("bfloat16", "BFloat16"), ("float16", "Float16"), ("float32", "Float32"), ("int32", "Int32"),
+                ("float8_e4m3fn", "Float8E4M3FN"),
             )
         }  # fmt: skip
+        self.refused = importlib.import_module("cutlass._mlir.ir").MLIRError  # what does not compile
         self._compile = self.cute.compile
         self.interface.to_cute_tensor = self._static
         self.interface.fake_tensor = self._sized
@@ -119,13 +121,13 @@ class Recorder:
         with FakeTensorMode():
             try:
                 self.interface._flash_attn_fwd(**self._arguments(call))
-            except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
+            except (AssertionError, ValueError, NotImplementedError, RuntimeError, self.refused) as error:
                 return {"call": call, "expect": {"error": str(error).partition("\n")[0], "launches": []}}
         return {"call": call, "expect": {"error": None, "launches": self.launches}}
 
     def _arguments(self, call: dict[str, Any]) -> dict[str, Any]:
         torch = self.torch
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[call["dtype"]]
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}[call["dtype"]]
 
         def tensor(*sizes: int, of: Any = dtype) -> Any:
             return torch.empty(sizes, dtype=of, device="cuda")
@@ -150,6 +152,12 @@ class Recorder:
         }  # fmt: skip
         if mla:
             given["qv"] = tensor(*rows, heads, dims[1])
+        if call.get("topk"):
+            given["gather_kv_indices"] = tensor(*rows, call["topk"], of=torch.int32)
+        if call.get("softcap"):
+            given["softcap"] = call["softcap"]
+        if call.get("mask_mod"):
+            given["mask_mod"] = self._mask()
         if packed:
             cumulative = tensor(batch + 1, of=torch.int32)
             given |= {"cu_seqlens_q": cumulative, "max_seqlen_q": call["seqlen_q"]}
@@ -160,6 +168,15 @@ class Recorder:
             given["page_table"] = tensor(batch, keys[0] // batch, of=torch.int32)
             given["seqused_k"] = tensor(batch, of=torch.int32)
         return given
+
+    def _mask(self) -> Any:
+        """A mask function as upstream's tests write them: causal, by the positions it is given."""
+
+        @self.cute.jit
+        def mask_mod(batch: Any, head: Any, row: Any, column: Any, *_: Any) -> Any:
+            return column <= row
+
+        return mask_mod
 
     def compile(self, function: Any, *args: Any, **options: Any) -> Any:
         """Traces up to the launch; what is given back is never called."""
@@ -216,14 +233,25 @@ _TWO = {
     "cute.tuple_mul": lambda a, b: a * b, "cute.tuple_add": lambda a, b: a + b,
     "cute.tuple_sub": lambda a, b: a - b, "cute.tuple_div": lambda a, b: a // b,
     "cute.tuple_mod": lambda a, b: a % b, "cute.ceil_div": lambda a, b: -(-a // b),
-    "arith.ceildivsi": lambda a, b: -(-a // b),
+    "arith.ceildivsi": lambda a, b: -(-a // b), "cute.round_up": lambda a, b: -(-a // b) * b,
 }  # fmt: skip
-_SAME = ("cute.get_leaves", "cute.get_scalars", "arith.extsi", "arith.trunci", "arith.index_cast")
+_SAME = (
+    "cute.size",
+    "cute.to_int_tuple",  # these four: of a shape, whose only traced size is its first
+    "cute.get_shape",
+    "cute.make_layout",
+    "cute.make_shape",
+    "cute.get_leaves",
+    "cute.get_scalars",
+    "arith.extsi",
+    "arith.trunci",
+    "arith.index_cast",
+)
 
 
 def evaluate(value: Any, integers: list[int]) -> int:
     """A traced integer worked out; ``integers`` are the ones that the host function was given, in order."""
-    owner = value.owner
+    owner = getattr(value, "owner", None) or value.value.owner  # a tensor's value is within
     if not hasattr(owner, "operands"):  # an argument of the function
         ir = importlib.import_module("cutlass._mlir").ir
         numbers = [ir.BlockArgument(each).arg_number for each in owner.arguments if str(each.type) == "i32"]
@@ -233,6 +261,8 @@ def evaluate(value: Any, integers: list[int]) -> int:
         return int(str(owner.attributes["value"]).partition(" ")[0])
     if name in ("cute.make_int_tuple", "cute.make_tile") and not operands:
         return int(re.search(r'"\(*(\d+)', str(value.type))[1])
+    if name in ("cute.get_layout", "cute.make_view"):  # behind what it points to
+        return evaluate(operands[-1], integers)
     if name == "cute.make_int_tuple" or name in _SAME:
         return evaluate(operands[0], integers)
     if name == "arith.cmpi":
@@ -275,6 +305,42 @@ def calls(arch: int, rows: int, seed: int) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def more_calls(arch: int, rows: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The same with what few callers ask for: FP8, keys gathered by an indexer, soft caps, mask functions."""
+    rng = random.Random(f"more {arch} {seed}")
+    kinds = ("fp8", "fp8", "topk", "topk", "topk", "softcap", "mask_mod")
+    for call in calls(arch, rows, seed + 100):
+        kind = rng.choice(kinds if arch // 10 == 10 else kinds[5:] if arch // 10 != 11 else kinds[2:])
+        if kind == "fp8":
+            yield call | {"dtype": "fp8", "clc": False}
+        elif kind == "topk":
+            heads = rng.choice((8, 16, 32, 64, 65, 96, 128, 128))
+            keys = rng.choice((2048, 4096, 65536))
+            yield call | {
+                "num_heads": heads, "num_heads_k": 1, "head_dim": 64, "head_dim_v": 512, "mla": True,
+                "window": [None, None], "page_size": None, "topk": rng.choice((128, 512, 2048, 100)),
+                "seqlen_k": max(call["seqlen_q"], keys), "causal": rng.random() < 0.2,
+                "num_splits_arg": rng.choice((1, 1, 0, 0, 2)), "dtype": rng.choice(("bf16", "bf16", "fp8")),
+            }  # fmt: skip
+        elif kind == "softcap":
+            yield call | {"softcap": 30.0}
+        else:
+            yield call | {"mask_mod": True, "clc": False}
+
+
+def wide_calls(arch: int, rows: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Calls of head dim 256, for which vLLM's copy has a kernel of its own on Blackwell."""
+    rng = random.Random(f"wide {arch} {seed}")
+    for call in calls(arch, rows, seed + 200):
+        heads, heads_k = rng.choice(_GEOMETRIES)
+        yield call | {
+            "head_dim": 256, "head_dim_v": 256, "mla": False, "num_heads": heads, "num_heads_k": heads_k,
+            "window": [None, None], "page_size": rng.choice((None, None, None, 128)),
+            "seqlen_k": -(-call["seqlen_k"] // 128) * 128, "batch": rng.choice((1, 1, 2, 7, 64)),
+            "entry": "fwd", "total_q": None,
+        } if rng.random() < 0.8 else call | {"head_dim": 256, "head_dim_v": 256, "mla": False}  # fmt: skip
+
+
 def in_a_child(recorder: Recorder, call: dict[str, Any]) -> str:
     """The line of a call, "" where it cannot be had: some calls end the compiler, and the process with it."""
     reading, writing = os.pipe()
@@ -299,13 +365,17 @@ def main() -> int:
     parser.add_argument("--arch", type=int, required=True)
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--more", action="store_true", help="what few callers ask for")
+    parser.add_argument("--wide", action="store_true", help="head dim 256")
     parser.add_argument("--vllm", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     recorder = Recorder(options.arch, options.vllm)
     left_out = 0
     with options.out.open("w", encoding="utf-8") as file:
-        for call in calls(options.arch, options.rows, options.seed):
+        drawer = wide_calls if options.wide else more_calls if options.more else calls
+        drawn = drawer(options.arch, options.rows, options.seed)
+        for call in drawn:
             row = in_a_child(recorder, call)
             left_out += not row
             file.write(row)

@@ -85,7 +85,20 @@ def _flash_attn_4(rng: Random) -> Drawn:
     call = replace(call, head_dim=rng.choice((64, 96, 128)), num_splits=rng.choice((-1, -1, 0, 3)))
     if rng.random() < 0.2 and gpu.sm_major == 10:
         call = replace(call, head_dim=64, head_dim_v=512)
-    return call, gpu, rng.choice(("4.0.0b36", "vllm-0.33.0"))
+    version = rng.choice(("4.0.0b36", "vllm-0.33.0"))
+    rare = Random(repr(call))  # of Blackwell
+    kind = rare.choice(("topk", "wide", "fp8", "softcap", *("",) * 6)) if gpu.sm_major == 10 else ""
+    if kind == "topk":  # keys that an indexer picks
+        call = replace(
+            call, head_dim=64, head_dim_v=512, num_heads=rare.choice((8, 16, 32, 64, 128)), num_heads_k=1,
+            index_topk=rare.choice((512, 2048)), num_splits=0, causal=False,
+        )  # fmt: skip
+    elif kind == "wide":
+        call = replace(call, head_dim=256, head_dim_v=256)
+        version = "vllm-0.33.0"
+    elif kind and call.head_dim_v is None:
+        call = replace(call, dtype="fp8") if kind == "fp8" else replace(call, softcap=30.0)
+    return call, gpu, version
 
 
 def _flashinfer(rng: Random) -> Drawn:

@@ -27,6 +27,8 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
         yield from _paged(launches, call)
     elif kernel == xqa.KERNEL:
         yield from _xqa(launches[0], call)
+    elif call.library == "flash_attn_4" and call.index_topk and len(launches) == 1:
+        yield from _gathered(launches[0], call)
     elif call.library == "aiter_paged":
         yield from _unified_3d(launches, call, back) if len(launches) == 2 else _unified_2d(launches, call)
     elif call.library == "aiter":
@@ -38,6 +40,19 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
     elif call.library == "flash_mla" and call.index_topk and len(launches) == 1:
         queries, batch, _ = launches[0].grid  # unsplit: of 128 heads, a half
         yield replace(call, batch=batch, seqlen_q=queries, num_heads=64)
+
+
+def _gathered(launch: KernelLaunch, call: AttentionCall) -> Iterator[AttentionCall]:
+    """As many queries as the grid has tiles, of 64 heads; of several KV heads over pages, one a request."""
+    x, heads_k, batch = launch.grid
+    for queries, heads in ((x, 64), (x, 16), (x // 2, 128)):
+        yield replace(
+            call, entry="fwd", batch=batch, seqlen_q=queries, seqlen_k=1 << 16, num_heads=heads, total_q=None
+        )
+    yield replace(
+        call, entry="varlen_fwd", batch=x, seqlen_q=1, total_q=x, num_heads=64 * heads_k, num_heads_k=heads_k,
+        index_topk=0, page_block_size=16, num_splits=0,
+    )  # fmt: skip
 
 
 def _xqa(launch: KernelLaunch, call: AttentionCall) -> Iterator[AttentionCall]:

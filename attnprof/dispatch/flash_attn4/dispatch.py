@@ -16,6 +16,14 @@ from attnprof.dispatch.flash_attn4.launches import (
 )
 from attnprof.dispatch.flash_attn4.mla import MlaPlan, is_mla, mla_launch, mla_plan
 from attnprof.dispatch.flash_attn4.rules import FwdConfig, Rules, fwd_config
+from attnprof.dispatch.flash_attn4.sparse_mla import (
+    DECODE,
+    decode_launch,
+    padded,
+    sparse_plan,
+    sparse_refusal,
+)
+from attnprof.dispatch.flash_attn4.wide import wide_launch, wide_refusal
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
@@ -39,12 +47,7 @@ def predict_call(
     if error := refusal(call, arch):
         return Prediction(error=error)
     shape = settle(call, arch, gpu, rules)
-    if shape.arch // 10 in (10, 11) and call.head_dim == _v(call) == rules.unsplit_head_dim:
-        raise UsageError(
-            f"head dim {call.head_dim} on {gpu.name} is not modelled: "
-            f"flash_attn_4 {version} has a kernel of its own for it",
-            hint="give --version 4.0.0b36, whose grid is known",
-        )
+    wide = shape.arch // 10 in (10, 11) and call.head_dim == _v(call) == rules.unsplit_head_dim
     asked = {0: 1, AUTOMATIC: 0}.get(call.num_splits, call.num_splits)
     mla = is_mla(call)
     try:
@@ -57,11 +60,26 @@ def predict_call(
         return Prediction(error=str(error))
     if call.batch * call.seqlen_q == 0 or call.total_q == 0 or call.seqlen_k == 0:
         return Prediction(reasons=(Reason("launches", "none", "there are no queries or no keys"),))
-    refused = kernel_refusal(call, shape, config, rules)
+    refused = wide_refusal(call, shape) if wide else kernel_refusal(call, shape, config, rules)
     if refused is not None:
         return Prediction(error=refused)
     plan = None
-    if mla:
+    if wide:
+        scheduler, launch = wide_launch(call, shape, version)
+        launches = [launch]
+    elif mla and call.index_topk:
+        if (refused := sparse_refusal(call, shape, rules, asked)) is not None:
+            return Prediction(error=refused)
+        plan = sparse_plan(call, shape, config, gpu, rules)
+        config = plan.config
+        if plan.kind == DECODE:
+            scheduler, launch = decode_launch(call, shape, plan, gpu, version)
+            shape = replace(shape, varlen=False)  # its partial results are one sequence's
+            call = replace(call, seqlen_q=shape.total_q, batch=1)
+        else:
+            scheduler, launch = mla_launch(call, padded(call, shape, plan, rules), plan, version)
+        launches = [launch]
+    elif mla:
         plan = mla_plan(call, shape, config, gpu, asked, rules)
         config = plan.config
         scheduler, launch = mla_launch(call, shape, plan, version)
@@ -109,6 +127,8 @@ def refusal(call: AttentionCall, arch: int) -> str | None:
             f"and head_dim_v must be between 8 and 128 and divisible by {alignment}, or (192, 128) for "
             "DeepSeek, or (256, 256) for hd256."
         )
+    if call.dtype == "fp8" and arch // 10 != 10:
+        return "FP8 is only supported on SM100 (compute capability 10.x) for FA4 CuTe."
     return None
 
 
@@ -127,6 +147,10 @@ def kernel_refusal(call: AttentionCall, shape: Shape, config: FwdConfig, rules: 
         return "Paged KV does not support irregular head dim"
     if is_mla(call) and shape.local:
         return "local not yet supported with qv"
+    if is_mla(call) and call.softcap:
+        return "assert softcap is None"
+    if call.dtype == "fp8" and any(size % 32 for size in (call.head_dim, _v(call))):
+        return "Operation creation failed:"  # the DSL's, of a tile that its matrix product does not divide
     return None
 
 

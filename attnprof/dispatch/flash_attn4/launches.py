@@ -155,8 +155,16 @@ def _name(arch: int, version: str) -> str:
 
 def mla_name(kind: str, version: str) -> str:
     """One of the kernels for MLA: ``kind`` is the class's name without FlashAttentionMLAForward."""
-    module = {"Sm100": "", "1CtaSm100": "1cta_", "1CtaKb64Sm100": "1cta_kb64_"}[kind]
-    return _kernel(f"flash_fwd_mla_{module}sm100FlashAttentionMLAForward{kind}", version)
+    module = {"Sm100": "", "1CtaSm100": "1cta_", "1CtaKb64Sm100": "1cta_kb64_", "DecodeSm100": "decode_"}[
+        kind
+    ]
+    name = kind if kind == "DecodeSm100" else f"Forward{kind}"
+    return _kernel(f"flash_fwd_mla_{module}sm100FlashAttentionMLA{name}", version)
+
+
+def wide_name(version: str) -> str:
+    """vLLM's kernel for head dim 256 on Blackwell."""
+    return _kernel("sm100_hd256_2cta_fmha_forwardBlackwellFusedMultiHeadAttentionForward", version)
 
 
 def _kernel(spelled: str, version: str) -> str:

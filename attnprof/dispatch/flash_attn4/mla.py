@@ -1,7 +1,7 @@
 """MLA in flash_attn.cute: latent queries (``qv``) of 512 dims beside 64 of rope; which kernel, its splits.
 
 Source: interface.py ``_mla_1cta_route`` and ``_mla_fwd_plan``; flash_fwd_mla_sm100.py,
-flash_fwd_mla_1cta_sm100.py and flash_fwd_mla_1cta_kb64_sm100.py. Sparse MLA is not modelled.
+flash_fwd_mla_1cta_sm100.py and flash_fwd_mla_1cta_kb64_sm100.py. Over gathered keys: ``sparse_mla.py``.
 """
 
 from __future__ import annotations
@@ -94,11 +94,14 @@ def mla_launch(call: AttentionCall, shape: Shape, plan: MlaPlan, version: str) -
             scheduler, grid = LPT, (2 * ceil_div(rows, 2 * _ROWS), heads, batch)
         return scheduler, KernelLaunch(mla_name(plan.kind, version), grid, (_threads(call, plan), 1, 1))
     clc = shape.clc
+    gathered = call.index_topk > 0 and plan.kind == ONE  # a query's heads fill a tile
+    if gathered and shape.varlen:
+        rows, batch = shape.total_rows, 1
     if plan.kind == WHOLE:
-        clc, heads = call.seqlen_q > 1, call.num_heads_k
+        clc, heads = call.seqlen_q > 1 or call.index_topk > 0, call.num_heads_k
         rows = _ROWS * (shape.total_q if shape.varlen else call.seqlen_q)
         batch = 1 if shape.varlen else batch
-    if shape.varlen and plan.kind == ONE:
+    if shape.varlen and plan.kind == ONE and not gathered:
         scheduler, grid = PACKED, packed(call, shape, _ROWS, splits, 1)
     elif clc:
         scheduler, grid = LPT, (ceil_div(rows, _ROWS), heads, batch * splits)
@@ -108,7 +111,9 @@ def mla_launch(call: AttentionCall, shape: Shape, plan: MlaPlan, version: str) -
 
 
 def _threads(call: AttentionCall, plan: MlaPlan) -> int:
-    """Four warps more where pages are copied piece by piece."""
+    """Four warps more where keys are copied piece by piece, of pages or gathered."""
     page = call.page_block_size
+    if call.index_topk:
+        return 512
     by_tma = page is None or (page % _WHOLE_TILE == 0 if plan.kind == WHOLE else page == plan.config.tile_n)
     return 384 if by_tma else 512

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
+from attnprof.dispatch.flash_attn4.read_vllms import read_vllms
 from attnprof.dispatch.flash_attn4.rules import MAX_SPLITS, VERSIONS, Rules
 from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.model import Entry, KernelLaunch
@@ -51,6 +52,8 @@ class _Kind:
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of call that launches exactly ``seen``; None of other kernels and of unknown copies."""
+    if (own := read_vllms(seen, gpu)) is not None:
+        return own
     named = _NAMED.search(seen.main.kernel)
     if named is None or named["kind"] == "ForwardCombine":
         return None

@@ -6,6 +6,7 @@ from attnprof.dispatch.flash_attn4.dispatch import predict_call
 from attnprof.dispatch.flash_attn4.rules import DEFAULT_VERSION, rules_for
 from attnprof.model import AttentionCall, Gpu, Prediction
 
+CLC = "clc"  # as a call's backend: FA_CLC=1 is set
 __all__ = ["DEFAULT_VERSION", "predict", "rules_for"]
 
 
@@ -14,4 +15,4 @@ def predict(
 ) -> Prediction:
     """What flash_attn_4 ``version`` launches for ``call`` on ``gpu``; its reasons come with it."""
     del explain
-    return predict_call(call, gpu, version, rules_for(version))
+    return predict_call(call, gpu, version, rules_for(version), clc=call.backend == CLC)
