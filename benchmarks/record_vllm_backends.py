@@ -91,6 +91,8 @@ def on_no_device(make: Any) -> Any:
 class Upstream:
     """The selector of one wheel."""
 
+    choice_alone = False
+
     def __init__(self, wheel: Path) -> None:
         os.environ["VLLM_LOGGING_LEVEL"] = "CRITICAL"
         sys.path.insert(0, str(wheel))
@@ -210,7 +212,7 @@ class Upstream:
         found = {"backend": backend, "reasons": reasons, "fa": "", "decode": "", "prefill": ""}
         if backend == "FLASH_ATTN":
             found["fa"] = self.flash_version(row)
-        if backend == "FLASHINFER":
+        if backend == "FLASHINFER" and not self.choice_alone:
             found |= self.flashinfer(row)
         return found
 
@@ -447,8 +449,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=6000)
     parser.add_argument("--mla-prefill", action="store_true")
     parser.add_argument("--mla-pages", action="store_true")
+    parser.add_argument("--choice-alone", action="store_true", help="leave out FlashInfer's kernels")
     options = parser.parse_args()
     upstream = Upstream(options.wheel)
+    upstream.choice_alone = options.choice_alone
     if options.mla_pages:
         write(options.out, ("sm", "asked", "given", "backend", "page"), mla_pages(upstream))
         return
