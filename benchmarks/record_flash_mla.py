@@ -145,6 +145,8 @@ def _functor(name: str) -> str:
 class Recorder:
     """Calls the wheel's operators and takes what was launched from the recording runtime."""
 
+    older = False
+
     def __init__(self, package: Path, recorder: Path) -> None:
         import torch
 
@@ -190,7 +192,7 @@ class Recorder:
             found["launches"].append([shortened(name), list(sizes[:3]), list(sizes[3:6]), sizes[6]])
             if "metadata" in name:
                 self.library.recorder_argument(number, given)
-                found |= _given(name, list(given), sgl=self.sgl)
+                found |= _given(name, list(given), five=self.sgl or self.older)
         return found
 
     def _dense(self, batch: int, seqlen_q: int, num_heads: int, num_heads_k: int, head_dim: int, dtype: str,
@@ -239,6 +241,8 @@ class Recorder:
             else (None, None, None)
         )
         last = ({"v4.1": "V41"}.get(cache),) if self.sgl else (None, batch_invariant)
+        if self.older:
+            last = (None,)
         self.ops.sparse_decode_fwd(
             self.empty(batch, seqlen_q, num_heads, 576 if "mla" in cache else 512), self._pages(cache),
             self.ints(batch, seqlen_q, topk), self.ints(batch) if topk_length else None,
@@ -282,19 +286,22 @@ def _said(message: str) -> str:
     return said.partition(" failed")[0] if said.startswith("Assertion") else said
 
 
-def _given(name: str, first: list[int], *, sgl: bool) -> dict[str, int]:
+def _given(name: str, first: list[int], *, five: bool) -> dict[str, int]:
     """What the host hands the metadata kernel: keys of a block, blocks a start costs, parts."""
     # Before them the FP8 extension's has three pointers and the batch, the others' the batch and the queries.
     at = 7 if name.startswith("get_mla") else 2
-    parts = 16 if sgl and at == 2 else at + 2  # behind both counts of keys and five pointers
+    parts = 16 if five and at == 2 else at + 2  # behind both counts of keys and five pointers
     return {"block": first[at], "overhead": first[at + 1], "parts": first[parts]}
 
 
 def one_gpu(options: argparse.Namespace) -> None:
     recorder = Recorder(options.package, options.recorder)
+    recorder.older = options.older
     for call in calls(options.gpu, sgl=recorder.sgl):
         if recorder.legacy and call["kind"] in ("prefill", "dense_apart"):  # functions that it lacks
             continue
+        if options.older and call["kind"].startswith("dense") and call["head_dim"] == 512:
+            continue  # which ends the process
         expect = recorder.run(call)
         if not any(one in expect.get("error", "") for one in _NO_MEMORY):
             print("ROW " + json.dumps({"gpu": options.gpu, "call": call, "expect": expect}), flush=True)
@@ -306,6 +313,7 @@ def main() -> None:
     parser.add_argument("recorder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--gpu")
+    parser.add_argument("--older", action="store_true", help="the wheel of vllm 0.20.2")
     options = parser.parse_args()
     if options.gpu:
         one_gpu(options)

@@ -6,7 +6,8 @@ csrc/extension/sm90/dense_fp8.
 
 from __future__ import annotations
 
-from attnprof.dispatch.flash_mla.rules import BLOCK_M, Build, Plan, combine_room, plan_decode
+from attnprof.dispatch.flash_mla import older
+from attnprof.dispatch.flash_mla.rules import BLOCK_M, OLDER, Build, Plan, combine_room, plan_decode
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.errors import UsageError
@@ -41,6 +42,8 @@ def decode(call: AttentionCall, gpu: Gpu, build: Build) -> Prediction:
         )
     if refusal := _refused(call, fp8=fp8):
         return Prediction(error=refusal)
+    if build.version == OLDER and call.head_dim == 512:
+        return Prediction(error=older.NO_512)
     if not fp8 and call.dtype not in ELEMENTS:
         raise UsageError(f"flash_mla has no {call.dtype}: known are bf16, fp16 and fp8")
     rows = call.seqlen_q * call.num_heads // call.num_heads_k
@@ -121,8 +124,11 @@ def names(dtype: str, head_dim: int, parts: int, old: str, *, causal: bool) -> t
 def _launches(call: AttentionCall, rows: int, plan: Plan, build: Build) -> tuple[KernelLaunch, ...]:
     main, combine = names(call.dtype, call.head_dim, plan.num_sm_parts, build.old, causal=False)
     smem = 4 * (build.words * call.batch + 1)
+    eights = ceil_div(call.num_heads, _COMBINE_HEADS)
+    combine_grid = (call.batch * call.seqlen_q, 1, eights)
+    if build.version == OLDER:
+        main, combine_grid = older.dense(ELEMENTS[call.dtype]), (call.batch, call.seqlen_q, eights)
     grid = (ceil_div(rows, BLOCK_M), call.num_heads_k, plan.num_sm_parts)
-    combine_grid = (call.batch * call.seqlen_q, 1, ceil_div(call.num_heads, _COMBINE_HEADS))
     return (
         KernelLaunch(f"{build.old}{METADATA}", (1, 1, 1), (32, 1, 1), smem),
         KernelLaunch(main, grid, THREADS, _SMEM[call.head_dim]),

@@ -22,7 +22,8 @@ _DECODE = "flash_fwd_splitkv_mla_fp8_sparse_kernel"
 # The namespaces of these builds: others' kernels of these names launch otherwise.
 SPARSE = bounded(
     r"\bsm90::(?:decode::sparse|prefill::sparse_fwd)::(?:flash_fwd_splitkv_mla_fp8|sparse_attn_fwd_)"
-    r"|\bsm100::(?:decode::(?:sparse::)?|prefill::sparse_fwd(?:_for_small_topk)?::)head(?:64|128)::"
+    r"|\b(?:legacy::sm100::decode::|sm100::(?:decode::sparse::|prefill::sparse_fwd(?:_for_small_topk)?::))"
+    r"head(?:64|128)::"
     r"(?:flash_fwd_splitkv_mla_fp8|sparse_attn_fwd_)"
 )
 UNSEEN = 0

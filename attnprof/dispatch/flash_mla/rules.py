@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.errors import UsageError
 
-DEFAULT_VERSION, SGLANG = "vllm-0.33.0", "sglang-kernel-0.4.10"
+DEFAULT_VERSION, SGLANG, OLDER = "vllm-0.33.0", "sglang-kernel-0.4.10", "vllm-0.20.2"
 SGL_WHEEL = "sgl-flash-mla-1.0.0"  # the wheel that SGLang 0.5.23 calls: its older half, which it takes
 BLOCK_M, BLOCK_N = 64, 64
 OVERHEAD = 5  # key blocks that starting on a request costs
@@ -48,11 +48,15 @@ VERSIONS = {
 }
 
 
+NOT_READ_BACK = {OLDER: Build(OLDER, "", False, (0, 0))}
+KNOWN = VERSIONS | NOT_READ_BACK
+
+
 def rules_for(version: str) -> Build:
     """Raises UsageError for a version that nobody has recorded."""
-    if (build := VERSIONS.get(version.strip())) is None:
+    if (build := KNOWN.get(version.strip())) is None:
         raise UsageError(
-            f"flash_mla {version} is not modelled: recorded were {' and '.join(VERSIONS)}",
+            f"flash_mla {version} is not modelled: recorded were {', '.join(KNOWN)}",
             hint=f"give --version {DEFAULT_VERSION} to predict with its rules",
         )
     return build

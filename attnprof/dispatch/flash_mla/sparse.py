@@ -10,9 +10,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from attnprof.dispatch.flash_mla import older
 from attnprof.dispatch.flash_mla.dense import COMBINE_THREADS, HEAD_DIM_V, planned
 from attnprof.dispatch.flash_mla.rules import (
     BLOCK_N,
+    OLDER,
     OVERHEAD,
     OVERHEAD_128,
     UNSPLIT_TOPK,
@@ -65,7 +67,7 @@ def sparse_decode(call: AttentionCall, gpu: Gpu, build: Build) -> Prediction:
         return Prediction(error=refusal)
     hopper, invariant = gpu.sm_major == 9, call.disable_split_kv and build.vllms
     topk = call.index_topk + call.extra_topk
-    split = hopper or not (invariant or topk <= UNSPLIT_TOPK) or kept == NVFP4
+    split = build.version == OLDER or hopper or not (invariant or topk <= UNSPLIT_TOPK) or kept == NVFP4
     kernel = _hopper(call, kept, build) if hopper else _blackwell(call, kept, build, split=split)
     beside = f" and {call.extra_topk} of a second cache" if call.extra_topk else ""
     keys = f"{call.index_topk} keys of each query{beside}"
@@ -108,7 +110,8 @@ def _metadata(call: AttentionCall, build: Build) -> KernelLaunch:
 def _combine(call: AttentionCall, parts: int, build: Build) -> KernelLaunch:
     """vLLM's has the queries of a request apart."""
     eights = ceil_div(call.num_heads, 8)
-    grid = (call.batch, call.seqlen_q, eights) if build.vllms else (call.batch * call.seqlen_q, 1, eights)
+    apart = build.vllms or build.version == OLDER
+    grid = (call.batch, call.seqlen_q, eights) if apart else (call.batch * call.seqlen_q, 1, eights)
     return KernelLaunch(combine_name(parts, build), grid, COMBINE_THREADS)
 
 
@@ -154,6 +157,8 @@ def _format(call: AttentionCall) -> str:
 
 
 def _decode_refused(call: AttentionCall, gpu: Gpu, kept: str, build: Build) -> str:
+    if build.version == OLDER and kept not in older.MODELS:
+        return older.NO_SUCH_CACHE
     if kept == NVFP4 and not build.vllms:
         return _NO_NVFP4
     if call.num_heads not in _HEADS:
@@ -178,12 +183,19 @@ def _decode_refused(call: AttentionCall, gpu: Gpu, kept: str, build: Build) -> s
 
 
 def _hopper(call: AttentionCall, kept: str, build: Build) -> Kernel:
+    if build.version == OLDER:
+        return Kernel(*older.hopper(call.num_heads, kept), _SM90_SMEM[kept])
     space = f"{build.old}sm90::decode::sparse::"
     name = f"{space}{_DECODE}<{space}KernelTemplate<(ModelType){_MODEL[kept]}, {call.num_heads}> >"
     return Kernel(name, 384, _SM90_SMEM[kept])
 
 
 def _blackwell(call: AttentionCall, kept: str, build: Build, *, split: bool) -> Kernel:
+    if build.version == OLDER:
+        name, threads, smem, pair = older.blackwell(call.num_heads, kept)
+        if pair:
+            return Kernel(name, threads, smem, blocks=2, overhead=OVERHEAD_128)
+        return Kernel(name, threads, smem, times=call.num_heads // 64)
     model, mode = f"(ModelType){_MODEL[kept]}", 2 if split else 1
     if kept == NVFP4:
         space = "legacy::sm100::decode::head64::"
@@ -219,6 +231,10 @@ def sparse_prefill(call: AttentionCall, gpu: Gpu, build: Build) -> Prediction:
         said = ". SM90a supports 8, 16, 32, 64 and 128 heads; SM100f supports 64 and 128." * build.vllms
         return Prediction(error=f"Unsupported h_q: {call.num_heads}{said}")
     kernel, unmet = (_hopper_prefill if hopper else _blackwell_prefill)(call, build)
+    if build.version == OLDER:
+        name, smem = older.prefill(call, kernel.smem, hopper=hopper)
+        kernel = replace(kernel, name=name, smem=smem)
+        unmet = unmet if unmet != "params.topk >= 128" else ""
     if unmet:
         return Prediction(error=f"Assertion `{unmet}`")
     tokens = Lengths(call).tokens

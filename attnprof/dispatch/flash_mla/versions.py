@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from attnprof.dispatch.flash_mla.dispatch import predict_call
-from attnprof.dispatch.flash_mla.rules import DEFAULT_VERSION, VERSIONS, rules_for
+from attnprof.dispatch.flash_mla.rules import DEFAULT_VERSION, rules_for
+from attnprof.dispatch.flash_mla.rules import KNOWN as BUILDS
 from attnprof.model import AttentionCall, Gpu, Prediction
 
 __all__ = ["DEFAULT_VERSION", "KNOWN", "predict", "rules_for"]
-KNOWN = tuple(VERSIONS)
+KNOWN = tuple(BUILDS)
 
 
 def predict(
