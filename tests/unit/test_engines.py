@@ -89,6 +89,23 @@ def test_vllm_0_20_on_blackwell_takes_kernels_of_the_flashinfer_that_it_requires
     assert native.call.backend == "fa2"
 
 
+def test_flash_mla_and_cutlass_mla_of_vllm_0_20_are_those_its_wheel_ships() -> None:
+    dense = made("vllm", "h100", replace(DEEPSEEK, kv_dtype="fp8"), version="0.20.2")
+    assert (dense.choice.backend, dense.library_version) == ("FLASHMLA", "vllm-0.20.2")
+    sparse = replace(SPARSE, num_heads=16)
+    kernels = {}
+    for kv_dtype, step in (("auto", DECODE), ("fp8_ds_mla", DECODE), ("fp8_ds_mla", Step(2, 300, 4096))):
+        found = made("vllm", "h100", replace(sparse, kv_dtype=kv_dtype), step, "0.20.0")
+        assert found.choice.backend == "FLASHMLA_SPARSE"
+        kernels[kv_dtype, step.seqlen_q] = (found.call.entry, found.call.num_heads, found.call.batch)
+    assert kernels == {
+        ("auto", 1): ("varlen_fwd", 64, 64), ("fp8_ds_mla", 1): ("fwd_kvcache", 64, 1),
+        ("fp8_ds_mla", 300): ("fwd_kvcache", 64, 1),
+    }  # fmt: skip
+    asked = replace(DEEPSEEK, backend="CUTLASS_MLA", block_size=128)
+    assert made("vllm", "b200", asked, version="0.20.2").prediction == made("vllm", "b200", asked).prediction
+
+
 def test_mlas_pages_of_vllm_0_10_are_set_by_itself_and_its_prompts_follow_the_flash_attention() -> None:
     taken = {
         gpu: made("vllm", gpu, DEEPSEEK, version="0.10.2").choice.backend for gpu in ("a100", "h100", "b200")

@@ -38,6 +38,7 @@ class Rules:
     ones that were not recorded, and of its Triton kernels; ``flashinfer_package`` is what its wheel requires.
     ``cascade``: what it says of cascade attention. ``flash_refusal``: what FLASH_ATTN ends in once taken.
     ``flashinfer``: its (decode, prefill) kernels. ``chain``: its selector is 0.10's.
+    ``flash_mla``: the version of its FlashMLA, "" for one that was not recorded.
     """
 
     version: str
@@ -52,6 +53,7 @@ class Rules:
     flash_refusal: Callable[[Layer, Sm], str]
     flashinfer: Callable[[Layer, Step, Sm], tuple[str, str]]
     chain: bool = False
+    flash_mla: str = ""
 
 
 def reach(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:

@@ -22,6 +22,7 @@ from attnprof.model import Gpu
 
 NAME = "vllm"
 DEFAULT_VERSION = "0.33.0"
+_CUTLASS_MLA = "0.33.0"  # whose calls the wheel of 0.20.2 was recorded to launch just the same
 _REMOVED = "removed from vLLM before 0.33.0"
 _OFF = "off unless disable_cascade_attn=False asks for it"
 _BY_ITSELF = "taken for a prefix of 256 tokens that at least 8 requests share; one is not described here"
@@ -64,11 +65,12 @@ def _rules_0_20(version: str) -> Version:
         32,
         "-0.20.2",
         "",
-        "",
+        _CUTLASS_MLA,
         _OFF,
         _old,
         _takes_all,
         calls.flashinfer_kernels_0_20,
+        flash_mla="vllm-0.20.2",
     )
     return Version(rules)
 
@@ -76,8 +78,8 @@ def _rules_0_20(version: str) -> Version:
 VERSIONS = {
     "0.33.0": Version(
         calls.Rules(
-            "0.33.0", "0.33.0", "0.7.2.post1", 32, "", "vllm-0.33.0", "0.33.0", _REMOVED, _new, flash_refusal,
-            calls.flashinfer_kernels,
+            "0.33.0", "0.33.0", "0.7.2.post1", 32, "", "vllm-0.33.0", _CUTLASS_MLA, _REMOVED, _new,
+            flash_refusal, calls.flashinfer_kernels, flash_mla="vllm-0.33.0",
         ),
         newest=True,
     ),

@@ -48,14 +48,14 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
 def _flash_mla(layer: Layer, step: Step, rules: Rules) -> Reached:
     """FlashMLA's dense decode; over an FP8 cache that of vLLM's own extension."""
     notes = (_absorbed("FlashMLA's dense decode"), graph_note(step))
-    if rules.version != "0.33.0":
+    if not rules.flash_mla:
         return Reached(notes, why_not=f"the FlashMLA that vLLM {rules.version} ships was not recorded")
     dtype: dict[str, Any] = {"dtype": "fp8"} if quantized(layer.kv_dtype) else {}
     call = vllm_call(
         "flash_mla", "fwd_kvcache", layer, step, num_heads_k=1, head_dim=_ROW, head_dim_v=_LATENT,
         page_block_size=64, **dtype,
     )  # fmt: skip
-    return Reached(notes, call)
+    return Reached(notes, call, rules.flash_mla)
 
 
 def _tokenspeed(layer: Layer, step: Step, rules: Rules) -> Reached:

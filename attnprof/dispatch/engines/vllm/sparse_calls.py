@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.vllm import old_sparse
 from attnprof.dispatch.engines.vllm.calls import Rules, graph_note, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import UNQUANTIZED, quantized
 from attnprof.dispatch.engines.vllm.mla_prefill import reach_prefill
@@ -41,6 +42,8 @@ def reach_sparse(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -
     if backend not in known:
         why_not = f"the launches of vLLM's {backend} are not modelled"
         return Reached((picked, graph_note(step)), why_not=why_not)
+    if backend == "FLASHMLA_SPARSE" and rules.version != _KNOWN and rules.flash_mla:
+        return old_sparse.reach_flash_mla(layer, step, sm, rules, (picked, graph_note(step)))
     if rules.version != _KNOWN:
         why_not = f"what {backend} of vLLM {rules.version} calls is not modelled"
         return Reached((picked, graph_note(step)), why_not=why_not)
