@@ -26,6 +26,7 @@ from attnprof.dispatch.flash_mla.rules import (
     BLOCK_N,
     DEFAULT_VERSION,
     KNOWN,
+    OLDER,
     OVERHEAD,
     OVERHEAD_128,
     SGL_WHEEL,

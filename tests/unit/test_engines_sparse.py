@@ -128,8 +128,8 @@ def test_each_query_of_a_decode_step_has_at_most_the_keys_picked() -> None:
         ("5090", forced("FLASHINFER_MLA_SPARSE_SM120"), DECODE, None, "times its kernels"),
         ("b200", SPARSE, Step(2, 4096, 4096), None, "under a mask of the keys picked are not modelled"),
         ("b200", replace(SPARSE, num_heads=32), Step(2, 1100, 3000), None, "under a mask of the keys"),
-        ("h100", forced("FLASHMLA_SPARSE"), DECODE, "0.20.2", "of vLLM 0.20.2 calls is not modelled"),
-        ("h100", DENSE, DECODE, "0.20.2", "the FlashMLA that vLLM 0.20.2 ships was not recorded"),
+        ("b200", forced("FLASHINFER_MLA_SPARSE"), DECODE, "0.20.2", "of vLLM 0.20.2 calls is not modelled"),
+        ("h100", DENSE, DECODE, "0.10.2", "the FlashMLA that vLLM 0.10.2 ships was not recorded"),
         (
             "h100", forced("FLASHINFER_MLA_SPARSE_SM90", kv_dtype="fp8"), DECODE, None,
             "known for a bf16 cache with rows of 576",
