@@ -243,9 +243,10 @@ def _sglang_triton(rng: Random) -> Drawn:
     call = _call(rng, "sglang_triton", rng.choice(("fwd_kvcache", "batch_paged")))
     if call.entry == "fwd_kvcache":
         call = replace(call, seqlen_q=1)
-    elif rng.random() < 0.5:
-        call = replace(call, fixed_split_size=256)
-    return call, _gpu(rng, "a100", "h100", "b200"), "0.5.23"
+    gpu = _gpu(rng, "a100", "h100", "b200", "mi300x", "mi355x")
+    if call.entry == "batch_paged" and (rng.random() < 0.5 or gpu.vendor == "amd"):
+        call = replace(call, fixed_split_size=256)  # without it other programs' on AMD GPUs
+    return call, gpu, "0.5.23"
 
 
 DOMAINS: dict[str, Domain] = {

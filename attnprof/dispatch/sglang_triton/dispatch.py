@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.requests import Lengths, split_range
+from attnprof.dispatch.sglang_triton import amd
 from attnprof.dispatch.sglang_triton.rules import (
     BLOCK_H,
     MLA_HEAD_DIMS,
@@ -48,7 +49,9 @@ def _decode(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
     most = most_splits(max(call.num_splits, 0), gpu.num_sms, call.seqlen_k, mla, tile)
     heads = head_blocks(call.num_heads, groups)
     splits = splits_of_requests(lengths.seqlens_k, heads, gpu.num_sms, most, tile)
-    threads = (_DECODE_WARPS * _WARP, 1, 1)
+    threads = (_DECODE_WARPS * (amd.WAVE if gpu.vendor == "amd" else _WARP), 1, 1)
+    if gpu.vendor == "amd" and (why := amd.lean(call, lengths)):
+        return _lean(call, gpu, lengths, why)
     grouped = groups > 1
     shared = f"up to {BLOCK_H} heads of a KV head in a block" if grouped else "each head has its own K"
     if tile:
@@ -76,14 +79,42 @@ def _decode(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
     )  # fmt: skip
 
 
-def _extend(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
-    block_m, block_n = extend_tile(call.head_dim, gpu.sm_major, gpu.sm_minor)
-    warps = 4 if call.head_dim <= 64 else 8
-    blocks = ceil_div(lengths.max_q, block_m)
-    unified = call.fixed_split_size is not None
-    launch = KernelLaunch(
-        EXTEND_UNIFIED if unified else EXTEND, (call.batch, call.num_heads, blocks), (warps * _WARP, 1, 1)
+def _lean(call: AttentionCall, gpu: Gpu, lengths: Lengths, why: str) -> Prediction:
+    """Keys of all requests dealt out to as many blocks as there are CUs, which add their parts up."""
+    programs = amd.lean_programs(call, gpu)
+    parts = amd.lean_parts(call, lengths.seqlens_k, programs)
+    dealt = "tiles of keys of all heads and requests, dealt out evenly on the device; read"
+    return Prediction(
+        (KernelLaunch(amd.LEAN, (programs, 1, 1), (_DECODE_WARPS * amd.WAVE, 1, 1)),),
+        max(parts),
+        reasons=(
+            Reason("kernel", "work-centric", why),
+            Reason("blocks", str(programs), "one a CU, in whole XCDs where these share KV heads"),
+            Reason("num_splits", split_range(parts), lengths.said(dealt)),
+            Reason("combine", "none", "a block adds up the parts of others"),
+        ),
+        plan=(("programs", programs),),
+        splits_of_requests=parts,
+        all_lengths_known=lengths.known_k,
     )
+
+
+def _extend(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
+    on_amd, unified = gpu.vendor == "amd", call.fixed_split_size is not None
+    if on_amd:
+        block_m, block_n, warps = amd.extend_tile(call.head_dim, gpu)
+    else:
+        block_m, block_n = extend_tile(call.head_dim, gpu.sm_major, gpu.sm_minor)
+        warps = 4 if call.head_dim <= 64 else 8
+    blocks = ceil_div(lengths.max_q, block_m)
+    grid = (call.batch, call.num_heads, blocks)
+    counted = f"of the longest request, {lengths.max_q} queries, for each"
+    compact = amd.compact_blocks(lengths.seqlens_q, block_m) if on_amd and not unified else 0
+    if compact:
+        grid, blocks = (compact, call.num_heads, 1), compact
+        counted = "of all requests, of which some have fewer queries than the longest"
+    kernel = EXTEND_UNIFIED if unified else EXTEND
+    launch = KernelLaunch(kernel, grid, (warps * (amd.WAVE if on_amd else _WARP), 1, 1))
     once = "keys of cache and step in one pass: deterministic inference"
     return Prediction(
         (launch,),
@@ -91,7 +122,7 @@ def _extend(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
         reasons=(
             Reason("kernel", launch.kernel, once if unified else "keys of the cache, then those of the step"),
             Reason("tile", f"{block_m} x {block_n}", f"queries x keys, for head dim {call.head_dim} here"),
-            Reason("query blocks", str(blocks), f"of the longest request, {lengths.max_q} queries, for each"),
+            Reason("query blocks", str(blocks), counted),
             Reason("num_splits", "1", "extend never splits keys"),
         ),
         plan=(("block_m", block_m), ("block_n", block_n)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
@@ -16,16 +16,14 @@ _FUNCTIONS: Mapping[Entry, str] = {
 
 
 class SglangTriton(LibraryOfVersions):
-    """``--attention-backend triton`` of the sglang package, on NVIDIA GPUs.
-
-    On AMD GPUs it may take another kernel by sequence length, and other tiles: not modelled.
-    """
+    """``--attention-backend triton`` of the sglang package."""
 
     folder = "attnprof.dispatch.sglang_triton"
     kernels = ("triton",)
     entries = ("fwd_kvcache", "batch_paged")
     functions = _FUNCTIONS
     packages = ("sglang",)
+    vendor: Literal["nvidia", "amd", "any"] = "any"
     modelled = "its Triton backend is modelled"
 
     def entry_of(self, record: Mapping[str, Any]) -> Entry:
