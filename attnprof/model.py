@@ -75,6 +75,7 @@ class AttentionCall:
     ``fixed_split_size`` in pages, ``disable_split_kv``; ``uniform_q_len``: queries that the planner is told
     each sequence has, 0 for none, and with ``fixed_uniform_q_len`` in all plans of the graph, or of
     vllm_triton those of a draft that room is kept for.
+    ``kv_dtype``: a cache's that is of another than the queries, of trtllm-gen alone; "" for the same.
     ``index_topk``: keys that an indexer picks for each query of sparse MLA, 0 where all are attended;
     flash_mla's ``backend`` is then the cache's format, ``extra_topk`` the keys of a second cache;
     ``extra_counted``: each request's number of these is passed. aiter only: ``plan_batch``, requests that the
@@ -120,6 +121,7 @@ class AttentionCall:
     extra_topk: int = 0
     extra_counted: bool = False
     plan_batch: int | None = None
+    kv_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)

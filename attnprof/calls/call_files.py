@@ -20,13 +20,13 @@ _SHAPE = {
     "alibi": (bool, int), "return_softmax": (bool, int), "cache_batch_idx": (bool, int),
     "scheduler_metadata": (bool, int), "seqlens_k": [int], "cuda_graph": (bool, int), "backend": str,
     "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int,
-    "fixed_uniform_q_len": (bool, int), "has_qv": (bool, int),
+    "fixed_uniform_q_len": (bool, int), "has_qv": (bool, int), "kv_dtype": str,
 }  # fmt: skip
 ENTRIES = get_args(Entry)
 _LONGEST = 1 << 24  # bytes of a line
 # Of a usual call: the type of each field, and what AttentionCall calls it.
 _USUAL: dict[type, str] = {
-    str: "library entry dtype version backend",
+    str: "library entry dtype version backend kv_dtype",
     bool: "causal alibi return_softmax cache_batch_idx pack_gqa scheduler_metadata cuda_graph "
     "disable_split_kv has_qv fixed_uniform_q_len",
     int: "batch seqlen_q seqlen_k num_heads num_heads_k head_dim window_left window_right num_splits_arg "
@@ -145,6 +145,7 @@ def parse_call(
         seqlens_k=lengths["seqlens_k"],
         cuda_graph=bool(fields.get("cuda_graph", False)),
         backend=fields.get("backend") or "",
+        kv_dtype=fields.get("kv_dtype") or "",
         fixed_split_size=fields.get("fixed_split_size"),
         disable_split_kv=bool(fields.get("disable_split_kv", False)),
         uniform_q_len=_integer(fields, "uniform_q_len", 0),

@@ -174,7 +174,8 @@ def call_in_words(call: AttentionCall, version: str) -> str:
     """Library, entry and arguments of a call on one line."""
     shape = f"batch {call.batch}, seqlen_q {call.seqlen_q}, seqlen_k {call.seqlen_k}"
     heads = f"{call.num_heads}/{call.num_heads_k} heads x {call.head_dim}"
-    parts = [shape, heads, call.dtype, "causal" if call.causal else "not causal"]
+    elements = f"{call.dtype} over {call.kv_dtype} keys" if call.kv_dtype else call.dtype
+    parts = [shape, heads, elements, "causal" if call.causal else "not causal"]
     if call.window != (-1, -1):
         parts.append(f"window {call.window[0]}, {call.window[1]}")
     for given, words in (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from benchmarks.record_flashinfer.build import NEWEST
+from benchmarks.record_flashinfer.build import NEWEST, OLD
 
 DEVICES = {  # name -> major, minor, SMs, shared memory per SM and per block, threads per SM
     "a100": (8, 0, 108, 167936, 166912, 2048), "a10": (8, 6, 72, 102400, 101376, 1536),
@@ -250,6 +250,53 @@ def trtllm_gen_calls(version: str, count: int = 2500) -> list[Call]:
             queries, keys, *heads, dim, dim_v, page, window, int(causal), clusters, 0, 0, 0,
         )  # fmt: skip
         found.append(Call(fields, " ".join(map(str, given))))
+    return found
+
+
+def trtllm_gen_mixed_calls(version: str, count: int = 900) -> list[Call]:
+    """Decode, drafts and prefill over a cache of another dtype than the queries.
+
+    Since 0.7 none of bf16 over FP8, whose kernels are in no table.
+    """
+    random, found = Random(13), []
+    while len(found) < count:
+        device, sm, sms = random.choices((("b200", 100, 148), ("b300", 103, 148)), (3, 1))[0]
+        dtypes = (("bf16", "fp8", "bf16"), ("fp16", "fp8", "fp16"), ("fp8", "nvfp4", "fp8"))
+        dtype, kept, out = random.choice(dtypes if version == OLD else dtypes[1:])
+        context, heads = random.random() < 0.25, random.choice(_HEADS)
+        queries = random.choice((17, 128, 257, 1000)) if context else random.choice((1, 1, 1, 2, 3, 5, 9))
+        keys, window = random.choice(_TRTLLM_KEYS), random.choice((-1, -1, -1, 127, 4095))
+        if keys < queries:
+            continue
+        sizes = {
+            "batch": random.choice((1, 2, 3, 7, 8, 16, 33, 64, 128, 256)), "seqlen_q": queries,
+            "seqlen_k": keys, "num_heads": heads[0], "num_heads_k": heads[1],
+        }  # fmt: skip
+        dim, page = random.choice((64, 128, 128, 256, 512)), random.choice((16, 32, 64, 64, 128, 256, 8))
+        clusters = random.choice((1, 4, 8, 30, 148))
+        fields = {
+            "library": "flashinfer", "version": version,
+            "entry": "batch_paged" if context else "batch_decode", "backend": "trtllm-gen",
+            "dtype": dtype, "kv_dtype": kept, **sizes, "head_dim": dim,
+            "head_dim_v": dim, "page_size": page, "causal": True, "window_left": window, "device": device,
+            "active_clusters": clusters,
+        }  # fmt: skip
+        given = (
+            sm,
+            sms,
+            dtype,
+            kept,
+            out,
+            int(context),
+            *sizes.values(),
+            dim,
+            dim,
+            page,
+            window,
+            1,
+            clusters,
+        )
+        found.append(Call(fields, " ".join(map(str, (*given, 0, 0, 0)))))
     return found
 
 

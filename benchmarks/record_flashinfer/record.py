@@ -26,6 +26,7 @@ from benchmarks.record_flashinfer.calls import (
     Call,
     Calls,
     trtllm_gen_calls,
+    trtllm_gen_mixed_calls,
     trtllm_gen_mla_calls,
     uniform_plans,
 )
@@ -34,7 +35,12 @@ _ERROR = re.compile(r"^Error in function '\w+' at \S+: ")
 _SYMBOL = re.compile(r"_ZN10flashinfer(\d+)")
 _CRASHED = '{"error": "the program ended", "launches": []}'
 _DTYPES = {
-    ("BF16", "BF16", "BF16", "BF16"), ("FP16", "FP16", "FP16", "FP16"), ("E4M3", "E4M3", "E4M3", "BF16"),
+    ("BF16", "BF16", "BF16", "BF16"),
+    ("FP16", "FP16", "FP16", "FP16"),
+    ("E4M3", "E4M3", "E4M3", "BF16"),
+}
+_MIXED = {
+    ("BF16", "E4M3", "E4M3", "BF16"), ("FP16", "E4M3", "E4M3", "FP16"), ("E4M3", "E2M1", "E2M1", "E4M3"),
 }  # fmt: skip
 _SPARSE = {("576", "512", "1"), ("512", "512", "2")}
 
@@ -57,6 +63,7 @@ def record(work: Path, folder: Path) -> None:
         kinds = {"": trtllm_gen_calls(version)}
         if version in (NEW, OLD):  # 0.7.2 and 0.7.4 gave NEW's rows
             kinds["_mla"] = trtllm_gen_mla_calls(version)
+            kinds["_mixed"] = trtllm_gen_mixed_calls(version)
         for kind, calls in kinds.items():
             answers = list(_asked(work / f"trtllm_gen-{version}", calls))
             if version not in (OLD, OLDEST):  # whose own table may hold what the older lacks
@@ -155,7 +162,8 @@ def _kernels(table: str, oldest: bool) -> Iterable[str]:
         dense = layout == "2" and sparse in ("0", "false")
         other = (layout, sparse) == ("0", "0") or (*field[10:12], sparse) in _SPARSE
         asked = dense or (other and not oldest)
-        if dtypes in _DTYPES and (sage, skips) == ("0", "false") and asked and mask != "3":
+        known = dtypes in _DTYPES or (dtypes in _MIXED and not oldest)
+        if known and (sage, skips) == ("0", "false") and asked and mask != "3":
             groups = int(field[29] == "true")
             found.append(f"{field[15].strip(chr(34))},{field[7]},{field[8]},{field[17]},{groups}")
     yield from sorted(found)

@@ -75,6 +75,7 @@ int main() {
 #else
       bool const mla =
           (dim == 576 && dim_v == 512) || (dim == 320 && dim_v == 256) || (topk && dim == 512 && dim_v == 512);
+      p.kSfBasePtr = p.vSfBasePtr = buffer;  // of an NVFP4 cache
       p.mSparseMlaTopK = topk;
       p.mSparseMlaType = topk == 0  ? TrtllmGenSparseMlaType::None
                          : dynamic ? TrtllmGenSparseMlaType::DynamicTokenSparse

@@ -29,8 +29,10 @@ def _ask(call: dict[str, Any]) -> Ask:
     window = None if call["window_left"] < 0 else call["window_left"] + 1
     sizes = (call[name] for name in ("batch", "seqlen_q", "seqlen_k", "num_heads", "num_heads_k"))
     dims, rules = (call["head_dim"], call["head_dim_v"], call.get("page_size", 0)), rules_for(call["version"])
+    kept = call.get("kv_dtype")
     return Ask(
-        call["dtype"], call["entry"] in ("batch_paged", "varlen_fwd"), *sizes, *dims, window, call["causal"],
+        f"{call['dtype']}/{kept}" if kept else call["dtype"],
+        call["entry"] in ("batch_paged", "varlen_fwd"), *sizes, *dims, window, call["causal"],
         gpu.num_sms, gpu.sm_minor == 3, call["active_clusters"], rules.newer, rules.oldest,
         call["entry"] == "varlen_fwd", call.get("index_topk", 0), rules.clamps, rules.window_first,
     )  # fmt: skip
@@ -49,11 +51,18 @@ def _short(kernel: str) -> str:
 
 @pytest.mark.parametrize(
     ("version", "kind"),
-    [*((version, "trtllm_gen") for version in VERSIONS), *((one, "trtllm_gen_mla") for one in VERSIONS[1:])],
+    [
+        *((version, "trtllm_gen") for version in VERSIONS),
+        *(
+            (one, kind)
+            for one in ("0.6.13", "0.7.2.post1")
+            for kind in ("trtllm_gen_mla", "trtllm_gen_mixed")
+        ),
+    ],
 )
 def test_every_kernel_and_grid_is_the_one_that_the_host_code_chooses(version: str, kind: str) -> None:
     rows = golden_rows(f"flashinfer_{kind}_{version}.jsonl.gz")
-    assert len(rows) > (2000 if kind == "trtllm_gen" else 1000)
+    assert len(rows) > {"trtllm_gen": 2000, "trtllm_gen_mla": 1000}.get(kind, 300)
     wrong = []
     for row in rows:
         found = _selected(row["call"])
@@ -92,7 +101,7 @@ def test_there_are_just_the_kernels_of_the_table(version: str) -> None:
 def _traits() -> list[Traits]:
     found = []
     for dtype in DTYPES:
-        for dim, dim_v in _DIMS:
+        for dim, dim_v in _DIMS if "/" not in dtype else ((64, 64), (80, 80), *_DIMS[2:5], (192, 128)):
             for per in {dim_v, 128, 256, 512}:
                 for kind in Kind:
                     for mode in Mode:
@@ -117,7 +126,7 @@ def _without_pages() -> list[Traits]:
     forms = [(True, Sparse.NO, 0), (False, Sparse.STATIC, 1), (False, Sparse.DYNAMIC, 1)]
     shapes = [
         (dtype, *dims, per, kind, mode)
-        for dtype in DTYPES
+        for dtype in ("bf16", "fp16", "fp8", "fp8/nvfp4")
         for dims in ((128, 128), (192, 128), (256, 256), (576, 512), (512, 512), (96, 96))
         for per in {dims[1], 128, 256, 512}
         for kind in Kind
@@ -135,7 +144,7 @@ def _without_pages() -> list[Traits]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["trtllm_gen", "trtllm_gen_mla"])
+@pytest.mark.parametrize("kind", ["trtllm_gen", "trtllm_gen_mla", "trtllm_gen_mixed"])
 def test_the_name_states_what_was_chosen(kind: str) -> None:
     for row in golden_rows(f"flashinfer_{kind}_0.7.2.post1.jsonl.gz")[:200]:
         fields = dict(stated(row["expect"]["launches"][0]["kernel"]))

@@ -109,7 +109,7 @@ def _near(launches: Launches, gpu: Gpu) -> Iterator[AttentionCall]:
         yield from _separate(main)
     elif "TokenSparse" in main.kernel:
         yield from _picked(main)
-    elif main.kernel.startswith("fmhaSm100f"):
+    elif main.kernel.startswith("fmhaSm10"):
         yield from _trtllm_gen(main, gpu)
 
 
@@ -243,17 +243,17 @@ def _hopper(main: KernelLaunch) -> Iterator[AttentionCall]:
 
 
 def _trtllm_gen(main: KernelLaunch, gpu: Gpu) -> Iterator[AttentionCall]:
-    x, heads_k, batch = main.grid
+    (x, heads_k, batch), kind = main.grid, _generated(main)
     for dim in (64, 128, 256):
         for group in (1, 2, 4, 8, 16, 32):
             for page in (16, 32, 64):
                 sized = replace(
                     _BASE, entry="batch_decode", num_heads=heads_k * group, num_heads_k=heads_k, head_dim=dim,
                     backend="trtllm-gen", page_block_size=page,
-                    dtype="fp16" if "QkvFp16" in main.kernel else "bf16",
+                    dtype=kind.dtype, kv_dtype=kind.kv_dtype,
                 )  # fmt: skip
                 for queries in (*range(1, 9), *(x * share for share in (1, 2, 4, 8, 16))):
-                    for keys in {x * 512 // queries + 1, x * 512, x * 600 // queries, 1 << 17, 1}:
+                    for keys in {x * 512 // queries + 1, x * 512, x * 256, x * 600 // queries, 1 << 17, 1}:
                         yield replace(sized, batch=batch, seqlen_q=queries, seqlen_k=max(keys, queries))
 
 
@@ -262,7 +262,15 @@ def _generated(main: KernelLaunch) -> AttentionCall:
     told = dict(stated(main.kernel))
     dims = {name: int(str(told[name])) for name in ("head_dim", "head_dim_v")}
     dtype = {"fp16": "fp16", "fp8": "fp8"}.get(str(told["dtype"]), "bf16")
-    return replace(_BASE, **dims, dtype=dtype, causal="Causal" in main.kernel, backend="trtllm-gen")  # type: ignore[arg-type]
+    kept = str(told["kv_dtype"])
+    return replace(
+        _BASE,
+        **dims,
+        dtype=dtype,
+        kv_dtype="" if kept == dtype else kept,
+        causal="Causal" in main.kernel,
+        backend="trtllm-gen",
+    )  # type: ignore[arg-type]
 
 
 def _separate(main: KernelLaunch) -> Iterator[AttentionCall]:

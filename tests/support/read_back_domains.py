@@ -8,7 +8,7 @@ from random import Random
 
 from attnprof.dispatch import libraries
 from attnprof.gpus import gpu_by_name
-from attnprof.model import AttentionCall, Entry, Gpu
+from attnprof.model import AttentionCall, Dtype, Entry, Gpu
 
 Drawn = tuple[AttentionCall, Gpu, str]
 _HEADS = ((28, 4), (32, 32), (8, 1), (64, 8), (12, 12), (16, 1))
@@ -116,8 +116,11 @@ def _flashinfer(rng: Random) -> Drawn:
         )
     if entry == "batch_mla":
         call = replace(call, num_heads_k=1, head_dim=576, head_dim_v=512)
-    if entry == "batch_decode" and rng.random() < 0.3:
+    if entry == "batch_decode" and rng.random() < 0.4:
         call, gpu = replace(call, backend="trtllm-gen", page_block_size=16, causal=True), gpu_by_name("b200")
+        if rng.random() < 0.4:  # over a cache of another dtype
+            kinds: tuple[tuple[Dtype, str], ...] = (("fp16", "fp8"), ("fp8", "nvfp4"))
+            call = replace(call, dtype=(kind := rng.choice(kinds))[0], kv_dtype=kind[1])
     elif entry == "batch_mla" and rng.random() < 0.4:  # over keys that an indexer picks
         call = replace(
             call, backend="trtllm-gen", num_heads=rng.choice((8, 16, 64, 128)), index_topk=2048,

@@ -428,3 +428,12 @@ def test_drafts_over_a_latent_cache(gpu: str, backend: str, library: str, entry:
     assert (found.call.library, found.call.entry, found.call.seqlen_q) == (library, entry, 3)
     assert found.prediction.launches
     assert bool(found.more) == (library == "flash_attn_4")
+
+
+def test_an_nvfp4_cache_is_attended_by_kernels_of_its_own() -> None:
+    layer = replace(QWEN, backend="FLASHINFER", kv_dtype="nvfp4")
+    decode, prompt = made("vllm", "b200", layer), made("vllm", "b200", layer, Step(2, 700, 700))
+    assert [(one.call.dtype, one.call.kv_dtype) for one in (decode, prompt)] == [("fp8", "nvfp4")] * 2
+    names = [one.prediction.launches[0].kernel for one in (decode, prompt)]
+    assert all(name.startswith("fmhaSm100aKernel_QE4m3KvE2m1OE4m3H128PagedKv") for name in names)
+    assert "NVFP4 cache" in made("vllm", "a100", layer).not_predicted

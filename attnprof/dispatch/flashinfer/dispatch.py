@@ -57,6 +57,8 @@ def predict_call(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
         raise UsageError(f"flashinfer's backend {choice.name} over an NVFP4 cache is not modelled")
     if choice.name == TRTLLM_GEN:
         return predict_trtllm_gen(call, gpu, rules, choice)
+    if call.kv_dtype:
+        raise UsageError(f"flashinfer's backend {choice.name} over a cache of another dtype is not modelled")
     if call.index_topk:
         raise UsageError(
             f"keys that are picked are not modelled for flashinfer's backend {choice.name}",

@@ -9,6 +9,7 @@ from attnprof.dispatch.flashinfer.rules import DEFAULT_VERSION, OLDER, OLDEST
 from attnprof.dispatch.flashinfer.trtllm_gen import stated
 from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import (
+    CAUSAL,
     DENSE,
     DYNAMIC_PAGE,
     SLIDING,
@@ -30,6 +31,11 @@ _MODES = {
     "in a cluster": Mode.CLUSTER,
 }  # fmt: skip
 _SPARSE = {"no": Sparse.NO, "static": Sparse.STATIC, "dynamic": Sparse.DYNAMIC}
+_DTYPES: dict[tuple[str, ...], str] = {
+    ("bf16", "bf16", "bf16"): "bf16", ("fp16", "fp16", "fp16"): "fp16", ("fp8", "fp8", "bf16"): "fp8",
+    ("bf16", "fp8", "bf16"): "bf16/fp8", ("fp16", "fp8", "fp16"): "fp16/fp8",
+    ("fp8", "nvfp4", "fp8"): "fp8/nvfp4",
+}  # fmt: skip
 _REDUCTION_BLOCK = (512, 1, 1)
 _LARGEST_TILE = 128
 
@@ -51,8 +57,8 @@ def read_back_trtllm_gen(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
 def traits_of(kernel: str) -> Traits | None:
     """The traits of a kernel in the table of flashinfer-cubin 0.6.13; None of others."""
     told = dict(stated(kernel))
-    dtypes = {("bf16", "bf16"): "bf16", ("fp16", "fp16"): "fp16", ("fp8", "bf16"): "fp8"}
-    dtype = dtypes.get((str(told.get("dtype")), str(told.get("out_dtype"))))
+    elements = tuple(str(told.get(name)) for name in ("dtype", "kv_dtype", "out_dtype"))
+    dtype = _DTYPES.get(elements)
     mode, mask = _MODES.get(str(told.get("multi_cta"))), _MASKS.get(str(told.get("mask")))
     separate, sparse = told.get("kv_layout") == "separate", _SPARSE.get(str(told.get("sparse")))
     if dtype is None or mode is None or mask is None or sparse is None:
@@ -62,6 +68,8 @@ def traits_of(kernel: str) -> Traits | None:
     sizes = {name: int(str(told[name])) for name in ("head_dim", "head_dim_v", "block_m", "block_n")}
     page = 0 if separate else told["page_size"]
     kind = next((kind for kind in Kind if kernel.endswith(kind.value)), Kind.CONTEXT)
+    if "/" in dtype and kind is Kind.SWAPS and mask == DENSE:
+        mask = CAUSAL  # as the table has it
     traits = Traits(
         dtype, sizes["head_dim"], sizes["head_dim_v"],
         int(str(told.get("head_dim_v_per_cta", sizes["head_dim_v"]))), kind, mode, mask,
@@ -135,7 +143,7 @@ def _tile_too_small(traits: Traits, others: int, gpu: GpuFacts) -> bool:
 
     A smaller one is weighed where twice the thread blocks of the larger fit the SMs.
     """
-    small = traits.kind is not Kind.CONTEXT and not traits.mla and traits.tile_q < _LARGEST_TILE
+    small = traits.groups_tokens and traits.tile_q < _LARGEST_TILE
     return small and gpu.num_sms is not None and 2 * others > gpu.num_sms
 
 
@@ -144,8 +152,8 @@ def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explana
     known = any(grid)
     per_dim = 1 if traits.two_cta else traits.head_dim_v // traits.head_dim_per_cta_v
     heads, batch = (_heads(traits, grid[1] // per_dim), grid[2]) if known else (None, None)
-    picked = traits.separate or traits.sparse is not Sparse.NO  # of the oldest not modelled
-    both = (OLDER if picked else OLDEST, DEFAULT_VERSION)
+    others = traits.separate or traits.transforms or traits.sparse is not Sparse.NO  # not of the oldest
+    both = (OLDER if others else OLDEST, OLDER if traits.dtype == "bf16/fp8" else DEFAULT_VERSION)
     if traits.kind is Kind.CONTEXT:
         last = grid[0] * traits.step_q if known else None
         first = last - traits.step_q + 1 if last else 1
@@ -159,7 +167,7 @@ def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explana
         known and gpu.num_sms is not None and not traits.mla
     )  # whose kernel changes to and fro with the keys
     if told and gpu.num_sms:
-        for version in (OLDER, DEFAULT_VERSION):  # the former launches these as 0.6.8 does
+        for version in dict.fromkeys((OLDER, both[1])):  # the former launches these as 0.6.8 does
             lengths = _lengths(seen, traits, gpu.num_sms, version != OLDER)
             if lengths:
                 found.append(
@@ -171,8 +179,13 @@ def _explanations(seen: Observed, traits: Traits, gpu: GpuFacts) -> list[Explana
     return found
 
 
-def _heads(traits: Traits, blocks: int) -> int:
-    """KV heads, or latent attention's query heads where one tile does not hold them."""
+def _heads(traits: Traits, blocks: int) -> int | None:
+    """KV heads, or latent attention's query heads where one tile does not hold them.
+
+    None where a tile serves larger groups too: one of 16 over a cache of another dtype.
+    """
+    if traits.transforms and traits.kind is Kind.SWAPS and traits.tile_q == 16:
+        return None
     if not traits.mla:
         return blocks
     return 2 * traits.tile_q if traits.two_cta else blocks * traits.tile_q if blocks > 1 else 1

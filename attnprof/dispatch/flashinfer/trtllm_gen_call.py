@@ -34,13 +34,22 @@ def predict_trtllm_gen(call: AttentionCall, gpu: Gpu, rules: Rules, choice: Choi
         raise UsageError(f"trtllm-gen of flashinfer {OLDEST} has no prompts without a causal mask")
     if rules.oldest and (call.index_topk or call.entry == "varlen_fwd"):
         raise UsageError(f"trtllm-gen of flashinfer {OLDEST} is known over pages and all keys alone")
-    if call.dtype not in DTYPES:
+    dtype = f"{call.dtype}/{call.kv_dtype}" if call.kv_dtype else call.dtype
+    if dtype not in DTYPES:
         known = ", ".join(DTYPES)
-        raise UsageError(f"trtllm-gen is not modelled for {call.dtype}: known are {known}")
+        raise UsageError(f"trtllm-gen is not modelled for {dtype}: known are {known}")
+    if dtype == "bf16/fp8" and rules.newer:
+        raise UsageError(
+            "trtllm-gen of flashinfer 0.7.2 and later makes K and V of an FP8 cache bf16 apart, by kernels "
+            "that no table which was published as a package holds",
+            hint=f"give --version {OLDER}",
+        )
+    if call.kv_dtype and (rules.oldest or call.index_topk or call.entry == "varlen_fwd"):
+        raise UsageError("trtllm-gen over a cache of another dtype is known for pages and all keys alone")
     if (gpu.sm_major, gpu.sm_minor) not in ((10, 0), (10, 3)):
         return Prediction(error=_NEEDS)
     ask = Ask(
-        call.dtype, call.entry in ("batch_paged", "varlen_fwd"), call.batch, call.seqlen_q, call.seqlen_k,
+        dtype, call.entry in ("batch_paged", "varlen_fwd"), call.batch, call.seqlen_q, call.seqlen_k,
         call.num_heads, call.num_heads_k, call.head_dim, call.head_dim_v or call.head_dim,
         call.page_block_size or _PAGE_SIZE, None if call.window[0] < 0 else call.window[0] + 1,
         call.causal, gpu.num_sms, gpu.sm_minor == 3, newer=rules.newer, oldest=rules.oldest,

@@ -10,7 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-DTYPES = {"bf16": "QkvBfloat16OBfloat16", "fp16": "QkvFp16OFp16", "fp8": "QkvE4m3OBfloat16"}
+DTYPES = {  # of queries and, behind a slash, of a cache whose keys are made another to be attended
+    "bf16": "QkvBfloat16OBfloat16", "fp16": "QkvFp16OFp16", "fp8": "QkvE4m3OBfloat16",
+    "bf16/fp8": "QBfloat16KvE4m3OBfloat16", "fp16/fp8": "QFp16KvE4m3OFp16", "fp8/nvfp4": "QE4m3KvE2m1OE4m3",
+}  # fmt: skip
+NVFP4 = "fp8/nvfp4"
 DENSE, CAUSAL, SLIDING = 0, 1, 2
 DYNAMIC_PAGE = 128  # from this page size on, one kernel takes every page size
 _MASKS = ("Dense", "Causal", "SlidingOrChunkedCausal")
@@ -84,6 +88,11 @@ class Traits:
     sparse: Sparse = Sparse.NO
 
     @property
+    def transforms(self) -> bool:
+        """Whether the cache is of another dtype than the queries."""
+        return "/" in self.dtype
+
+    @property
     def mla(self) -> bool:
         return self.sparse is not Sparse.NO or (self.head_dim, self.head_dim_v) in _MLA_DIMS
 
@@ -96,30 +105,32 @@ class Traits:
     def step_kv(self) -> int:
         """Keys of a step of its loop."""
         one_tile = self.kind is Kind.CONTEXT or (self.kind is Kind.KEEPS and self.head_dim > 128)
-        one_tile = one_tile or self.sparse is not Sparse.NO
+        one_tile = one_tile or self.sparse is not Sparse.NO or self.transforms
         return self.tile_kv if one_tile else 2 * self.tile_kv
 
     @property
     def threads(self) -> int:
         wide = self.head_dim_v > 128 and self.kind is not Kind.SWAPS
-        return 384 if wide and self.sparse is Sparse.NO else 512
+        return 384 if wide and self.sparse is Sparse.NO and not self.transforms else 512
 
     @property
     def groups_tokens(self) -> bool:
         """Whether a thread block takes several query tokens of a KV head's group."""
-        return self.kind is not Kind.CONTEXT and not self.mla
+        return self.kind is not Kind.CONTEXT and not self.mla and not self.transforms
 
     def name(self, sm103: bool) -> str:
-        """As the kernel is called; SM 10.3 has context kernels of its own."""
+        """As the kernel is called; SM 10.3 has context kernels of its own, and all over an NVFP4 cache."""
         dims = f"H{self.head_dim}"
         if self.head_dim != self.head_dim_v:
             dims = f"HQk{self.head_dim}HV{self.head_dim_v}"
         if self.head_dim_per_cta_v != self.head_dim_v:
             dims += f"HVPerCta{self.head_dim_per_cta_v}"
-        arch = "103a" if sm103 and self.kind is Kind.CONTEXT else "100f"
+        own = self.kind is Kind.CONTEXT or self.dtype == NVFP4
+        arch = "103a" if sm103 and own else "100a" if self.dtype == NVFP4 else "100f"
         page = "" if self.separate else "Paged" if self.dynamic else f"P{self.page}"
         layout = "SeparateQkv" if self.separate else "PagedKv"
-        mask = _MASKS[self.mask] + self.sparse.text
+        single = self.transforms and self.kind is Kind.SWAPS and self.mask == CAUSAL
+        mask = _MASKS[DENSE if single else self.mask] + self.sparse.text  # of one query token both are alike
         return (
             f"fmhaSm{arch}Kernel_{DTYPES[self.dtype]}{dims}{layout}{mask}{page}{self.mode.text}"
             f"VarSeqQ{self.tile_q}Kv{self.tile_kv}{'Persistent' if self.persistent else 'Static'}"
@@ -136,6 +147,8 @@ def exists(traits: Traits, *, oldest: bool = False) -> bool:
         return False
     if traits.two_cta and (traits.kind is not Kind.KEEPS or traits.head_dim_per_cta_v != 256):
         return False
+    if traits.transforms:
+        return not oldest and _of_transformed(traits)
     if traits.separate:
         return not oldest and _of_separate(traits)
     if traits.sparse is not Sparse.NO:
@@ -187,6 +200,20 @@ def _of_separate(traits: Traits) -> bool:
     if traits.dtype == "fp16":
         return dims == (128, 128) and traits.mask == DENSE
     return dims in _SEPARATE_DIMS and traits.mask != SLIDING
+
+
+def _of_transformed(traits: Traits) -> bool:
+    plain = (traits.separate, traits.sparse, traits.two_cta, traits.tile_kv) == (False, Sparse.NO, False, 128)
+    dims = (traits.head_dim, traits.head_dim_per_cta_v)
+    if not plain or dims != (traits.head_dim_v, traits.head_dim_v) or not _paged(traits):
+        return False
+    if traits.kind is Kind.CONTEXT:
+        wide = traits.head_dim in (64, 128, 256) and traits.mode is Mode.NONE
+        return wide and traits.dtype == NVFP4 and traits.tile_q == 128
+    if traits.kind is Kind.KEEPS or traits.mask == DENSE or traits.tile_q not in (8, 16):
+        return False
+    widest = traits.head_dim == 512 and traits.dtype != NVFP4 and not traits.dynamic
+    return traits.mode is not Mode.REDUCTION_KERNEL and (traits.head_dim in (64, 128, 256) or widest)
 
 
 def _of_wide_heads(traits: Traits) -> bool:

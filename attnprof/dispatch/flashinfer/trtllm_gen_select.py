@@ -146,6 +146,8 @@ def _with_kernel(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
 
 
 def _gqa(ask: Ask, traits: Traits, *, forced: bool) -> Traits:
+    if traits.transforms:  # whose kernels take one query token a thread block
+        return replace(traits, tile_q=8 if ask.group <= 8 else 16, kind=Kind.SWAPS)
     rows = ask.group * ask.seqlen_q
     tile = next((tile for tile in (8, 16, 32, 64) if rows <= tile), 128)
     traits = _of_tile(ask, traits, tile)

@@ -232,6 +232,8 @@ def _flashinfer(layer: Layer, step: Step, sm: Sm, rules: Rules) -> Reached:
     own = "fa2" if sm[0] == 8 or phase == "decode" or fp8 else ""
     backend = "trtllm-gen" if kernel == "trtllm-gen" else own
     dtype: dict[str, Any] = {"dtype": "fp8"} if fp8 else {}
+    if layer.kv_dtype.startswith("nvfp4"):  # TensorRT-LLM's kernels want FP8 queries over it
+        dtype = {"dtype": "fp8", "kv_dtype": "nvfp4"} if kernel == "trtllm-gen" else {"dtype": "nvfp4"}
     entry: Entry = "batch_decode" if (phase, kernel) == ("decode", "trtllm-gen") else "batch_paged"
     call = vllm_call("flashinfer", entry, layer, step, backend=backend, **dtype)
     return Reached(notes, call, rules.flashinfer_package)
