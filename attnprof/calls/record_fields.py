@@ -18,7 +18,7 @@ _SHAPE = {
     "lengths_of": str, "stage": str, "cuda_graph": (bool, int), "fixed_split_size": int,
     "disable_split_kv": (bool, int), "index_topk": int, "extra_cache": (bool, int), "extra_topk": int,
     "extra_counted": (bool, int), "counted": (bool, int), "tensor_cores": (bool, int),
-    "uniform_q_len": int, "fixed_uniform_q_len": (bool, int),
+    "uniform_q_len": int, "fixed_uniform_q_len": (bool, int), "max_seq_len": int,
 }  # fmt: skip
 _ALWAYS = ("seq", "phase", "library", "entry", "dtype", "causal", "dropout_p")
 _OF_FLASH = ("q", "k", "v", "window", "softcap", "alibi", "return_softmax")

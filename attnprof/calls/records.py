@@ -198,6 +198,7 @@ def _from_paged(fields: dict[str, Any], library: Library) -> AttentionCall | Not
         queries, keys = max(lengths["seqlens_q"]), max(lengths["seqlens_k"])
     elif not taken_by.from_maxima or queries is None or keys is None:
         return NotModelled("the lengths of its requests lay on the GPU, and no step stated them")
+    keys = fields.get("max_seq_len") or keys  # what the library was told, whatever the requests have
     given: dict[str, Any] = {
         "cuda_graph": bool(fields.get("cuda_graph")),
         "backend": fields.get("backend") or "",

@@ -28,6 +28,7 @@ WHEELS = {  # case -> the wheel whose Python files it needs, and which of them
     "flash_mla": ("sgl-flash-mla==1.0.0", ("flash_mla/",)),
     "vllm_flash_mla": ("vllm==0.33.0", ("vllm/third_party/flashmla/",)),
     "flashinfer": ("flashinfer-python==0.7.2.post1", ("flashinfer/",)),
+    "flashinfer_functions": ("flashinfer-python==0.7.2.post1", ("flashinfer/",)),
     "xformers": ("xformers==0.0.35", ("xformers/",)),
 }
 STEP = {"seqlens_q": [1, 6, 1], "seqlens_k": [40, 6, 300]}  # of the step around the calls
@@ -151,6 +152,21 @@ def test_flash_mla_dense_and_sparse(case, wheels):
         assert (call_of(prompt).index_topk, call_of(prompt).seqlens_q) == (2048, (8,))
         assert call_of(dense).batch == 3
         assert (call_of(sparse).index_topk, call_of(sparse).backend) == (2048, "fp8_ds_mla")
+
+
+def test_flashinfers_functions_and_its_other_wrappers(wheels):
+    found = records("flashinfer_functions", wheels)
+    calls = [call_of(record) for record in found]
+    assert [(call.entry, call.backend) for call in calls] == [
+        ("batch_decode", "trtllm-gen"), ("batch_decode", "trtllm-gen"), ("batch_paged", "trtllm-gen"),
+        ("batch_mla", "trtllm-gen"), ("varlen_fwd", "trtllm-gen"), ("batch_ragged", "fa2"),
+        ("batch_mla", "fa2"),
+    ]  # fmt: skip
+    assert [call.seqlen_k for call in calls] == [4096, 4096, 300, 4096, 6, 6, 300]
+    assert [call.page_block_size for call in calls[:4]] == [16, 16, 16, 64]
+    assert (calls[3].index_topk, calls[3].head_dim_v, calls[3].seqlens_q) == (2048, 512, (2, 2, 2))
+    assert (calls[4].head_dim, calls[4].head_dim_v, calls[4].seqlens_k) == (192, 128, (1, 6, 1))
+    assert calls[1].window == (127, 0)
 
 
 def test_flashinfers_runs_are_described_by_their_plans(wheels):

@@ -227,6 +227,45 @@ def flashinfer(recorder: Recorder) -> None:
     call(unplanned.run, on(8, 32, 128), on(100, 2, 16, 8, 128))
 
 
+def flashinfer_functions(recorder: Recorder) -> None:
+    """What runs TensorRT-LLM's kernels, and the wrappers over packed keys and latents."""
+    stand_in_for("pynvml", "cuda", "cutlass", "cudnn", "nvtx")
+    mla = hooked(recorder, "flashinfer.mla")
+    prefill = hooked(recorder, "flashinfer.prefill")
+    decode = hooked(recorder, "flashinfer.decode")
+    for module in (prefill, decode, sys.modules["flashinfer.mla._core"]):
+        module.get_trtllm_gen_fmha_module = None  # which would fetch the table of kernels
+    work, table, used = on(1, dtype=torch.uint8), on(3, 20, dtype=torch.int32), whole(40, 6, 300)
+    cache, starts = on(100, 2, 8, 16, 128), whole(0, 1, 7, 8)
+    call(decode.trtllm_batch_decode_with_kv_cache, on(3, 32, 128), cache, work, table, used, 4096)
+    call(
+        decode.trtllm_batch_decode_with_kv_cache, on(12, 32, 128), (on(100, 16, 8, 128), on(100, 16, 8, 128)),
+        work, table, lengths(3), 4096, window_left=127, kv_layout="NHD", q_len_per_req=4,
+    )  # fmt: skip
+    call(
+        prefill.trtllm_batch_context_with_kv_cache, on(8, 32, 128), cache, work, table, used, 6, 300, 1.0,
+        1.0, 3, starts, lengths(4),
+    )  # fmt: skip
+    call(
+        decode.trtllm_batch_decode_with_kv_cache_mla, on(3, 2, 128, 576), on(100, 64, 576), work, 128, 512,
+        64, table, used, 4096, sparse_mla_top_k=2048, backend="trtllm-gen",
+    )  # fmt: skip
+    call(
+        prefill.trtllm_ragged_attention_deepseek, on(8, 128, 192), on(8, 128, 192), on(8, 128, 128), work,
+        used, 6, 6, 0.1, 1.0, 1.0, 3, -1, starts, starts, False, True, False,
+    )  # fmt: skip
+    ragged = object.__new__(prefill.BatchPrefillWithRaggedKVCacheWrapper)
+    latent = object.__new__(mla.BatchMLAPagedAttentionWrapper)
+    for one in (ragged, latent):
+        one._backend, one._use_cuda_graph = "fa2", False
+    call(ragged.begin_forward, starts, starts, 32, 8, 128, causal=True)
+    call(ragged.run, on(8, 32, 128), on(8, 8, 128), on(8, 8, 128))
+    ends = whole(0, 40, 46, 346)
+    call(latent.plan, whole(0, 1, 2, 3), ends, lengths(346), used, 128, 512, 64, 1, False, 0.1,
+         torch.bfloat16, torch.bfloat16)  # fmt: skip
+    call(latent.run, on(3, 128, 512), on(3, 128, 64), on(1000, 1, 512), on(1000, 1, 64))
+
+
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """What lies behind a function is not there: it fails after it was recorded."""
     with contextlib.suppress(Exception):

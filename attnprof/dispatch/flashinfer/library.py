@@ -22,6 +22,14 @@ _FUNCTIONS: Mapping[Entry, str] = {
 }
 
 
+_ENTRIES: Mapping[str, Entry] = {  # by the function that was recorded
+    "trtllm_batch_decode_with_kv_cache_mla": "batch_mla",
+    "trtllm_batch_decode_with_kv_cache": "batch_decode",
+    "BatchMLAPagedAttentionWrapper": "batch_mla",
+    "BatchPrefillWithRaggedKVCacheWrapper": "batch_ragged",
+}
+
+
 class FlashInfer(LibraryOfVersions):
     """The plans and launches of the flashinfer-python package."""
 
@@ -34,8 +42,19 @@ class FlashInfer(LibraryOfVersions):
     packages = ("flashinfer-python",)
     modelled = "its plans of paged batches, single calls and trtllm-gen kernels are modelled"
 
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The backend, and the keys that an indexer picks; of packed keys the width of V."""
+        told: dict[str, Any] = {
+            "backend": record.get("backend") or "", "index_topk": int(record.get("index_topk") or 0),
+        }  # fmt: skip
+        packed = record["entry"] == "varlen_fwd"
+        return told | ({"head_dim_v": record["v"][-1]} if packed else {})
+
     def entry_of(self, record: Mapping[str, Any]) -> Entry:
         """A decode wrapper, of which alone it is known, plans a paged batch for fa2's tensor cores."""
+        known = next((entry for name, entry in _ENTRIES.items() if name in str(record["function"])), None)
+        if known is not None:
+            return known
         cores = record.get("tensor_cores")
         own = cores is not None and (not cores or record.get("backend") == "trtllm-gen")
         return "batch_decode" if own else "batch_paged"

@@ -21,6 +21,7 @@ HOOKS: dict[str, str] = {  # module -> file of this folder and its function
     "sgl_kernel.flash_attn": "flash_attn_forks:patch_sgl_kernel",
     "flashinfer.prefill": "flashinfer:patch_prefill",
     "flashinfer.decode": "flashinfer:patch_decode",
+    "flashinfer.mla": "flashinfer:patch_mla",
     "flash_mla.flash_mla_interface": "flash_mla:patch",
     "vllm.third_party.flashmla.flash_mla_interface": "flash_mla:patch",
     "sgl_kernel.flash_mla": "flash_mla:patch",
