@@ -1,6 +1,6 @@
 """FlashInfer's kernels: CUDA templates compiled on demand, CuTe DSL classes, and generated ones.
 
-Source: the ``__global__`` functions and CuTe classes of the flashinfer-python 0.7.2.post1 wheel.
+Source: the ``__global__`` functions and CuTe classes of the flashinfer-python 0.7.2.post1 and 0.7.4 wheels.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from attnprof.dispatch.names.arguments import numbers
 from attnprof.dispatch.names.family import Family, bounded, row
 
 LIBRARY = "flashinfer"
+# Of kernels that are all called cake_blackwell_msa_HASH: the top-k selections, and those that add up.
+_MSA_SELECTS = (
+    "3cb239103137becab6db|9457a50f3f40d584c6c7|b5e804da75b24237502b|dce0ec63212385c16c81|b79b499d9406563bbd49"
+)
+_MSA_REDUCES = "37190e3efb7c5f267e04|5a7c4a2da9b6e9c14215|89bcd02bb77ea339d039"
 FAMILIES: tuple[Family, ...] = (
     row(LIBRARY, "paged_decode", r"flashinfer::(?:\w+::)*(?!Append)\w*Decode\w*Kernel"),
     row(LIBRARY, "paged_prefill", r"flashinfer::\w*(?:Prefill|RaggedKV)\w*Kernel"),
@@ -32,6 +37,11 @@ FAMILIES: tuple[Family, ...] = (
         LIBRARY, "nvfp4_attention",
         r"(?:^|::)attention_kernel_ws$|kernel_cake_nvfp4_(?:attention|mla_decode)_\w+",
     ),
+    row(LIBRARY, "cake_dense", r"kernel_cake_minimax_h3_\w*(?:dense|varlen|fp8)_attention_\w+"),
+    row(LIBRARY, "mla_swa_combine", r"(?:^|::)dense_swa_\w*combine_kernel$", "combine"),
+    row(LIBRARY, "mla_swa", r"(?:^|::)dense_swa_(?:direct|wgmma_roles)_kernel$"),
+    row(LIBRARY, "msa", r"Msa(?:SparseDecode|SparseAttn(?:Fp8)?)(?=_object_at_|_\d|$)"),
+    row(LIBRARY, "sparse_metadata", r"QTokenKvBlockSparse\w*MetadataKernel", "metadata"),
     row(LIBRARY, "cake_fmha_stage", r"kernel_cake_fmha_hd256_(?:prepare|stage|scatter)_?\w*", "metadata"),
     row(LIBRARY, "cake_fmha_combine", r"kernel_cake_fmha_\w*_reduce$", "combine"),
     row(LIBRARY, "cake_fmha", r"kernel_(?:cake_)?cake_fmha_\w+"),
@@ -41,10 +51,12 @@ FAMILIES: tuple[Family, ...] = (
         r"kernel_cake_(?:kimi_k3_mla_\w*attention|trtllm_mla_blackwell|mla_varq_dcp_decode)_\w+"
         r"|kernel_sm\d+_dsv\w*sparse_mla_(?:decode|prefill)\w*",
     ),
+    row(LIBRARY, "block_sparse_reduce", rf"kernel_cake_blackwell_msa_(?:{_MSA_REDUCES})$", "combine"),
     row(
         LIBRARY,
         "block_sparse",
-        r"kernel_cake_(?:vsa_sm90|sage_block_sparse_attention|blackwell_msa|msa_nvfp4_decode)_\w+"
+        r"kernel_cake_(?:vsa_(?:sm90|sm120|balanced)|sage_block_sparse_attention|msa_nvfp4_decode)_\w+"
+        rf"|kernel_cake_blackwell_msa_(?!{_MSA_SELECTS})\w+"
         r"|kernel_flashinfer_(?:blackwell_)?vsa_\w+|kernel_vsa_sm\d+_\w+|kernel_minimax_sparse_prefill_\w+"
         r"|BlockSparseAttnForward(?!Combine)\w*|Sparse(?:Decode|Prefill)\w*Sm12x"
         r"|Sparse(?:Decode)?AttentionForward(?!Combine)\w*|SparseKVOuterForward",

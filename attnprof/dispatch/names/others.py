@@ -5,20 +5,57 @@ from __future__ import annotations
 from attnprof.dispatch.names.family import Family, bounded, row
 
 _CUDNN = r"cudnn_generated_\w*(?:sdpa|flash|fmha|attention)\w*"
+# cudnn-frontend's CuTe DSL classes, told by their module: some are called as FlashAttention-4's.
+CUDNN_FRONTEND: tuple[Family, ...] = (
+    row("cudnn", "frontend_combine", r"_cudnn\w*BlockSparseAttnForwardCombine", "combine"),
+    row("cudnn", "frontend_plan", r"_cudnnflex_attentionplan\w*", "scheduler"),
+    row(
+        "cudnn", "frontend_bwd",
+        r"_cudnn\w*(?:FusedMultiHeadAttention\w{0,9}|Fmha|FlashAttentionDSA|FlexAttention|HSTUAttention"
+        r"|BlockSparseAttn|LocalPaired)Backward",
+        "backward",
+    ),
+    row(
+        "cudnn", "frontend_fwd",
+        r"_cudnn\w*(?:FusedMultiHeadAttention\w{0,9}Forward|(?:Flex|HSTU)AttentionForward|BlockSparseAttnForward"
+        r"|SparseAttentionForward|SelectAttentionFwd|SM\d+DecodeForward)",
+    ),
+)  # fmt: skip
 OTHERS: tuple[Family, ...] = (
     row("infllm", "fwd_splitkv_stage1", r"flash_fwd_splitkv_stage1_kernel$"),
     row("cudnn", "cudnn_bwd", rf"{_CUDNN}(?:bprop|bwd)", "backward"),
     row("cudnn", "cudnn_fwd", _CUDNN),
     row("pytorch-mem-efficient", "mem_efficient_bwd", r"fmha_cutlassB_\w+", "backward"),
     row("pytorch-mem-efficient", "mem_efficient_fwd", r"fmha_cutlassF_\w+"),
+    row(
+        "natten", "natten_bwd",
+        r"(?:^|::)(?:Sm\d+)?Fna\w*Bwd\w*|(?:^|::)fna_bwd_reference_\w+$"
+        r"|^(?:fna\dd|fmha)_backward_\d+x\d+x\d+_sm\d+_\w+$",
+        "backward",
+    ),
+    row(
+        "natten", "natten_fwd",
+        r"(?:^|::)(?:Sm\d+)?Fna\w*Kernel\w*|(?:^|::)fna_reference_kernel$"
+        r"|^(?:fna\dd|fmha)_\d+x\d+x\d+_sm\d+_\w+$",
+    ),
     row("xformers", "mem_efficient_bwd", r"efficient_attention_backward_\w+", "backward"),
     row("xformers", "mem_efficient_fwd", r"efficient_attention_forward_\w+"),
     row("xformers", "splitk_combine", r"^_?splitK_reduce\w*$", "combine"),
     row("xformers", "splitk", r"^_fwd_kernel_splitK\w*$"),
+    row(  # FLA's kernels with a softmax over keys, beside its many without one
+        "fla", "fla_bwd",
+        r"^parallel_(?:attn|nsa(?:_compression)?|wall_attn|parallax|path|stickbreaking_attn)_bwd_\w*kernel\w*$",
+        "backward",
+    ),
+    row(
+        "fla", "fla_fwd",
+        r"^parallel_(?:attn|nsa(?:_compression)?|wall_attn|parallax|path|stickbreaking_attn)_fwd_kernel$"
+        r"|^(?:naive_attn_decoding|parallel_wall_attn_decode)_kernel$|^parallax_decode(?:_one_step)?_kernel$",
+    ),
     row(
         "fla", "linear_attention",
         r"fused_(?:recurrent|sigmoid_gating_delta_rule)_\w*|chunk_(?:gated_)?delta_rule\w*|chunk_(?:gla|kda)_\w*"
-        r"|^chunk_(?:scaled_dot_kkt_)?fwd_kernel\w*|^recompute_w_u_fwd_kernel$|^parallel_(?:nsa|attn)_\w*kernel\w*"
+        r"|^chunk_(?:scaled_dot_kkt_)?fwd_kernel\w*|^recompute_w_u_fwd_kernel$|^gdn_paged_\w*slots_kernel$"
         r"|^_fwd_(?:diag_kernel|none_diag_kernel|kv_parallel|kv_reduce)$|^_linear_attn_decode_kernel$|^seg_la_\w+_kernel$",
     ),
     row("tensorrt-llm", "trt_fmha_v2", r"^fmha_v2_\w+"),
@@ -60,7 +97,7 @@ TRITON: tuple[Family, ...] = (
     ),
     row(
         "triton", "triton_decode",
-        r"paged_decode\w*_kernel$|_fwd_grouped_kernel_stage\d\w*|_fwd_kernel_stage\d|^_lean_attention_decode_kernel$"
+        r"^(?!gdn_)\w*paged_decode\w*_kernel$|_fwd_grouped_kernel_stage\d\w*|_fwd_kernel_stage\d|^_lean_attention_decode_kernel$"
         r"|^_verify_(?:mla_)?prefix_stage1$|^_mla_(?:decode|prefill)_fwd_kernel(?:_non_pipelined)?$|^_split_kv_stage1$|^_tq_decode_stage1$|^_(?:sparse|swa)_decode_split$"
         r"|^_?kernel_paged_attention_\w+$|^_paged_attn_decode_\w+_kernel\w*$|^_gqa_(?:share_)?sparse_\w*kernel\w*$"
         r"|^_tiled_sparse_decode_kernel$|^_decode_score_attn_kernel$|^_rel_mha_(?:decode|extend)_\w+$"

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 
 # Kernels that run the functor named by their first type argument, and functors that only guard another.
-_WRAPPERS = re.compile(r"(?:^|::)(?:device_kernel|kentry\w*|kernel_entry\w*|Kernel2?|enable_sm\w+)$")
+_WRAPPERS = re.compile(
+    r"(?:^|::)(?:device_kernel(?:_sm\d+)?|kentry\w*|kernel_entry\w*|Kernel2?|enable_sm\w+)$"
+)
 _MOST_WRAPPERS = 4
 _LITERALS = re.compile(r"\s*(?:(?:\([\w: ]+\))?-?\d+u?|true|false|ck_tile::gfx\w+)\s*,")
 _MANGLED_LITERAL = re.compile(r"L[a-z]-?\d+E|L[N\d]\w{1,200}?E\d+E")
