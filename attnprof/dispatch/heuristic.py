@@ -17,6 +17,7 @@ SPLIT_BLOCK_M = 64  # queries in a block of the split kernel, in which the heuri
 _BLOCK_ROWS = 16384
 _ENOUGH = 0.85  # a double in the source, while everything it is compared with is float32
 _FLOAT32 = struct.Struct("f")
+DIVIDES = "integer division or modulo by zero"  # Python's words where a library's host code divides so
 
 
 def float32(value: float) -> float:

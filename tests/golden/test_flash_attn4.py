@@ -193,6 +193,25 @@ def test_what_nobody_has_read_is_refused() -> None:
         libraries.predict(CALL, gpu_by_name("b200"), "4.1.0")
 
 
+def test_a_record_of_what_no_call_says_is_not_predicted() -> None:
+    asked = libraries.library("flash_attn_4")
+    plain = {"v": [2, 64, 8, 128], "q": [2, 64, 32, 128], "num_splits": 1}
+    assert asked.not_modelled(plain) == ""
+    assert "block sparsity" in asked.not_modelled(plain | {"sparse": True})
+    assert "a mask function" in asked.not_modelled(plain | {"mask_kind": "mask_mod"})
+    assert asked.arguments(plain | {"index_topk": 2048})["index_topk"] == 2048
+
+
+def test_an_environment_that_asks_for_launch_control_is_a_backend() -> None:
+    call = replace(CALL, seqlen_q=4096, causal=True, num_splits=0)
+    plain, clc = (
+        libraries.predict(one, gpu_by_name("b200")).launches[0].grid
+        for one in (call, replace(call, backend="clc"))
+    )
+    assert plain == (448, 1, 1)
+    assert clc == (112, 4, 1)
+
+
 def test_it_is_explained_and_swept() -> None:
     call = ("--library", "flash_attn_4", "--gpu", "b200", "--seqlen-k", "65536", "--num-splits", "-1")
     explained = attnprof("explain", *call)

@@ -211,10 +211,6 @@ def test_a_library_without_fwd_is_asked_for_its_usual_entry() -> None:
 @pytest.mark.parametrize(
     ("library", "entry", "gpu", "odd"),
     [
-        ("vllm_triton", "batch_mla", "h100", {"num_heads": 1, "num_heads_k": 2}),
-        ("vllm_triton", "batch_paged", "h100", {"num_heads": 1, "num_heads_k": 2}),
-        ("aiter_paged", "batch_paged", "mi300x", {"seqlen_q": 5, "num_heads": 1, "num_heads_k": 2}),
-        ("sglang_triton", "fwd_kvcache", "h100", {"seqlen_k": 0}),
         ("flashinfer", "batch_decode", "h100", {"head_dim": 1}),
         ("flash_attn", "fwd", "h100", {"num_heads_k": 0}),
     ],

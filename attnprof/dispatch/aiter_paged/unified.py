@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnprof.dispatch.heuristic import ceil_div
+from attnprof.dispatch.heuristic import DIVIDES, ceil_div
 from attnprof.dispatch.names.spelled_constants import REDUCE, UNIFIED_3D
 from attnprof.dispatch.requests import Lengths
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
@@ -68,6 +68,8 @@ def predict_unified(call: AttentionCall, gpu: Gpu, lengths: Lengths, *, tagged: 
         return Prediction(error="Only causal attention is supported")
     groups = call.num_heads // call.num_heads_k
     longest = max(call.seqlen_k, *lengths.seqlens_k)
+    if not groups:
+        return Prediction(error=DIVIDES)
     queries = block_m(groups) // groups
     blocks = _blocks(lengths, queries, tagged)
     programs, most = blocks * call.num_heads_k, gpu.num_sms * BLOCKS_PER_CU
@@ -75,6 +77,8 @@ def predict_unified(call: AttentionCall, gpu: Gpu, lengths: Lengths, *, tagged: 
     if why:
         rows, waves = _tile_2d(call, groups, lengths.max_q, tagged)
         queries = rows // groups
+        if not queries and not (tagged and lengths.max_q == 1):
+            return Prediction(error=DIVIDES)
         grid = (call.num_heads_k, _blocks(lengths, queries, tagged), 1)
         made: tuple[KernelLaunch, ...] = (KernelLaunch(UNIFIED_2D, grid, (waves * WAVE, 1, 1)),)
         count, kernel = 1, "2D"

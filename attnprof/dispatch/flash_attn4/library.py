@@ -24,7 +24,15 @@ class FlashAttention4(LibraryOfVersions):
         head_dim_v = record["v"][-1]
         dims = {} if head_dim_v == record["q"][-1] else {"head_dim_v": head_dim_v}
         automatic = {"num_splits": -1} if record.get("num_splits") == 0 else {}
-        return {"pack_gqa": record.get("pack_gqa"), **dims, **automatic}
+        picked = int(record.get("index_topk") or 0)
+        return {"pack_gqa": record.get("pack_gqa"), "index_topk": picked, **dims, **automatic}
+
+    def not_modelled(self, record: Mapping[str, Any]) -> str:
+        if record.get("sparse"):
+            return "block sparsity, which is not modelled"
+        return (
+            "a mask function, which no call says" if record.get("mask_kind") else super().not_modelled(record)
+        )
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn4.read_back import read_back

@@ -157,6 +157,8 @@ def _format(call: AttentionCall) -> str:
 
 
 def _decode_refused(call: AttentionCall, gpu: Gpu, kept: str, build: Build) -> str:
+    if not call.batch:
+        return "Expected b > 0 to be true, but got false."
     if build.version == OLDER and kept not in older.MODELS:
         return older.NO_SUCH_CACHE
     if kept == NVFP4 and not build.vllms:

@@ -265,6 +265,10 @@ def _single(call: AttentionCall, gpu: Gpu, choice: Choice, build: str) -> Predic
         found = launch_rules.single_decode(*heads, call.seqlen_k, gpu, build)
     elif choice.name == "fa3":
         return _single_sm90(call, choice)
+    elif not call.seqlen_q:
+        raise UsageError(
+            "flashinfer's single prefill divides by its query tiles: without any the process ends"
+        )
     else:
         found = launch_rules.single_prefill(*heads, call.seqlen_q, call.seqlen_k, call.causal, gpu, build)
     if isinstance(found, str):

@@ -16,6 +16,8 @@ from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
 TORCH = "2.14.0"
 PAGED_BLOCK_M = 16
 _TILE, _FLOAT_TILE = 64, 32
+STEP_TILES = (PAGED_BLOCK_M, _TILE, _TILE // 2, _FLOAT_TILE // 2)
+STEP_WARPS = (4, 8)
 _ROOMY = 144 * 1024  # bytes of shared memory, below which tiles are halved
 _WARP = 32
 

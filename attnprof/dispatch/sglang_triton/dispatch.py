@@ -43,8 +43,11 @@ def predict_call(call: AttentionCall, gpu: Gpu) -> Prediction:
 def _decode(call: AttentionCall, gpu: Gpu, lengths: Lengths) -> Prediction:
     if lengths.max_q > 1:
         raise UsageError("a decode step of sglang_triton has one query a request")
-    groups = call.num_heads // call.num_heads_k
-    tile = call.fixed_split_size
+    groups, tile = call.num_heads // call.num_heads_k, call.fixed_split_size
+    if not tile and not max(lengths.seqlens_k):
+        raise UsageError(
+            "SGLang's split counts divide by the longest request's keys on the device: give some"
+        )
     mla = (call.head_dim, call.head_dim_v) == MLA_HEAD_DIMS
     most = most_splits(max(call.num_splits, 0), gpu.num_sms, call.seqlen_k, mla, tile)
     heads = head_blocks(call.num_heads, groups)

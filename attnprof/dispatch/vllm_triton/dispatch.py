@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnprof.dispatch.heuristic import ceil_div
+from attnprof.dispatch.heuristic import DIVIDES, ceil_div
 from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.dispatch.vllm_triton.mla import predict_mla
 from attnprof.dispatch.vllm_triton.rules import (
@@ -94,8 +94,8 @@ def _refusal(call: AttentionCall, rules: Rules, groups: int) -> str:
         return "Only causal attention is supported"
     if rules.by_page and call.dtype == "fp8" and (call.page_block_size or _PAGE_SIZE) < 32:
         return "Block size must be at least 32 for fp8"
-    if not rules.grows and groups > block_m(groups, rules):
-        return "integer division or modulo by zero"
+    if not groups or (not rules.grows and groups > block_m(groups, rules)):
+        return DIVIDES
     return ""
 
 

@@ -6,7 +6,7 @@ ops/triton_decode_attention.py, of the wheels vllm 0.10.0, 0.10.2, 0.19.1, 0.20.
 
 from __future__ import annotations
 
-from attnprof.dispatch.heuristic import ceil_div
+from attnprof.dispatch.heuristic import DIVIDES, ceil_div
 from attnprof.dispatch.requests import Lengths
 from attnprof.dispatch.vllm_triton.rules import WARPS, Rules
 from attnprof.errors import UsageError
@@ -44,6 +44,8 @@ def predict_mla(call: AttentionCall, gpu: Gpu, rules: Rules) -> Prediction:
         raise UsageError("TRITON_MLA decodes as many queries of each request; before vLLM 0.33, one")
     splits, why = num_kv_splits(call.seqlen_k, gpu.num_sms, rules, invariant=call.disable_split_kv)
     groups = call.num_heads // call.num_heads_k
+    if not groups:
+        return Prediction(error=DIVIDES)
     heads = ceil_div(call.num_heads, min(BLOCK_H, groups))
     threads = (WARPS * (64 if gpu.vendor == "amd" else 32), 1, 1)
     main = GROUPED if groups > 1 else SINGLE

@@ -49,7 +49,12 @@ def _cute(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, 
         "window_size": tuple(-1 if side is None else side for side in window),
         "block_table": given.get("page_table"),
     }
-    return read("flash_attn_4", lengths, named)
+    library, entry, made = read("flash_attn_4", lengths, named)
+    picked = given.get("gather_kv_indices")
+    made["index_topk"] = None if picked is None else picked.shape[-1]
+    made["mask_kind"] = None if given.get("mask_mod") is None else "mask_mod"
+    made["sparse"] = given.get("block_sparse_tensors") is not None
+    return library, entry, made
 
 
 def read(library: str, lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
