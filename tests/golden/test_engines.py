@@ -19,6 +19,7 @@ from attnprof.dispatch.engines.vllm.engine import VERSIONS, version_of
 from attnprof.dispatch.engines.vllm.mla_prefill import prefill_backend, prefill_flash_attention
 from attnprof.dispatch.engines.vllm.selector import priorities
 from attnprof.dispatch.vllm_flash_attn.versions import predict
+from attnprof.errors import UsageError
 from attnprof.gpus import make_gpu
 from attnprof.model import AttentionCall, KernelLaunch
 from tests.conftest import GOLDEN, golden_rows
@@ -154,6 +155,34 @@ def test_mlas_prefill_before_there_was_a_list_is_upstreams(version: str, count: 
         seen.add((taken, chosen.version))
     assert len(recorded) == count
     assert len(seen) >= 3, seen
+
+
+def test_wheels_that_share_rules_decide_by_the_same_files_and_no_other_does() -> None:
+    with (GOLDEN / "vllm_wheels.csv").open() as lines:
+        wheels = {row["version"]: row for row in csv.DictReader(lines)}
+    alike = {version for version, row in wheels.items() if row["digest"] == wheels["0.20.2"]["digest"]}
+    assert alike == {"0.20.0", "0.20.1", "0.20.2"}
+    assert len({row["digest"] for row in wheels.values()}) == len(wheels) - 2
+    for version, known in VERSIONS.items():
+        assert known.rules.flashinfer_package == wheels[version]["flashinfer"]
+
+
+def test_wheels_between_the_known_ones_choose_otherwise_and_are_refused() -> None:
+    """Of each the first rows drawn and those of the rest where the choice is not 0.33.0's."""
+    agree: dict[str, set[str]] = {"0.20.2": set(), "0.33.0": set()}
+    recorded = rows("vllm_backends_between.csv.gz")
+    between = {row["version"] for row in recorded}
+    for rules, versions in agree.items():
+        known = version_of(rules)
+        versions |= between
+        for row in recorded:
+            if known.choose(layer_of(row), sm_of(row)).backend != (row["backend"] or None):
+                versions.discard(row["version"])
+    assert agree == {"0.20.2": set(), "0.33.0": {"0.32.0"}}
+    assert len(between) == 14
+    for version in between:
+        with pytest.raises(UsageError, match="is not modelled"):
+            version_of(version)
 
 
 def test_sglangs_default_and_deterministic_backends_are_upstreams() -> None:

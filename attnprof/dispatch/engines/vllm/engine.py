@@ -84,6 +84,7 @@ VERSIONS = {
         newest=True,
     ),
     "0.20.2": _rules_0_20("0.20.2"),
+    "0.20.1": _rules_0_20("0.20.1"),
     "0.20.0": _rules_0_20("0.20.0"),
     "0.10.2": Version(
         calls.Rules(
@@ -100,7 +101,7 @@ def version_of(name: str | None) -> Version:
     if found is None:
         raise UsageError(
             f"vLLM {name} is not modelled: each version's selector was read and recorded",
-            hint=f"known are {', '.join(VERSIONS)}",
+            hint=f"known are {', '.join(VERSIONS)}; wheels between them were asked, and choose otherwise",
         )
     return found
 
