@@ -20,7 +20,8 @@ _SHAPE = {
     "alibi": (bool, int), "return_softmax": (bool, int), "cache_batch_idx": (bool, int),
     "scheduler_metadata": (bool, int), "seqlens_k": [int], "cuda_graph": (bool, int), "backend": str,
     "fixed_split_size": int, "disable_split_kv": (bool, int), "page_size": int,
-    "fixed_uniform_q_len": (bool, int), "has_qv": (bool, int), "kv_dtype": str,
+    "fixed_uniform_q_len": (bool, int), "has_qv": (bool, int), "kv_dtype": str, "extra_counted": (bool, int),
+    "plan_batch": int,
 }  # fmt: skip
 ENTRIES = get_args(Entry)
 _LONGEST = 1 << 24  # bytes of a line
@@ -28,10 +29,10 @@ _LONGEST = 1 << 24  # bytes of a line
 _USUAL: dict[type, str] = {
     str: "library entry dtype version backend kv_dtype",
     bool: "causal alibi return_softmax cache_batch_idx pack_gqa scheduler_metadata cuda_graph "
-    "disable_split_kv has_qv fixed_uniform_q_len",
+    "disable_split_kv has_qv fixed_uniform_q_len extra_counted",
     int: "batch seqlen_q seqlen_k num_heads num_heads_k head_dim window_left window_right num_splits_arg "
     "page_block_size page_size seqlen_knew head_dim_v attention_chunk sm_margin fixed_split_size index_topk "
-    "uniform_q_len extra_topk",
+    "uniform_q_len extra_topk plan_batch",
     float: "softcap dropout_p",
     list: "seqlens_q seqlens_k",
 }
@@ -153,6 +154,7 @@ def parse_call(
         index_topk=_integer(fields, "index_topk", 0),
         extra_topk=_integer(fields, "extra_topk", 0),
         extra_counted=bool(fields.get("extra_counted", False)),
+        plan_batch=fields.get("plan_batch"),
     )
     return call, _gpu(fields.get("device"), default_gpu), fields.get("version")
 
