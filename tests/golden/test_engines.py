@@ -210,7 +210,7 @@ def test_sglangs_default_and_deterministic_backends_are_upstreams() -> None:
 
 
 def test_each_version_that_is_known_was_recorded() -> None:
-    files = {path.name for path in GOLDEN.glob("vllm_backends_*.csv.gz")}
+    files = {path.name for path in GOLDEN.glob("vllm_backends_[0-9]*.csv.gz")}
     series = {name.rpartition(".")[0] for name in VERSIONS}
     assert {
         name.removeprefix("vllm_backends_").split(".csv")[0].rpartition(".")[0] for name in files
