@@ -19,6 +19,7 @@ _SHAPE = {
     "disable_split_kv": (bool, int), "index_topk": int, "extra_cache": (bool, int), "extra_topk": int,
     "extra_counted": (bool, int), "counted": (bool, int), "tensor_cores": (bool, int),
     "uniform_q_len": int, "fixed_uniform_q_len": (bool, int), "max_seq_len": int,
+    "older_half": (bool, int), "unified": (bool, int),
 }  # fmt: skip
 _ALWAYS = ("seq", "phase", "library", "entry", "dtype", "causal", "dropout_p")
 _OF_FLASH = ("q", "k", "v", "window", "softcap", "alibi", "return_softmax")

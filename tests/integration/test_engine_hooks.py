@@ -121,8 +121,9 @@ def test_sglangs_flash_attention_and_flash_mla(wheels):
 
 
 def test_sglangs_triton(wheels):
-    decode, paged, extend, windowed = records("sglang_triton", wheels)
-    for record in (decode, paged, extend, windowed):
+    decode, paged, extend, windowed, unified = records("sglang_triton", wheels)
+    assert (call_of(extend).fixed_split_size, call_of(unified).fixed_split_size) == (None, 1)
+    for record in (decode, paged, extend, windowed, unified):
         assert "raised" not in record
         expect(record, library="sglang_triton", entry="batch_paged", batch=3, lengths_of="step", **STEP)
     expect(decode, q=[3, 32, 128], k=[1000, 1, 8, 128], max_kv_splits=8, softcap=30.0, causal=True)
@@ -144,14 +145,14 @@ def test_flash_mla_dense_and_sparse(case, wheels):
            lengths_of="step", has_cache_seqlens=False, index_topk=2048, **STEP)  # fmt: skip
     expect(prompt, entry="varlen_fwd", q=[8, 128, 576], k=[900, 1, 576], v=[900, 1, 512], sparse=True,
            index_topk=2048, batch=1, counted=False, max_seqlen_q=8)  # fmt: skip
-    if case == "flash_mla":  # SGLang's build, which launches otherwise
-        assert "another package" in call_of(dense).why
-        assert isinstance(call_of(sparse), NotModelled)
-        assert isinstance(call_of(prompt), NotModelled)
-    else:
-        assert (call_of(prompt).index_topk, call_of(prompt).seqlens_q) == (2048, (8,))
-        assert call_of(dense).batch == 3
-        assert (call_of(sparse).index_topk, call_of(sparse).backend) == (2048, "fp8_ds_mla")
+    assert dense.get("older_half") is (True if case == "flash_mla" else None)  # SGLang's wheel alone says it
+    assert (call_of(prompt).index_topk, call_of(prompt).seqlens_q) == (2048, (8,))
+    assert call_of(dense).batch == 3
+    assert (call_of(sparse).index_topk, call_of(sparse).backend) == (2048, "fp8_ds_mla")
+    if case == "flash_mla":
+        unknown = call_of(dense | {"older_half": None})
+        assert isinstance(unknown, NotModelled)
+        assert "were not recorded" in unknown.why
 
 
 def test_flashinfers_functions_and_its_other_wrappers(wheels):

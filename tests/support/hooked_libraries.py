@@ -168,6 +168,11 @@ def sglang_triton(recorder: Recorder) -> None:
         )  # fmt: skip
     assert len(launched) == 4
     assert launched[2:] == [(3, 32, 1)] * 2
+    extend._fwd_kernel_unified = Kernel()
+    extend.extend_attention_fwd_unified(
+        new, on(8, 32, 128), cache, cache, 1.0, 1.0, lengths(4), lengths(4), many, lengths(3), 6, sm_scale=0.1
+    )
+    assert launched[4:] == [(3, 32, 1)]
 
 
 def flash_mla(recorder: Recorder, folder: str) -> None:

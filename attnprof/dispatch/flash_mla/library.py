@@ -18,7 +18,7 @@ class FlashMla(LibraryOfVersions):
     kernels = ("flashmla", "cutlass")  # packed prefill is CUTLASS's kernel
     entries = ("fwd_kvcache", "varlen_fwd")
     dtypes = ("bf16", "fp16", "fp8")
-    packages = ("flash-mla", "sglang-kernel")
+    packages = ("flash-mla", "sgl-flash-mla", "sglang-kernel")
     packs_pages = False
     modelled = "its launches are modelled; how blocks are dealt out on the device is reading"
 
@@ -37,7 +37,9 @@ class FlashMla(LibraryOfVersions):
         }
 
     def installed(self, evidence: Evidence) -> InstalledLibrary | None:
-        """sglang-kernel brings a build of its own; vLLM's shows in the functions that are called."""
+        """SGLang brings builds of its own; vLLM's shows in the functions that are called."""
+        for version in evidence.packages.get("sgl-flash-mla", ()):
+            return InstalledLibrary(f"sgl-flash-mla-{version}", version)
         for version in evidence.packages.get("sglang-kernel", ()):
             return InstalledLibrary(f"sglang-kernel-{version}", version)
         return super().installed(evidence)
@@ -49,8 +51,8 @@ class FlashMla(LibraryOfVersions):
 
     def not_modelled(self, record: Mapping[str, Any]) -> str:
         function = record.get("function") or "vllm."
-        if not function.startswith(("vllm.", "sgl_kernel.")):
-            return "FlashMLA as another package than vllm or sglang-kernel builds it, which was not recorded"
+        if not function.startswith(("vllm.", "sgl_kernel.")) and not record.get("older_half"):
+            return "FlashMLA of a package or a half of it whose launches were not recorded"
         if record.get("sparse"):
             if record["entry"] == "varlen_fwd":
                 return (

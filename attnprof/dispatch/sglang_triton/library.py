@@ -31,8 +31,10 @@ class SglangTriton(LibraryOfVersions):
         return "batch_paged" if record.get("max_kv_splits") is None else "fwd_kvcache"
 
     def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The most splits are those of the server, whatever led to them."""
+        """The most splits are those of the server, whatever led to them; the unified kernel has none."""
         most = record.get("max_kv_splits")
+        if record.get("unified"):
+            return {"fixed_split_size": 1}
         return {"num_splits": most} if type(most) is int and most > 0 else {}
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:

@@ -186,6 +186,7 @@ _MORE = (  # what flash_attn's own records do not have
     "sinks", "kv_dtype", "segments", "threshold", "max_kv_splits", "sparse", "mask_kind", "score_mod",
     "build", "index_topk", "extra_cache", "extra_topk", "extra_counted", "counted", "qv", "tensor_cores",
     "uniform_q_len", "fixed_uniform_q_len", "max_seq_len",
+    "older_half", "unified",
 )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Records FlashMLA's decoding and its sparse prefill, as the package, vLLM and sgl_kernel bring them."""
+"""Records FlashMLA's decoding and its sparse prefill, as the package, vLLM and SGLang bring them.
+
+Only the wheel sgl-flash-mla's functions take ``use_legacy``, which says the half of its kernels.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ def _read(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, 
             extra_topk=None if extra is None else extra.shape[-1],
             extra_counted=given.get("extra_topk_length") is not None,
             disable_split_kv=bool(given.get("enable_batch_invariant")),
+            older_half=given.get("use_legacy"),
             **more,
         ),
     )
@@ -71,6 +75,7 @@ def _read_sparse(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dic
             sparse=True,
             index_topk=given["indices"].shape[-1],
             counted=given.get("topk_length") is not None,
+            older_half=given.get("use_legacy"),
             seqlens_q=[q.shape[0]],
             seqlens_k=[kv.shape[0]],
         ),

@@ -9,6 +9,8 @@ from attnprof.instrument.engines import entry_point
 from attnprof.instrument.engines.entry_point import Lengths, taken
 from attnprof.instrument.recorder import Recorder, shape
 
+_UNIFIED = "extend_attention_fwd_unified"
+
 
 def patch_vllm(recorder: Recorder, module: Any) -> Callable[[], None]:
     """``vllm.v1.attention.ops.triton_unified_attention``."""
@@ -26,8 +28,11 @@ def patch_sglang_decode(recorder: Recorder, module: Any) -> Callable[[], None]:
 
 
 def patch_sglang_extend(recorder: Recorder, module: Any) -> Callable[[], None]:
-    """``sglang…extend_attention``."""
-    return entry_point.patch(recorder, module, "extend_attention_fwd", "sglang_triton", _sglang_extend)
+    """``sglang…extend_attention``; older ones lack the kernel of deterministic servers."""
+    undo = [entry_point.patch(recorder, module, "extend_attention_fwd", "sglang_triton", _sglang_extend)]
+    if hasattr(module, _UNIFIED):
+        undo.append(entry_point.patch(recorder, module, _UNIFIED, "sglang_triton", _sglang_extend))
+    return entry_point.patch_all(undo)
 
 
 def _unified(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -113,7 +118,7 @@ def _sglang_extend(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, d
         "sglang_triton",
         "batch_paged",
         taken(
-            given["q_extend"],
+            given["q"] if "prefix_lens" in given else given["q_extend"],
             _paged(given["k_buffer"], 1),
             _paged(given["v_buffer"], 1),
             causal=bool(given["is_causal"]),
@@ -123,6 +128,7 @@ def _sglang_extend(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, d
             scale=given.get("sm_scale"),
             batch=batch,
             max_seqlen_q=_whole(given["max_len_extend"]),
+            unified="prefix_lens" in given,
             sinks=given.get("sinks") is not None,
             **lengths.steps_of(batch),
         ),
