@@ -63,6 +63,10 @@ def forced(backend: str, **more: Any) -> Layer:
             "b300", forced("FLASHINFER_MLA_SPARSE", kv_dtype="fp8", num_heads=16), Step(2, 3, 9000),
             ("flashinfer", 6, 1, 2048), [(8, 2, 6)],
         ),
+        (
+            "b200", replace(FEW, backend="FLASH_ATTN_MLA_SPARSE_FA4"), DECODE, ("flash_attn_4", 64, 1, 2048),
+            [(128, 1, 1), (128, 4, 1)],
+        ),
         (  # prompts: FlashAttention-4 takes steps of decode alone
             "b200", replace(FEW, num_heads=8, backend="FLASH_ATTN_MLA_SPARSE_FA4"), Step(1, 3000, 3000),
             ("flashinfer", 3000, 1, 2048), [(1, 1, 3000)],
@@ -154,3 +158,14 @@ def test_the_command_answers_from_the_model_to_the_grid() -> None:
         "get_mla_metadata",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize("layer", [replace(SPARSE, kv_dtype="fp8"), replace(DENSE, backend="TRITON_MLA")])
+def test_of_prompts_and_decode_together_the_prompts_are_told(layer: Layer) -> None:
+    step = Step(3, 1500, 2000, seqlens_q=(1, 1500, 1200), seqlens_k=(1900, 1500, 2000))
+    found = made("b200", layer, step)
+    assert (found.call.batch, found.call.seqlens_q) == (2, (1500, 1200))
+    (cached,) = found.more
+    assert (cached.call.batch, cached.call.seqlens_q, cached.call.seqlens_k) == (1, (1200,), (800,))
+    (note,) = [one for one in found.notes if one.rule == "not told here"]
+    assert note.value == "1 request"

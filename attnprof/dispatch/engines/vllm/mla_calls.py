@@ -12,7 +12,7 @@ from typing import Any
 from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm.calls import Rules, capture_note, graph_note, splits, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import quantized
-from attnprof.dispatch.engines.vllm.mla_prefill import reach_prefill
+from attnprof.dispatch.engines.vllm.mla_prefill import prompts_of, reach_prefill
 from attnprof.dispatch.engines.vllm.sparse_calls import reach_sparse
 
 _LATENT, _ROTATED = 512, 64
@@ -29,7 +29,8 @@ def reach_mla(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -> R
     most = 1 if (rules.chain and backend == "FLASHMLA") else _THRESHOLD.get(backend, 1)
     drafted = step.drafts and backend not in _ONE_QUERY
     if step.seqlen_q > most and not drafted:
-        return reach_prefill(layer, step, sm, rules)
+        prompts, told = prompts_of(step, most)
+        return reach_prefill(layer, prompts, sm, rules, *told)
     if backend == "TRITON_MLA":
         return reach_triton_mla(layer, step, rules)
     if backend == "FLASH_ATTN_MLA":

@@ -75,6 +75,18 @@ def context_chunks(contexts: tuple[int, ...], page: int, room: int = ROOM) -> tu
     return tuple(found)
 
 
+def prompts_of(step: Step, limit: int) -> tuple[Step, tuple[Note, ...]]:
+    """The requests of more than ``limit`` queries; the others are decode, of which a note tells."""
+    kept = [number for number, queries in enumerate(step.each_q) if queries > limit]
+    few = step.batch - len(kept)
+    if not few:
+        return step, ()
+    queries, keys = (tuple(each[number] for number in kept) for each in (step.each_q, step.each_k))
+    why = f"of at most {limit} queries: they are decode, in a call of their own; ask for them alone"
+    prompts = Step(len(kept), max(queries), max(keys), step.cuda_graph, queries, keys)
+    return prompts, (Note("not told here", f"{few} request{'s' * (few > 1)}", why),)
+
+
 def reach_prefill(layer: Layer, step: Step, sm: Sm, rules: Rules, *told: Note) -> Reached:
     """New keys attended causally, then each chunk of cached ones whole; ``told``: what was decided before."""
     if rules.version != _KNOWN:

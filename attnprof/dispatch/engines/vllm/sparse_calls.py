@@ -15,7 +15,7 @@ from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm import old_sparse
 from attnprof.dispatch.engines.vllm.calls import Rules, graph_note, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import UNQUANTIZED, quantized
-from attnprof.dispatch.engines.vllm.mla_prefill import reach_prefill
+from attnprof.dispatch.engines.vllm.mla_prefill import prompts_of, reach_prefill
 from attnprof.dispatch.engines.vllm.sparse_prompts import attended_densely, attended_under_mask
 from attnprof.dispatch.heuristic import ceil_div
 
@@ -49,10 +49,11 @@ def reach_sparse(backend: str, layer: Layer, step: Step, sm: Sm, rules: Rules) -
         return Reached((picked, graph_note(step)), why_not=why_not)
     limit = decode_limit(backend, layer, sm)
     prompts = step.seqlen_q > limit and not step.drafts
-    if prompts and attended_densely(backend, layer, step, sm):
+    longer, others = prompts_of(step, limit) if prompts else (step, ())
+    if prompts and attended_densely(backend, layer, longer, sm):
         why = f"prompts of more than {limit} queries and {layer.index_topk} keys at most have all keys picked"
-        return reach_prefill(layer, step, sm, rules, Note("prompts", "attended densely", why))
-    if prompts and attended_under_mask(backend, layer, step, sm):
+        return reach_prefill(layer, longer, sm, rules, Note("prompts", "attended densely", why), *others)
+    if prompts and attended_under_mask(backend, layer, longer, sm):
         why = f"more than {limit} queries, where upstream measured it as faster"
         notes = (picked, Note("prompts", "under a mask of the keys picked", why), graph_note(step))
         why_not = "FlashAttention-4's launches under a mask of the keys picked are not modelled"
