@@ -40,7 +40,9 @@ _AMD_LIMITS = {
     (9, 4): (64, 64, 2048, 32),
     (9, 5): (160, 160, 2048, 32),
 }
-_AMD_NAME = re.compile(r"\bAMD\b|\bInstinct\b|\bRadeon\b|\bMI[0-9]{2,3}[AXP]?\b", re.IGNORECASE)
+_AMD_NAME = re.compile(
+    r"\bAMD\b|\bInstinct\b|\bRadeon\b|\bMI[0-9]{2,3}[AXP]?\b|\bgfx[0-9]{1,3}[0-9a-f]\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ GPUS: tuple[GpuModel, ...] = (
     GpuModel("AMD Instinct MI250X", (9, 0), 110, 64, 1638, 8, _ROCM, ("mi250x", "mi250x gcd")),
     GpuModel("AMD Instinct MI300X", (9, 4), 304, 192, 5300, 4, _QUERIED, ("mi300x", "mi300x vf")),
     GpuModel("AMD Instinct MI325X", (9, 4), 304, 256, 6000, 4, _ROCM, ("mi325x", "mi325x vf")),
+    GpuModel("AMD Instinct MI350X", (9, 5), 256, 288, 8000, 4, _ROCM, ("mi350x", "mi350x vf")),
     GpuModel("AMD Instinct MI355X", (9, 5), 256, 288, 8000, 4, _ROCM, ("mi355x", "mi355x vf")),
 )  # fmt: skip
 
@@ -250,12 +253,17 @@ def _limits(sm_major: int, sm_minor: int, vendor: str = "nvidia") -> tuple[int, 
     return limits[max(known)]
 
 
+def is_amd(name: str) -> bool:
+    """Whether a GPU of this name is AMD's, as it calls itself or by its architecture."""
+    return _AMD_NAME.search(name) is not None
+
+
 def make_gpu(name: str, sm_major: int, sm_minor: int, num_sms: int) -> Gpu:
     """A Gpu whose shared memory follows from its compute capability (the nearest known one below it).
 
     Whose it is, the name tells: gfx90a calls itself 9.0, as Hopper does.
     """
-    vendor: Literal["nvidia", "amd"] = "amd" if _AMD_NAME.search(name) else "nvidia"
+    vendor: Literal["nvidia", "amd"] = "amd" if is_amd(name) else "nvidia"
     per_sm, per_block, _, _ = _limits(sm_major, sm_minor, vendor)
     return Gpu(name, sm_major, sm_minor, num_sms, per_sm * 1024, per_block * 1024, vendor)
 
@@ -267,7 +275,7 @@ def described_gpu(name: str, sm: tuple[int, int] | None, num_sms: int) -> Gpu | 
     """
     model = find_model(name)
     known = sm or (model.sm if model else None)
-    if known is None and not _AMD_NAME.search(name):
+    if known is None and not is_amd(name):
         return None
     return make_gpu(name, *(known or (0, 0)), num_sms)
 

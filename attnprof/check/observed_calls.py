@@ -374,4 +374,5 @@ def _first_with(
 
 def _launch(name: str, shape: list[int]) -> KernelLaunch:
     gx, gy, gz, bx, by, bz = shape
-    return KernelLaunch(name, (gx, gy, gz), (bx, by, bz))
+    # ROCm's tools may name the kernel's descriptor.
+    return KernelLaunch(name.removesuffix(".kd"), (gx, gy, gz), (bx, by, bz))

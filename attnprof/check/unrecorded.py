@@ -18,7 +18,7 @@ from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.explanation import GpuFacts, ReadBack
 from attnprof.dispatch.heuristic import SPLIT_BLOCK_M, ceil_div
 from attnprof.dispatch.intervals import InferredCall
-from attnprof.dispatch.libraries import explain, named_only, template_fields
+from attnprof.dispatch.libraries import explain, named_only, only_on_nvidia, template_fields
 from attnprof.dispatch.limits import is_grid
 from attnprof.dispatch.names.kernel_names import KernelSignature
 from attnprof.model import Prediction
@@ -93,6 +93,10 @@ def _reading(shape: ObservedShape, gpu: GpuFacts, told: ReadBack | None) -> Read
         wrong = next((launch for launch in shape.launches if not is_grid(launch.grid)), None)
         if main.modelled and wrong is not None and any(wrong.grid):
             return Reading(Verdict.UNEXPLAINED, f"no GPU takes the grid {'x'.join(map(str, wrong.grid))}")
+        if gpu.vendor == "amd" and main.modelled and only_on_nvidia(main.library):
+            return Reading(
+                Verdict.NOT_MODELLED, f"{main.library}, whose launches are known on NVIDIA GPUs alone"
+            )
         if template_fields(shape.launches[0].kernel) is not None:
             return Reading(
                 Verdict.NOT_RECORDED, f"{main.library}, of a build whose launches are not modelled"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
 from attnprof.dispatch.intervals import Interval, Intervals, intersect, union
-from attnprof.gpus import GPUS, make_gpu
+from attnprof.gpus import GPUS, is_amd, make_gpu
 from attnprof.model import Entry, Gpu, KernelLaunch, Library
 
 LONGEST = 131_072  # keys; strengths are shares of the lengths up to it
@@ -27,6 +27,16 @@ class GpuFacts:
     sm: tuple[int, int] | None = None
     vendor: Literal["nvidia", "amd"] = "nvidia"
 
+    @property
+    def may_be_amd(self) -> bool:
+        """Whether its name says so, or nothing is stated that tells."""
+        return self.vendor == "amd" or (self.sm is None and self.num_sms is None)
+
+    @property
+    def as_amd(self) -> GpuFacts:
+        """The same, taken for an AMD GPU."""
+        return replace(self, vendor="amd")
+
     def candidates(self) -> tuple[Gpu, ...]:
         """The GPUs it may be: one for each way in which tiles are chosen, with each SM count of the table's
         GPUs of that kind, from which split counts follow."""
@@ -34,13 +44,15 @@ class GpuFacts:
         return tuple(
             make_gpu("", *sm, sms)
             for sm in classes
-            for sms in ((self.num_sms,) if self.num_sms else _sm_counts(sm))
+            for sms in ((self.num_sms,) if self.num_sms else _sm_counts(sm, self.vendor))
         )
 
 
 @cache
-def _sm_counts(sm: tuple[int, int]) -> tuple[int, ...]:
-    """Ascending; of every GPU of the table where it has none of that compute capability."""
+def _sm_counts(sm: tuple[int, int], vendor: str) -> tuple[int, ...]:
+    """Ascending; of every GPU of the table where it has none of that compute capability. AMD's are AMD's."""
+    if vendor == "amd":
+        return tuple(sorted({model.num_sms for model in GPUS if is_amd(model.name)}))
     of_kind = {model.num_sms for model in GPUS if model.sm == sm}
     return tuple(sorted(of_kind or {model.num_sms for model in GPUS}))
 

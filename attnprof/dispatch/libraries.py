@@ -191,12 +191,19 @@ def splits_at(kernel: str, call: InferredCall, num_sms: int, seqlen_k: Interval)
 def explain(seen: Observed, gpu: GpuFacts, whose: str = "") -> ReadBack | None:
     """Every kind of call for which a known library launches exactly ``seen``; None of kernels of no such.
 
-    ``whose`` the main kernel is, as its name tells: a library that has no such kernels is not asked.
+    ``whose`` the main kernel is, as its name tells: a library that has no such kernels is not asked, nor
+    on AMD GPUs one whose rules are of NVIDIA's.
     """
     from attnprof.dispatch.explanation import merged
 
-    answers = [each.explain(seen, gpu) for each in having(whose)]
+    asked = [each for each in having(whose) if gpu.vendor != "amd" or each.vendor != "nvidia"]
+    answers = [each.explain(seen, gpu) for each in asked]
     return merged([answer for answer in answers if answer is not None])
+
+
+def only_on_nvidia(whose: str) -> bool:
+    """Whether every library that may launch a kernel of library ``whose`` has rules of NVIDIA GPUs alone."""
+    return all(each.vendor == "nvidia" for each in having(whose))
 
 
 def having(whose: str) -> list[AttentionLibrary]:

@@ -12,6 +12,7 @@ import numpy as np
 from attnprof.arrays import coded_rows
 from attnprof.errors import TraceError
 from attnprof.files.compressed import readable, unpacking
+from attnprof.gpus import is_amd
 from attnprof.safety.printable import printable
 from attnprof.trace.graph_annotations import node_names
 from attnprof.trace.json_stream import JsonStream, Utf8
@@ -65,6 +66,7 @@ def _blocks(rows: Rows) -> Callable[[str], bool] | None:
     return Blocks(rows).take
 
 
+_AMD_WAVE = 64
 _GRIDLESS = " kernels carry no grid: their splits cannot be read"
 
 
@@ -173,25 +175,35 @@ def _launching_pid(calls: ApiCalls, correlation: Int64) -> Int32:
 
 def _devices(head: dict[str, Any]) -> tuple[Device, ...]:
     """The GPUs the file names, which ROCm may leave blank; an AMD part's "compute capability" is none."""
-    amd = any(key in head for key in ("roctracer_version", "hip_runtime_version", "rocprofiler_version"))
+    rocm = any(key in head for key in ("roctracer_version", "hip_runtime_version", "rocprofiler_version"))
     given = [p for p in _list(head.get("deviceProperties")) if isinstance(p, dict)]
     return tuple(
         Device(
             index=p["id"],
-            name=printable(p["name"])
-            if isinstance(p.get("name"), str) and p["name"]
-            else "AMD"
-            if amd
-            else None,
+            name=_device_name(p, rocm=rocm),
             num_sms=_known(p.get("numSms")),
-            sm_major=None if amd else _known(p.get("computeMajor")),
-            sm_minor=None if amd else _known(p.get("computeMinor")),
+            sm_major=None if rocm or _has_waves(p) else _known(p.get("computeMajor")),
+            sm_minor=None if rocm or _has_waves(p) else _known(p.get("computeMinor")),
             smem_per_sm=_known(p.get("sharedMemPerMultiprocessor")),
             smem_per_block_optin=_known(p.get("sharedMemPerBlockOptin")),
         )
         for p in given
         if _known(p.get("id")) is not None
     )
+
+
+def _device_name(properties: dict[str, Any], *, rocm: bool) -> str | None:
+    """As the file has it; an AMD GPU is one in any case, though it may be blank or an architecture's."""
+    given = properties.get("name")
+    name = printable(given) if isinstance(given, str) and given else ""
+    if (rocm or _has_waves(properties)) and not is_amd(name):
+        return f"AMD {name}".strip()
+    return name or None
+
+
+def _has_waves(properties: dict[str, Any]) -> bool:
+    """Whether its warps have 64 threads, which AMD's alone have."""
+    return _known(properties.get("warpSize")) == _AMD_WAVE
 
 
 def _known(number: object) -> int | None:

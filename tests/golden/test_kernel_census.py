@@ -122,7 +122,8 @@ def test_what_a_name_states_is_read_out(what: str, fields: dict[str, Any]) -> No
 def test_composable_kernels_state_their_tile_and_element() -> None:
     name = next(r["name"] for r in golden_rows("kernel_names.jsonl") if r["family"] == "rocm_prefill")
     stated = dict(parse_kernel_name(name).stated)
-    assert stated == {"block_m": 128, "block_n": 128, "head_dim_v": 128, "dtype": "bf16"}
+    tile = {"block_m": 128, "block_n": 128, "head_dim_v": 128}
+    assert stated == {**tile, "waves": 4, "dtype": "bf16"}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ and AOTriton's kernel list. AITER's Triton kernels share their names with AOTrit
 from __future__ import annotations
 
 import re
+from math import prod
 
 from attnprof.dispatch.names.family import Family, bounded, row
 
@@ -31,6 +32,9 @@ FAMILIES: tuple[Family, ...] = (
     row("ck-tile", "rocm_append", r"(?:^|::)FmhaFwdAppendKV\w*", "metadata"),
     row("ck-tile", "rocm_fwd", r"(?:^|::)FmhaFwd\w*Kernel$"),
     row("ck-tile", "rocm_bwd", r"(?:^|::)FmhaBwd\w*Kernel$", "backward"),
+    row("ck", "ck_fwd", r"(?:^|::)kernel_(?:batched|grouped)_gemm_softmax_gemm_\w+"),
+    row("ck", "ck_fwd", r"(?:^|::)kernel_(?:batched|grouped)_multihead_attention_(?:forward|infer)_\w+"),
+    row("ck", "ck_bwd", r"(?:^|::)kernel_(?:batched|grouped)_multihead_attention_backward_\w+", "backward"),
     row("aotriton", "aotriton_fwd", r"^attn_fwd(?:_\w+)?$"),
     row(
         "aotriton",
@@ -57,6 +61,11 @@ _PA = bounded(
 _CK_TILE = bounded(
     r"TileFmhaShape(?:<ck_tile::sequence<|INS_8sequenceIJ)(?:\(int\)|Li)?(\d+)(?:E|, )(?:\(int\)|Li)?(\d+)"
     r"(?:E|, )(?:\(int\)|Li)?(\d+)(?:E|, )(?:\(int\)|Li)?(\d+)(?=[E,>])"
+)
+# Of the first product: threads in waves of 64.
+_CK_WAVES = bounded(
+    r"TileFmhaShape(?:<ck_tile::sequence<[0-9, ]{1,60}>, ck_tile::sequence<"
+    r"|INS_8sequenceIJ[Li0-9E]{1,80}EENS\w{0,3}_IJLi)(\d+)(?:ELi|, )(\d+)(?:ELi|, )(\d+)(?=[E>])"
 )
 _CK_ELEMENTS = (("DF16b", "bf16"), ("DF16_", "fp16"), ("__bf16", "bf16"), ("_Float16", "fp16"))
 _LL4MI = bounded(r"ll4mi_QKV\w*<[^<>]*?KVCacheDataType\)\d, (\d+), (\d+), (\d+)")
@@ -109,4 +118,6 @@ def _ck_tile(name: str) -> Fields:
     block_m, block_n, _, head_dim_v = map(int, shape.groups())
     dtype = next((ours for theirs, ours in _CK_ELEMENTS if theirs in name), None)
     fields: Fields = (("block_m", block_m), ("block_n", block_n), ("head_dim_v", head_dim_v))
+    if waves := _CK_WAVES.search(name):
+        fields = (*fields, ("waves", prod(map(int, waves.groups()))))
     return (*fields, ("dtype", dtype)) if dtype else fields

@@ -60,7 +60,8 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
 
 def _composable_kernel(seen: Observed, gpu: GpuFacts) -> ReadBack:
     heads, blocks, batch = seen.main.grid
-    stated = dict(parse_kernel_name(seen.main.kernel).stated).get("block_m")
+    named = dict(parse_kernel_name(seen.main.kernel).stated)
+    stated, waves = named.get("block_m"), named.get("waves")
     rows = stated if isinstance(stated, int) else BLOCK_M
     queries = Interval((blocks - 1) * rows + 1, blocks * rows) if blocks else Interval(1, None)
     kinds: tuple[tuple[Entry, bool, Interval], ...] = (("fwd", False, queries), ("fwd", True, queries))
@@ -77,6 +78,8 @@ def _composable_kernel(seen: Observed, gpu: GpuFacts) -> ReadBack:
         return ReadBack(nearest="grid")
     unnamed = stated is None and blocks == 1 and gpu.sm in (None, assembly.GFX950)
     threads = {WAVE} if small else {THREADS, WAVE} if unnamed else {THREADS}
+    if isinstance(waves, int):
+        threads = {waves * WAVE}
     return _unless(_alone(seen, {(one, 1, 1) for one in threads}), explained)
 
 

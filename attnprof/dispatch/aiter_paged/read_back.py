@@ -14,7 +14,7 @@ from attnprof.dispatch.aiter_paged.rules import (
     SMALL_BLOCK_M,
     prefill_tile,
 )
-from attnprof.dispatch.aiter_paged.unified import UNIFIED_2D
+from attnprof.dispatch.aiter_paged.unified import UNIFIED_2D, WAVE
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.intervals import Interval
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
@@ -40,12 +40,14 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
 def _prefill(seen: Observed, gpu: GpuFacts) -> ReadBack:
     """Paged prefill: its tile, where the name states it, is the one for so many blocks on these CUs."""
     heads, batch, blocks = seen.main.grid
-    stated = dict(parse_kernel_name(seen.main.kernel).stated).get("block_m")
+    named = dict(parse_kernel_name(seen.main.kernel).stated)
+    stated, waves = named.get("block_m"), named.get("waves")
+    threads = waves * WAVE if isinstance(waves, int) else PREFILL_THREADS
     if seen.unread:
         return ReadBack((_prompts(None, None, Interval(1, None)),), seen.unread)
     if seen.combine is not None:
         return ReadBack(nearest="kernel after it")
-    if seen.main.block != (PREFILL_THREADS, 1, 1):
+    if seen.main.block != (threads, 1, 1):
         return ReadBack(nearest="block")
     found = []
     for rows in (SMALL_BLOCK_M, PREFILL_BLOCK_M):
