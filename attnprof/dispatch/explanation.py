@@ -204,7 +204,7 @@ def merged(answers: Sequence[ReadBack]) -> ReadBack | None:
     """What several libraries say of one launch; None where none says anything."""
     if not answers:
         return None
-    found = tuple(explanation for answer in answers for explanation in answer.explanations)
+    found = tuple(dict.fromkeys(one for answer in answers for one in answer.explanations))
     nearest = "" if found else next((answer.nearest for answer in answers if answer.nearest), "")
     cut = not found and any(answer.cut for answer in answers)
     shared = next((answer.shared for answer in answers if answer.explanations), "")

@@ -196,8 +196,13 @@ def explain(seen: Observed, gpu: GpuFacts, whose: str = "") -> ReadBack | None:
     """
     from attnprof.dispatch.explanation import merged
 
-    asked = [each for each in having(whose) if gpu.vendor != "amd" or each.vendor != "nvidia"]
-    answers = [each.explain(seen, gpu) for each in asked]
+    gpus = dict.fromkeys((gpu, gpu.as_amd) if gpu.may_be_amd else (gpu,))
+    answers = [
+        each.explain(seen, one)
+        for one in gpus
+        for each in having(whose)
+        if one.vendor != "amd" or each.vendor != "nvidia"
+    ]
     return merged([answer for answer in answers if answer is not None])
 
 

@@ -96,10 +96,16 @@ FLASH = (
 )
 
 
+@pytest.mark.parametrize("head", [{**ROCM, "deviceProperties": [MI300X]}, ROCM])
+def test_sglangs_decode_has_waves_of_64_there_even_where_no_gpu_is_named(
+    tmp_path: Path, head: dict[str, Any]
+) -> None:
+    assert set(checked(tmp_path, SGLANGS, head).counts) == {Verdict.EXPLAINED}
+
+
 @pytest.mark.parametrize(
     ("launches", "why"),
     [
-        (SGLANGS, "triton triton_decode, of which only the name is known"),
         ([(FLASH, [4, 2, 8], [128, 1, 1])], "flash-attn, whose launches are known on NVIDIA GPUs alone"),
         ([("attn_fwd", [16, 20, 2], [256, 1, 1])], "aotriton aotriton_fwd, of which only the name is known"),
         ([("bwd_kernel_dk_dv", [4, 4, 4], [256, 1, 1])], "a backward pass: the forward pass alone"),

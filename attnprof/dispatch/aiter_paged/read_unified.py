@@ -44,9 +44,8 @@ _NONE_KNOWN = f"grid or block, of AITER {DEFAULT_VERSION} and {TAGGED} and of vL
 def read_unified(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every step that launches exactly ``seen``; None of other kernels, and on NVIDIA GPUs."""
     name = seen.main.kernel
-    if not gpu.may_be_amd:
+    if gpu.vendor != "amd":
         return None
-    gpu = gpu.as_amd
     if stated := constants(name):
         return _read_tagged(seen, gpu, stated)
     if name not in (UNIFIED_2D, UNIFIED_3D):

@@ -100,7 +100,7 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     name = seen.main.kernel
     if name not in (PREFILL, ALIBI, TRITON_DECODE):
         return _VLLM.read_back(seen)
-    if not gpu.may_be_amd:
+    if gpu.vendor != "amd":
         return None
     if name == TRITON_DECODE:
         return _triton_decode(seen)

@@ -40,7 +40,7 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return _mla(seen, gpu)
     if name not in MAIN:
         return None
-    of = "vLLM's" if gpu.may_be_amd and name in _AITERS_TOO else ""
+    of = "vLLM's" if gpu.vendor == "amd" and name in _AITERS_TOO else ""
     if seen.unread:
         return ReadBack(tuple(_of_name(name)), seen.unread, of=of)
     found = tuple(_of_versions(seen, gpu))
@@ -55,10 +55,7 @@ def _of_versions(seen: Observed, gpu: GpuFacts) -> Iterator[Explanation]:
 
 
 def _mla(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
-    """What both stages of TRITON_MLA say; None where they are cut, which SGLang's reader tells.
-
-    On AMD GPUs what is not vLLM's may be SGLang's, whose launches there are not known.
-    """
+    """What both stages of TRITON_MLA say; None where they are cut, which SGLang's reader tells."""
     if seen.unread or seen.combine is None:
         return None
     found = tuple(
@@ -68,8 +65,6 @@ def _mla(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
             for explanation in mla_steps(seen, _gpus(gpu), version, rules)
         )
     )
-    if not found and gpu.may_be_amd:
-        return None
     return ReadBack(found, nearest="" if found else "grid or block")
 
 
