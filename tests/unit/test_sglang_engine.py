@@ -207,3 +207,10 @@ def test_each_query_of_an_indexers_prompt_is_a_request_to_tensorrt_llm() -> None
     chunked = made("b200", DEEPSEEK, LATER)
     assert [each.call.seqlen_k for each in chunked.more] == [19_488]
     assert all(each.prediction.launches for each in chunked.more)
+
+
+def test_sglangs_own_flash_attention_4_is_not_guessed() -> None:
+    uneven = made("b200", replace(QWEN, v_head_dim=64))
+    assert (uneven.choice.backend, uneven.call, note(uneven, "page size")) == ("fa4", None, "128")
+    assert "none that was recorded" in uneven.not_predicted
+    assert "none that was recorded" in made("b200", replace(LATENT, backend="fa4"), PROMPT).not_predicted

@@ -9,6 +9,7 @@ from attnprof.model import AttentionCall, Entry
 
 FA3 = "sglang-kernel-0.4.10"
 FLASHINFER = "0.7.2"  # what SGLang 0.5.23 asks for
+OWN_FA4 = "the state of FlashAttention-4 that SGLang ships is none that was recorded"
 TRITON = "0.5.23"
 TRITON_TILE = 256  # keys of a split of Triton's decode when deterministic
 COPY = Note("library", FA3, "sglang-kernel's own copy of FlashAttention-3, as it was recorded")

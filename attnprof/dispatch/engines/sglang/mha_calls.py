@@ -16,6 +16,7 @@ from attnprof.dispatch.engines.sglang.calls import (
     COPY,
     FA3,
     FLASHINFER,
+    OWN_FA4,
     TRITON,
     TRITON_TILE,
     cached,
@@ -41,7 +42,7 @@ def reach_mha(backend: str, layer: Layer, step: Step, sm: Sm) -> Reached:
     if backend == "fa3":
         return _fa3(layer, step)
     if backend == "fa4":
-        return _fa4(layer, step, sm)
+        return _fa4(layer, step)
     if backend == "trtllm_mha":
         return _trtllm_mha(layer, step, sm)
     if backend == "flashinfer":
@@ -80,13 +81,13 @@ def _fa3(layer: Layer, step: Step) -> Reached:
     return Reached(notes, call, FA3)
 
 
-def _fa4(layer: Layer, step: Step, sm: Sm) -> Reached:
-    asked = splits_note(layer)
-    notes = (asked, Note("page size", str(layer.block_size), "128 on SM 10.x"), graph_note(step))
-    if layer.batch_invariant:
-        return Reached(notes, why_not="SGLang's batch-invariant state of FlashAttention-4 was not recorded")
-    call = sglang_call("flash_attn_4", "varlen_fwd", layer, step, num_splits=-1, head_dim_v=layer.v_head_dim)
-    return Reached(notes, call)
+def _fa4(layer: Layer, step: Step) -> Reached:
+    notes = (
+        splits_note(layer),
+        Note("page size", str(layer.block_size), "128 on SM 10.x"),
+        graph_note(step),
+    )
+    return Reached(notes, why_not=OWN_FA4)
 
 
 def _trtllm_mha(layer: Layer, step: Step, sm: Sm) -> Reached:

@@ -16,6 +16,7 @@ from attnprof.dispatch.engines.sglang.calls import (
     COPY,
     FA3,
     FLASHINFER,
+    OWN_FA4,
     TRITON,
     TRITON_TILE,
     graph_note,
@@ -32,7 +33,7 @@ from attnprof.model import AttentionCall, Entry
 _LATENT, _ROTATED = 512, 64
 _ROWS: dict[str, Any] = {"num_heads_k": 1, "head_dim": _LATENT + _ROTATED, "head_dim_v": _LATENT}
 _OTHERS = {
-    "fa4": "what SGLang's own state of FlashAttention-4 launches for latents was not recorded",
+    "fa4": OWN_FA4,
     "cutedsl_mla": "FlashInfer's CuTe-DSL MLA decode is not modelled",
 }
 
@@ -131,8 +132,7 @@ def _by_head(backend: str, layer: Layer, step: Step, sm: Sm, method: str, told: 
         more = {"total_q": sum(step.each_q)}
         notes = (*notes, COPY)
     elif backend == "fa4":
-        library, version = "flash_attn_4", ""
-        more = {"num_splits": 1}
+        return Reached((*notes, graph_note(step)), why_not=OWN_FA4)
     else:
         packed = False
         more = {"backend": "cutlass" if sm[0] == 10 else "auto"}
