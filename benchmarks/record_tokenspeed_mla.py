@@ -21,12 +21,12 @@ from unittest import mock
 from record_vllm_backends import write
 
 GPUS = ((10, 0, 148), (10, 0, 152), (10, 3, 160), (10, 3, 148))
-COLUMNS = ("sm", "sms", "batch", "seqlen_q", "seqlen_k", "num_heads", "page")
+COLUMNS = ("sm", "sms", "batch", "seqlen_q", "seqlen_k", "num_heads", "page", "dtype")
 ANSWERS = ("tile", "fold", "packed", "num_splits", "bands", "grid")
 
 
-def calls(count: int) -> list[dict[str, Any]]:
-    draw = random.Random("tokenspeed")
+def calls(count: int, dtype: str) -> list[dict[str, Any]]:
+    draw = random.Random("tokenspeed" + dtype * (dtype != "fp8"))
     found = []
     for _ in range(count):
         major, minor, sms = draw.choice(GPUS)
@@ -37,6 +37,7 @@ def calls(count: int) -> list[dict[str, Any]]:
                 "seqlen_q": draw.choice((1, 1, 1, 2, 3, 4, 5, 8)),
                 "seqlen_k": draw.choice((1, 64, 129, 1000, 1024, 4096, 8191, 32768, 131072)),
                 "num_heads": draw.choice((8, 16, 16, 32, 64, 128, 128)), "page": draw.choice((32, 64)),
+                "dtype": dtype,
             }
         )  # fmt: skip
     return found
@@ -60,7 +61,7 @@ def answer(call: dict[str, Any], decode: Any, torch: Any) -> dict[str, Any]:
         return tiles[-1]
 
     capability = tuple(map(int, call["sm"].split(".")))
-    e4m3 = torch.float8_e4m3fn
+    element = {"fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16, "fp16": torch.float16}[call["dtype"]]
     with (
         mock.patch.object(decode, "_get_compiled_mla_kernel", compiled),
         mock.patch.object(decode, "select_mla_decode_tilers", selected),
@@ -70,8 +71,8 @@ def answer(call: dict[str, Any], decode: Any, torch: Any) -> dict[str, Any]:
         mock.patch("tvm_ffi.use_torch_stream", contextlib.nullcontext),
     ):
         decode.tokenspeed_mla_decode(
-            query=torch.empty((batch, queries, heads, 576), dtype=e4m3),
-            kv_cache=torch.empty((4, call["page"], 576), dtype=e4m3),
+            query=torch.empty((batch, queries, heads, 576), dtype=element),
+            kv_cache=torch.empty((4, call["page"], 576), dtype=element),
             workspace_buffer=torch.empty(1 << 33, dtype=torch.int8), kv_lora_rank=512, qk_rope_head_dim=64,
             block_tables=torch.empty((batch, 4), dtype=torch.int32),
             seq_lens=torch.empty(batch, dtype=torch.int32), max_seq_len=call["seqlen_k"], softmax_scale=0.1,
@@ -94,12 +95,13 @@ def answer(call: dict[str, Any], decode: Any, torch: Any) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
+    parser.add_argument("--dtype", choices=("fp8", "bf16", "fp16"), default="fp8")
     parser.add_argument("--count", type=int, default=1000)
     options = parser.parse_args()
     import tokenspeed_mla.mla_decode as decode
     import torch
 
-    rows = [call | answer(call, decode, torch) for call in calls(options.count)]
+    rows = [call | answer(call, decode, torch) for call in calls(options.count, options.dtype)]
     write(options.out, (*COLUMNS, *ANSWERS), rows)
 
 

@@ -209,7 +209,8 @@ def _aiter(rng: Random) -> Drawn:
 
 
 def _tokenspeed_mla(rng: Random) -> Drawn:
-    call = replace(_latent(rng, "tokenspeed_mla"), dtype="fp8", page_block_size=rng.choice((32, 64)))
+    dtype = rng.choice(("fp8", "fp8", "bf16", "fp16"))
+    call = replace(_latent(rng, "tokenspeed_mla"), dtype=dtype, page_block_size=rng.choice((32, 64)))
     return call, _gpu(rng, "b200", "b300"), libraries.default_version("tokenspeed_mla")
 
 

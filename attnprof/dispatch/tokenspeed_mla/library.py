@@ -17,7 +17,7 @@ class TokenspeedMla(LibraryOfVersions):
     folder = "attnprof.dispatch.tokenspeed_mla"
     kernels = ("tokenspeed-mla",)
     entries = ("fwd_kvcache",)
-    dtypes = ("fp8",)
+    dtypes = ("fp8", "bf16", "fp16")
     functions = _FUNCTIONS
     packages = ("tokenspeed-mla",)
     modelled = "its MLA decode over an FP8 cache is modelled"

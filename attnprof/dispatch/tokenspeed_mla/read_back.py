@@ -14,8 +14,10 @@ from attnprof.dispatch.intervals import Interval, Intervals
 from attnprof.dispatch.tokenspeed_mla.dispatch import (
     CAPABILITIES,
     KERNEL,
+    KERNEL_16,
     MOST_HEADS,
     REDUCTION,
+    REDUCTION_16,
     REDUCTION_THREADS,
     THREADS,
 )
@@ -36,12 +38,13 @@ _SMALL, _LARGE = 1, 2  # thread blocks of a tile
 
 def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     """Every kind of step that launches exactly ``seen``; None of other kernels."""
-    if not seen.main.kernel.startswith(KERNEL):
+    fp8 = seen.main.kernel.startswith(KERNEL)
+    if not fp8 and not seen.main.kernel.startswith(KERNEL_16):
         return None
     if seen.unread:
         return ReadBack((_explained(None, Interval(1, None), 1, _EVERY),), seen.unread)
     cluster, tiles_of_all, splits = seen.main.grid
-    small = any(one.sm_minor == 0 for one in _gpus(gpu))
+    small = fp8 and any(one.sm_minor == 0 for one in _gpus(gpu))
     made = (_SMALL, _LARGE) if small else (_LARGE,)
     if seen.main.block != THREADS or cluster not in made or min(seen.main.grid) < 1:
         return ReadBack(nearest="block or grid")
@@ -50,7 +53,11 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         if splits > 1:
             return ReadBack(nearest="kernel after it", cut=True)
         return ReadBack((_explained(None, Interval(1, None), 1, _EVERY),))
-    if not combine.kernel.startswith(REDUCTION) or combine.block != REDUCTION_THREADS or splits == 1:
+    if (
+        not combine.kernel.startswith(REDUCTION if fp8 else REDUCTION_16)
+        or combine.block != REDUCTION_THREADS
+        or splits == 1
+    ):
         return ReadBack(nearest="kernel after it")
     rows, groups, batch = combine.grid
     if min(combine.grid) < 1 or tiles_of_all % batch:
@@ -59,33 +66,37 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
     steps = [
         (one, queries, tiled)
         for one in _gpus(gpu)
-        for queries, tiled in _steps(one, batch, rows, groups)
+        for queries, tiled in _steps(one, batch, rows, groups, fp8=fp8)
         if (tiled.cluster, tiled.of_request) == (cluster, of_request)
     ]
     if not steps:
         return ReadBack(nearest="grid of the kernel after it")
     sms = {one.num_sms for one, *_ in steps}
     lengths = tuple(_lengths(batch, steps[0][2], splits, sms))  # which rows and tiles alone tell
+    if not fp8:  # whose splits follow from the batch, whatever the keys
+        alike = any(num_splits(batch, steps[0][2], 1, one, fp8=False) == splits for one in sms)
+        lengths = _EVERY if alike else ()
     if not lengths:
         return ReadBack(nearest="number of splits")
     queries = [queries for _, queries, _ in steps]
     return ReadBack((_explained(batch, Interval(min(queries), max(queries)), splits, lengths),))
 
 
-def _steps(gpu: Gpu, batch: int, rows: int, groups: int) -> Iterator[tuple[int, Tiles]]:
+def _steps(gpu: Gpu, batch: int, rows: int, groups: int, *, fp8: bool) -> Iterator[tuple[int, Tiles]]:
     """(queries a request, how they are tiled) of steps whose splits a reducer of this grid adds up.
 
     rows: heads of the queries that share a tile, times the thread blocks of an output row.  groups: of such
     queries.
     """
     for heads in range(1, min(rows, MOST_HEADS) + 1):
-        for bands in (1, 2):
+        for bands in (1, 2) if fp8 else (1,):
             fold, left = divmod(rows, heads * bands)
             if left or not fold:
                 continue
             queries = groups * fold
-            tiled = tiles(heads, queries, sm100=gpu.sm_minor == 0)
-            if tiled.fold == fold and reducer_bands(batch, queries, heads, gpu.num_sms) == bands:
+            tiled = tiles(heads, queries, sm100=fp8 and gpu.sm_minor == 0)
+            told = reducer_bands(batch, queries, heads, gpu.num_sms) if fp8 else 1
+            if tiled.fold == fold and told == bands:
                 yield queries, tiled
 
 

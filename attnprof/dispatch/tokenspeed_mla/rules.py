@@ -1,4 +1,4 @@
-"""What ``tokenspeed_mla_decode`` decides on the host for E4M3 queries and cache.
+"""What ``tokenspeed_mla_decode`` decides on the host for E4M3 queries and cache, and for 16-bit ones.
 
 Source: tokenspeed-mla 2.0.3, mla_decode.py (tokenspeed_mla_decode, _get_split_kv_and_workspace_size,
 _get_reducer_d_tiles), mla_decode_fp8.py (get_split_kv, get_split_kv_simplified) and mla_helpers.py.
@@ -57,10 +57,12 @@ def tiles(num_heads: int, seqlen_q: int, *, sm100: bool) -> Tiles:
     return Tiles(rows, fold, packed=False, of_request=seqlen_q // fold)
 
 
-def num_splits(batch: int, tiled: Tiles, seqlen_k: int, num_sms: int) -> int:
-    """Splits of every request, none of them empty for the longest, of ``seqlen_k`` keys."""
+def num_splits(batch: int, tiled: Tiles, seqlen_k: int, num_sms: int, *, fp8: bool = True) -> int:
+    """Splits of every request; in FP8 none of them empty for the longest, of ``seqlen_k`` keys."""
     key_tiles = ceil_div(seqlen_k, KEYS)
     at_once = max(1, num_sms // batch // (tiled.of_request * tiled.cluster))
+    if not fp8:
+        return min(at_once, _MOST_LARGE)
     if tiled.rows == _SMALL:
         waves = ceil_div(key_tiles, min(key_tiles, at_once))
         asked = min(ceil_div(key_tiles, waves), _MOST_SMALL)
