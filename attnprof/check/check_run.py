@@ -293,11 +293,13 @@ def check(
         why = "the trace holds no GPU kernels"
         hint = "capture with --trace=cuda,nvtx on a machine with an NVIDIA GPU"
     elif calls and set(calls.counts) == {Verdict.NOT_MODELLED}:
-        why = f"all {len(calls)} attention calls ran kernels whose launches attnprof does not model"
+        every = "the one attention call" if len(calls) == 1 else f"all {len(calls)} attention calls"
+        why = f"{every} ran kernels whose launches attnprof does not model"
         hint = "attnprof report names the kernels and says why"
     elif not calls:
         count = len(recording.trace.kernels)
-        why = f"none of the {count} kernels in the trace is an attention kernel attnprof knows"
+        none = f"none of the {count} kernels in the trace is an attention kernel attnprof knows"
+        why = "the one kernel in the trace is no attention kernel attnprof knows" if count == 1 else none
         hint = "attnprof report lists the kernels there are"
     if not why:
         why, hint = Coverage(calls.counts).nothing_compared()

@@ -10,6 +10,7 @@ from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.spelling import as_many_arguments, plain_template, spelling_difference
 from attnprof.dispatch.names.template import template_difference, template_fields
 from attnprof.model import KernelLaunch, Prediction
+from attnprof.nouns import count_of
 
 _Pairs = list[tuple[KernelLaunch, KernelLaunch]]
 
@@ -36,7 +37,8 @@ def compare(prediction: Prediction, shape: ObservedShape | None) -> tuple[Verdic
         return Verdict.WRONG_KERNEL, _other_kernels(wanted, ran)
     pairs = list(zip(wanted, ran, strict=True))
     if shape.num_splits is not None and shape.num_splits != prediction.num_splits:
-        return Verdict.WRONG_NUM_SPLITS, f"ran {shape.num_splits} splits; predicted {prediction.num_splits}"
+        ran_splits = count_of(shape.num_splits, "split")
+        return Verdict.WRONG_NUM_SPLITS, f"ran {ran_splits}; predicted {prediction.num_splits}"
     for launch, ran_launch in pairs:
         difference = _name_difference(launch.kernel, ran_launch.kernel)
         if difference:

@@ -10,6 +10,7 @@ from attnprof.check.coverage import Coverage
 from attnprof.check.verdicts import FAILED, CheckedCall, Verdict
 from attnprof.errors import EXIT_CANNOT_TELL, EXIT_CHECK_FAILED, EXIT_OK, UsageError
 from attnprof.model import STEP_PHASES
+from attnprof.nouns import count_of
 
 BACKENDS: dict[str, tuple[str, ...]] = {
     "flash": ("fwd", "fwd_splitkv"),
@@ -167,5 +168,5 @@ def _unlike(call: CheckedCall, expectation: Expectation) -> str:
     if expectation.backend is not None and main.family not in BACKENDS[expectation.backend]:
         return f"ran {main.kernel} ({main.library}), not {expectation.backend}"
     if expectation.num_splits is not None and call.num_splits not in (None, expectation.num_splits):
-        return f"ran {call.num_splits} splits, not {expectation.num_splits}"
+        return f"ran {count_of(call.num_splits, 'split')}, not {expectation.num_splits}"
     return ""

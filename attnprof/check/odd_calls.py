@@ -16,6 +16,7 @@ from attnprof.check.observed_calls import Int64, ObservedCalls
 from attnprof.check.traits import Traits
 from attnprof.dispatch.explanation import ReadBack
 from attnprof.dispatch.intervals import Intervals, intersect
+from attnprof.nouns import count_of
 from attnprof.trace.range_names import DECODE
 
 _MOST_COLUMNS, _MOST_ROWS = 64, 4096  # kinds of layers and of steps that are looked at
@@ -224,7 +225,7 @@ def tell_math_layers(observed: ObservedCalls, mine: Int64, pid: int) -> Iterator
 def tell_odd_replays(observed: ObservedCalls, pid: int) -> Iterator[tuple[Int64, str]]:
     """A graph replays what it captured, neither more nor less."""
     for one in (one for one in observed.odd_replays if observed.pid[one.row] == pid):
-        ran = f"a CUDA graph's replay ran {one.calls} attention calls"
+        ran = f"a CUDA graph's replay ran {count_of(one.calls, 'attention call')}"
         yield np.array([one.row], np.int64), f"{ran}: {one.others} others ran {one.usual}"
 
 
@@ -242,7 +243,7 @@ def tell_odd_work(
         which = "a CUDA graph's replay" if observed.replayed[one.row] else f"step {observed.step[one.row]}"
         beside = f"beside the same other kernels, {one.others} other{'s' * (one.others > 1)}"
         if one.place is None:
-            said = f"{which} ran {one.ran} attention calls: {beside} ran {one.usual}"
+            said = f"{which} ran {count_of(one.ran, 'attention call')}: {beside} ran {one.usual}"
         else:
             ran, usual = traits[one.ran].words, traits[one.usual].words
             said = f"{which} ran {ran} as call {one.place + 1}: {beside} ran {usual}"

@@ -20,6 +20,7 @@ from attnprof.commands.options import (
     SmsOption,
     VersionOption,
 )
+from attnprof.nouns import noun_of
 
 if TYPE_CHECKING:
     from attnprof.capture.recording import CaptureOptions, CaptureResult, Plan
@@ -374,7 +375,7 @@ def _summarise(folder: Path, built_in: Path, captured: CaptureResult) -> None:
     work = captured.workload
     steps = [step["phase"] for step in work.get("steps", ())]
     doubt = load(folder).disbelief if steps and folder.exists() else None
-    parts = [f"{work['num_calls']} attention calls"]
+    parts = [f"{work['num_calls']} {noun_of(work['num_calls'], 'attention call')}"]
     if steps:
         counts = ", ".join(f"{steps.count(phase)} {phase}" for phase in STEP_PHASES if phase in steps)
         parts.append(f"{len(steps)} steps" + ("" if doubt else f" ({counts})"))

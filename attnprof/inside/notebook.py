@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from attnprof.errors import AttnprofError, UsageError
 from attnprof.inside.recording import RecordedRun, recording
+from attnprof.nouns import count_of
 
 
 def load(shell: Any) -> None:
@@ -40,7 +41,7 @@ def _shown(run: RecordedRun) -> RecordedRun:
     from IPython.display import display
 
     calls = (run.config.get("workload") or {}).get("num_calls") or 0
-    print(f"{run.folder}: {calls:,} attention calls, {run.ending}")
+    print(f"{run.folder}: {count_of(calls, 'attention call')}, {run.ending}")
     for note in (run.config.get("capture") or {}).get("notes") or []:
         print(f"note: {note}")
     if calls:

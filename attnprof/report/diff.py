@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnprof.nouns import count_of
 from attnprof.report.console import make_console
 from attnprof.report.diff_tables import (
     COMBINE,
     at_step,
-    count_of,
     label_names,
     signed,
     tables,

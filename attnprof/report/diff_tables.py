@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnprof.nouns import count_of
 from attnprof.report.numbers import spans
 from attnprof.report.tables import Column, Table, duration, percent
 from attnprof.report.work import TOLD_BY
@@ -59,10 +60,6 @@ def _launched(dispatch: Dispatch) -> str:
     """Grid and block, where no name tells the tile."""
     sizes = (("grid", dispatch.grid), ("block", dispatch.block))
     return "".join(f", {name} {'x'.join(map(str, size))}" for name, size in sizes if size)
-
-
-def count_of(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def signed(change: float | None) -> str:

@@ -16,6 +16,7 @@ from attnprof.dispatch import default_version, predict
 from attnprof.dispatch.explanation import strength
 from attnprof.dispatch.requests import split_range
 from attnprof.model import AttentionCall, KernelLaunch, Prediction
+from attnprof.nouns import count_of
 from attnprof.report.explain import call_in_words
 from attnprof.report.kernel_timeline import KernelTimeline, kernel_timeline
 from attnprof.report.layer_words import kind_titles
@@ -91,7 +92,7 @@ def make_page(run: Recording, report: Report) -> Page:
 
 
 def _verdict(result: CheckResult) -> tuple[str, str]:
-    calls = f"{len(result.calls):,} attention calls"
+    calls = count_of(len(result.calls), "attention call")
     if result.failures:
         return "failed", f"{len(result.failures):,} of {calls} ran otherwise than the library's rules say"
     if result.cannot_tell:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from attnprof.analysis.measured_peaks import MeasuredPeaks
     from attnprof.check.recording import Recording
 from attnprof.check.target import model_heads, repeats_heads
+from attnprof.nouns import count_of
 
 _FROZEN_SHOWN = 3
 _KINDS_TOLD = 3
@@ -213,9 +214,10 @@ def _workload(workload: dict[str, Any], *, told: bool) -> str:
 def _volume(run: Recording) -> str:
     trace = run.trace
     graphs = trace.info.whole_graph_launches
-    whole = f"{graphs:,} CUDA graphs recorded whole, " if graphs else ""
+    whole = f"{count_of(graphs, 'CUDA graph')} recorded whole, " if graphs else ""
     calls, ranges = len(trace.api_calls), len(trace.ranges)
-    return f"{trace.num_kernels:,} kernels, {whole}{calls:,} API calls, {ranges:,} ranges"
+    kernels = count_of(trace.num_kernels, "kernel")
+    return f"{kernels}, {whole}{count_of(calls, 'API call')}, {count_of(ranges, 'range')}"
 
 
 def _story(splits: list[SplitRow], kinds: list[LayerKind], result: CheckResult) -> list[str]:
@@ -283,7 +285,7 @@ def _story_without_decode(splits: list[SplitRow], result: CheckResult) -> list[s
         count = untold if row.num_splits is None else f"each split in {row.num_splits}"
         count = "no split" if row.num_splits == 1 else count
         keys = f"; KV length {lengths(row)}" if row.seqlen_k else ""
-        calls = "1 attention call" if row.calls == 1 else f"{row.calls} attention calls"
+        calls = count_of(row.calls, "attention call")
         sentences.append(f"{calls} {seen} {row.kernel}: {count}{keys}.")
     return sentences[:4]
 

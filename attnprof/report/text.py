@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attnprof.analysis.sm_fill import sm_fill
 from attnprof.dispatch.libraries import FLASH
 from attnprof.dispatch.requests import ONLY_LONGEST, lengths_in_words, split_range
+from attnprof.nouns import noun_of
 from attnprof.report.console import BOLD, make_console
 from attnprof.report.occupancy import per_sm
 from attnprof.report.tables import Column, Table, print_table
@@ -123,7 +124,7 @@ def print_check(judgement: Judgement, tables: tuple[Table, ...], target: str) ->
         more = len(findings) - _FINDINGS_SHOWN
         every = next_command("check", target, "--format", "csv")
         console.out(f"{'':<{_LABEL_WIDTH}} and {more} more: {every}")
-    calls = f"{judgement.calls} attention calls"
+    calls = f"{judgement.calls} {noun_of(judgement.calls, 'attention call')}"
     if findings:
         count = sum(finding.calls for finding in findings if finding.call) or "none"
         labelled(console, "verdict", f"FAILED: {count} of {calls}")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from attnprof.errors import TraceError
 from attnprof.model import MODULE_KINDS, PHASES
+from attnprof.nouns import count_of
 from attnprof.trace.tables import AttentionOps, Trace
 
 _LATEST = 1 << 62  # ns: as an epoch's nanoseconds, the year 2116
@@ -39,9 +40,12 @@ def in_time(trace: Trace) -> Trace:
         if reversed_rows[name]
     }
     counts = ", ".join(
-        f"{count:,} {name.replace('_', ' ')}" for name, count in reversed_rows.items() if count
+        count_of(count, name.replace("_", " ").removesuffix("s"))
+        for name, count in reversed_rows.items()
+        if count
     )
-    note = f"{counts} end before they begin: taken as of no length"
+    end = "ends before it begins" if sum(reversed_rows.values()) == 1 else "end before they begin"
+    note = f"{counts} {end}: taken as of no length"
     return replace(trace, info=replace(trace.info, notes=(*trace.info.notes, note)), **mended)
 
 

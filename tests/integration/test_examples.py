@@ -94,4 +94,4 @@ def test_with_kernels_a_report_says_that_none_is_an_attention_kernel(tmp_path):
         finish(run, open_trace(builder.write(tmp_path / "trace.sqlite")), {"kind": "run"})
     shown = " ".join(attnprof("report", "linear").out.split())
     assert "answer No attention call was recorded." in shown
-    assert "observed none of the 1 kernels in the trace is an attention kernel attnprof knows." in shown
+    assert "observed the one kernel in the trace is no attention kernel attnprof knows." in shown

@@ -151,15 +151,16 @@ RUN = "run --capture none -o ran -f -- python {}"
 ROWS: list[tuple[str, str, str, str]] = [
     # check
     ("the trace holds no GPU kernels", "check {}", "no kernel", "gemm"),
-    ("none of the 1 kernels in the trace is an attention kernel", "check {}", "gemm", "attention"),
+    ("the one kernel in the trace is no attention kernel", "check {}", "gemm", "attention"),
     ("2 CUDA graph launches were recorded whole", "check {}", "graphs and attention", "attention"),
     ("nothing was compared: arguments not recorded", "check {}", "attention", "recorded"),
-    ("nothing was compared: not modelled", "check {}", "not modelled", "attention"),
+    ("nothing was compared: 1 arguments not recorded, 1 not modelled",
+     "check {}", "not modelled", "attention"),
     ("6 of 6 attention calls compared, none contradicts the dispatch rules",
      "check {}", "recorded", "one wrong"),
     ("FAILED: 1 of 6 attention calls", "check {}", "one wrong", "recorded"),
     ("compared 6 of 6 calls: 6 match", "check {}", "recorded", "one wrong"),
-    ("OK: 1 attention calls, all as expected",
+    ("OK: 1 attention call, all as expected",
      "check {} --expect flash", "attention", "graphs and attention"),
     ("all as expected", "check {} --expect-splits 1", "short keys", "long keys"),
     ("all as expected", "check {} --expect-splits 1", "attention", "fa3"),
@@ -207,7 +208,7 @@ ROWS: list[tuple[str, str, str, str]] = [
     # run
     ("note: the program ended with exit code 4", RUN, "failing program", "program"),
     ("note: no attention call was recorded", RUN, "program", "program with a call"),
-    ("ran: 1 attention calls", RUN, "program with a call", "program"),
+    ("ran: 1 attention call", RUN, "program with a call", "program"),
     # names
     ("holds no attention kernel that attnprof knows", "names {}", "gemm", "attention"),
     ("not Is_causal", "names {}", "short keys", "attention"),

@@ -37,7 +37,7 @@ def test_flash_is_explained_where_it_is_taken() -> None:
 def test_a_causal_mask_over_unequal_lengths_rules_flash_out() -> None:
     words = said("explain", *SDPA, "--gpu", "a100", "--seqlen-k", "512", "--seqlen-q", "1")
     assert "takes its efficient backend" in words
-    assert "flash is not taken: is_causal with 1 queries and 512 keys" in words
+    assert "flash is not taken: is_causal with 1 query and 512 keys" in words
 
 
 @pytest.mark.parametrize(("dtype", "backend"), [("fp32", "efficient"), ("bf16", "flash")])

@@ -153,7 +153,7 @@ def test_the_command_answers_from_the_model_to_the_grid() -> None:
     said = " ".join(done.out.split())
     for part in (
         "takes FLASHMLA_SPARSE",
-        "148 SMs / 1 queries a request",
+        "148 SMs / 1 query a request",
         "1x148x1",
         "get_mla_metadata",
     ):

@@ -45,7 +45,7 @@ def test_json_lists_the_findings() -> None:
     done = attnprof("check", QWEN, "--expect-splits", "2", "--format", "json")
     findings = json.loads(done.out)["findings"]
     assert len(findings) == 34
-    assert {finding["detail"] for finding in findings} == {"ran 1 splits, not 2"}
+    assert {finding["detail"] for finding in findings} == {"ran 1 split, not 2"}
 
 
 @pytest.mark.parametrize(

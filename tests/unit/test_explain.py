@@ -32,7 +32,7 @@ def test_40_heads_on_8_at_batch_33_are_exactly_one_wave() -> None:
         attnprof("explain", "--seqlen-k", "4096", "--batch", "33", "--heads", "40", "--kv-heads", "8")
     )
     assert "8 heads count, not 40" in words
-    assert "264 thread blocks (batch 33 x 8 heads x 1 query blocks) for 264 slots (132 SMs x 2)" in words
+    assert "264 thread blocks (batch 33 x 8 heads x 1 query block) for 264 slots (132 SMs x 2)" in words
     assert "at least 0.8 x 264 = 211.2" in words
     assert "flash_fwd_kernel launches 264 thread blocks for 264 slots: exactly one wave." in words
     assert "Up to batch 26 it would weigh splitting." in words

@@ -91,7 +91,7 @@ def test_what_ends_before_it_begins_has_no_length_and_is_told(tmp_path: Path) ->
     builder.range("r", 7, 5)
     trace = open_trace(builder.write(tmp_path / "t.sqlite"))
     assert (trace.kernels.end - trace.kernels.start).tolist() == [0, 100]
-    assert "1 kernels, 1 ranges end before they begin: taken as of no length" in trace.info.notes
+    assert "1 kernel, 1 range end before they begin: taken as of no length" in trace.info.notes
 
 
 @pytest.mark.parametrize("start", [-(2**63), 2**62 + 1, 4 * 10**17])

@@ -24,6 +24,7 @@ from attnprof.dispatch.heuristic import (
 )
 from attnprof.dispatch.limits import DROPOUT_REFUSAL, GRID_REFUSAL, impossible_grid
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
+from attnprof.nouns import count_of
 
 
 class _RefusedError(Exception):
@@ -303,7 +304,8 @@ class Dispatch(Launches):
                 choice = split_choice(blocks, slots, n_blocks, MAX_SPLITS)
                 call, sms, per_sm = self.call, self.gpu.num_sms, self.rules.slots_per_sm
                 m_blocks = ceil_div(self.seqlen_q, SPLIT_BLOCK_M)
-                product = f"batch {call.batch} x {self.num_heads} heads x {m_blocks} query blocks"
+                tiles = f"{count_of(self.num_heads, 'head')} x {count_of(m_blocks, 'query block')}"
+                product = f"batch {call.batch} x {tiles}"
                 why = f"{call.seqlen_k} keys in blocks of {self.keys} (head_dim {self.head_dim})"
                 self.say("key blocks", n_blocks, why)
                 self.say("thread blocks", blocks, product)

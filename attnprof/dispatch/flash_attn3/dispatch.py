@@ -30,6 +30,7 @@ from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS
 from attnprof.dispatch.limits import GRID_REFUSAL, impossible_grid
 from attnprof.dispatch.requests import Lengths, split_range
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
+from attnprof.nouns import count_of
 
 _V_HEAD_DIMS = (
     "If V headdim is different from Q/K dim, we only support Q/K headdim in (128, 192] and V headdim in "
@@ -274,11 +275,12 @@ class _Dispatch:
             self.say(
                 "key blocks", n_blocks, f"{keys} {reach} in blocks of {tile.block_n} (head_dim {bucket})"
             )
-            packed = f"{queries} queries x {settled.groups} heads per KV head"
+            rows = count_of(queries, "query", "queries")
+            packed = f"{rows} x {count_of(settled.groups, 'head')} per KV head"
             self.say("query blocks", m_blocks, f"{packed} in blocks of {tile.block_m}")
-            kind = "KV heads" if rules.blocks_of_kv_heads else "query heads"
+            kind = count_of(heads, "KV head" if rules.blocks_of_kv_heads else "query head")
             counted = "one sequence" if settled.dynamic_split else f"batch {batch}"
-            self.say("thread blocks", blocks, f"{counted} x {heads} {kind} x {m_blocks} query blocks")
+            self.say("thread blocks", blocks, f"{counted} x {kind} x {count_of(m_blocks, 'query block')}")
             margin = f" less a margin of {call.sm_margin}" if call.sm_margin else ""
             self.say("slots", settled.num_sms, f"one per SM{margin}")
             self.say("num_splits", choice.num_splits, choice_in_words(choice, blocks, n_blocks, head_bytes))
@@ -371,7 +373,8 @@ def choice_in_words(choice: SplitChoice, blocks: int, n_blocks: int, head_bytes:
             f"reaches 85 % of the best ({best.efficiency:.3f}, {best.num_splits} splits)"
         )
     if blocks < choice.nearly_full_at:
-        return f"{n_blocks} key blocks are too few to split: more than 4 are needed"
+        few = f"{count_of(n_blocks, 'key block')} {'is' if n_blocks == 1 else 'are'} too few to split"
+        return f"{few}: more than 4 are needed"
     if choice.num_splits > 1:
         return f"nearly full, but a KV head of {head_bytes} bytes exceeds the L2 of {L2_BYTES}"
     return f"{blocks} thread blocks are at least {choice.nearly_full_at:.1f}, 0.8 of the slots: nearly full"

@@ -26,6 +26,7 @@ from attnprof.dispatch.heuristic import ceil_div
 from attnprof.dispatch.requests import Lengths
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, KernelLaunch, Prediction, Reason
+from attnprof.nouns import count_of
 
 V32, V4, V41, NVFP4 = "fp8_ds_mla", "v4", "v4.1", "nvfp4_ds_mla"
 _MODEL = {V32: 0, V4: 1, V41: 2, NVFP4: 4}  # ModelType in the kernels' names
@@ -91,7 +92,8 @@ def sparse_decode(call: AttentionCall, gpu: Gpu, build: Build) -> Prediction:
         *(KernelLaunch(kernel.name, grid, (kernel.threads, 1, 1), kernel.smem),) * kernel.times,
         _combine(call, parts, build),
     )
-    shares = f"{gpu.num_sms} SMs / {call.seqlen_q} queries a request / {a_query} thread blocks a query"
+    drafts, each = count_of(call.seqlen_q, "query", "queries"), count_of(a_query, "thread block")
+    shares = f"{gpu.num_sms} SMs / {drafts} a request / {each} a query"
     first = Reason("parts", str(parts), shares)
     cost = f"{keys}, in blocks of 64, and {kernel.overhead} of a part for each start"
     known = not call.cache_seqlens and not call.extra_counted

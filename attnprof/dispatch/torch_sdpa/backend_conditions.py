@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from attnprof.nouns import count_of
+
 Backend = Literal["flash", "efficient", "cudnn", "math"]
 Where = Literal["flash", "efficient", "cudnn", "cpu"]
 Sm = tuple[int, int]
@@ -184,7 +186,8 @@ def wide_heads_can_train(asked: Asked) -> str | None:
 def square_where_causal(asked: Asked) -> str | None:
     call = asked.call
     if call.is_causal and call.seqlen_q != call.seqlen_k:
-        return f"is_causal with {call.seqlen_q} queries and {call.seqlen_k} keys"
+        queries = count_of(call.seqlen_q, "query", "queries")
+        return f"is_causal with {queries} and {count_of(call.seqlen_k, 'key')}"
     return None
 
 
