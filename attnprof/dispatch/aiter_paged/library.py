@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import LibraryOfVersions
@@ -27,6 +27,13 @@ class AiterPaged(LibraryOfVersions):
     packages = ("amd-aiter",)
     vendor: Literal["nvidia", "amd", "any"] = "amd"
     modelled = "its attention over a paged cache is modelled"
+    from_maxima = True  # unified attention goes by the longest and by queries and requests in all
+
+    def not_modelled(self, record: Mapping[str, Any]) -> str:
+        cache = str(record.get("kv_dtype") or "")
+        if "float8" in cache and record["dtype"] != cache:
+            return f"a cache in {cache} for queries in {record['dtype']}"
+        return ""
 
     def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
         from attnprof.dispatch.aiter_paged.read_unified import constants_of

@@ -31,6 +31,8 @@ HOOKS: dict[str, str] = {  # module -> file of this folder and its function
     "sglang.kernels.ops.attention.extend_attention": "triton_attention:patch_sglang_extend",
     "sglang.srt.layers.attention.triton_ops.decode_attention": "triton_attention:patch_sglang_decode",
     "sglang.srt.layers.attention.triton_ops.extend_attention": "triton_attention:patch_sglang_extend",
+    "aiter.ops.triton.attention.unified_attention": "triton_attention:patch_aiter",
+    "aiter.ops.triton.unified_attention": "triton_attention:patch_aiter",
     "xformers.ops.fmha": "xformers:patch",
     "kernels": "hub_kernels:patch",
     "vllm._custom_ops": "vllm_cpu:patch",

@@ -1,15 +1,18 @@
-"""Records the functions through which vLLM and SGLang launch their own Triton attention kernels."""
+"""Records the functions through which vLLM, SGLang and AITER launch their own Triton attention kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 from attnprof.instrument.engines import entry_point
 from attnprof.instrument.engines.entry_point import Lengths, taken
 from attnprof.instrument.recorder import Recorder, shape
 
 _UNIFIED = "extend_attention_fwd_unified"
+_AITER: WeakSet[ModuleType] = WeakSet()  # hooked: newer AITER imports the same module by its older name too
 
 
 def patch_vllm(recorder: Recorder, module: Any) -> Callable[[], None]:
@@ -35,6 +38,20 @@ def patch_sglang_extend(recorder: Recorder, module: Any) -> Callable[[], None]:
     return entry_point.patch_all(undo)
 
 
+def patch_aiter(recorder: Recorder, module: ModuleType) -> Callable[[], None]:
+    """``aiter…unified_attention``, which both engines call on AMD GPUs."""
+    if module in _AITER:
+        return lambda: None
+    undo = entry_point.patch(recorder, module, "unified_attention", "aiter_paged", _aiter_unified)
+    _AITER.add(module)
+
+    def restore() -> None:
+        _AITER.discard(module)
+        undo()
+
+    return restore
+
+
 def _unified(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     q, k, batch = given["q"], given["k"], len(given["seqused_k"])
     window, causal = given["window_size"], given["causal"]
@@ -58,6 +75,35 @@ def _unified(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[st
             sinks=given["sinks"] is not None,
             segments=given["num_par_softmax_segments"],
             threshold=given["seq_threshold_3D"],
+            kv_dtype=str(k.dtype).removeprefix("torch."),
+            **lengths.packed(given["cu_seqlens_q"], given["seqused_k"], batch),
+        ),
+    )
+
+
+def _aiter_unified(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """SGLang tells it the length of the block table, whatever the requests have."""
+    q, k, batch = given["q"], given["k"], len(given["seqused_k"])
+    window = given["window_size"]
+    return (
+        "aiter_paged",
+        "batch_paged",
+        taken(
+            q,
+            k,
+            given["v"],
+            causal=bool(given["causal"]),
+            window_left=window[0],
+            window_right=window[1],
+            softcap=float(given["softcap"] or 0.0),
+            alibi=given.get("alibi_slopes") is not None,
+            scale=given["softmax_scale"],
+            batch=batch,
+            max_seqlen_q=_whole(given["max_seqlen_q"]),
+            max_seqlen_k=_whole(given["max_seqlen_k"]),
+            max_seq_len=_whole(given["max_seqlen_k"]),
+            block_table=shape(given["block_table"]),
+            sinks=given.get("sinks") is not None,
             kv_dtype=str(k.dtype).removeprefix("torch."),
             **lengths.packed(given["cu_seqlens_q"], given["seqused_k"], batch),
         ),
