@@ -132,7 +132,8 @@ def _answer(question: EngineQuestion, along: str, value: int) -> Told:
         return made.choice.backend, "", None, made.prediction.error
     predicted = [made.prediction, *(each.prediction for each in made.more if each.prediction is not None)]
     launches = tuple(launch for each in predicted for launch in each.launches)
-    return made.choice.backend, launched(launches), made.num_splits, ""
+    method = next((f"{note.value}, " for note in made.notes if note.rule == "forward method"), "")
+    return made.choice.backend, f"{method}{launched(launches)}", made.num_splits, ""
 
 
 def kernel_in_words(made: Outcome) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attnprof.analysis.engines import explain_engine
+from attnprof.analysis.engines import EngineQuestion, explain_engine, sweep_engine
 from attnprof.dispatch.engines.layer import Layer, Step
 from attnprof.dispatch.engines.outcome import outcome
 from attnprof.dispatch.libraries import predict
@@ -214,3 +214,15 @@ def test_sglangs_own_flash_attention_4_is_not_guessed() -> None:
     assert (uneven.choice.backend, uneven.call, note(uneven, "page size")) == ("fa4", None, "128")
     assert "none that was recorded" in uneven.not_predicted
     assert "none that was recorded" in made("b200", replace(LATENT, backend="fa4"), PROMPT).not_predicted
+
+
+def test_a_sweep_shows_where_prompts_of_mla_are_attended_otherwise() -> None:
+    question = EngineQuestion("sglang", None, LATENT, Step(4, 512, 0), gpu_by_name("h100"))
+    found = [
+        (each.low, each.high, each.runs.partition(",")[0])
+        for each in sweep_engine([question], "seqlen_k", range(512, 40_513, 512))
+    ]
+    assert found == [
+        (512, 512, "MHA_ONE_SHOT"), (1024, 2048, "MLA"), (2560, 32_768, "MHA_ONE_SHOT"),
+        (33_280, 33_280, "MHA_CHUNKED_KV"), (33_792, 40_448, "MHA_CHUNKED_KV"),  # a chunk, then two
+    ]  # fmt: skip
