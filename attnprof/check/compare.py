@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import Verdict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.dispatch.names.spelled_constants import function_of
 from attnprof.dispatch.names.spelling import as_many_arguments, plain_template, spelling_difference
 from attnprof.dispatch.names.template import template_difference, template_fields
 from attnprof.model import KernelLaunch, Prediction
@@ -80,6 +81,11 @@ def _other_kernels(wanted: Sequence[KernelLaunch], ran: Sequence[KernelLaunch]) 
 
 def _name_difference(predicted: str, observed: str) -> str:
     """What differs in two names of one kernel; "" where nothing does, as far as both can be read."""
+    if (function_of(predicted) is None) != (function_of(observed) is None):
+        which = (
+            "does not spell its constants out" if function_of(observed) is None else "spells constants out"
+        )
+        return f"its name {which}, as another version's"
     unknown = template_fields(predicted) is not None and template_fields(observed) is None
     if unknown and not as_many_arguments(predicted, observed):
         return ""  # cut, or of a build with other arguments

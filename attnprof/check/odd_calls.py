@@ -125,7 +125,11 @@ def _differ(one: Traits, other: Traits, others: Sequence[Traits | None]) -> bool
     known = [each for each in others if each is not None]
     if not (one.batch_heads and other.batch_heads):
         return False
-    if one.form != other.form or one.batch_heads == other.batch_heads or not any(e.shows for e in known):
+    if (
+        one.form != other.form
+        or one.batch_heads == other.batch_heads
+        or not any(e.shows and e.batch_heads for e in known)
+    ):
         return False
     fewer, more = sorted((one.batch_heads, other.batch_heads))
     several = any(not each.folds for each in known)  # a causal kernel beside it: there are several queries

@@ -11,6 +11,7 @@ from attnprof.model import AttentionCall, Entry, Gpu, Library
 from tests.spoil.served import Drawn, Step, draw_prompts, draw_steps
 
 _HEADS = ((28, 4), (32, 8), (16, 16), (8, 8), (4, 1), (40, 8), (12, 12), (64, 8), (16, 1))
+UNIFIED = ("0.1.7", "0.1.20.post1")  # whose unified attention is known
 _BATCHES = (1, 2, 8, 17, 64)
 
 
@@ -72,7 +73,7 @@ def aiter_paged(rng: Random) -> Drawn:
                 for generation, number, phase, call in steps
                 if isinstance(call, AttentionCall)
             ]
-        return _drawn(rng, "aiter_paged", steps)
+        return "aiter_paged", rng.choice(UNIFIED), _gpu(rng), steps
     heads, heads_k = rng.choice([pair for pair in _HEADS if pair[0] <= 16 * pair[1]])
     base = _base(
         rng, "aiter_paged", "fwd_kvcache", num_heads=heads, num_heads_k=heads_k,

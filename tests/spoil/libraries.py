@@ -17,7 +17,7 @@ SERVED: dict[Library, Family] = {
     "flash_attn_4": Family(cute_scenes.VERSIONS["flash_attn_4"], cute_scenes.flash_attn_4),
     "flex_attention": Family(cute_scenes.VERSIONS["flex_attention"], cute_scenes.flex_attention),
     "aiter": Family(("0.1.7",), amd_scenes.aiter),
-    "aiter_paged": Family(("0.1.7",), amd_scenes.aiter_paged),
+    "aiter_paged": Family(amd_scenes.UNIFIED, amd_scenes.aiter_paged),
     "vllm_rocm": Family(("0.33.0",), amd_scenes.vllm_rocm),
 }
 NO_SCENES: dict[Library, str] = {}  # a library of the registry without, and why it has none

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attnprof.check.check_run import CheckResult, Verdict
+from attnprof.check.check_run import CheckResult, Verdict, compare
+from attnprof.check.observed_shape import ObservedShape
+from attnprof.dispatch.libraries import predict
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
+from attnprof.gpus import gpu_by_name
+from attnprof.model import AttentionCall
 from attnprof.runs.run import load
 
 Launch = tuple[str, list[int], list[int]]
@@ -127,6 +132,25 @@ def test_a_ck_kernels_threads_are_the_waves_that_its_name_states(
     launch = (CK.format(waves), [28, 8, 1], [threads, 1, 1])
     found = checked(tmp_path, [launch], {**ROCM, "deviceProperties": [MI300X]})
     assert set(found.counts) == {Verdict.EXPLAINED if right else Verdict.UNEXPLAINED}
+
+
+def test_a_call_that_launched_another_versions_kernel_is_no_match() -> None:
+    call = AttentionCall(
+        "aiter_paged", "batch_paged", 32, 1, 9000, 64, 8, 64, causal=True, page_block_size=64
+    )  # fmt: skip
+    older, newer = (predict(call, gpu_by_name("mi300x"), one) for one in ("0.1.7", "0.1.20.post1"))
+    for predicted, ran in ((older, newer), (newer, older)):
+        signatures = tuple(parse_kernel_name(one.kernel) for one in ran.launches)
+        verdict, detail = compare(predicted, ObservedShape(ran.launches, signatures))
+        assert verdict is Verdict.WRONG_TEMPLATE
+        assert "spell" in detail
+        own = ObservedShape(
+            predicted.launches, tuple(parse_kernel_name(one.kernel) for one in predicted.launches)
+        )
+        assert compare(predicted, own) == (Verdict.MATCH, "")
+    cut = tuple(replace(one, kernel=one.kernel[:100]) for one in newer.launches)  # as a profiler may write it
+    shape = ObservedShape(cut, tuple(parse_kernel_name(one.kernel) for one in cut))
+    assert compare(newer, shape)[0] is not Verdict.WRONG_TEMPLATE
 
 
 def test_composable_kernels_attention_before_ck_tile_is_known_by_name() -> None:
