@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.heuristic import ceil_div
@@ -102,15 +103,19 @@ def _of_version(seen: Observed, gpu: GpuFacts, version: str, rules: Rules) -> It
 def _launched(
     seen: Observed, gpu: GpuFacts, rules: Rules, sizes: tuple[int, int, int, int, int]
 ) -> Iterator[bool]:
-    """Whether a step of these sizes launches it, on each GPU that there may be, captured or not."""
+    """Whether a step of these sizes launches it, on each GPU that there may be, captured or not.
+
+    Room for partial results is that of any draft that a server may be configured for.
+    """
     batch, tokens, longest, heads, heads_k = sizes
     call = AttentionCall(
         LIBRARY, "batch_paged", batch, longest, 1, heads, heads_k, 128, causal=True, total_q=tokens,
         page_block_size=16,
     )  # fmt: skip
-    for one in _gpus(gpu):
-        for graph in (False, True):
-            yield predict_call(replace(call, cuda_graph=graph), one, rules).launches == seen.launches
+    drafts = (0, *range(2, MOST_QUERIES_3D + 1)) if rules.threshold == "query blocks" else (0,)
+    for one, graph, drafted in product(_gpus(gpu), (False, True), drafts):
+        asked = replace(call, cuda_graph=graph, uniform_q_len=drafted)
+        yield predict_call(asked, one, rules).launches == seen.launches
 
 
 def _in_2d(seen: Observed, gpu: GpuFacts, version: str, rules: Rules) -> Iterator[Explanation]:
