@@ -323,6 +323,9 @@ def _fill(explained: Explanation) -> list[str]:
             f"{blocks} for {main.num_sms} {units}: {idle} of the {units} ({_percent(idle / main.num_sms)}) "
             "get none."
         )
+    elif not main.exact and explained.rule("slots") is None:  # nobody knows how many run at once
+        units = explained.gpu.units
+        sentences.append(f"{blocks} for {main.num_sms} {units}, each of which holds at most {main.per_sm}.")
     elif main.thread_blocks == main.slots:
         sentences.append(f"{blocks} for {room}: exactly one wave.")
     elif main.whole_waves == 1:

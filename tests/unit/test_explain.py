@@ -214,3 +214,10 @@ def test_the_candidates_can_be_drawn_and_without_any_that_is_an_error(tmp_path: 
     full = attnprof("explain", "--seqlen-k", "4096", "--batch", "99", "--plot", str(figure))
     assert full.code == 2
     assert "weighed no split counts" in full.err
+
+
+def test_waves_are_not_counted_where_nobody_knows_how_many_blocks_run_at_once() -> None:
+    asked = ("--engine", "sglang", "--model", "qwen2.5-7b", "--gpu", "b200", "--seqlen-k", "32768")
+    told = answer(attnprof("explain", *asked))
+    assert "launches 148 thread blocks for 148 SMs, each of which holds at most 4." in told
+    assert "wave" not in told
