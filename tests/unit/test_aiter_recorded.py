@@ -13,7 +13,8 @@ from attnprof.calls.records import NotModelled, attention_call, read_records
 from attnprof.dispatch.libraries import predict
 from attnprof.gpus import gpu_by_name
 from attnprof.instrument import Recorder
-from attnprof.instrument.engines import triton_attention
+from attnprof.instrument.engines import flash_attn_forks, packed_steps, triton_attention
+from attnprof.instrument.engines.packed_steps import Request
 
 TABLE = 64  # pages of the block table, of 16 keys each
 
@@ -80,3 +81,54 @@ def test_queries_over_a_cache_in_another_dtype_are_said_to_be_unknown(tmp_path):
     assert recorded(tmp_path, 1, cache=torch.float8_e4m3fn) == NotModelled(
         "a cache in float8_e4m3fn for queries in bf16"
     )
+
+
+def packed(recorder: Recorder, keys: int | None, *, sink: bool = False) -> None:
+    """Two prompts of 300 and 200 queries with 100 cached keys each; keys: of a chunk, None for their own."""
+    module = types.ModuleType("aiter.ops.mha")
+
+    def flash_attn_varlen_func(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, min_seqlen_q=0, dropout_p=0.0,
+        softmax_scale=None, logits_soft_cap=0.0, causal=False, window_size=(-1, -1, 0), bias=None,
+        alibi_slopes=None, deterministic=False, return_lse=False, return_attn_probs=False, how_v3_bf16_cvt=1,
+        block_table=None, out=None, cu_seqlens_q_padded=None, cu_seqlens_k_padded=None, sink_ptr=None,
+    ):  # fmt: skip
+        return q
+
+    module.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
+    undo = flash_attn_forks.patch_aiter(recorder, module)
+    steps = {"a": Request(0, 300, 400, True), "b": Request(1, 200, 300, True)}
+    outer = packed_steps.begin_step(recorder, steps, 0)
+    starts, ends = (torch.empty(3, dtype=torch.int32, device="meta") for _ in range(2))
+    made = (torch.empty(500, 128, dim, dtype=torch.bfloat16, device="meta") for dim in (192, 192, 128))
+    module.flash_attn_varlen_func(
+        *made, starts, starts if keys is None else ends, 300, keys or 300, causal=keys is None,
+        return_lse=True, sink_ptr=starts if sink else None,
+    )  # fmt: skip
+    recorder.end_step(outer)
+    undo()
+
+
+@pytest.mark.parametrize(
+    ("keys", "known"), [(None, ((300, 200), (300, 200))), (400, ((300, 200), (400, 300))), (64, ((), ()))]
+)
+def test_a_packed_call_has_the_keys_that_it_was_given(tmp_path, keys, known):
+    recorder = Recorder()
+    packed(recorder, keys)
+    recorder.write(tmp_path / "calls.jsonl")
+    (record,) = read_records(tmp_path / "calls.jsonl")
+    call = attention_call(record, "aiter")
+    assert not isinstance(call, NotModelled)
+    assert (call.entry, call.seqlen_k, call.head_dim_v) == ("varlen_fwd", keys or 300, 128)
+    assert (call.seqlens_q, call.seqlens_k) == known
+    assert call.return_softmax
+    (launch,) = predict(call, gpu_by_name("mi300x"), "0.1.20.post1").launches
+    assert "fmha_fwd_hd192" in launch.kernel
+
+
+def test_packed_calls_with_sinks_are_said_to_be_unknown(tmp_path):
+    recorder = Recorder()
+    packed(recorder, None, sink=True)
+    recorder.write(tmp_path / "calls.jsonl")
+    (record,) = read_records(tmp_path / "calls.jsonl")
+    assert isinstance(attention_call(record, "aiter"), NotModelled)

@@ -21,8 +21,14 @@ class Aiter(LibraryOfVersions):
     modelled = "its forward kernels and MLA decode are modelled"
 
     def not_modelled(self, record: Mapping[str, Any]) -> str:
+        if record.get("sinks"):
+            return "AITER's packed forward with sinks is not modelled"
         fp8 = record["dtype"] == FP8 and record["entry"] != "fwd_kvcache"
         return "dtype fp8, of which MLA's decode alone is known" if fp8 else ""
+
+    def arguments(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        dims = record["q"][-1], record["v"][-1]
+        return {} if dims[0] == dims[1] else {"head_dim_v": dims[1]}
 
     def template_fields(self, kernel: str) -> tuple[tuple[str, object], ...] | None:
         from attnprof.dispatch.aiter.read_back import template_fields

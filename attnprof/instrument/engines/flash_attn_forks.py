@@ -36,6 +36,26 @@ def patch_sgl_kernel(recorder: Recorder, module: Any) -> Callable[[], None]:
     )
 
 
+def patch_aiter(recorder: Recorder, module: Any) -> Callable[[], None]:
+    """``aiter.ops.mha``: packed batches, prompts of both engines on AMD GPUs."""
+    return entry_point.patch(recorder, module, "flash_attn_varlen_func", "aiter", _aiter)
+
+
+def _aiter(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """A chunk of cached keys has fewer than its step, and so has a prompt that attends to itself alone."""
+    named = {**given, "softcap": given.get("logits_soft_cap"), "sinks": given.get("sink_ptr")}
+    library, entry, made = read("aiter", lengths, named)
+    made["return_softmax"] = bool(given.get("return_lse"))
+    if made.get("lengths_of") == "step":
+        if given["cu_seqlens_k"] is given["cu_seqlens_q"]:
+            made["seqlens_k"] = made["seqlens_q"]
+        longest = max(made["seqlens_q"]), max(made["seqlens_k"])
+        if longest != (made["max_seqlen_q"], made["max_seqlen_k"]):
+            for name in ("seqlens_q", "seqlens_k", "lengths_of"):
+                del made[name]
+    return library, entry, made
+
+
 def _vllm(lengths: Lengths, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     library, entry, made = read("vllm_flash_attn", lengths, given)
     made["fa_version"] = given.get("fa_version")

@@ -33,6 +33,7 @@ HOOKS: dict[str, str] = {  # module -> file of this folder and its function
     "sglang.srt.layers.attention.triton_ops.extend_attention": "triton_attention:patch_sglang_extend",
     "aiter.ops.triton.attention.unified_attention": "triton_attention:patch_aiter",
     "aiter.ops.triton.unified_attention": "triton_attention:patch_aiter",
+    "aiter.ops.mha": "flash_attn_forks:patch_aiter",
     "xformers.ops.fmha": "xformers:patch",
     "kernels": "hub_kernels:patch",
     "vllm._custom_ops": "vllm_cpu:patch",
