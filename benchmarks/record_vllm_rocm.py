@@ -78,7 +78,7 @@ class RocmUpstream(Upstream):
         for name in ("GFX1X", "GFX11", "GFX12X", "GFX1250", "RDNA", "RDNA4"):
             setattr(rocm, f"_ON_{name}", False)
         for name in ("get_cdna_version", "get_rdna_version"):
-            if callable(clear := getattr(getattr(rocm, name), "cache_clear", None)):
+            if callable(clear := getattr(getattr(rocm, name, None), "cache_clear", None)):
                 clear()
         found = rocm._ON_MI3XX  # AITER supports these alone
         self.aiter.is_aiter_found_and_supported = lambda: found

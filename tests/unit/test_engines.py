@@ -106,6 +106,19 @@ def test_flash_mla_and_cutlass_mla_of_vllm_0_20_are_those_its_wheel_ships() -> N
     assert made("vllm", "b200", asked, version="0.20.2").prediction == made("vllm", "b200", asked).prediction
 
 
+def test_on_amd_gpus_vllm_0_20_takes_by_its_own_list_and_what_it_calls_is_known_of_triton() -> None:
+    first = made("vllm", "mi300x", version="0.20.2")
+    assert (first.choice.backend, first.prediction) == ("ROCM_ATTN", None)
+    assert "what ROCM_ATTN of vLLM 0.20.2 calls on AMD GPUs is not modelled" in first.not_predicted
+    sinks = made("vllm", "mi300x", replace(QWEN, sinks=True, aiter=True), version="0.20.2")
+    assert sinks.choice.backend == "ROCM_AITER_UNIFIED_ATTN"  # AITER's flash attention has none yet
+    triton = made("vllm", "mi300x", replace(QWEN, backend="TRITON_ATTN"), version="0.20.2")
+    assert (triton.library_version, triton.call.library) == ("0.20.0", "vllm_triton")
+    latent = made("vllm", "mi300x", DEEPSEEK, version="0.20.2")
+    assert (latent.choice.backend, latent.call.entry) == ("TRITON_MLA", "batch_mla")
+    assert "for prompts" in made("vllm", "mi300x", DEEPSEEK, Step(2, 9, 9), "0.20.2").not_predicted
+
+
 def test_mlas_pages_of_vllm_0_10_are_set_by_itself_and_its_prompts_follow_the_flash_attention() -> None:
     taken = {
         gpu: made("vllm", gpu, DEEPSEEK, version="0.10.2").choice.backend for gpu in ("a100", "h100", "b200")
@@ -262,8 +275,8 @@ def test_every_answer_has_launches_a_refusal_or_a_reason(engine: str, gpu: str, 
     ("arguments", "message"),
     [
         (
-            "--engine vllm --gpu mi300x --engine-version 0.20.2",
-            "0.20.2's choice on AMD Instinct MI300X is not modelled",
+            "--engine vllm --gpu mi300x --engine-version 0.10.2",
+            "0.10.2's choice on AMD Instinct MI300X is not modelled",
         ),
         ("--engine vllm --gpu mi300x --kv-dtype nvfp4", "a nvfp4 KV cache on AMD Instinct MI300X"),
         ("--engine vllm --engine-version 0.12.0", "known are 0.33.0, 0.20.2, 0.20.1, 0.20.0, 0.10.2"),

@@ -23,6 +23,7 @@ from attnprof.model import Gpu
 NAME = "vllm"
 DEFAULT_VERSION = "0.33.0"
 _CUTLASS_MLA = "0.33.0"  # whose calls the wheel of 0.20.2 was recorded to launch just the same
+_READ = ("TRITON_ATTN", "TRITON_MLA")  # backends on AMD GPUs that are 0.20's on NVIDIA's too
 _REMOVED = "removed from vLLM before 0.33.0"
 _OFF = "off unless disable_cascade_attn=False asks for it"
 _BY_ITSELF = "taken for a prefix of 256 tokens that at least 8 requests share; one is not described here"
@@ -110,12 +111,12 @@ def choose(layer: Layer, gpu: Gpu, version: Version) -> Choice:
     """The backend. Raises UsageError for dtypes that vLLM refuses, and on AMD GPUs for older versions."""
     sm, name = (gpu.sm_major, gpu.sm_minor), version.rules.version
     if gpu.vendor != "nvidia":
-        if not version.newest:
+        if version.rules.chain:
             raise UsageError(
                 f"vLLM {name}'s choice on {gpu.name} is not modelled: its list for AMD GPUs is another",
                 hint=f"give --engine-version {DEFAULT_VERSION}",
             )
-        return rocm.choose(layer, sm, gpu.name)
+        return rocm.choose(layer, sm, gpu.name, newest=version.newest)
     known = KV_DTYPES[name.rpartition(".")[0]]
     if layer.kv_dtype not in known:
         raise UsageError(
@@ -136,6 +137,11 @@ def reach(choice: Choice, layer: Layer, step: Step, gpu: Gpu, version: Version) 
         where = f"vLLM {version.rules.version} on {gpu.name}"
         return Reached((), why_not=f"what {where} calls for the tokens of a draft model is not modelled")
     sm = (gpu.sm_major, gpu.sm_minor)
+    if gpu.vendor != "nvidia" and not version.newest and (step.seqlen_q > 1 or choice.backend not in _READ):
+        prompts = " for prompts" if choice.backend == "TRITON_MLA" else ""
+        if choice.backend != "TRITON_ATTN":
+            where = f"{choice.backend} of vLLM {version.rules.version}"
+            return Reached((), why_not=f"what {where} calls on AMD GPUs{prompts} is not modelled")
     if gpu.vendor != "nvidia":
         return amd_calls.reach(choice.backend, layer, step, sm, version.rules)
     make = mla_calls.reach_mla if layer.mla else calls.reach

@@ -1,4 +1,4 @@
-"""vLLM 0.33's choice of an attention backend on AMD's Instinct GPUs: its list, and the first that is valid.
+"""The choice of a backend on AMD's Instinct GPUs by vLLM 0.33 and 0.20: its list, and the first that is valid.
 
 AITER is taken as installed, as in vLLM's images: it supports gfx942 and gfx950, and VLLM_ROCM_USE_AITER asks
 for its own backends. Source: vllm/platforms/rocm.py of the wheel, and v1/attention/backends/rocm_*.py with
@@ -8,6 +8,8 @@ Packed caches (turboquant, octave, ultraquant) are not modelled here.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from attnprof.dispatch.engines.layer import Choice, Layer, Sm
 from attnprof.dispatch.engines.vllm import backends as own
@@ -49,8 +51,25 @@ ROCM_AITER_MLA_SPARSE = Backend(
 )
 
 
-def priorities(layer: Layer, sm: Sm) -> tuple[Backend, ...]:
-    """vLLM's list, best first."""
+# 0.20
+
+_OLD: dict[str, Backend] = {
+    "ROCM_ATTN": replace(ROCM_ATTN, mm_prefix=True),
+    "ROCM_AITER_FA": replace(ROCM_AITER_FA, sinks=False),
+    "ROCM_AITER_UNIFIED_ATTN": replace(ROCM_AITER_UNIFIED_ATTN, dtypes=ROCM_ATTN.dtypes, mm_prefix=True),
+    "ROCM_AITER_MLA_SPARSE": replace(ROCM_AITER_MLA_SPARSE, kv_dtypes=UNQUANTIZED, sinks=False),
+    "TRITON_ATTN": own.OLD_TRITON_ATTN,
+    "TRITON_MLA": mla.OLD_TRITON_MLA,
+}
+
+
+def priorities(layer: Layer, sm: Sm, *, newest: bool = True) -> tuple[Backend, ...]:
+    """vLLM's list of 0.33, or 0.20, best first."""
+    listed = _listed(layer, sm)
+    return listed if newest else tuple(_OLD.get(each.name, each) for each in listed)
+
+
+def _listed(layer: Layer, sm: Sm) -> tuple[Backend, ...]:
     asked = layer.aiter and has_aiter(sm)
     if layer.sparse:
         return (ROCM_AITER_MLA_SPARSE,)
@@ -60,10 +79,10 @@ def priorities(layer: Layer, sm: Sm) -> tuple[Backend, ...]:
     return (ROCM_ATTN, *((ROCM_AITER_FA,) if asked else ()), *unified, own.TRITON_ATTN)
 
 
-def choose(layer: Layer, sm: Sm, gpu: str) -> Choice:
+def choose(layer: Layer, sm: Sm, gpu: str, *, newest: bool = True) -> Choice:
     """The first valid backend, or the one that is forced. Raises UsageError for what is not modelled."""
     if layer.kv_dtype not in KV_DTYPES:
         raise UsageError(
             f"a {layer.kv_dtype} KV cache on {gpu} is not modelled", hint=f"known are {', '.join(KV_DTYPES)}"
         )
-    return first_valid(priorities(layer, sm), layer, sm, gpu, checks_window=True)
+    return first_valid(priorities(layer, sm, newest=newest), layer, sm, gpu, checks_window=newest)
