@@ -1,4 +1,4 @@
-"""The choice of a backend on AMD's Instinct GPUs by vLLM 0.33 and 0.20: its list, and the first that is valid.
+"""The choice of a backend on AMD's Instinct GPUs by vLLM 0.33 and 0.20: its list, the first that is valid.
 
 AITER is taken as installed, as in vLLM's images: it supports gfx942 and gfx950, and VLLM_ROCM_USE_AITER asks
 for its own backends. Source: vllm/platforms/rocm.py of the wheel, and v1/attention/backends/rocm_*.py with
