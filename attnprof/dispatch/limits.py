@@ -34,3 +34,9 @@ def drops_out(dropout_p: float) -> bool:
     Source: set_params_fprop and DROPOUT_SWITCH(params.p_dropout < 1.f, …).
     """
     return float32(1.0 - float32(dropout_p)) < 1.0
+
+
+def is_tritons_block(block: tuple[int, int, int]) -> bool:
+    """Whether a kernel of Triton's may have such a block: a power of two of warps, in one dimension."""
+    warps, left = divmod(block[0], 32)
+    return not left and block[1:] == (1, 1) and warps > 0 and warps & (warps - 1) == 0

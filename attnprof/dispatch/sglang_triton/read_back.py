@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.intervals import Interval
+from attnprof.dispatch.limits import is_tritons_block
 from attnprof.dispatch.sglang_triton import amd
 from attnprof.dispatch.sglang_triton.dispatch import EXTEND, EXTEND_UNIFIED, GROUPED, REDUCE, SINGLE
 from attnprof.dispatch.sglang_triton.rules import DEFAULT_VERSION, extend_tile, head_blocks
@@ -29,7 +30,9 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return ReadBack(nearest="kernel before it", cut=True)
     if name == EXTEND:
         extend = () if seen.unread or gpu.vendor == "amd" else tuple(_extend(seen, gpu))
-        return ReadBack(extend, shared=_SHARED) if extend else None
+        if extend or seen.unread or is_tritons_block(seen.main.block):
+            return ReadBack(extend, shared=_SHARED) if extend else None
+        return ReadBack(nearest="block")  # of whichever program it is
     if name == amd.LEAN:
         return _lean(seen, gpu)
     if name not in (GROUPED, SINGLE, EXTEND_UNIFIED):

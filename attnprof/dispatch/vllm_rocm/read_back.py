@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadBack
 from attnprof.dispatch.intervals import Interval
+from attnprof.dispatch.limits import is_tritons_block
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.vllm_rocm.dispatch import ALIBI, PREFILL, TRITON_DECODE
 from attnprof.dispatch.vllm_rocm.paged import (
@@ -106,7 +107,9 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return _triton_decode(seen)
     found = () if seen.unread or seen.combine is not None else tuple(_prompts(seen))
     said = f"triton {name}, launched as vLLM's prompts are; other programs' kernels are called so too"
-    return ReadBack(found, shared=said) if found else None
+    if found or seen.unread or is_tritons_block(seen.main.block):
+        return ReadBack(found, shared=said) if found else None
+    return ReadBack(nearest="block")  # of whichever program it is
 
 
 def _triton_decode(seen: Observed) -> ReadBack:
