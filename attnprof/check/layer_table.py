@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -71,13 +72,17 @@ class LayerTable:
         phase[step] = observed.phase[rows]
         self.phase = phase
 
-    def findings(self, *, named: bool = True) -> Iterator[tuple[Int64, str]]:
-        """Each finding once; what one rule finds is not looked at by the next. ``named``: ranges tell."""
+    def findings(self, *, named: bool = True, mixed: bool = True) -> Iterator[tuple[Int64, str]]:
+        """Each finding once; what one rule finds is not looked at by the next.
+
+        ``named``: ranges tell layers.  ``mixed``: a step is one model's.
+        """
         if not self.fits:
             return
         found: set[tuple[int, int]] = set()
         among = (self._absent, self._twice, self._unlike, self._changed, self._other_sizes)
-        rules = (self._mixed, *among, self._lone, self._other_queries, self._beside) if named else among
+        rules = (*among, self._lone, self._other_queries, self._beside) if named else among
+        rules = (self._mixed, *rules) if mixed else rules
         alone = (self._passing, self._ungrown) if named else ()
         for rule in (*(rules if len(self.layers) > 1 else ()), *alone):
             for step, layer, detail in rule():
@@ -218,6 +223,11 @@ class LayerTable:
 
     def _may_part(self, step: int, differ: Bool, a: Int64, b: Int64) -> bool:
         """Whether a whole program could show this: a window that begins to hide keys, or another cache."""
+        left, right = (int(side[step]) for side in (a, b))
+        if self._trait(left).window_tells(self._trait(right)):
+            alike = sorted(int(np.count_nonzero(self.cells[step] == cell)) for cell in (left, right))
+            several = int(np.count_nonzero(differ)) > 1 or alike[0] > 1
+            return several or alike[1] < odd_calls.FEWEST
         locals_ = [any(self.traits[s].local for s in self.shapes_of[int(side[step])]) for side in (a, b)]
         if locals_[0] != locals_[1]:
             if any(self.traits[s].requests for side in (a, b) for s in self.shapes_of[int(side[step])]):
@@ -251,8 +261,10 @@ class LayerTable:
 
     def _changed(self) -> Iterator[tuple[int, int, str]]:
         """A layer's head dim, data type, softcap and ALiBi are its model's: they do not change for a step."""
-        for group in self._columns:
+        latent = np.array([any(self.traits[s].latent for s in shapes) for shapes in self.shapes_of], np.bool_)
+        for group, of_latents in product(self._columns, (False, True)):
             column = self.cells[:, group[0]]
+            column = np.where((column != _ABSENT) & (latent[column] == of_latents), column, _ABSENT)
             kinds: Counter[Fixed] = Counter()
             of_cell: dict[int, Fixed] = {}
             cells, counts = np.unique(column[column != _ABSENT], return_counts=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,14 @@ class Inconsistent:
 
 
 def find_inconsistent(
-    observed: ObservedCalls, told: Sequence[ReadBack | None], cut: Int64
+    observed: ObservedCalls, told: Sequence[ReadBack | None], cut: Int64, num_sms: Mapping[int, int]
 ) -> Iterator[Inconsistent]:
-    """The calls whose neighbours contradict them. ``told`` is per shape, ``cut`` may be less than calls."""
-    traits = [Traits.of(shape) for shape in observed.shapes]
+    """The calls whose neighbours contradict them. ``told`` is per shape, ``cut`` may be less than calls.
+
+    ``num_sms``: of each GPU that states them.
+    """
+    shapes = zip(observed.shapes, told, strict=True)
+    traits = [Traits.of(shape, back, num_sms.get(shape.device, 0)) for shape, back in shapes]
     for pid in distinct(observed.pid).tolist():
         known: set[int] = set()
         for rows, detail in _of_process(observed, pid, traits, told, cut):
@@ -64,7 +68,8 @@ def _of_process(
     elif pid in observed.repeated:
         repeated, placed, why = odd_calls.place_by_repetition(observed, mine, pid)
         placed = placed[~np.isin(placed, cut)]
-        for rows, detail in LayerTable(repeated, placed, traits, told).findings(named=False):
+        table, mixed = LayerTable(repeated, placed, traits, told), observed.repeated[pid].replays
+        for rows, detail in table.findings(named=False, mixed=mixed):
             yield rows, f"{detail} ({why})"
 
 

@@ -19,7 +19,7 @@ from attnprof.check.bare_steps import find_bare_steps
 from attnprof.check.math_layers import MathLayer, find_math_layers
 from attnprof.check.observed_shape import ObservedShape, second_halves
 from attnprof.check.odd_replays import OddReplay, find_odd_replays
-from attnprof.check.repetition import Repetition, find_repetition
+from attnprof.check.repetition import Repetition, find_repetition, find_replays
 from attnprof.check.same_kernels import OddWork, count_beside, find_odd_work
 from attnprof.check.trace_edges import Edges, find_edges
 from attnprof.dispatch.names.families import halves_of
@@ -172,11 +172,15 @@ def observe(timeline: Timeline) -> ObservedCalls:
 
 
 def _repeated(timeline: Timeline, calls: ObservedCalls, names: Bool) -> Iterator[tuple[int, Repetition]]:
-    """The steps and layers of the processes whose calls nothing names."""
-    named = (calls.seq >= 0) | (calls.step >= 0) | (calls.layer >= 0)
+    """The steps and layers of the processes whose calls nothing names, or none names the layers of."""
+    layered = (calls.seq >= 0) | (calls.layer >= 0)
     for pid in distinct(calls.pid).tolist():
         mine = np.flatnonzero(calls.pid == pid)
-        if not named[mine].any() and (found := find_repetition(timeline, calls.main[mine], names)):
+        if layered[mine].any():
+            continue
+        bare = not (calls.step[mine] >= 0).any()
+        found = find_repetition(timeline, calls.main[mine], names) if bare else None
+        if found := found or find_replays(timeline.launch[calls.main[mine]], calls.replayed[mine]):
             yield pid, found
 
 

@@ -20,7 +20,7 @@ from attnprof.nouns import count_of
 from attnprof.trace.range_names import DECODE
 
 _MOST_COLUMNS, _MOST_ROWS = 64, 4096  # kinds of layers and of steps that are looked at
-_FEWEST = 3  # steps in which layers launch the same, and layers that do
+FEWEST = 3  # steps in which layers launch the same, and layers that do
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,13 @@ def find_lone(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[in
             a, b = of.cells[:, one[0]], of.cells[:, other[0]]
             both = (a >= 0) & (b >= 0)
             differ = np.flatnonzero(both & (a != b))
-            if len(differ) != 1 or np.count_nonzero(both) <= _FEWEST:
+            if len(differ) != 1 or np.count_nonzero(both) <= FEWEST:
                 continue
             step = int(differ[0])
             if of.parted_by_window(step, a, b):
                 continue
+            if np.count_nonzero(both & (of.phase == of.phase[step])) < 2:
+                continue  # the one step of its phase: a window may tell there alone
             row = of.cells[step]
             odd, usual = (one, other) if np.sum(row == a[step]) <= np.sum(row == b[step]) else (other, one)
             left, right = of.trait(int(row[odd[0]])), of.trait(int(row[usual[0]]))
@@ -76,7 +78,9 @@ def find_lone(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tuple[in
             if left.local != right.local and not planned_alone:
                 continue
             among = np.sum(row == row[usual[0]])
-            alone = np.sum(row == row[odd[0]]) == 1 and among >= _FEWEST
+            alone = np.sum(row == row[odd[0]]) == 1 and among >= FEWEST
+            if left.window_tells(right) and not alone:
+                continue
             unplanned = planned_alone and right.planned  # whose like plans its own
             if alone or unplanned or (left.kind != right.kind and among > len(odd)):
                 yield step, odd, usual[0]
@@ -163,7 +167,7 @@ def find_other_numbers(
         together = sum(count for count, known in zip(counts.tolist(), mine, strict=True) if known) - len(
             apart
         )
-        if len(apart) == 1 and counts[apart[0]] == 1 and len(one) == 1 and together >= _FEWEST:
+        if len(apart) == 1 and counts[apart[0]] == 1 and len(one) == 1 and together >= FEWEST:
             yield int(np.flatnonzero(inverse.ravel() == apart[0])[0]), one[0], others[0]
 
 
@@ -195,7 +199,7 @@ def find_lone_margins(
     margins = [{one.sm_margin for one in back.explanations} if back else set() for back in told]
     none = sum(count for count, margin in zip(calls, margins, strict=True) if count and margin == {0})
     for number, (count, margin) in enumerate(zip(calls, margins, strict=True)):
-        if count == 1 and len(margin) == 1 and 0 not in margin and none > _FEWEST:
+        if count == 1 and len(margin) == 1 and 0 not in margin and none > FEWEST:
             yield rows[shape[rows] == number], margin.pop(), none
 
 
@@ -264,4 +268,6 @@ def place_by_repetition(observed: ObservedCalls, mine: Int64, pid: int) -> tuple
     step, layer = observed.step.copy(), observed.layer.copy()
     step[mine], layer[mine] = found.step, found.layer
     why = f"steps of {found.layers} calls are told by the kernels between them"
+    if found.replays:
+        why = f"steps are a CUDA graph's replays of {found.layers} calls, and layers their places in these"
     return replace(observed, step=step, layer=layer), mine[found.step >= 0], why

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from attnprof.trace.tables import Bool, Int32, Int64
 from attnprof.trace.timeline import Timeline
 
-_FEWEST_STEPS = 4
+_FEWEST_STEPS, _FEWEST_REPLAYS = 4, 2
 _REGULAR = 0.75  # of the distances between a step's ends
 _MOST_KINDS = 64  # of gaps that may be a step's end
 _MOST_ODD = 4096  # stretches that are looked at one by one
@@ -25,11 +25,35 @@ _Sums = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """Per call its step and its place in it, -1 where the kernels do not tell; ``layers`` in a step."""
+    """Per call its step and its place in it, -1 where the kernels do not tell; ``layers`` in a step.
+
+    ``replays``: steps are a CUDA graph's replays, which are one model's.
+    """
 
     step: Int32
     layer: Int32
     layers: int
+    replays: bool = False
+
+
+def find_replays(launch: Int64 | Int32, replayed: Bool) -> Repetition | None:
+    """The replays of a process that make as many calls as most do, each as a step; None of fewer than two.
+
+    Per call in order of time: what launched it, and whether that was a CUDA graph.
+    """
+    rows = np.flatnonzero(replayed & (launch >= 0))
+    _, number, counts = np.unique(launch[rows], return_inverse=True, return_counts=True)
+    if len(counts) < _FEWEST_REPLAYS:
+        return None
+    layers = int(np.argmax(np.bincount(counts)))
+    mine = rows[counts[number] == layers]
+    if len(mine) < _FEWEST_REPLAYS * layers:
+        return None
+    order = mine[np.argsort(launch[mine], kind="stable")]
+    step, layer = (np.full(len(launch), -1, np.int32) for _ in range(2))
+    step[order] = np.arange(len(order)) // layers
+    layer[order] = np.arange(len(order)) % layers
+    return Repetition(step, layer, layers, replays=True)
 
 
 def find_repetition(timeline: Timeline, main: Int64, attention: Bool) -> Repetition | None:

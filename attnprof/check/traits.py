@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnprof.check.observed_shape import ObservedShape
-from attnprof.dispatch.libraries import template_fields
+from attnprof.dispatch.explanation import ReadBack
+from attnprof.dispatch.libraries import template_fields, window_may_tell
+from attnprof.model import KernelLaunch
 
 Fixed = tuple[tuple[str, object], ...]
 _KIND = ("dtype", "head_dim", "head_dim_v", "Is_causal", "Has_softcap", "Varlen", "PagedKVNonTMA", "AppendKV")
 _PLANNED = "planned before it"
+_LEAVES_SMS_FREE = "flash-attn-3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class Traits:
     that no size decides, and whether a kernel before the call plans it.  ``shows``: the grid follows from the
     call, not from the GPU.  ``requests``: no window shows, as of a server's batches, whose longest sequence
     may leave, so that keys do not only grow.  ``folds``: the query heads of a KV head may count as
-    queries, which they never do in a causal kernel.
+    queries, which they never do in a causal kernel.  ``latent``: queries against V of their own, as MLA
+    decodes, whose prompts have other head dims.
     """
 
     library: str
@@ -36,14 +40,21 @@ class Traits:
     folds: bool
     role: str
     words: str
+    launch: KernelLaunch
+    latent: bool
 
     @property
     def planned(self) -> bool:
         """Whether a kernel of its own plans the call before it."""
         return (_PLANNED, True) in self.kind
 
+    def window_tells(self, other: Traits) -> bool:
+        """Whether a window alone may tell it from ``other`` in one step, though no name says so."""
+        return self.library == other.library and window_may_tell(self.launch, other.launch)
+
     @classmethod
-    def of(cls, shape: ObservedShape) -> Traits:
+    def of(cls, shape: ObservedShape, back: ReadBack | None = None, num_sms: int = 0) -> Traits:
+        """``back``: what its launches say of the call.  ``num_sms``: 0 where they are not stated."""
         launch, main = shape.launches[0], shape.main
         fields = dict(template_fields(launch.kernel) or ())
         dtype = fields.get("dtype") or dict(main.stated).get("dtype")
@@ -60,7 +71,12 @@ class Traits:
         form = (main.library, main.family, split or adds, local, *map(fields.get, ("Is_causal", "block_m")))
         heads = launch.grid[2] if split else launch.grid[1] * launch.grid[2]
         combined = len(shape.launches) > 1 and shape.launches[1].grid[0] > 1
-        shows = main.family in ("fwd", "fwd_splitkv") or launch.grid[1] * launch.grid[2] > 1 or combined
+        own = main.family in ("fwd", "fwd_splitkv")
+        shows = own or launch.grid[1] * launch.grid[2] > 1 or combined
+        if num_sms and main.library != _LEAVES_SMS_FREE:  # whose caller may take some of the SMs away
+            shows = shows or launch.grid[0] not in (num_sms, num_sms // 2 * 2)
+        if not own and back is not None and main.library != _LEAVES_SMS_FREE:
+            heads = _batch_heads(back)  # what a grid of others means is theirs
         requests = fields.get("Varlen") or (main.family == "fwd_splitkv" and not split)
         # Before 2.3.5 a causal call counts as local, too; Has_alibi came with 2.4.0.
         requests = requests or (local and "Is_even_K" in fields and "Has_alibi" not in fields)
@@ -69,5 +85,16 @@ class Traits:
         words = f"{said}, {splits} splits" if splits and splits > 1 else said
         return cls(
             main.library, None if dtype is None else str(dtype), local, fixed, kind, form, launch.grid,
-            heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words,
+            heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words, launch,
+            bool(fields.get("HasQv")),
         )  # fmt: skip
+
+
+def _batch_heads(back: ReadBack) -> int:
+    """Sequences x heads of all explanations that tell them; 0 where none does, or they differ."""
+    told = {
+        one.batch_heads or (one.batch or 0) * (one.heads or 0)
+        for one in back.explanations
+        if one.batch_heads or (one.batch and one.heads)
+    }
+    return told.pop() if len(told) == 1 else 0

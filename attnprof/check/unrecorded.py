@@ -49,11 +49,11 @@ def check_unrecorded(
             verdict, detail = compare(captured[seq], observed.shapes[shape])
             said = detail or f"replays call {seq}"
             calls.read_otherwise(replays[pair == number], Reading(verdict, said, calls.inferred[shape]))
-    for found in find_inconsistent(observed, told, cut):
+    num_sms = {device: gpu.num_sms for device, gpu in gpus.items() if gpu.num_sms}
+    for found in find_inconsistent(observed, told, cut, num_sms):
         calls.read_otherwise(
             calls.not_having(found.rows, FAILED), Reading(Verdict.INCONSISTENT, found.detail)
         )
-    num_sms = {device: gpu.num_sms for device, gpu in gpus.items() if gpu.num_sms}
     for frozen in find_frozen(observed, calls.inferred, told, num_sms, keys_of_step):
         reading = Reading(Verdict.FROZEN, frozen.detail, calls.inferred[frozen.shape])
         calls.read_otherwise(frozen.rows, reading)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attnprof.dispatch.intervals import InferredCall, Interval
     from attnprof.dispatch.library import AnswerTo, AttentionLibrary
     from attnprof.dispatch.names.family import Family
-    from attnprof.model import AttentionCall, Gpu
+    from attnprof.model import AttentionCall, Gpu, KernelLaunch
 
 LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn": "attnprof.dispatch.flash_attn2",
@@ -232,3 +232,10 @@ def versions_spelling(kernel: str) -> dict[str, tuple[str, ...]]:
     """For each library, the versions that spell a main kernel so, where its name tells."""
     told = {name: each.versions_spelling(kernel) for name, each in all_libraries().items()}
     return {name: versions for name, versions in told.items() if versions}
+
+
+@lru_cache(maxsize=4096)
+def window_may_tell(one: KernelLaunch, other: KernelLaunch) -> bool:
+    """Whether, of two launches of one step whose names state no window, a window of one layer's may be why
+    they differ."""
+    return any(library(name).window_may_tell(one, other) for name in LIBRARIES)

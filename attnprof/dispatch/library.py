@@ -8,7 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from attnprof.model import AttentionCall, Entry, Gpu, Prediction, Reason
+from attnprof.model import AttentionCall, Entry, Gpu, KernelLaunch, Prediction, Reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,6 +222,13 @@ class AttentionLibrary(Protocol):
     def named_only(self, kernel: str) -> str:
         """Why the launches of one of its kernels are not predicted; "" of others'."""
         return ""
+
+    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch) -> bool:
+        """Whether two of its main launches in one step may differ by a window, which their names do not tell.
+
+        False where a window changes no launch, and of other libraries' kernels.
+        """
+        return False
 
     def replay(self, call: AttentionCall) -> ReplaySource | None:
         """The call as Python that makes it; None where that is not known."""

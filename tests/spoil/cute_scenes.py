@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Library
-from tests.spoil.served import Drawn, Step, draw_prompts, draw_steps
+from tests.spoil.served import Drawn, draw_prompts, draw_steps, with_changes
 
 VERSIONS: dict[Library, tuple[str, ...]] = {
     "flash_attn_4": ("4.0.0b36", "vllm-0.33.0"),
@@ -33,21 +32,12 @@ def flash_attn_4(rng: Random) -> Drawn:
         gpu = rng.choice(_GPUS[:4])
         base = replace(base, num_heads=rng.choice((16, 64, 128)), num_heads_k=1, head_dim=64, head_dim_v=512)
     captured = base.cuda_graph
-    steps = draw_steps(rng, base) if captured or latent else draw_prompts(rng, base)
-    steps = _with(steps, _packed)
+    one = gpu_by_name(gpu)
+    steps = draw_steps(rng, base, one) if captured or latent else draw_prompts(rng, base)
+    steps = with_changes(steps, _packed)
     if not latent and rng.random() < 0.4:
-        steps = _with(steps, lambda call: (replace(call, window=_WINDOW, causal=False), call))
-    return "flash_attn_4", version, gpu_by_name(gpu), steps
-
-
-def _with(
-    steps: list[Step], change: Callable[[AttentionCall], AttentionCall | tuple[AttentionCall, ...]]
-) -> list[Step]:
-    return [
-        (generation, number, phase, change(call))
-        for generation, number, phase, call in steps
-        if isinstance(call, AttentionCall)
-    ]
+        steps = with_changes(steps, lambda call: (replace(call, window=_WINDOW, causal=False), call))
+    return "flash_attn_4", version, one, steps
 
 
 def _packed(call: AttentionCall) -> AttentionCall:

@@ -9,7 +9,7 @@ from attnprof.dispatch.libraries import default_version
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, Gpu, Library
 from tests.spoil import flashinfer_scenes, triton_scenes
-from tests.spoil.served import Drawn, Step, draw_prompts, draw_steps
+from tests.spoil.served import Drawn, draw_prompts, draw_steps, with_changes
 
 _HOPPER, _BLACKWELL = ("h100", "h20", "h200", "h100-pcie"), ("b200", "b300", "gb200")
 _HEADS = (16, 32, 64, 128)  # of one rank of a model of 128
@@ -32,36 +32,36 @@ def flash_mla(rng: Random) -> Drawn:
     base = _base(rng, "flash_mla")
     if rng.random() < 0.5:
         base = replace(base, dtype=rng.choice(("bf16", "bf16", "fp16", "fp8")))
-        drafts = rng.choice(((1,), (1,), (2,), (1, 2, 3)))
-        return "flash_mla", default_version("flash_mla"), _gpu(rng, *_HOPPER), draw_steps(
-            rng, base, drafts=drafts
-        )  # fmt: skip
+        drafts, gpu = rng.choice(((1,), (1,), (2,), (1, 2, 3))), _gpu(rng, *_HOPPER)
+        return "flash_mla", default_version("flash_mla"), gpu, draw_steps(rng, base, gpu, drafts=drafts)
     hopper = rng.random() < 0.5
     base = replace(
         base, num_heads=rng.choice((64, 128)), index_topk=rng.choice((512, 1024, 2048)), cache_seqlens=False,
         backend="" if hopper else rng.choice(("", "nvfp4_ds_mla")),
     )  # fmt: skip
     gpu = _gpu(rng, *(_HOPPER if hopper else _BLACKWELL))
-    steps = draw_steps(rng, base, drafts=rng.choice(((1,), (1,), (2,))))
+    steps = draw_steps(rng, base, gpu, drafts=rng.choice(((1,), (1,), (2,))))
     return "flash_mla", default_version("flash_mla"), gpu, steps
 
 
 def tokenspeed_mla(rng: Random) -> Drawn:
     base = _base(rng, "tokenspeed_mla", dtype="fp8", page_block_size=rng.choice((32, 64)))
-    steps = draw_steps(rng, base, drafts=rng.choice(((1,), (1,), (2,), (1, 2, 4))))
-    return "tokenspeed_mla", default_version("tokenspeed_mla"), _gpu(rng, *_BLACKWELL), steps
+    gpu = _gpu(rng, *_BLACKWELL)
+    steps = draw_steps(rng, base, gpu, drafts=rng.choice(((1,), (1,), (2,), (1, 2, 4))))
+    return "tokenspeed_mla", default_version("tokenspeed_mla"), gpu, steps
 
 
 def cutlass_mla(rng: Random) -> Drawn:
     """Its splits follow from the page table's room, the longest request that the server takes."""
     base = _base(rng, "cutlass_mla", page_block_size=128, dtype=rng.choice(("bf16", "bf16", "fp16", "fp8")))
-    room = rng.choice((4096, 16_384, 32_768, 131_072))
-    steps = [
-        (generation, number, phase, replace(call, seqlen_k=room, seqlens_q=(), seqlens_k=()))
-        for generation, number, phase, call in draw_steps(rng, base)
-        if isinstance(call, AttentionCall)
-    ]
-    return "cutlass_mla", default_version("cutlass_mla"), _gpu(rng, *_BLACKWELL), [*steps]
+    room, gpu = rng.choice((4096, 16_384, 32_768, 131_072)), _gpu(rng, *_BLACKWELL)
+    steps = with_changes(
+        draw_steps(rng, base, gpu),
+        lambda call: (
+            replace(call, seqlen_k=room, seqlens_q=(), seqlens_k=()) if call.head_dim == 576 else call
+        ),
+    )
+    return "cutlass_mla", default_version("cutlass_mla"), gpu, steps
 
 
 def flashinfer(rng: Random) -> Drawn:
@@ -75,8 +75,8 @@ def flashinfer(rng: Random) -> Drawn:
         cache_seqlens=False,
     )  # fmt: skip
     drafts = (1,) if backend == "trtllm-gen" else rng.choice(((1,), (1,), (2,), (1, 2, 4)))
-    steps = draw_steps(rng, base, drafts=drafts)
-    return "flashinfer", "0.7.2.post1", _gpu(rng, *gpus[backend]), steps
+    gpu = _gpu(rng, *gpus[backend])
+    return "flashinfer", "0.7.2.post1", gpu, draw_steps(rng, base, gpu, drafts=drafts)
 
 
 def vllm_triton(rng: Random) -> Drawn:
@@ -91,11 +91,11 @@ def vllm_triton(rng: Random) -> Drawn:
             rng, "vllm_triton", entry="batch_decode", num_heads=32, num_heads_k=8, head_dim=128,
             head_dim_v=None, cache_seqlens=False,
         )  # fmt: skip
-        return "vllm_triton", version, gpu, draw_steps(rng, base)
+        return "vllm_triton", version, gpu, draw_steps(rng, base, gpu)
     version = rng.choice(("0.10.0", version))
     base = _base(rng, "vllm_triton", entry="batch_mla", page_block_size=16, cache_seqlens=False)
     drafts = rng.choice(((1,), (1,), (2,))) if version == "0.33.0" else (1,)
-    return "vllm_triton", version, gpu, draw_steps(rng, base, drafts=drafts)
+    return "vllm_triton", version, gpu, draw_steps(rng, base, gpu, drafts=drafts)
 
 
 def sglang_triton(rng: Random) -> Drawn:
@@ -121,9 +121,9 @@ def vllm_flash_attn(rng: Random) -> Drawn:
     if base.cuda_graph:
         base = replace(base, num_splits=32)
     drafts = rng.choice(((1,), (1,), (2,)))
-    steps: list[Step] = [
-        (generation, number, phase, replace(call, total_q=call.batch * call.seqlen_q))
-        for generation, number, phase, call in draw_steps(rng, base, drafts=drafts)
-        if isinstance(call, AttentionCall)
-    ]
-    return "vllm_flash_attn", "fa3", _gpu(rng, *_HOPPER), steps
+    gpu = _gpu(rng, *_HOPPER)
+    steps = with_changes(
+        draw_steps(rng, base, gpu, drafts=drafts),
+        lambda call: replace(call, total_q=call.batch * call.seqlen_q) if call.has_qv else call,
+    )
+    return "vllm_flash_attn", "fa3", gpu, steps

@@ -7,7 +7,7 @@ the bounds searched, the spoil counts as one that can be told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from attnprof.dispatch.vllm_rocm.dispatch import PREFILL
@@ -20,6 +20,8 @@ from tests.spoil.witness import combines, lengths, plans, units, witness
 _FEW_STEPS = 2
 _UNRECORDED = "nothing shows that the profiler recorded the GPU already when the first call was made"
 _MOST_QUERIES = 8  # of a speculative step
+_TELL_NO_WINDOW = ("flash_attn_4", "flashinfer")
+_PLAIN_NAMES = ("_fwd_kernel",)  # that other programs' kernels have, launched in any way
 _TILE = 260  # more queries than any kernel takes per thread block
 
 
@@ -39,7 +41,7 @@ def _before_recording(whole: Scene, spoilt: Spoil) -> bool:
     """Whether it shows what a whole trace would whose profiler began with the GPU inside or after the first
     call: nothing of it, or the last of its kernels; without ranges, of another call that the scene has."""
     first = next(at for at, one in enumerate(whole.calls) if one.launches)
-    if spoilt.at != (first,) or whole.replays(whole.calls[first]):
+    if spoilt.at != (first,):
         return False
     left = spoilt.scene.calls[first].launches
     if whole.marks != "none" or not left:
@@ -82,6 +84,8 @@ def _marked(whole: Scene, spoilt: Spoil) -> str:
         return "all steps replay a graph: no eager one shows that another layer attends"
     if scene.library in SERVED and _step_of_other_lengths(scene, at):
         return "requests come and go: all the step launches is what some lengths give each of its layers"
+    if scene.library in _TELL_NO_WINDOW and (window := _window_of_a_layer(whole, spoilt, at)):
+        return window
     for step, layer in touched:
         likes = [
             one
@@ -172,6 +176,51 @@ def _window_of_requests(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
             if made == [shown[n].launches for n in layer]:
                 return "a window may hide keys of the longest request, which comes or leaves with one step"
     return ""
+
+
+def _window_of_a_layer(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
+    """Of one call of a paged batch: whether a window of its layer gives it beside the other layers, whose
+    names tell no window, for requests of other lengths, which are hidden in this step alone."""
+    place = next(iter(at))
+    one, shown = whole.calls[place], spoilt.scene.calls
+    if len(at) != 1 or not one.call.seqlens_k or one.call.window != (-1, -1):
+        return ""
+    others = [n for n, x in enumerate(whole.calls) if x.layer == one.layer and x.step != one.step]
+    longest = max((whole.calls[n].call.seqlen_k for n in others), default=1)
+    known: dict[int, bool] = {}
+    for call in _of_other_lengths(one.call):
+        if launches_of(call, whole.gpu, whole.version) != one.launches:
+            continue
+        for share in (100, 125, 150, 200, 400):
+            left = longest * share // 100
+            hidden = launches_of(_windowed(call, left), whole.gpu, whole.version)
+            if hidden != shown[place].launches:
+                continue
+            if left not in known:
+                known[left] = all(
+                    launches_of(_windowed(whole.calls[n].call, left), whole.gpu, whole.version)
+                    == whole.calls[n].launches
+                    for n in others
+                )
+            if known[left]:
+                return "a window of its layer, of which no name tells, may hide keys in this step alone"
+    return ""
+
+
+def _windowed(call: AttentionCall, left: int) -> AttentionCall:
+    return replace(call, window=(left, 0), causal=call.library != "flash_attn_4" and call.causal)
+
+
+def _of_other_lengths(call: AttentionCall) -> Iterator[AttentionCall]:
+    """The same step with keys longer or shorter by a share, all requests' or the longest one's."""
+    longest = call.seqlens_k.index(max(call.seqlens_k))
+    for percent in (100, *range(20, 400, 10), *range(400, 2000, 100)):
+        keys = tuple(
+            max(have * percent // 100, new) for have, new in zip(call.seqlens_k, call.seqlens_q, strict=True)
+        )
+        one = tuple(keys[n] if n == longest else have for n, have in enumerate(call.seqlens_k))
+        for told in (keys, one):
+            yield replace(call, seqlens_k=told, seqlen_k=max(told))
 
 
 def _windows_of_all_others(whole: Scene, spoilt: Spoil, at: set[int]) -> str:
@@ -323,5 +372,8 @@ def _bare(whole: Scene, spoilt: Spoil) -> str:
         "flash_attn_3",
     ):
         return "no range tells which layer a call belongs to, or whether one is missing"
+    changed = [one for at in spoilt.at for one in scene.calls[at].launches]
+    if changed and all(one.kernel in _PLAIN_NAMES for one in changed):
+        return "other programs' kernels have its name: no range tells whose a launch is"
     version = _each_by_itself(whole, spoilt)
     return f"each is what {scene.library} {version} launches for some call" if version else ""

@@ -11,6 +11,7 @@ from functools import lru_cache
 from random import Random
 
 from attnprof.dispatch import predict
+from attnprof.dispatch.libraries import rules_known
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
 from attnprof.gpus import gpu_by_name, make_gpu
@@ -31,6 +32,7 @@ VERSIONS: dict[Library, tuple[str, ...]] = {
     **flashinfer_scenes.VERSIONS,
     **{library: family.versions for library, family in SERVED.items()},
 }
+_BESIDE: dict[Library, str] = {"flash_attn_4": "vllm-0.33.0", "vllm_flash_attn": "auto"}
 _EACH_SERVER = 8  # seeds: of so many, one is each server's
 _SERVERS: dict[int, Draw] = {4: triton_scenes.draw, 7: flashinfer_scenes.draw}
 _LIBRARIES: tuple[Library, ...] = (
@@ -39,7 +41,7 @@ _LIBRARIES: tuple[Library, ...] = (
     *("flash_attn_3",) * 2,
     "vllm_flash_attn",
 )
-_PROGRAMS = (*dict.fromkeys(_LIBRARIES), "flash_attn_4", "flex_attention")  # that generate, beside servers
+PROGRAMS = (*dict.fromkeys(_LIBRARIES), "flash_attn_4", "flex_attention")  # that generate, beside servers
 GPUS = ("a100", "h100", "h20", "l40s", "4090", "a10g", "3090", "h100-pcie")
 HOPPER = ("h100", "h20", "h100-pcie", "h200")
 _GPUS_OF: dict[Library, tuple[str, ...]] = {
@@ -134,6 +136,8 @@ def launches_of(call: AttentionCall, gpu: Gpu, version: str) -> Launches:
 
 @lru_cache(maxsize=200_000)
 def _all_launches(call: AttentionCall, gpu: Gpu, version: str) -> Launches:
+    if not rules_known(call.library, version):  # of the library that attends to a server's prompts
+        version = _BESIDE[call.library]
     try:
         return predict(call, gpu, version).launches
     except UsageError:
@@ -150,7 +154,7 @@ def make_scene(
     """The scene of a seed: a draw whose calls the library takes, each with at least one launch."""
     rng = Random(seed)
     while library:
-        served = library in SERVED and (library not in _PROGRAMS or rng.random() < 0.5)
+        served = library in SERVED and (library not in PROGRAMS or rng.random() < 0.5)
         scene = (
             _of_server(rng, SERVED[library].draw, records) if served else _draw(rng, records, shapes, library)
         )
@@ -249,7 +253,8 @@ def _of_server(rng: Random, draw: Draw, records: Sequence[str] = ("none",)) -> S
     if tuple(records) == ("none",) and library not in SERVED:
         return scene
     asked = [one for one in records if one != "operators"] or ["none"]
-    if rng.choice(asked) == "file" and all(is_recorded(one.call) for one in calls):
+    told = all(is_recorded(one.call) and one.call.library == library for one in calls)
+    if rng.choice(asked) == "file" and told:
         return replace(scene, records="file", marks="own")
     captured = all(one.call.cuda_graph for one in calls if one.phase == "decode")
     return _in_graphs(scene, rng) if captured else scene

@@ -22,13 +22,31 @@ class Family:
     draw: Draw
 
 
-def draw_steps(rng: Random, base: AttentionCall, *, drafts: Sequence[int] = (1,)) -> list[Step]:
-    """Decode steps whose requests have lengths of their own; captured, the longest there may be."""
-    count = rng.randint(4, 9)
+def draw_steps(rng: Random, base: AttentionCall, gpu: Gpu, *, drafts: Sequence[int] = (1,)) -> list[Step]:
+    """Decode steps whose requests have lengths of their own; captured, the longest there may be.
+
+    A step of prompts is before those that are captured, and some others.
+    """
+    count = rng.randint(5, 10)
+    first = [(0, 0, "prefill", _prompts(rng, base, gpu))] if base.cuda_graph or rng.random() < 0.2 else []
     if base.cuda_graph:
         step = replace(base, seqlen_q=drafts[0], seqlen_k=rng.choice((4096, 32_768, 163_840)))
-        return [(0, number, "decode", step) for number in range(count)]
-    return [(0, number, "decode", _decode(rng, base, rng.choice(drafts))) for number in range(count)]
+        return [*first, *((0, number, "decode", step) for number in range(1, count))]
+    decode = [(0, number, "decode", _decode(rng, base, rng.choice(drafts))) for number in range(1, count)]
+    return [*first, *decode]
+
+
+def _prompts(rng: Random, base: AttentionCall, gpu: Gpu) -> AttentionCall:
+    """Prompts before a cache is decoded: by FlashAttention, over keys that are made anew of a latent one."""
+    batch = rng.choice((1, 2, 4))
+    queries = tuple(rng.randint(2, 3000) for _ in range(batch))
+    latent = base.num_heads_k == 1 and base.head_dim_v == 512
+    return AttentionCall(
+        "flash_attn_4" if gpu.sm_major == 10 else "vllm_flash_attn", "varlen_fwd", batch, max(queries),
+        max(queries), base.num_heads, base.num_heads if latent else base.num_heads_k,
+        192 if latent else base.head_dim, causal=True, total_q=sum(queries), seqlens_q=queries,
+        head_dim_v=128 if latent and gpu.sm_major > 8 else None, seqlens_k=queries,
+    )  # fmt: skip
 
 
 def _decode(rng: Random, base: AttentionCall, queries: int) -> AttentionCall:
@@ -52,3 +70,14 @@ def draw_prompts(rng: Random, base: AttentionCall, *, most: int = 600) -> list[S
         )
         steps.append((0, number, "prefill" if max(queries) > 1 else "decode", call))
     return steps
+
+
+def with_changes(
+    steps: list[Step], change: Callable[[AttentionCall], AttentionCall | tuple[AttentionCall, ...]]
+) -> list[Step]:
+    """The steps with other calls, or with one of each kind of layer."""
+    return [
+        (generation, number, phase, change(call))
+        for generation, number, phase, call in steps
+        if isinstance(call, AttentionCall)
+    ]

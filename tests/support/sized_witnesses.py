@@ -15,6 +15,7 @@ from attnprof.model import AttentionCall, KernelLaunch
 
 Launches = tuple[KernelLaunch, ...]
 _LONG_BLOCK, _LONG_WAVES = 128, 4  # of AITER's unified attention, for prompts
+_SHARES = (1, 64, 128, 256, 512, 1024, 4096)  # keys of a thread block
 _LONGER = 4096  # keys than what is never split
 
 
@@ -35,6 +36,8 @@ def sized(launches: Launches, call: AttentionCall, back: ReadBack) -> Iterator[A
         yield from _aiter_mla(launches[0], call)
         if len(launches) == 1:
             yield from _aiter_forward(launches[0], call)
+    elif call.library == "flashinfer" and call.entry == "batch_mla":
+        yield from _trtllm_mla(launches, call)
     elif call.library == "tokenspeed_mla":
         yield from _tokenspeed(launches, call, back)
     elif call.library == "flash_mla" and call.index_topk and len(launches) == 1:
@@ -194,3 +197,14 @@ def _tokenspeed(launches: Launches, call: AttentionCall, back: ReadBack) -> Iter
         fold, left = divmod(rows, bands * heads)
         if not left:
             yield replace(call, batch=batch, seqlen_q=groups * fold, seqlen_k=keys, num_heads=heads)
+
+
+def _trtllm_mla(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+    """TensorRT-LLM's decode over a latent cache: thread blocks of heads, of requests, and of keys."""
+    for batch, keys, heads, queries in itertools.product(
+        sorted({*launches[0].grid}), sorted({size * step for size in launches[0].grid for step in _SHARES}),
+        (16, 32, 64, 128), (1, 2, 4),
+    ):  # fmt: skip
+        yield replace(
+            call, batch=batch, seqlen_q=queries, seqlen_k=keys, num_heads=heads, seqlens_q=(), seqlens_k=()
+        )

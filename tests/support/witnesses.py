@@ -22,7 +22,7 @@ Launches = tuple[KernelLaunch, ...]
 _LONG = 1 << 20  # keys
 # Head dims of Q and V whose results are added up in one column, and in two.
 _DIMS_OF_FLASH_ATTN_4: tuple[tuple[tuple[int, int | None], ...], ...] = (
-    ((64, None), (96, None), (128, None), (192, 128)),
+    ((64, None), (96, None), (128, None), (192, 128), (128, 64)),
     ((256, None), (192, None), (64, 256), (96, 256)),
 )
 

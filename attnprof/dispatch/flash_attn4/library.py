@@ -7,6 +7,7 @@ from typing import Any
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
 from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, LibraryOfVersions
+from attnprof.model import KernelLaunch
 
 
 class FlashAttention4(LibraryOfVersions):
@@ -33,6 +34,11 @@ class FlashAttention4(LibraryOfVersions):
         return (
             "a mask function, which no call says" if record.get("mask_kind") else super().not_modelled(record)
         )
+
+    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch) -> bool:
+        from attnprof.dispatch.flash_attn4.read_back import window_may_tell
+
+        return window_may_tell(one, other)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn4.read_back import read_back

@@ -16,6 +16,7 @@ from attnprof.dispatch.explanation import Explanation, GpuFacts, Observed, ReadB
 from attnprof.dispatch.flash_attn4.read_vllms import read_vllms
 from attnprof.dispatch.flash_attn4.rules import MAX_SPLITS, VERSIONS, Rules
 from attnprof.dispatch.intervals import Interval, Intervals
+from attnprof.gpus import GPUS
 from attnprof.model import Entry, KernelLaunch
 
 LIBRARY = "flash_attn_4"
@@ -258,3 +259,16 @@ def _explanation(
         LIBRARY, (version, version), each.entry, False, each.batch, each.heads, batch_heads,
         Interval(1, rows), _LATENT if kind.startswith("MLA") else _HEAD_DIM, each.num_splits, chosen, lengths,
     )  # fmt: skip
+
+
+def window_may_tell(one: KernelLaunch, other: KernelLaunch) -> bool:
+    """Whether a window may be why two main kernels of one step differ: it takes splits away.
+
+    Splits are rows of the grid, or multiply its blocks up to the SMs, which then take turns. MLA has none.
+    """
+    kinds = [found["kind"] if (found := _NAMED.search(each.kernel)) else "" for each in (one, other)]
+    if not kinds[0].startswith("ForwardSm") or kinds[0] != kinds[1] or one.block != other.block:
+        return False
+    fewer, more = sorted((one.grid[0], other.grid[0]))
+    turns = more in {model.num_sms for model in GPUS} | {model.num_sms // 2 * 2 for model in GPUS}
+    return one.grid[1:] != other.grid[1:] or not fewer or more % fewer == 0 or turns

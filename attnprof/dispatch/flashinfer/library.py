@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attnprof.dispatch.library import LibraryOfVersions
-from attnprof.model import Entry
+from attnprof.model import Entry, KernelLaunch
 
 if TYPE_CHECKING:
     from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
@@ -77,6 +77,11 @@ class FlashInfer(LibraryOfVersions):
         if signature.library == "flashinfer":
             return f"flashinfer {signature.family}, of which only the name is known"
         return ""
+
+    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch) -> bool:
+        """A window hides keys from the plan, and so work items and chunks; trtllm-gen's names state it."""
+        planned = "WithPagedKVCacheKernel" in one.kernel and one.kernel == other.kernel
+        return planned and one.block == other.block
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flashinfer.read_back import read_back
