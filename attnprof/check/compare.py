@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import Verdict
+from attnprof.dispatch.libraries import versions_spelling
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.spelled_constants import function_of
 from attnprof.dispatch.names.spelling import as_many_arguments, plain_template, spelling_difference
@@ -89,7 +90,18 @@ def _name_difference(predicted: str, observed: str) -> str:
     unknown = template_fields(predicted) is not None and template_fields(observed) is None
     if unknown and not as_many_arguments(predicted, observed):
         return ""  # cut, or of a build with other arguments
-    return template_difference(predicted, observed) or spelling_difference(predicted, observed)
+    found = template_difference(predicted, observed) or spelling_difference(predicted, observed)
+    return found or _of_other_versions(predicted, observed)
+
+
+def _of_other_versions(predicted: str, observed: str) -> str:
+    """That no version of a library has both names; "" where one has, or its names do not tell."""
+    ours, theirs = versions_spelling(predicted), versions_spelling(observed)
+    both = [name for name in ours if name in theirs]
+    if not both or any(set(ours[name]) & set(theirs[name]) for name in both):
+        return ""
+    name = both[0]
+    return f"ran the kernel of {name} {theirs[name][-1]}, predicted that of {ours[name][-1]}"
 
 
 def _other_size(predicted: tuple[int, int, int], ran: tuple[int, int, int]) -> bool:

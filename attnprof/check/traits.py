@@ -42,6 +42,7 @@ class Traits:
     words: str
     launch: KernelLaunch
     latent: bool
+    combined: bool
 
     @property
     def planned(self) -> bool:
@@ -50,7 +51,9 @@ class Traits:
 
     def window_tells(self, other: Traits) -> bool:
         """Whether a window alone may tell it from ``other`` in one step, though no name says so."""
-        return self.library == other.library and window_may_tell(self.launch, other.launch)
+        return self.library == other.library and window_may_tell(
+            self.launch, other.launch, split=self.combined or other.combined
+        )
 
     @classmethod
     def of(cls, shape: ObservedShape, back: ReadBack | None = None, num_sms: int = 0) -> Traits:
@@ -86,7 +89,7 @@ class Traits:
         return cls(
             main.library, None if dtype is None else str(dtype), local, fixed, kind, form, launch.grid,
             heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words, launch,
-            bool(fields.get("HasQv")),
+            bool(fields.get("HasQv")), len(shape.launches) > 1,
         )  # fmt: skip
 
 

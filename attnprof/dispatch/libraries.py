@@ -235,7 +235,7 @@ def versions_spelling(kernel: str) -> dict[str, tuple[str, ...]]:
 
 
 @lru_cache(maxsize=4096)
-def window_may_tell(one: KernelLaunch, other: KernelLaunch) -> bool:
+def window_may_tell(one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
     """Whether, of two launches of one step whose names state no window, a window of one layer's may be why
-    they differ."""
-    return any(library(name).window_may_tell(one, other) for name in LIBRARIES)
+    they differ. ``split``: one of them has a kernel after it that adds up."""
+    return any(library(name).window_may_tell(one, other, split=split) for name in LIBRARIES)

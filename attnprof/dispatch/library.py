@@ -223,10 +223,11 @@ class AttentionLibrary(Protocol):
         """Why the launches of one of its kernels are not predicted; "" of others'."""
         return ""
 
-    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch) -> bool:
+    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
         """Whether two of its main launches in one step may differ by a window, which their names do not tell.
 
-        False where a window changes no launch, and of other libraries' kernels.
+        ``split``: one of the calls has keys to add up.  False where a window changes no launch, and of other
+        libraries' kernels.
         """
         return False
 

@@ -148,7 +148,7 @@ def _template_argument(scene: Scene, rng: Random) -> Spoil | None:
     which = rng.randrange(len(found))
     one = found[which]
     other = _other_value(one, rng)
-    functor = launch.kernel[: launch.kernel.rfind(">(") + 1]
+    functor = launch.kernel[: launch.kernel.rfind(">(") + 1 or len(launch.kernel)]
     changed = functor[: one.start()] + other + functor[one.end() :]
     kernel = changed + launch.kernel[len(functor) :]
     inner = functor.partition("<")[2][:-1].strip()

@@ -35,10 +35,10 @@ class FlashAttention4(LibraryOfVersions):
             "a mask function, which no call says" if record.get("mask_kind") else super().not_modelled(record)
         )
 
-    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch) -> bool:
+    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
         from attnprof.dispatch.flash_attn4.read_back import window_may_tell
 
-        return window_may_tell(one, other)
+        return window_may_tell(one, other, split=split)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn4.read_back import read_back

@@ -261,14 +261,17 @@ def _explanation(
     )  # fmt: skip
 
 
-def window_may_tell(one: KernelLaunch, other: KernelLaunch) -> bool:
+def window_may_tell(one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
     """Whether a window may be why two main kernels of one step differ: it takes splits away.
 
-    Splits are rows of the grid, or multiply its blocks up to the SMs, which then take turns. MLA has none.
+    Splits are rows of the grid, or multiply its blocks up to the SMs, which then take turns; where neither
+    is split, clusters of two are rounded up. MLA has no windows.
     """
     kinds = [found["kind"] if (found := _NAMED.search(each.kernel)) else "" for each in (one, other)]
     if not kinds[0].startswith("ForwardSm") or kinds[0] != kinds[1] or one.block != other.block:
         return False
     fewer, more = sorted((one.grid[0], other.grid[0]))
     turns = more in {model.num_sms for model in GPUS} | {model.num_sms // 2 * 2 for model in GPUS}
+    if not split:
+        return one.grid[1:] == other.grid[1:] and (turns or fewer < more < 2 * fewer)
     return one.grid[1:] != other.grid[1:] or not fewer or more % fewer == 0 or turns

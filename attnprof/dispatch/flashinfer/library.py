@@ -78,10 +78,10 @@ class FlashInfer(LibraryOfVersions):
             return f"flashinfer {signature.family}, of which only the name is known"
         return ""
 
-    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch) -> bool:
+    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
         """A window hides keys from the plan, and so work items and chunks; trtllm-gen's names state it."""
         planned = "WithPagedKVCacheKernel" in one.kernel and one.kernel == other.kernel
-        return planned and one.block == other.block
+        return planned and split and one.block == other.block
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flashinfer.read_back import read_back

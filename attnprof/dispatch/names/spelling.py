@@ -14,6 +14,7 @@ _SUFFIX = re.compile(r"\b(\d{1,9})u?l{0,2}\b")  # of a literal, which others spe
 _NAMESPACE = re.compile(r"\b[A-Za-z_]\w*::")
 _GUARD = re.compile(r"enable_sm\w{1,40}<")  # FlashAttention-3 renamed it after 3.0.0
 _ARGUMENTS = re.compile(r"[<>,]+")
+_DSL, _OBJECT = "kernel_cutlass_", "_object_at_"
 _SHOWN = 40  # characters of an argument
 _WORDS = {"true": "1", "false": "0"}
 
@@ -84,10 +85,15 @@ def argument_difference(predicted: str, observed: str) -> str:
 def spelling_difference(predicted: str, observed: str) -> str:
     """What differs in two demangled names of a kernel: a template argument, or the namespace; "" if nothing.
 
+    Of names that the CuTe DSL makes, function, module and class.
+
     "" too where one of them cannot be read.
     """
     if found := argument_difference(predicted, observed):
         return found
+    if predicted.startswith(_DSL) and observed.startswith(_DSL) and _OBJECT in observed:
+        wanted, ran = (name.partition(_OBJECT)[0].removeprefix(_DSL) for name in (predicted, observed))
+        return "" if wanted == ran else f"ran {ran[:_SHOWN]}, predicted {wanted[:_SHOWN]}"
     ours, theirs = namespace(predicted), namespace(observed)
     if ours is None or theirs is None or ours == theirs:
         return ""

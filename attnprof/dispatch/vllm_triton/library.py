@@ -48,6 +48,13 @@ class VllmTriton(LibraryOfVersions):
         captures = type(threshold) is int and threshold == sequences_3d(heads_k, True)
         return {"cuda_graph": True} if captures and threshold != sequences_3d(heads_k, False) else {}
 
+    def versions_spelling(self, kernel: str) -> tuple[str, ...]:
+        from attnprof.dispatch.vllm_triton.rules import VERSIONS
+
+        return tuple(
+            version for version, rules in VERSIONS.items() if kernel in (rules.main_2d, rules.main_3d)
+        )
+
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.vllm_triton.read_back import read_back
 
