@@ -319,7 +319,7 @@ class LayerTable:
         if left == _ABSENT or right == _ABSENT or len(self.shapes_of[left] + self.shapes_of[right]) != 2:
             return None
         a, b = self.traits[self.shapes_of[left][0]], self.traits[self.shapes_of[right][0]]
-        if not (a.shows and b.shows) or not a.batch_heads or not b.batch_heads:
+        if not (a.shows and b.shows and a.batch_heads and b.batch_heads):
             return None
         rows = a.form == b.form and a.grid[0] != b.grid[0]
         queries = [self._queries[self.shapes_of[cell][0]] for cell in (left, right)]

@@ -120,7 +120,7 @@ def find_odd_beside(of: LayerCells, columns: Sequence[list[int]]) -> Iterator[tu
 
 def _differ(one: Traits, other: Traits, others: Sequence[Traits | None]) -> bool:
     """Whether no lengths explain that a layer launches both beside the same calls of ``others``."""
-    if one.local != other.local or one.role != other.role:
+    if one.local != other.local or one.role != other.role or one.window_tells(other):
         return False
     if [pair for pair in one.kind if pair[0] != "Is_causal"] != [
         pair for pair in other.kind if pair[0] != "Is_causal"

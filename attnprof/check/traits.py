@@ -40,9 +40,8 @@ class Traits:
     folds: bool
     role: str
     words: str
-    launch: KernelLaunch
+    launches: tuple[KernelLaunch, ...]
     latent: bool
-    combined: bool
 
     @property
     def planned(self) -> bool:
@@ -51,9 +50,7 @@ class Traits:
 
     def window_tells(self, other: Traits) -> bool:
         """Whether a window alone may tell it from ``other`` in one step, though no name says so."""
-        return self.library == other.library and window_may_tell(
-            self.launch, other.launch, split=self.combined or other.combined
-        )
+        return self.library == other.library and window_may_tell(self.launches, other.launches)
 
     @classmethod
     def of(cls, shape: ObservedShape, back: ReadBack | None = None, num_sms: int = 0) -> Traits:
@@ -88,8 +85,8 @@ class Traits:
         words = f"{said}, {splits} splits" if splits and splits > 1 else said
         return cls(
             main.library, None if dtype is None else str(dtype), local, fixed, kind, form, launch.grid,
-            heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words, launch,
-            bool(fields.get("HasQv")), len(shape.launches) > 1,
+            heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words, shape.launches,
+            bool(fields.get("HasQv")),
         )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from attnprof.model import Prediction, Reason
 if TYPE_CHECKING:
     from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
     from attnprof.dispatch.intervals import InferredCall, Interval
-    from attnprof.dispatch.library import AnswerTo, AttentionLibrary
+    from attnprof.dispatch.library import AnswerTo, AttentionLibrary, Launches
     from attnprof.dispatch.names.family import Family
-    from attnprof.model import AttentionCall, Gpu, KernelLaunch
+    from attnprof.model import AttentionCall, Gpu
 
 LIBRARIES: dict[str, str] = {  # what people call it -> its folder, as a module
     "flash_attn": "attnprof.dispatch.flash_attn2",
@@ -235,7 +235,6 @@ def versions_spelling(kernel: str) -> dict[str, tuple[str, ...]]:
 
 
 @lru_cache(maxsize=4096)
-def window_may_tell(one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
-    """Whether, of two launches of one step whose names state no window, a window of one layer's may be why
-    they differ. ``split``: one of them has a kernel after it that adds up."""
-    return any(library(name).window_may_tell(one, other, split=split) for name in LIBRARIES)
+def window_may_tell(one: Launches, other: Launches) -> bool:
+    """Whether a window of one layer may be why two calls of a step, whose names state none, differ."""
+    return any(library(name).window_may_tell(one, other) for name in LIBRARIES)

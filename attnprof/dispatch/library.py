@@ -49,6 +49,7 @@ Launched = tuple[int, tuple[LaunchFields, ...]]
 # (batch, seqlen_q, seqlen_k) -> the prediction
 AnswerTo = Callable[[int, int, int], Prediction | Launched]
 # (call, GPU, integer arrays that replace some of the call's fields, most splits) -> num_splits of each
+Launches = tuple[KernelLaunch, ...]
 SplitCounter = Callable[[AttentionCall, Gpu, Mapping[str, Any], Any], SplitCounts]
 
 
@@ -223,11 +224,11 @@ class AttentionLibrary(Protocol):
         """Why the launches of one of its kernels are not predicted; "" of others'."""
         return ""
 
-    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
-        """Whether two of its main launches in one step may differ by a window, which their names do not tell.
+    def window_may_tell(self, one: Launches, other: Launches) -> bool:
+        """Whether two of its calls in one step may differ by a window, which their names do not tell.
 
-        ``split``: one of the calls has keys to add up.  False where a window changes no launch, and of other
-        libraries' kernels.
+        Each is its main kernel, and what adds up after it.  False where a window changes no launch, and of
+        other libraries' kernels.
         """
         return False
 

@@ -12,6 +12,7 @@ from tests.spoil import flashinfer_scenes, triton_scenes
 from tests.spoil.served import Drawn, draw_prompts, draw_steps, with_changes
 
 _HOPPER, _BLACKWELL = ("h100", "h20", "h200", "h100-pcie"), ("b200", "b300", "gb200")
+_WINDOW = (511, 0)
 _HEADS = (16, 32, 64, 128)  # of one rank of a model of 128
 
 
@@ -67,7 +68,10 @@ def cutlass_mla(rng: Random) -> Drawn:
 def flashinfer(rng: Random) -> Drawn:
     """Planned batches and trtllm-gen as ever, and MLA: fa2 and fa3, trtllm-gen on Blackwell."""
     if rng.random() < 0.5:
-        return flashinfer_scenes.draw(rng)
+        library, version, gpu, steps = flashinfer_scenes.draw(rng)
+        if rng.random() < 0.3:  # a window in every other layer
+            steps = with_changes(steps, lambda call: (replace(call, window=_WINDOW), call))
+        return library, version, gpu, steps
     backend = rng.choice(("fa2", "fa3", "trtllm-gen"))
     gpus = {"fa2": ("a100", "l40s", "h100", "b200"), "fa3": _HOPPER, "trtllm-gen": _BLACKWELL[:2]}
     base = _base(

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
-from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, LibraryOfVersions
-from attnprof.model import KernelLaunch
+from attnprof.dispatch.library import FLASH_ATTN_FUNCTIONS, Launches, LibraryOfVersions
 
 
 class FlashAttention4(LibraryOfVersions):
@@ -35,10 +34,10 @@ class FlashAttention4(LibraryOfVersions):
             "a mask function, which no call says" if record.get("mask_kind") else super().not_modelled(record)
         )
 
-    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
+    def window_may_tell(self, one: Launches, other: Launches) -> bool:
         from attnprof.dispatch.flash_attn4.read_back import window_may_tell
 
-        return window_may_tell(one, other, split=split)
+        return window_may_tell(one, other)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flash_attn4.read_back import read_back

@@ -261,17 +261,22 @@ def _explanation(
     )  # fmt: skip
 
 
-def window_may_tell(one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
+def window_may_tell(one: Sequence[KernelLaunch], other: Sequence[KernelLaunch]) -> bool:
     """Whether a window may be why two main kernels of one step differ: it takes splits away.
 
     Splits are rows of the grid, or multiply its blocks up to the SMs, which then take turns; where neither
     is split, clusters of two are rounded up. MLA has no windows.
     """
-    kinds = [found["kind"] if (found := _NAMED.search(each.kernel)) else "" for each in (one, other)]
-    if not kinds[0].startswith("ForwardSm") or kinds[0] != kinds[1] or one.block != other.block:
+    (main, *added), (its, *others) = one, other
+    kinds = [found["kind"] if (found := _NAMED.search(each.kernel)) else "" for each in (main, its)]
+    if not kinds[0].startswith("ForwardSm") or kinds[0] != kinds[1] or main.block != its.block:
         return False
-    fewer, more = sorted((one.grid[0], other.grid[0]))
+    if added and others and added != others:
+        return False  # whose rows no window changes
+    fewer, more = sorted((main.grid[0], its.grid[0]))
     turns = more in {model.num_sms for model in GPUS} | {model.num_sms // 2 * 2 for model in GPUS}
-    if not split:
-        return one.grid[1:] == other.grid[1:] and (turns or fewer < more < 2 * fewer)
-    return one.grid[1:] != other.grid[1:] or not fewer or more % fewer == 0 or turns
+    if not (added or others):
+        step = more - fewer  # of one cluster more for each head of each sequence, where blocks are odd
+        rounded = step > 0 and fewer % step == 0 and fewer // step % 2 == 1
+        return main.grid[1:] == its.grid[1:] and (turns or rounded)
+    return main.grid[1:] != its.grid[1:] or not fewer or more % fewer == 0 or turns

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from attnprof.dispatch.library import LibraryOfVersions
-from attnprof.model import Entry, KernelLaunch
+from attnprof.dispatch.library import Launches, LibraryOfVersions
+from attnprof.model import Entry
 
 if TYPE_CHECKING:
     from attnprof.dispatch.explanation import GpuFacts, Observed, ReadBack
@@ -78,10 +78,12 @@ class FlashInfer(LibraryOfVersions):
             return f"flashinfer {signature.family}, of which only the name is known"
         return ""
 
-    def window_may_tell(self, one: KernelLaunch, other: KernelLaunch, *, split: bool) -> bool:
+    def window_may_tell(self, one: Launches, other: Launches) -> bool:
         """A window hides keys from the plan, and so work items and chunks; trtllm-gen's names state it."""
-        planned = "WithPagedKVCacheKernel" in one.kernel and one.kernel == other.kernel
-        return planned and split and one.block == other.block
+        (main, *merge), (its, *others) = one, other
+        planned = "WithPagedKVCacheKernel" in main.kernel and main.kernel == its.kernel
+        sized = main.block == its.block and main.grid[1:] == its.grid[1:] and main.grid != its.grid
+        return planned and sized and (merge or others) != [] and (not (merge and others) or merge == others)
 
     def explain(self, seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         from attnprof.dispatch.flashinfer.read_back import read_back
