@@ -321,7 +321,7 @@ class LayerTable:
         a, b = self.traits[self.shapes_of[left][0]], self.traits[self.shapes_of[right][0]]
         if not (a.shows and b.shows and a.batch_heads and b.batch_heads):
             return None
-        rows = a.form == b.form and a.grid[0] != b.grid[0]
+        rows = a.form == b.form and a.rows != b.rows
         queries = [self._queries[self.shapes_of[cell][0]] for cell in (left, right)]
         rows = rows or (all(queries) and not intersect(*queries))
         return (a.form, b.form), (a.batch_heads / b.batch_heads, rows)

@@ -42,7 +42,13 @@ def find_inconsistent(
             known.update(rows.tolist())
             yield Inconsistent(rows, detail)
         for rows, detail in odd_calls.tell_odd_work(observed, pid, traits, known | {*cut.tolist()}):
+            known.update(rows.tolist())
             yield Inconsistent(rows, detail)
+        if pid in observed.repeated and observed.repeated[pid].replays:
+            mine = np.flatnonzero(observed.pid == pid)
+            for rows, detail in _of_repeated(observed, mine, pid, traits, told, cut):
+                if not known.issuperset(rows.tolist()):
+                    yield Inconsistent(rows, detail)
 
 
 def _of_process(
@@ -65,12 +71,24 @@ def _of_process(
         placed = placed[~np.isin(placed, cut)]
         for rows in _by_model(observed, placed):
             yield from LayerTable(observed, rows, traits, told).findings()
-    elif pid in observed.repeated:
-        repeated, placed, why = odd_calls.place_by_repetition(observed, mine, pid)
-        placed = placed[~np.isin(placed, cut)]
-        table, mixed = LayerTable(repeated, placed, traits, told), observed.repeated[pid].replays
-        for rows, detail in table.findings(named=False, mixed=mixed):
-            yield rows, f"{detail} ({why})"
+    elif pid in observed.repeated and not observed.repeated[pid].replays:
+        yield from _of_repeated(observed, mine, pid, traits, told, cut)
+
+
+def _of_repeated(
+    observed: ObservedCalls,
+    mine: Int64,
+    pid: int,
+    traits: Sequence[Traits],
+    told: Sequence[ReadBack | None],
+    cut: Int64,
+) -> Iterator[tuple[Int64, str]]:
+    """Where no range names the layers, but the kernels' repetition or a graph's replays tell them."""
+    repeated, placed, why = odd_calls.place_by_repetition(observed, mine, pid)
+    placed = placed[~np.isin(placed, cut)]
+    table, mixed = LayerTable(repeated, placed, traits, told), observed.repeated[pid].replays
+    for rows, detail in table.findings(named=False, mixed=mixed):
+        yield rows, f"{detail} ({why})"
 
 
 def _by_model(observed: ObservedCalls, rows: Int64) -> Iterator[Int64]:

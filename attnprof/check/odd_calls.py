@@ -187,7 +187,12 @@ def find_passing_windows(of: LayerCells, columns: Sequence[list[int]]) -> Iterat
         if one is None or one.requests:
             continue
         decoding = bool((of.phase[step - 1 : step + 2] == DECODE).all())
-        if decoding and before is not None and after is not None and before.grid == after.grid:
+        if (
+            decoding
+            and before is not None
+            and after is not None
+            and before.launches[0].grid == after.launches[0].grid
+        ):
             yield step, layers
 
 

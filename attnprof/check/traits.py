@@ -20,11 +20,11 @@ class Traits:
     """What a model does not change from call to call, as the kernel's name says it, and the sizes.
 
     ``fixed`` are template arguments of a layer, ``form`` those that decide what a grid means, ``kind`` those
-    that no size decides, and whether a kernel before the call plans it.  ``shows``: the grid follows from the
-    call, not from the GPU.  ``requests``: no window shows, as of a server's batches, whose longest sequence
-    may leave, so that keys do not only grow.  ``folds``: the query heads of a KV head may count as
-    queries, which they never do in a causal kernel.  ``latent``: queries against V of their own, as MLA
-    decodes, whose prompts have other head dims.
+    that no size decides, and whether a kernel before the call plans it.  ``rows``: query blocks, 0 where the
+    grid may mean otherwise.  ``shows``: the grid follows from the call, not from the GPU.  ``requests``: no
+    window shows, as of a server's batches, whose longest sequence may leave, so that keys do not only grow.
+    ``folds``: the query heads of a KV head may count as queries, which they never do in a causal kernel.
+    ``latent``: queries against V of their own, as MLA decodes, whose prompts have other head dims.
     """
 
     library: str
@@ -33,7 +33,7 @@ class Traits:
     fixed: Fixed
     kind: Fixed
     form: tuple[object, ...]
-    grid: tuple[int, int, int]
+    rows: int
     batch_heads: int
     shows: bool
     requests: bool
@@ -75,6 +75,7 @@ class Traits:
         shows = own or launch.grid[1] * launch.grid[2] > 1 or combined
         if num_sms and main.library != _LEAVES_SMS_FREE:  # whose caller may take some of the SMs away
             shows = shows or launch.grid[0] not in (num_sms, num_sms // 2 * 2)
+        rows = launch.grid[0] if own or main.library == _LEAVES_SMS_FREE else 0
         if not own and back is not None and main.library != _LEAVES_SMS_FREE:
             heads = _batch_heads(back)  # what a grid of others means is theirs
         requests = fields.get("Varlen") or (main.family == "fwd_splitkv" and not split)
@@ -84,7 +85,7 @@ class Traits:
         splits = shape.num_splits
         words = f"{said}, {splits} splits" if splits and splits > 1 else said
         return cls(
-            main.library, None if dtype is None else str(dtype), local, fixed, kind, form, launch.grid,
+            main.library, None if dtype is None else str(dtype), local, fixed, kind, form, rows,
             heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words, shape.launches,
             bool(fields.get("HasQv")),
         )  # fmt: skip
