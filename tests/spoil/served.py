@@ -22,17 +22,22 @@ class Family:
     draw: Draw
 
 
-def draw_steps(rng: Random, base: AttentionCall, gpu: Gpu, *, drafts: Sequence[int] = (1,)) -> list[Step]:
+def draw_steps(
+    rng: Random, base: AttentionCall, gpu: Gpu | None = None, *, drafts: Sequence[int] = (1,)
+) -> list[Step]:
     """Decode steps whose requests have lengths of their own; captured, the longest there may be.
 
-    A step of prompts is before those that are captured, and some others.
+    On an NVIDIA ``gpu``, a step of prompts is before those that are captured, and some others.
     """
     count = rng.randint(5, 10)
-    first = [(0, 0, "prefill", _prompts(rng, base, gpu))] if base.cuda_graph or rng.random() < 0.2 else []
+    first: list[Step] = []
+    if gpu is not None and (base.cuda_graph or rng.random() < 0.2):
+        first = [(0, 0, "prefill", _prompts(rng, base, gpu))]
+    begun = int(gpu is not None)
     if base.cuda_graph:
         step = replace(base, seqlen_q=drafts[0], seqlen_k=rng.choice((4096, 32_768, 163_840)))
-        return [*first, *((0, number, "decode", step) for number in range(1, count))]
-    decode = [(0, number, "decode", _decode(rng, base, rng.choice(drafts))) for number in range(1, count)]
+        return [*first, *((0, number, "decode", step) for number in range(begun, count))]
+    decode = [(0, number, "decode", _decode(rng, base, rng.choice(drafts))) for number in range(begun, count)]
     return [*first, *decode]
 
 
