@@ -26,7 +26,7 @@ def test_every_recorded_call_is_predicted_as_it_launched(library: str) -> None:
     told = 0
     for seed in range(30):
         scene = make_scene(seed, library=library)
-        for one in scene.calls[:1]:
+        for one in scene.calls[-1:]:
             if not is_recorded(one.call):
                 continue
             fields = json.loads(json.dumps(record_of(0, one.call, step=0, phase="decode", layer=0)))
