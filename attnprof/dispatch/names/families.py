@@ -70,7 +70,7 @@ _CUTE_FUNCTION = re.compile(r"kernel_cutlass_(\w{1,80}?_kernel)_")
 
 # One of these stands in every name that any row matches; most kernels have none of them.
 _HINT = re.compile(
-    r"parallax|parallel_path|_cudnn|swa_|fna|[Ff]lash|msa_|[Ff]mha|FMHA|[Aa]tt(?:n|ention)|sdpa|mha|fused_|chunk_|prepare_|paged|_fwd|flex_|mla|MLA|Mla"
+    r"parallax|parallel_path|_cudnn|swa_|[Ff]na|fmha_|[Ff]lash|msa_|[Ff]mha|FMHA|[Aa]tt(?:n|ention)|sdpa|mha|fused_|chunk_|prepare_|paged|_fwd|flex_|mla|MLA|Mla"
     r"|MQA|[Mm]erge|[Rr]educ|segm|_sv_|pa_|bwd_|xqa|gqa|cake|vsa|sparse|Sparse|Compressed|split[kK]|[Dd]ecode|stage|Ts"
     r"|MixedCache|DSink|FwdSplit|recompute_w|CuSeqlens|CuBlocks|POD|minimax|_kv_|nsa|Sparsity|metadata|lse_combine|plan_kernel|Scheduler|pod_|seg_la|qsa|_dsv|softmax_gemm",
 )
