@@ -10,7 +10,7 @@ from attnprof.analysis.engines import EngineAnswer, EngineStretch, kernel_in_wor
 from attnprof.analysis.explain import in_words
 from attnprof.analysis.sum_order import launched
 from attnprof.analysis.sweep import Stretch
-from attnprof.dispatch.engines.layer import Outcome
+from attnprof.dispatch.engines.layer import PREFILL_BACKEND, Outcome
 from attnprof.dispatch.intervals import Interval
 from attnprof.report.console import BOLD, make_console
 from attnprof.report.explain import as_object, call_in_words, markdown, print_explanation
@@ -81,7 +81,9 @@ def sentences(answer: EngineAnswer) -> list[str]:
     if made.choice.backend is None:
         return [f"{made.engine} {made.version} ends with an error: {made.choice.why}."]
     runs = kernel_in_words(made)
-    what = f", which runs {runs}" if runs else ""
+    prompts = any(note.rule == PREFILL_BACKEND for note in made.notes)
+    whose = "whose prompts are attended by" if prompts else "which runs"
+    what = f", {whose} {runs}" if runs else ""
     taken = f"{made.engine} {made.version} takes {made.choice.backend}{what}"
     first = f"On {made.gpu.name} {taken}: {made.choice.why}."
     if answer.explanation is not None:

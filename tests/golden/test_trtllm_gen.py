@@ -12,7 +12,7 @@ from attnprof.dispatch.flashinfer.rules import rules_for
 from attnprof.dispatch.flashinfer.trtllm_gen import stated
 from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
 from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Sparse, Traits, exists
-from attnprof.dispatch.flashinfer.trtllm_gen_select import Selected, select
+from attnprof.dispatch.flashinfer.trtllm_gen_select import Selected, keys_to_share, select
 from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall
 from tests.conftest import GOLDEN, golden_rows
@@ -80,6 +80,23 @@ def test_every_kernel_and_grid_is_the_one_that_the_host_code_chooses(version: st
         if ours != told or (isinstance(found, Selected) and found.grid.cluster != clusters):
             wrong.append((row["call"], told, ours))
     assert wrong == []
+
+
+@pytest.mark.parametrize("kind", ["trtllm_gen", "trtllm_gen_mla", "trtllm_gen_mixed"])
+def test_keys_that_are_not_shared_out_are_few_or_the_sms_are_taken(kind: str) -> None:
+    """The two reasons that ``explain`` gives; no third one holds of any recorded call."""
+    few, taken = 0, 0
+    for row in golden_rows(f"flashinfer_{kind}_0.7.2.post1.jsonl.gz"):
+        ask, found = _ask(row["call"]), _selected(row["call"])
+        if isinstance(found, str) or ask.context or found.traits.mode is not Mode.NONE:
+            continue
+        if keys_to_share(ask, found.traits) <= 2 * found.traits.step_kv:
+            few += 1
+        else:
+            assert 2 * found.grid.blocks > ask.num_sms, row["call"]
+            taken += 1
+    assert few > 0
+    assert taken > 0
 
 
 @pytest.mark.parametrize("version", VERSIONS[:2])
@@ -176,7 +193,11 @@ def test_it_is_explained_from_the_command_line() -> None:
     assert done.code == 0, done.err
     told = " ".join(done.out.split())
     assert "the caller asks for it" in told
-    assert "leave none over" in told
+    assert "512 thread blocks on 148 SMs leave no SM for a second block of each" in told
+    few = attnprof(
+        "explain", *flags, "--backend", "trtllm-gen", "--page-block-size", "16", "--seqlen-k", "40"
+    )
+    assert "a sequence has 40 keys, and one thread block takes up to 512" in " ".join(few.out.split())
 
 
 def test_other_gpus_are_refused() -> None:

@@ -355,6 +355,10 @@ def test_predict_writes_the_engines_fields_beside_the_predictions() -> None:
 def test_tables_and_markdown_hold_the_same_answer() -> None:
     table = attnprof("explain", *MODEL, "--gpu", "h100").out
     assert "takes FLASH_ATTN, which runs FlashAttention 3" in " ".join(table.split())
+    latent = ("--engine", "vllm", "--model", "deepseek-v3", "--gpu", "b200", "--seqlen-k", "4096")
+    prompt = attnprof("explain", *latent, "--seqlen-q", "4096").out
+    assert "takes FLASHINFER_MLA, whose prompts are attended by FlashAttention 4" in " ".join(prompt.split())
+    assert "takes FLASHINFER_MLA, which runs trtllm-gen" in attnprof("explain", *latent).out
     assert table.index("Backends") < table.index("What the engine decides") < table.index("Launches")
     text = attnprof("explain", *MODEL, "--gpu", "h100", "--format", "md").out
     assert text.index("## Backends") < text.index("## What the engine decides") < text.index("## Launches")

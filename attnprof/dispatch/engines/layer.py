@@ -98,6 +98,9 @@ class Choice:
     others: tuple[RuledOut, ...]
 
 
+PREFILL_BACKEND = "prefill backend"  # the rule of a note: MLA's prompts are attended by another than decode
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """One step from the engine to the call: what was decided, what it gave, and why."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from attnprof.dispatch.flashinfer.backends import Choice
 from attnprof.dispatch.flashinfer.rules import OLDER, OLDEST, Rules
 from attnprof.dispatch.flashinfer.trtllm_gen_ask import Ask, MissingKernelError
-from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Sparse
-from attnprof.dispatch.flashinfer.trtllm_gen_select import Selected, select
+from attnprof.dispatch.flashinfer.trtllm_gen_kernels import DTYPES, Kind, Mode, Sparse, Traits
+from attnprof.dispatch.flashinfer.trtllm_gen_select import Selected, keys_to_share, select
 from attnprof.errors import UsageError
 from attnprof.model import AttentionCall, Gpu, Prediction, Reason
+from attnprof.nouns import count_of
 
 _PAGE_SIZE = 16
 _NEEDS = "Unsupported architecture"
@@ -105,7 +106,7 @@ def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
     others = grid.blocks // max(grid.blocks_kv, 1)
     shared = f"{ask.num_sms} SMs / {others} other thread blocks, and at least {2 * traits.step_kv} keys each"
     if traits.mode is Mode.NONE and grid.blocks_kv == 1:
-        shared = f"{others} thread blocks of {ask.num_sms} SMs leave none over, or the keys are few"
+        shared = _not_shared(ask, traits, others)
     if ask.context:
         shared = "prefill never shares keys out"
     elif ask.newer and ask.clamps and grid.blocks_kv == 16 and traits.mode is Mode.CLUSTER:
@@ -130,6 +131,13 @@ def _reasons(ask: Ask, found: Selected) -> tuple[Reason, ...]:
         Reason("grid", f"{grid.x}x{grid.y}x{grid.z}", "query and key blocks, heads, sequences"),
         *_picked(ask),
     )
+
+
+def _not_shared(ask: Ask, traits: Traits, others: int) -> str:
+    keys, least = keys_to_share(ask, traits), 2 * traits.step_kv
+    if keys <= least:
+        return f"a sequence has {count_of(keys, 'key')}, and one thread block takes up to {least}"
+    return f"{others} thread blocks on {ask.num_sms} SMs leave no SM for a second block of each"
 
 
 def _picked(ask: Ask) -> tuple[Reason, ...]:

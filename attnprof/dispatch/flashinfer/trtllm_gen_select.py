@@ -237,11 +237,16 @@ def _groups_tokens(ask: Ask, traits: Traits) -> bool:
     return traits.groups_tokens or (ask.newer and ask.mla and grouped_mla(ask))
 
 
+def keys_to_share(ask: Ask, traits: Traits) -> int:
+    """The keys of a sequence that its thread blocks may share out: of a window, those that it can touch."""
+    if traits.mask == SLIDING and ask.window is not None:
+        return min(ask.seqlen_k, ask.window + traits.step_kv - 1)
+    return ask.keys
+
+
 def _blocks_kv(ask: Ask, traits: Traits, others: int, *, forced: bool) -> int:
     """Thread blocks that share a sequence's keys: as many as leave no SM idle, each with two steps to do."""
-    keys = ask.keys
-    if traits.mask == SLIDING and ask.window is not None:
-        keys = min(ask.seqlen_k, ask.window + traits.step_kv - 1)
+    keys = keys_to_share(ask, traits)
     most = ceil_div(keys, 2 * traits.step_kv)
     blocks = min(most, max(1, ask.num_sms // others)) if others else most
     clamped = (

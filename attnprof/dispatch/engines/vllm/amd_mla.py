@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from attnprof.dispatch.aiter.rules import TAGGED
-from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.layer import PREFILL_BACKEND, Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm.calls import Rules, graph_note, vllm_call
 from attnprof.dispatch.engines.vllm.conditions import quantized
 from attnprof.dispatch.engines.vllm.mla_calls import reach_triton_mla
@@ -101,7 +101,7 @@ def _prompts(backend: str, layer: Layer, step: Step, sm: Sm) -> Reached:
     contexts = tuple(keys - queries for queries, keys in zip(step.each_q, step.each_k, strict=True))
     chunks = context_chunks(contexts, layer.block_size or (1 if backend == "ROCM_AITER_MLA" else 16))
     new = Step(step.batch, step.seqlen_q, step.seqlen_q, step.cuda_graph, step.seqlens_q, step.seqlens_q)
-    taken = Note("prefill backend", "ROCM_AITER_FA", "VLLM_ROCM_USE_AITER asks for AITER's")
+    taken = Note(PREFILL_BACKEND, "ROCM_AITER_FA", "VLLM_ROCM_USE_AITER asks for AITER's")
     calls = [_packed(layer, new, causal=True, return_softmax=bool(chunks))]
     calls += [_packed(layer, step_of(step, one), causal=False, return_softmax=True) for one in chunks]
     notes = (taken, AITER, *cached_notes(chunks), graph)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.layer import PREFILL_BACKEND, Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm import old_mla
 from attnprof.dispatch.engines.vllm.calls import Rules, graph_note, vllm_call
 from attnprof.dispatch.engines.vllm.flash_attention import Asked, Version, choose
@@ -95,7 +95,7 @@ def reach_prefill(layer: Layer, step: Step, sm: Sm, rules: Rules, *told: Note) -
     if not taken:
         why_not = f"vLLM ends with an error: no prefill backend has head dims {_dims(layer)}"
         return Reached(told, why_not=why_not)
-    backend = Note("prefill backend", taken, "the first of vLLM's list for MLA's prefill that has the dims")
+    backend = Note(PREFILL_BACKEND, taken, "the first of vLLM's list for MLA's prefill that has the dims")
     contexts = tuple(keys - queries for queries, keys in zip(step.each_q, step.each_k, strict=True))
     chunks = context_chunks(contexts, layer.block_size or 64)
     notes = (*told, backend, *cached_notes(chunks), graph_note(step))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from attnprof.dispatch.engines.layer import Layer, Note, Reached, Sm, Step
+from attnprof.dispatch.engines.layer import PREFILL_BACKEND, Layer, Note, Reached, Sm, Step
 from attnprof.dispatch.engines.vllm import old_selector
 from attnprof.dispatch.engines.vllm.calls import DEFAULT_BLOCK, Rules, fork_not_recorded, vllm_call
 from attnprof.dispatch.engines.vllm.flash_attention import Asked, Version, choose
@@ -79,7 +79,7 @@ def reach_prefill(layer: Layer, step: Step, sm: Sm, rules: Rules, notes: tuple[N
     chunks = context_chunks(contexts, layer.block_size or DEFAULT_BLOCK, room)
     cached = f"in {len(chunks)} further calls" if chunks else "none"
     told = (
-        Note("prefill backend", taken, "the default of this version"),
+        Note(PREFILL_BACKEND, taken, "the default of this version"),
         Note("FlashAttention", str(chosen.version), chosen.why),
         Note(
             "head dim of V",
