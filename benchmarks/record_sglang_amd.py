@@ -14,7 +14,14 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.record_triton import Launches, _sglang_call, load_sglang, write_golden
+from benchmarks.record_triton import (
+    Launches,
+    load_sglang,
+    sglang_call,
+    sglang_extend,
+    sglang_splits,
+    write_golden,
+)
 
 ROWS = 600
 _GPUS = (("MI300X", 9, 4, 304), ("MI355X", 9, 5, 256))
@@ -36,7 +43,7 @@ def record(folder: Path, version: str) -> list[dict[str, Any]]:
     decode._is_hip = extend._is_hip = True
     rng, rows = Random(f"sglang amd {version}"), []
     for _ in range(ROWS):
-        call = _sglang_call(rng, version)
+        call = sglang_call(rng, version)
         name, major, minor, sms = rng.choice(_GPUS)
         call["device"] = {"name": name, "sm_major": major, "sm_minor": minor, "num_sms": sms, "vendor": "amd"}
         call["cuda_graph"] = rng.random() < 0.3
@@ -45,8 +52,11 @@ def record(folder: Path, version: str) -> list[dict[str, Any]]:
         torch.cuda.get_device_properties = lambda *_: SimpleNamespace(  # type: ignore[assignment]
             multi_processor_count=sms  # noqa: B023
         )
-        made = _decode if call["entry"] == "fwd_kvcache" else _extend
-        rows.append({"call": call, "expect": made(call, decode, extend, backend, launches)})
+        if call["entry"] == "fwd_kvcache":
+            told = _decode(call, decode, backend, launches)
+        else:
+            told = sglang_extend(call, extend, launches, extend_seq_lens_cpu=call["seqlens_q"])
+        rows.append({"call": call, "expect": told})
     return rows
 
 
@@ -56,24 +66,12 @@ def _empty(*size: int) -> Any:
     return torch.empty(size, dtype=torch.bfloat16, device="meta")
 
 
-def _decode(call: dict[str, Any], decode: Any, _: Any, backend: Any, launches: Launches) -> dict[str, Any]:
-    import torch
-
+def _decode(call: dict[str, Any], decode: Any, backend: Any, launches: Launches) -> dict[str, Any]:
     batch, heads, heads_k, dim = (call[name] for name in ("batch", "num_heads", "num_heads_k", "head_dim"))
-    dim_v, sms, tile = call["head_dim_v"] or dim, call["device"]["num_sms"], call["fixed_split_size"]
-    most = call["num_splits_arg"] or 8
-    if call["head_dim_v"]:
-        most = backend._mla_decode_kv_splits_cap(most, sms, call["seqlen_k"])
-    if tile is not None:
-        most = (call["seqlen_k"] + tile - 1) // tile
-    state = SimpleNamespace(
-        static_kv_splits=False, device_core_count=sms, enable_deterministic=tile is not None,
-        split_tile_size=tile, max_kv_splits=most, num_head=heads, num_kv_head=heads_k,
-    )  # fmt: skip
-    splits = torch.zeros(batch, dtype=torch.int32)
-    backend.TritonAttnBackend.get_num_kv_splits(state, splits, torch.tensor(call["seqlens_k"]))
+    dim_v = call["head_dim_v"] or dim
+    splits, most = sglang_splits(call, backend)
     mla, groups = dim != dim_v, heads // heads_k
-    if tile is not None:  # as forward_decode, for the automatic choice
+    if call["fixed_split_size"] is not None:  # as forward_decode, for the automatic choice
         lean = False
     elif call["cuda_graph"]:
         lean = decode.lean_capture_policy(heads, groups, batch, mla)
@@ -88,25 +86,6 @@ def _decode(call: dict[str, Any], decode: Any, _: Any, backend: Any, launches: L
     )  # fmt: skip
     counts = None if len(launches) == 1 else splits.tolist()
     return {"error": None, "num_kv_splits": counts, "launches": [dict(one) for one in launches]}
-
-
-def _extend(call: dict[str, Any], _: Any, extend: Any, __: Any, launches: Launches) -> dict[str, Any]:
-    batch, heads, heads_k, dim = (call[name] for name in ("batch", "num_heads", "num_heads_k", "head_dim"))
-    dim_v, tokens, starts = call["head_dim_v"] or dim, sum(call["seqlens_q"]), _empty(call["batch"] + 1)
-    query, out = _empty(tokens, heads, dim), _empty(tokens, heads, dim_v)
-    keys, values, longest = _empty(64, heads_k, dim), _empty(64, heads_k, dim_v), max(call["seqlens_q"])
-    launches.clear()
-    if call["fixed_split_size"] is not None:
-        extend.extend_attention_fwd_unified(
-            query, out, keys, values, 1.0, 1.0, starts, starts, _empty(64), _empty(batch), longest
-        )
-    else:
-        new = _empty(tokens, heads_k, dim), _empty(tokens, heads_k, dim_v)
-        extend.extend_attention_fwd(
-            query, *new, out, keys, values, starts, starts, _empty(64), None, True, None, longest, 1.0, 1.0,
-            extend_seq_lens_cpu=call["seqlens_q"],
-        )  # fmt: skip
-    return {"error": None, "num_kv_splits": None, "launches": [dict(one) for one in launches]}
 
 
 def main() -> int:

@@ -419,14 +419,15 @@ def record_sglang(folder: Path, version: str) -> Iterator[dict[str, Any]]:
     decode, extend, backend = load_sglang(folder, launches)
     rng = Random(f"sglang {version}")
     for _ in range(ROWS):
-        call = _sglang_call(rng, version)
+        call = sglang_call(rng, version)
         if call["entry"] == "fwd_kvcache":
             yield {"call": call, "expect": _sglang_decode(call, decode, backend, launches)}
         else:
-            yield {"call": call, "expect": _sglang_extend(call, extend, launches)}
+            extend.CUDA_CAPABILITY = (call["device"]["sm_major"], call["device"]["sm_minor"])
+            yield {"call": call, "expect": sglang_extend(call, extend, launches)}
 
 
-def _sglang_call(rng: Random, version: str) -> dict[str, Any]:
+def sglang_call(rng: Random, version: str) -> dict[str, Any]:
     name, major, minor, sms = rng.choice(_GPUS)
     decodes = rng.random() < 0.7
     heads, heads_k = rng.choice(_HEADS)
@@ -447,28 +448,31 @@ def _sglang_call(rng: Random, version: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _sglang_decode(call: dict[str, Any], decode: Any, backend: Any, launches: Launches) -> dict[str, Any]:
+def sglang_splits(call: dict[str, Any], backend: Any) -> tuple[Any, int]:
+    """The splits of each request, and the most that a request may have, as SGLang's backend asks for them."""
     import torch
 
-    batch, heads, heads_k, sms = (
-        call["batch"],
-        call["num_heads"],
-        call["num_heads_k"],
-        call["device"]["num_sms"],
-    )
-    head_dim_v = call["head_dim_v"] or call["head_dim"]
+    sms, tile = call["device"]["num_sms"], call["fixed_split_size"]
     most = call["num_splits_arg"] or 8
     if call["head_dim_v"]:
         most = backend._mla_decode_kv_splits_cap(most, sms, call["seqlen_k"])
-    tile = call["fixed_split_size"]
     if tile is not None:  # as TritonAttnBackend.__init__
         most = (call["seqlen_k"] + tile - 1) // tile
     state = SimpleNamespace(
         static_kv_splits=False, device_core_count=sms, enable_deterministic=tile is not None,
-        split_tile_size=tile, max_kv_splits=most, num_head=heads, num_kv_head=heads_k,
+        split_tile_size=tile, max_kv_splits=most, num_head=call["num_heads"], num_kv_head=call["num_heads_k"],
     )  # fmt: skip
-    splits = torch.zeros(batch, dtype=torch.int32)
+    splits = torch.zeros(call["batch"], dtype=torch.int32)
     backend.TritonAttnBackend.get_num_kv_splits(state, splits, torch.tensor(call["seqlens_k"]))
+    return splits, most
+
+
+def _sglang_decode(call: dict[str, Any], decode: Any, backend: Any, launches: Launches) -> dict[str, Any]:
+    import torch
+
+    batch, heads, heads_k = call["batch"], call["num_heads"], call["num_heads_k"]
+    head_dim_v = call["head_dim_v"] or call["head_dim"]
+    splits, most = sglang_splits(call, backend)
     empty = lambda *size, kind=torch.bfloat16: torch.empty(size, dtype=kind, device="meta")  # noqa: E731
     launches.clear()
     decode.decode_attention_fwd(
@@ -480,16 +484,17 @@ def _sglang_decode(call: dict[str, Any], decode: Any, backend: Any, launches: La
     return {"error": None, "num_kv_splits": splits.tolist(), "launches": [dict(one) for one in launches]}
 
 
-def _sglang_extend(call: dict[str, Any], extend: Any, launches: Launches) -> dict[str, Any]:
+def sglang_extend(call: dict[str, Any], extend: Any, launches: Launches, **more: Any) -> dict[str, Any]:
+    """more: what ``extend_attention_fwd`` is given beside."""
     import torch
 
     batch, heads, heads_k = call["batch"], call["num_heads"], call["num_heads_k"]
     head_dim, head_dim_v = call["head_dim"], call["head_dim_v"] or call["head_dim"]
-    extend.CUDA_CAPABILITY = (call["device"]["sm_major"], call["device"]["sm_minor"])
     empty = lambda *size: torch.empty(size, dtype=torch.bfloat16, device="meta")  # noqa: E731
     tokens, starts = sum(call["seqlens_q"]), empty(batch + 1)
     query, out = empty(tokens, heads, head_dim), empty(tokens, heads, head_dim_v)
     keys, values = empty(64, heads_k, head_dim), empty(64, heads_k, head_dim_v)
+    longest = max(call["seqlens_q"])
     launches.clear()
     if call["fixed_split_size"] is not None:  # deterministic inference
         extend.extend_attention_fwd_unified(
@@ -509,7 +514,7 @@ def _sglang_extend(call: dict[str, Any], extend: Any, launches: Launches) -> dic
         new_k, new_v = empty(tokens, heads_k, head_dim), empty(tokens, heads_k, head_dim_v)
         extend.extend_attention_fwd(
             query, new_k, new_v, out, keys, values, starts, starts, empty(64), None, True, None,
-            max(call["seqlens_q"]), 1.0, 1.0,
+            longest, 1.0, 1.0, **more,
         )  # fmt: skip
     return {"error": None, "num_kv_splits": None, "launches": [dict(one) for one in launches]}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from attnprof.dispatch import libraries
 from attnprof.dispatch.explanation import GpuFacts, Observed
 from attnprof.dispatch.flash_attn3.versions import NEWEST, SGLANG
 from attnprof.errors import UsageError
+from attnprof.model import AttentionCall, Gpu, Prediction
 from tests.conftest import golden_rows
 from tests.golden.test_engines import launch_as_recorded, without_memory
 from tests.support.flash_attn3 import recorded_call
@@ -23,14 +25,20 @@ ROWS = golden_rows("sglang_fa3_0.4.10.jsonl.gz")
 MORE = golden_rows("sglang_fa3_more_0.4.10.jsonl.gz")
 
 
+def _agreed(row: dict[str, Any]) -> tuple[AttentionCall, Gpu, Prediction, list[dict[str, Any]]]:
+    """The call, its GPU, the prediction and the recorded launches, after comparing these two."""
+    call, gpu, version = recorded_call(row)
+    made = libraries.predict(call, gpu, version)
+    ours = [launch_as_recorded(launch, "fa3") for launch in made.launches]
+    theirs = [without_memory(launch, "fa3") for launch in row["expect"]["launches"]]
+    assert (made.error, ours) == (row["expect"]["error"], theirs), row["call"]
+    return call, gpu, made, theirs
+
+
 def test_every_launch_of_sglangs_copy_is_predicted() -> None:
     seen: Counter[str] = Counter()
     for row in ROWS:
-        call, gpu, version = recorded_call(row)
-        made = libraries.predict(call, gpu, version)
-        ours = [launch_as_recorded(launch, "fa3") for launch in made.launches]
-        theirs = [without_memory(launch, "fa3") for launch in row["expect"]["launches"]]
-        assert (made.error, ours) == (row["expect"]["error"], theirs), row["call"]
+        call, gpu, made, theirs = _agreed(row)
         seen[call.dtype] += 1
         seen["latents"] += call.has_qv
         seen["split"] += len(theirs) > 2
@@ -43,11 +51,7 @@ def test_every_launch_of_sglangs_copy_is_predicted() -> None:
 def test_every_launch_without_pages_with_a_plan_and_before_hopper() -> None:
     seen: Counter[str] = Counter()
     for row in MORE:
-        call, gpu, version = recorded_call(row)
-        made = libraries.predict(call, gpu, version)
-        ours = [launch_as_recorded(launch, "fa3") for launch in made.launches]
-        theirs = [without_memory(launch, "fa3") for launch in row["expect"]["launches"]]
-        assert (made.error, ours) == (row["expect"]["error"], theirs), row["call"]
+        call, gpu, _, theirs = _agreed(row)
         kind = "planned" if call.scheduler_metadata else "by head" if call.head_dim_v else call.entry
         seen[f"{gpu.sm_major}.{gpu.sm_minor} {kind}"] += 1
         seen["prepared"] += "prepare_varlen" in theirs[0]["kernel"]
