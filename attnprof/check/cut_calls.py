@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from attnprof.arrays import distinct, distinct_rows
 from attnprof.check.observed_calls import Int64, ObservedCalls
+from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.libraries import template_fields
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
@@ -33,6 +35,8 @@ def spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> Int64:
                 found.add(row)
                 reading = Reading(Verdict.NOT_READ, f"the trace {says} inside the call")
                 calls.read_otherwise(np.array([row], np.int64), reading)
+    found.update(_without_plan(observed))
+    found.update(_beside_edges(observed, np.array(sorted(found), np.int64)))
     return np.array(sorted(found), np.int64)
 
 
@@ -52,3 +56,49 @@ def _as_others_begin_or_end(observed: ObservedCalls) -> Iterator[int]:
         seen = launched[observed.shape[row]]
         if any(len(one) > len(seen) and one[: len(seen)] == seen for one in launched):
             yield row
+
+
+def _without_plan(observed: ObservedCalls) -> Iterator[int]:
+    """The first calls without the kernel that plans them, which others of their library have."""
+    planned = {one.main.library for one in observed.shapes if one.before}
+    for row in observed.edges.first:
+        shape = observed.shapes[observed.shape[row]]
+        if not shape.before and shape.main.library in planned:
+            yield row
+
+
+def _beside_edges(observed: ObservedCalls, parts: Int64) -> list[int]:
+    """All calls of an edge's layer and step, where others make several of other kernels and it makes fewer.
+
+    ``parts``: the calls, as rows, that are known to be cut, which do not count.
+
+    Of a step that alone has such layers, all its calls: of the layers beside these the rest may be missing.
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(map(_kernel, observed.shapes)))}
+    name_of = np.array([names[_kernel(one)] for one in observed.shapes], np.int64)
+    placed = np.flatnonzero((observed.step >= 0) & (observed.layer >= 0))
+    at_edge = np.isin(placed, [*observed.edges.first, *observed.edges.last])
+    found: list[int] = []
+    for pid in distinct(observed.pid[placed[at_edge]]).tolist():
+        mine = observed.pid[placed] == pid
+        rows, edge = placed[mine], at_edge[mine]
+        step, whole = observed.step[rows], ~np.isin(rows, parts)
+        cell = distinct_rows([step, observed.layer[rows]])[1]
+        kinds = distinct_rows([cell[whole], name_of[observed.shape[rows[whole]]]])[0][0]
+        size = int(cell.max()) + 1
+        kernels, calls = (
+            np.bincount(kinds, minlength=size)[cell],
+            np.bincount(cell[whole], minlength=size)[cell],
+        )
+        fewer = edge & (kernels < kernels.max()) & (calls < calls.max())
+        if kernels.max() > 1 and fewer.any():
+            several = step[kernels > 1]
+            cut = np.isin(cell, cell[fewer])
+            if len(distinct(several)) == 1:
+                cut |= (step == several[0]) & np.isin(step, step[fewer])
+            found += rows[cut].tolist()
+    return found
+
+
+def _kernel(shape: ObservedShape) -> str:
+    return shape.launches[0].kernel

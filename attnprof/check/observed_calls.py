@@ -23,6 +23,7 @@ from attnprof.check.repetition import Repetition, find_repetition, find_replays
 from attnprof.check.same_kernels import OddWork, count_beside, find_odd_work
 from attnprof.check.trace_edges import Edges, find_edges
 from attnprof.dispatch.names.families import halves_of
+from attnprof.dispatch.names.family import Halves
 from attnprof.dispatch.names.kernel_names import KernelSignature, parse_kernel_name
 from attnprof.model import KernelLaunch
 from attnprof.trace.tables import WHOLE_GRAPH
@@ -133,15 +134,18 @@ def observe(timeline: Timeline) -> ObservedCalls:
     main = _first_with(role == _MAIN, call_of, first)
     after = _first_with(role == _AFTER, call_of, first, default=NO_KERNEL)
     before = _first_with(role == _BEFORE, call_of, first, default=NO_KERNEL)
+    second = main.copy()
+    second[call_of[role == _MAIN]] = np.flatnonzero(role == _MAIN)  # assigned last is last in the call
     after[after == main] = before[before == main] = NO_KERNEL  # all that is left of a cut call
     spent = np.add.reduceat(kernels.end[found] - kernels.start[found], first) if len(first) else first
     sizes = np.diff(np.append(first, len(found)))
     shape, shapes = _shapes(timeline, found, _Roles(before, main, after, call_of))
     in_time = np.argsort(kernels.start[found[main]], kind="stable")
-    kernel = found[main][in_time]
+    kernel, second = found[main][in_time], found[second][in_time]
     shape, spent, sizes, seq = (column[in_time] for column in (shape, spent, sizes, seq[main]))
     del found, role, first, call_of, main, after, before, in_time  # what follows needs room of its own
     replayed, launch, names = timeline.replayed(kernel), timeline.launch[kernel], role_of_name >= 0
+    in_halves = halves[kernels.name[kernel]] == Halves.WHOLE
     calls = ObservedCalls(
         main=kernel,
         pid=kernels.pid[kernel].astype(np.int32),
@@ -164,9 +168,9 @@ def observe(timeline: Timeline) -> ObservedCalls:
             count_beside(timeline, launch, replayed, names),
         ),
         bare_steps=find_bare_steps(timeline, names),
-        odd_work=find_odd_work(timeline, kernel, shape, replayed, names),
+        odd_work=find_odd_work(timeline, kernel, shape, replayed, names, in_halves),
         math_layers=find_math_layers(timeline, names),
-        edges=find_edges(timeline, kernel),
+        edges=find_edges(timeline, kernel, second),
     )
     return replace(calls, repeated=dict(_repeated(timeline, calls, names)))
 

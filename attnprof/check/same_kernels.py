@@ -42,7 +42,7 @@ class OddWork(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """A step's eager calls, or a replay's, as rows.
+    """A step's eager calls, or a replay's, as rows; ``halves``: each may be one of two that are one call.
 
     ``opens`` and ``closes``: attention began before, and after, every other kernel.
     """
@@ -50,14 +50,16 @@ class _Unit(NamedTuple):
     rows: Int64
     opens: bool
     closes: bool
+    halves: bool
 
 
 def find_odd_work(
-    timeline: Timeline, main: Int64, shape: Int64, replayed: Bool, attention: Bool
+    timeline: Timeline, main: Int64, shape: Int64, replayed: Bool, attention: Bool, halves: Bool
 ) -> tuple[OddWork, ...]:
     """The steps and replays whose attention is not that of the others with the same other kernels.
 
-    Per call: its main kernel, its shape, and whether a graph replayed it. ``attention``: which names are an
+    Per call: its main kernel, its shape, whether a graph replayed it, and whether it may be a half of one
+    (``halves``). ``attention``: which names are an
     attention call's. Eager steps of mixed batches, in which each layer makes two calls, are left alone.
     """
     kernels = timeline.trace.kernels
@@ -86,7 +88,8 @@ def find_odd_work(
                 if not sums[key]:
                     continue
                 began = kernels.start[main[unit]]
-                one = _Unit(unit, bool(began.min() < first[key]), bool(began.max() > last[key]))
+                opens, closes = bool(began.min() < first[key]), bool(began.max() > last[key])
+                one = _Unit(unit, opens, closes, bool(halves[unit].all()))
                 groups.setdefault(float(sums[key]), []).append(one)
                 if by_launch:
                     of_replays.setdefault(float(sums[key]), []).append(one)
@@ -166,13 +169,17 @@ def _other_numbers(units: Sequence[_Unit], rows: Int64, layer: Int32, replayed: 
     if all(rows[0] == unit.rows[0] or rows[-1] == unit.rows[-1] for unit in like):
         return  # of which the trace may have cut other kernels
     opens, closes = any(unit.opens for unit in like), any(unit.closes for unit in like)
-    layers, told = set(layer[like[0].rows].tolist()), {usual}
+    layers, told = {one for unit in like for one in layer[unit.rows].tolist()}, {usual}
     for unit in units:
         ran = len(unit.rows)
         cut = opens and not unit.opens and rows[0] == unit.rows[0]
         cut = cut or (closes and not unit.closes and rows[-1] == unit.rows[-1])
-        # Of a mixed batch each layer makes a call for the prompts and one for the rest.
-        mixed = abs(ran - usual) >= min(ran, usual) and layers == set(layer[unit.rows].tolist())
+        # Of a mixed batch each layer makes a call for the prompts and one for the rest; cut, one may not.
+        # A replay may launch each call in two halves, which look like two calls.
+        made = Counter(layer[unit.rows].tolist())
+        alike = layers == set(made) or (unit.halves if ran > usual else like[0].halves)
+        mixed = abs(ran - usual) >= min(ran, usual) and alike
+        mixed = mixed or (cut and sum(calls == 1 for calls in made.values()) <= 1)
         if ran in told or (mixed and not replayed) or (cut and ran < usual):
             continue
         told.add(ran)

@@ -20,11 +20,12 @@ class Edges(NamedTuple):
     last: tuple[int, ...] = ()
 
 
-def find_edges(timeline: Timeline, main: Int64) -> Edges:
+def find_edges(timeline: Timeline, main: Int64, second: Int64) -> Edges:
     """Of each stream its first call, and its last, where nothing shows that the GPU was recorded beyond it.
 
-    ``main``: the calls' main kernels, in order of time. Kernels of one stream end in the order in which they
-    began, so one beyond a call on its stream shows that all of the call's would be there.
+    ``main``: the calls' main kernels, in order of time; ``second``: the same, or its second launch by a call
+    in halves. Kernels of one stream end in the order in which they began, so one beyond a call on its stream
+    shows that all of the call's would be there.
     """
     if not len(main):
         return Edges()
@@ -45,6 +46,6 @@ def find_edges(timeline: Timeline, main: Int64) -> Edges:
         before, after = int(np.argmax(same)), len(same) - 1 - int(np.argmax(same[::-1]))
         if kernels.start[before] >= kernels.start[main[first]]:
             begins.append(first)
-        if kernels.start[after] <= kernels.start[main[last]]:
+        if kernels.start[after] <= kernels.start[second[last]]:
             ends.append(last)
     return Edges(tuple(sorted(begins)), tuple(sorted(ends)))

@@ -21,7 +21,7 @@ from tests.spoil.observer import why_nobody_can_tell
 from tests.spoil.scenes import Scene, make_scene
 from tests.spoil.spoils import Spoil, spoils
 from tests.spoil.traces import run_of
-from tests.spoil.unusual_scenes import make_unusual
+from tests.spoil.unusual_scenes import cut_edges, make_unusual
 from tests.support.command import attnprof
 
 PER_SCENE = 10
@@ -127,11 +127,12 @@ def _scene(
 ) -> Scene:
     """A scene whose calls were recorded in one of these ways; of the ``unusual`` ones it may be an odd one.
 
-    What nobody can tell of these without arguments is not worked out. Of a library asked for all are usual.
+    What nobody can tell of these without arguments is not worked out. Of a library asked for, edges are cut.
     """
     seed = rng.getrandbits(60)
     if library:
-        return make_scene(seed, records=records, library=library)
+        scene = make_scene(seed, records=records, library=library)
+        return cut_edges(rng, scene) if "none" in unusual and number % _EACH_UNUSUAL == 0 else scene
     told = rng.choice(records)
     odd = told in unusual and number % _EACH_UNUSUAL == 0
     return make_unusual(seed, records=told) if odd else make_scene(seed, records=(told,))
