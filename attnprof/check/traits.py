@@ -13,6 +13,7 @@ Fixed = tuple[tuple[str, object], ...]
 _KIND = ("dtype", "head_dim", "head_dim_v", "Is_causal", "Has_softcap", "Varlen", "PagedKVNonTMA", "AppendKV")
 _PLANNED = "planned before it"
 _LEAVES_SMS_FREE = "flash-attn-3"
+_SPELLED_OUT = "triton"  # whose programs write out their grids, the same for a layer's every query
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,13 @@ class Traits:
         requests = fields.get("Varlen") or (main.family == "fwd_splitkv" and not split)
         # Before 2.3.5 a causal call counts as local, too; Has_alibi came with 2.4.0.
         requests = requests or (local and "Is_even_K" in fields and "Has_alibi" not in fields)
+        folds = not fields.get("Is_causal") and main.library != _SPELLED_OUT
         said = f"{main.kernel} grid {'x'.join(map(str, launch.grid))}"
         splits = shape.num_splits
         words = f"{said}, {splits} splits" if splits and splits > 1 else said
         return cls(
             main.library, None if dtype is None else str(dtype), local, fixed, kind, form, rows,
-            heads, shows, bool(requests), not fields.get("Is_causal"), main.role, words, shape.launches,
+            heads, shows, bool(requests), folds, main.role, words, shape.launches,
             bool(fields.get("HasQv")),
         )  # fmt: skip
 

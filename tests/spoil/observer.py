@@ -260,6 +260,15 @@ def _another_layer(whole: Scene, scene: Scene, layer: int) -> str:
     return ""
 
 
+def _others_may_be_plain(whole: Launches, spoilt: Launches) -> bool:
+    """Whether only launches differ whose names other programs' kernels have, and one that is new does."""
+    named, others = (
+        [tuple(one for one in each if (one.kernel in _PLAIN_NAMES) is plain) for each in (whole, spoilt)]
+        for plain in (True, False)
+    )
+    return others[0] == others[1] and bool(set(named[1]) - set(named[0]))
+
+
 def _each_by_itself(whole: Scene, spoilt: Spoil) -> str:
     """The version for which each spoilt call is one that the library makes for somebody; "" where none is."""
     scene = spoilt.scene
@@ -372,8 +381,7 @@ def _bare(whole: Scene, spoilt: Spoil) -> str:
         "flash_attn_3",
     ):
         return "no range tells which layer a call belongs to, or whether one is missing"
-    changed = [one for at in spoilt.at for one in scene.calls[at].launches]
-    if changed and all(one.kernel in _PLAIN_NAMES for one in changed):
+    if all(_others_may_be_plain(whole.calls[at].launches, scene.calls[at].launches) for at in spoilt.at):
         return "other programs' kernels have its name: no range tells whose a launch is"
     version = _each_by_itself(whole, spoilt)
     return f"each is what {scene.library} {version} launches for some call" if version else ""

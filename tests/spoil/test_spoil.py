@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from attnprof.gpus import gpu_by_name
 from attnprof.model import AttentionCall, KernelLaunch
 from tests.spoil.harness import MISSED, Tally, alarm_of_whole, alarms_of_real, judge_scene
 from tests.spoil.observer import why_nobody_can_tell
@@ -122,6 +123,23 @@ def test_without_marks_a_call_more_cannot_be_told_and_a_grid_that_nothing_launch
     assert (
         why_nobody_can_tell(split, Spoil("combine grid x", "", (4,), split.with_launches({4: other}))) == ""
     )
+
+
+def test_without_marks_a_launch_that_other_programs_may_make_cannot_be_told_and_one_beside_it_can() -> None:
+    step = AttentionCall("vllm_rocm", "batch_paged", 2, 9, 900, 32, 8, 64, page_block_size=16, causal=True)
+    step = replace(step, seqlens_q=(9, 1), seqlens_k=(9, 900))
+    gpu = gpu_by_name("mi300x")
+    made = launches_of(step, gpu, "0.33.0")
+    prompts, *decode = made
+    scene = replace(_scene(2, 200, "none"), library="vllm_rocm", version="0.33.0", gpu=gpu)
+    scene = replace(scene, calls=tuple(replace(one, call=step, launches=made) for one in scene.calls))
+
+    def why(*launches: KernelLaunch) -> str:
+        return why_nobody_can_tell(scene, Spoil("x", "", (4,), scene.with_launches({4: launches})))
+
+    other = replace(prompts, block=(128, 1, 1))
+    assert "other programs' kernels have its name" in why(other, *decode)
+    assert why(other, replace(decode[0], block=(128, 1, 1)), *decode[1:]) == ""
 
 
 # Scenes (seed, number) of which something was missed once: the first call of math, steps of heads folded and

@@ -100,7 +100,11 @@ def witness(call: AttentionCall, unit: Launches, scene: Scene, version: str) -> 
 
 @lru_cache(maxsize=65536)
 def _served(call: AttentionCall, unit: Launches, gpu: Gpu, version: str) -> AttentionCall | None:
-    """Of any library: looked for where the explanations read back tell, and held by the prediction alone."""
+    """Of any library: with another flag, else looked for where the explanations read back tell; and held by
+    the prediction alone."""
+    flagged = (replace(call, **flag) for flag in _FLAGS)  # type: ignore[arg-type]
+    if same := next((one for one in flagged if launches_of(one, gpu, version) == unit), None):
+        return same
     roles = [parse_kernel_name(one.kernel).role for one in unit]
     mains = [one for one, role in zip(unit, roles, strict=True) if role == "main"]
     after = next((one for one, role in zip(unit, roles, strict=True) if role == "combine"), None)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from attnprof.dispatch import libraries
 from attnprof.dispatch.explanation import Explanation, ReadBack
+from attnprof.dispatch.flash_attn4.mla import LATENT
 from attnprof.dispatch.flex_attention.rules import main_grid
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.errors import UsageError
@@ -51,7 +52,8 @@ def witness(
         found = _asked(_of_flash_mla(launches, call), launches, gpu, (version,))
     if call.library == "flash_attn_4" and len(launches) > 1:
         whole = _split_by_flash_attn_4(launches, call) if len(launches) == 2 else ()
-        near = itertools.chain(_packed_by_flash_attn_4(launches, call), whole)
+        latent = _latent_by_flash_attn_4(launches, call) if call.head_dim_v == LATENT else ()
+        near = itertools.chain(latent, _packed_by_flash_attn_4(launches, call), whole)
         found = _asked(near, launches, gpu, (version,))
     found = found or _by_own_version(sized(launches, call, back), launches, gpu)
     return found or _first(launches, gpu, call, version, back)
@@ -141,6 +143,21 @@ def _packed_by_flash_attn_4(launches: Launches, call: AttentionCall) -> Iterator
                     call, entry="varlen_fwd", batch=batch, seqlen_q=rows, total_q=rows, num_heads=heads,
                     num_heads_k=heads, head_dim=head_dim, head_dim_v=head_dim_v, num_splits=splits,
                     seqlen_k=max(call.seqlen_k, rows),
+                )  # fmt: skip
+
+
+def _latent_by_flash_attn_4(launches: Launches, call: AttentionCall) -> Iterator[AttentionCall]:
+    """Packed batches of MLA: the combine kernel has eight rows a block, the main one 64, with each sequence
+    rounded up, or a query's heads."""
+    (across, *splits), combined = launches[-2].grid, launches[-1].grid[0] // 4
+    for batch, low in ((n, 8 * combined - 7 * n) for n in range(1, 2 * across + 100)):
+        for rows, heads in itertools.product(range(max(low, 1), low + 8), (128, 64, 32, 16, 8, 4, 2, 1)):
+            total = rows // heads
+            fits = rows % heads == 0 and across in (total, (rows + 63 * batch) // 64)
+            for queries in dict.fromkeys((-(-total // batch), total)) if fits else ():
+                yield replace(
+                    call, batch=batch, seqlen_q=queries, total_q=total, num_heads=heads,
+                    num_splits=max(splits), seqlens_q=(), seqlens_k=(),
                 )  # fmt: skip
 
 

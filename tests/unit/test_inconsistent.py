@@ -10,7 +10,7 @@ import pytest
 
 from attnprof.check.verdicts import Verdict
 from attnprof.gpus import gpu_by_name
-from attnprof.model import AttentionCall, Entry
+from attnprof.model import AttentionCall, Entry, Gpu, KernelLaunch
 from tests.spoil.scenes import Launches, Scene, SceneCall, launches_of
 from tests.spoil.traces import run_of
 
@@ -22,18 +22,24 @@ Of = Callable[[int, int], AttentionCall | None]
 
 
 def scene(
-    of: Of, *, version: str = "2.8.3", layers: int = LAYERS, steps: int = STEPS, marks: str = "own"
+    of: Of,
+    *,
+    version: str = "2.8.3",
+    layers: int = LAYERS,
+    steps: int = STEPS,
+    marks: str = "own",
+    gpu: Gpu = H100,
 ) -> Scene:
     """A prefill and decode steps; ``of`` gives the call of (step, layer), None where there is none."""
     calls = []
     for step in range(steps):
         for layer in range(layers):
             call = of(step, layer)
-            launches: Launches = () if call is None else launches_of(call, H100, version)
+            launches: Launches = () if call is None else launches_of(call, gpu, version)
             assert call is None or launches
             calls.append(SceneCall(0, step, "decode" if step else "prefill", layer, call or CALL, launches))
     library = calls[0].call.library
-    return Scene(library, version, H100, "generation", (0,) * layers, marks, "nsys", "none", tuple(calls))
+    return Scene(library, version, gpu, "generation", (0,) * layers, marks, "nsys", "none", tuple(calls))
 
 
 def plain(step: int, prompt: int = 500) -> AttentionCall:
@@ -110,6 +116,47 @@ def test_another_data_type_in_one_layer_is_found_and_in_a_whole_step_is_not(tmp_
     only(findings(with_cells(UNIFORM, {(3, 1): half}), tmp_path / "a"), 3, 1, "in fp16, 3 other layers")
     two = scene(lambda step, layer: plain(step) if step < 4 else replace(plain(step), dtype="fp16"))
     assert findings(two, tmp_path / "b") == []  # two models, one after the other
+
+
+def test_a_layer_of_other_elements_is_found_where_the_class_alone_names_them(tmp_path: Path) -> None:
+    b200 = gpu_by_name("b200")
+    step = AttentionCall("tokenspeed_mla", "fwd_kvcache", 2, 1, 4096, 64, 1, 576, dtype="fp8", head_dim_v=512)
+    fp8, half = (launches_of(replace(step, dtype=one), b200, "2.0.3") for one in ("fp8", "bf16"))
+    whole = replace(UNIFORM, library=step.library, version="2.0.3", gpu=b200)
+    whole = whole.with_launches(dict.fromkeys(range(len(whole.calls)), fp8))
+    assert findings(whole, tmp_path / "whole") == []
+    other = with_cells(whole, {(number, 2): half for number in range(STEPS)})
+    found = findings(other, tmp_path / "other")
+    assert [(number, layer) for number, layer, _ in found] == [(number, 2) for number in range(STEPS)]
+    assert all("layer 2 ran in 16-bit, 3 other layers of the step in fp8" in said for *_, said in found)
+
+
+def test_prompts_of_one_layer_with_other_blocks_are_found_though_others_have_their_name(
+    tmp_path: Path,
+) -> None:
+    mi300x = gpu_by_name("mi300x")
+    decode = AttentionCall("vllm_rocm", "batch_paged", 2, 1, 900, 64, 8, 256, page_block_size=16, causal=True)
+    lengths = {"seqlens_q": (347, 1), "seqlens_k": (347, 900)}
+    mixed = replace(decode, seqlen_q=347, **lengths)  # type: ignore[arg-type]
+    whole = scene(lambda step, _: mixed if step == 4 else decode, version="0.33.0", layers=3, gpu=mi300x)
+    whole = replace(whole, format="torch", marks="foreign")
+    assert findings(whole, tmp_path / "whole") == []
+    prompts, *others = cell(whole, 4, 0)
+    assert (prompts.kernel, prompts.grid) == ("_fwd_kernel", (2, 64, 3))
+    fewer = (replace(prompts, grid=(2, 64, 1)), *others)
+    found = findings(with_cells(whole, {(4, 0): fewer}), tmp_path / "fewer")
+    assert {(step, layer) for step, layer, _ in found} == {(4, 0)}
+
+
+def test_paged_decodes_reduce_kernel_behind_prompts_is_of_no_call(tmp_path: Path) -> None:
+    decode = AttentionCall("vllm_rocm", "batch_paged", 2, 1, 900, 32, 8, 64, page_block_size=16, causal=True)
+    whole = scene(lambda *_: decode, version="0.33.0", layers=2, gpu=gpu_by_name("mi300x"))
+    whole = replace(whole, format="torch", marks="none")
+    prompts = KernelLaunch("_fwd_kernel", (2, 32, 3), (256, 1, 1))
+    before = (prompts, *cell(whole, 3, 0))
+    assert not run_of(with_cells(whole, {(3, 0): before}), tmp_path / "before").check().failures
+    lost = run_of(with_cells(whole, {(3, 0): (prompts, cell(whole, 3, 0)[1])}), tmp_path / "lost")
+    assert ["kernel before its reduce kernel" in one.detail for one in lost.check().failures] == [True]
 
 
 def test_another_library_in_one_layer_is_found_and_in_every_other_one_is_not(tmp_path: Path) -> None:

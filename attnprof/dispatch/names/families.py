@@ -53,6 +53,7 @@ READERS: dict[str, Callable[[str], Fields]] = {
     "ck-tile": aiter.stated,
     "vllm-rocm": aiter.stated,
     "triton": spelled_constants.stated,
+    tokenspeed_mla.LIBRARY: tokenspeed_mla.stated,
 }
 HALVES: dict[str, Callable[[str], Halves]] = {flash_mla.LIBRARY: flash_mla.halves}
 _SHORT: dict[str, Callable[[str], str | None]] = {

@@ -105,6 +105,8 @@ def read_back(seen: Observed, gpu: GpuFacts) -> ReadBack | None:
         return None
     if name == TRITON_DECODE:
         return _triton_decode(seen)
+    if seen.combine is not None and parse_kernel_name(seen.combine.kernel).kernel == REDUCE:
+        return ReadBack(nearest="kernel before its reduce kernel")  # paged decode's own, of any program
     found = () if seen.unread or seen.combine is not None else tuple(_prompts(seen))
     said = f"triton {name}, launched as vLLM's prompts are; other programs' kernels are called so too"
     if found or seen.unread or is_tritons_block(seen.main.block):
