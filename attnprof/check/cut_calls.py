@@ -11,6 +11,8 @@ from attnprof.check.observed_calls import Int64, ObservedCalls
 from attnprof.check.observed_shape import ObservedShape
 from attnprof.check.verdicts import FAILED, ReadBackCalls, Reading, Verdict
 from attnprof.dispatch.libraries import template_fields
+from attnprof.dispatch.names.families import halves_of
+from attnprof.dispatch.names.family import Halves
 from attnprof.dispatch.names.kernel_names import parse_kernel_name
 from attnprof.dispatch.names.spelling import plain_template
 
@@ -36,6 +38,7 @@ def spare_cut_calls(calls: ReadBackCalls, parts: Sequence[bool]) -> Int64:
                 reading = Reading(Verdict.NOT_READ, f"the trace {says} inside the call")
                 calls.read_otherwise(np.array([row], np.int64), reading)
     found.update(_without_plan(observed))
+    found.update(_of_one_half(observed))
     found.update(_beside_edges(observed, np.array(sorted(found), np.int64)))
     return np.array(sorted(found), np.int64)
 
@@ -64,6 +67,18 @@ def _without_plan(observed: ObservedCalls) -> Iterator[int]:
     for row in observed.edges.first:
         shape = observed.shapes[observed.shape[row]]
         if not shape.before and shape.main.library in planned:
+            yield row
+
+
+def _of_one_half(observed: ObservedCalls) -> Iterator[int]:
+    """The calls at an edge, alone in their layer and step, of which the trace may have cut the other half."""
+    for row in {*observed.edges.first, *observed.edges.last}:
+        shape = observed.shapes[observed.shape[row]]
+        if len(shape.ran) > 1 or halves_of(shape.main.library, _kernel(shape)) != Halves.WHOLE:
+            continue
+        columns = (observed.pid, observed.step, observed.layer)
+        beside = np.logical_and.reduce([column == column[row] for column in columns])
+        if observed.layer[row] >= 0 and beside.sum() == 1:
             yield row
 
 

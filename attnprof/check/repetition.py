@@ -104,17 +104,25 @@ def _between(names: npt.NDArray[np.signedinteger], calls: Int64, attention: Bool
 
 
 def _ends(between: _Sums) -> tuple[Int64, int] | None:
-    """After which calls a step ends, and how many calls it has: the longest distance that repeats."""
+    """After which calls a step ends, and how many calls it has: the longest distance that repeats.
+
+    An end stands between steps, so once less often than what is in each of them. None where the trace is cut
+    so that it stands as often as another: these two take turns, and nothing tells with which a step begins.
+    """
     sums, counts = np.unique(between, return_counts=True)
     likely = np.flatnonzero((counts >= _FEWEST_STEPS) & (2 * counts <= len(between)) & (sums != 0))
     best: tuple[Int64, int] | None = None
+    takes_turns = False
     for kind in likely[np.argsort(counts[likely])][:_MOST_KINDS].tolist():
         at = np.flatnonzero(between == sums[kind])
         distances, times = np.unique(np.diff(at), return_counts=True)
         usual = int(distances[np.argmax(times)])
-        if usual > 1 and times.max() >= _REGULAR * (len(at) - 1) and (best is None or usual > best[1]):
-            best = at, usual
-    return best
+        if usual > 1 and times.max() >= _REGULAR * (len(at) - 1):
+            if best is None or usual > best[1]:
+                best, takes_turns = (at, usual), False
+            elif usual == best[1] and len(at) == len(best[0]):
+                takes_turns = True
+    return None if takes_turns else best
 
 
 def _pattern(between: _Sums, ends: Int64, layers: int) -> list[int] | None:

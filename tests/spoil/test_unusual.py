@@ -25,6 +25,9 @@ ONCE_SERVED = (
     ("flash_mla", 88424688532072410, (10, 10)),
     ("flash_mla", 1011703916463103113, (0, 0)),  # a prompt beside replays of calls in halves
     ("flash_mla", 879119052090050756, (0, 0)),
+    ("flash_mla", 1062031734512074040, (1, 10)),  # a first call of which one half was cut
+    ("flash_mla", 1016675163073078134, (1, 10)),  # of two layers: a step begins with either
+    ("flash_mla", 414753845227014772, (1, 10)),
     ("vllm_rocm", 15231238607895155, (3, 10)),  # mixed steps, of whose edge's layer one call of two was cut
     ("vllm_rocm", 75998161374972581, (3, 3)),
     ("vllm_rocm", 390229065782752270, (2, 2)),
