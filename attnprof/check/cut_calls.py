@@ -62,12 +62,16 @@ def _as_others_begin_or_end(observed: ObservedCalls) -> Iterator[int]:
 
 
 def _without_plan(observed: ObservedCalls) -> Iterator[int]:
-    """The first calls without the kernel that plans them, which others of their library have."""
-    planned = {one.main.library for one in observed.shapes if one.before}
+    """The first calls without the kernel that plans them, which others of batches packed alike have."""
+    planned = {_packs(one) for one in observed.shapes if one.before}
     for row in observed.edges.first:
         shape = observed.shapes[observed.shape[row]]
-        if not shape.before and shape.main.library in planned:
+        if not shape.before and _packs(shape) in planned:
             yield row
+
+
+def _packs(shape: ObservedShape) -> tuple[str, object]:
+    return shape.main.library, dict(template_fields(_kernel(shape)) or ()).get("Varlen")
 
 
 def _of_one_half(observed: ObservedCalls) -> Iterator[int]:
