@@ -338,6 +338,8 @@ def start(argv: list[str]) -> int:
     """``main``, with what the run folder refuses said in a line."""
     try:
         return main(argv)
+    except KeyboardInterrupt:  # before anything of the program's ran, of which the recorder tells
+        return 128 + signal.SIGINT
     except OSError as failure:
         _say_unwritten(failure)
         return 1
