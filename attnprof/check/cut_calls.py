@@ -89,9 +89,8 @@ def _of_one_half(observed: ObservedCalls) -> Iterator[int]:
 def _beside_edges(observed: ObservedCalls, parts: Int64) -> list[int]:
     """All calls of an edge's layer and step, where others make several of other kernels and it makes fewer.
 
-    ``parts``: the calls, as rows, that are known to be cut, which do not count.
-
     Of a step that alone has such layers, all its calls: of the layers beside these the rest may be missing.
+    ``parts``: the calls, as rows, that are known to be cut, which do not count.
     """
     names = {name: number for number, name in enumerate(dict.fromkeys(map(_kernel, observed.shapes)))}
     name_of = np.array([names[_kernel(one)] for one in observed.shapes], np.int64)

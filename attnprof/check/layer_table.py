@@ -39,8 +39,7 @@ class LayerTable:
         traits: Sequence[Traits],
         told: Sequence[ReadBack | None],
     ) -> None:
-        self.observed, self.rows, self.told = observed, rows, told
-        self.traits = [told_sizes.settled(one, back) for one, back in zip(traits, told, strict=True)]
+        self.observed, self.rows, self.traits, self.told = observed, rows, traits, told
         self.steps, step = np.unique(observed.step[rows], return_inverse=True)
         self.layers, layer = np.unique(observed.layer[rows], return_inverse=True)
         self.fits = len(self.steps) * len(self.layers) <= _MOST_CELLS

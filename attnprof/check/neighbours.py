@@ -12,6 +12,7 @@ from attnprof.check import odd_calls
 from attnprof.check.layer_table import LayerTable
 from attnprof.check.observed_calls import Int64, ObservedCalls
 from attnprof.check.other_builds import find_other_builds
+from attnprof.check.told_sizes import settled
 from attnprof.check.traits import Traits
 from attnprof.dispatch.explanation import ReadBack
 from attnprof.trace.range_names import DRAFT, ENCODE
@@ -36,9 +37,10 @@ def find_inconsistent(
     """
     shapes = zip(observed.shapes, told, strict=True)
     traits = [Traits.of(shape, back, num_sms.get(shape.device, 0)) for shape, back in shapes]
+    own = [settled(one, back) for one, back in zip(traits, told, strict=True)]
     for pid in distinct(observed.pid).tolist():
         known: set[int] = set()
-        for rows, detail in _of_process(observed, pid, traits, told, cut):
+        for rows, detail in _of_process(observed, pid, own, told, cut):
             known.update(rows.tolist())
             yield Inconsistent(rows, detail)
         for rows, detail in odd_calls.tell_odd_work(observed, pid, traits, known | {*cut.tolist()}):
@@ -46,7 +48,7 @@ def find_inconsistent(
             yield Inconsistent(rows, detail)
         if pid in observed.repeated and observed.repeated[pid].replays:
             mine = np.flatnonzero(observed.pid == pid)
-            for rows, detail in _of_repeated(observed, mine, pid, traits, told, cut):
+            for rows, detail in _of_repeated(observed, mine, pid, own, told, cut):
                 if not known.issuperset(rows.tolist()):
                     yield Inconsistent(rows, detail)
 
